@@ -1,0 +1,352 @@
+"""Choices, the space that they span, and candidates: what can be built, independent of how it is built.
+
+A choice may be conditional: it matters only while its parent takes certain options. Two candidates that differ only in
+choices that do not matter are the same candidate, so every way of making one returns its canonical form.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from search_spaces.cuts import AttributeCut, AxisCut, BlockCut, Cut
+
+Option = int | float | str
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+_CUT_KINDS: dict[str, type[Cut]] = {"axis": AxisCut, "attribute": AttributeCut, "blocks": BlockCut}
+_MAX_JSON = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision of a space.
+
+    Args:
+        name: unique within a space, e.g. `heads.3`.
+        options: at least one, distinct; smallest first when ordered. A `range` stands for wide ranges.
+        active_if: (name of the parent choice, its options with which this choice matters); None: always active.
+        ordered: sizes (True) or categories (False).
+        cuts: what the choice narrows in a module; empty for a plain choice.
+
+    Raises:
+        ValueError: no options, repeated options, ordered options that do not increase, an empty condition.
+    """
+
+    name: str
+    options: tuple[Option, ...] | range
+    active_if: tuple[str, tuple[Option, ...]] | None = None
+    ordered: bool = True
+    cuts: tuple[Cut, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.options, range):
+            object.__setattr__(self, "options", tuple(self.options))
+        if len(self.options) == 0:
+            raise ValueError(f"choice {self.name} must have at least one option, got none")
+        if isinstance(self.options, range):
+            if self.options.step < 1:
+                raise ValueError(f"options of {self.name} must increase, got {self.options}")
+        elif len(set(self.options)) != len(self.options):
+            raise ValueError(f"options of {self.name} must be distinct, got {self.options}")
+        elif self.ordered and _numeric(self.options) and sorted(self.options, key=float) != list(self.options):
+            raise ValueError(f"ordered options of {self.name} must increase, got {self.options}")
+        if self.active_if is not None:
+            parent, values = self.active_if
+            if not values:
+                raise ValueError(f"choice {self.name} is never active: no option of {parent} is named")
+            object.__setattr__(self, "active_if", (parent, tuple(values)))
+        object.__setattr__(self, "cuts", tuple(self.cuts))
+
+    def index(self, option: object) -> int:
+        """Position of `option`; raises ValueError that names the options."""
+        try:
+            return self.options.index(option)  # type: ignore[arg-type]
+        except (ValueError, TypeError):
+            shown = self.options if len(self.options) <= 20 else f"{self.options[0]} .. {self.options[-1]}"
+            raise ValueError(f"{self.name} must be one of {shown}, got {option!r}") from None
+
+
+def _numeric(options: Sequence[Option]) -> bool:
+    return all(isinstance(option, (int, float)) for option in options)
+
+
+class Candidate(Mapping[str, Option | None]):
+    """An immutable mapping from every choice's name to its option, None where the choice is inactive."""
+
+    __slots__ = ("_hash", "_values")
+
+    def __init__(self, values: Mapping[str, Option | None]) -> None:
+        self._values = dict(values)
+        self._hash = hash(frozenset(self._values.items()))
+
+    def __getitem__(self, name: str) -> Option | None:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Candidate) and self._values == other._values
+
+    def __repr__(self) -> str:
+        return f"Candidate({self._values})"
+
+
+@dataclass(frozen=True)
+class Space:
+    """All combinations of some choices, counted once each.
+
+    Arrays of encoded candidates have shape (n, k), one column a choice in the order of `choices`, holding option
+    indices; inactive columns hold 0.
+
+    Raises:
+        ValueError: repeated names, or conditions that form a circle.
+    """
+
+    choices: tuple[Choice, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", tuple(self.choices))
+        seen: set[str] = set()
+        for choice in self.choices:
+            if choice.name in seen:
+                raise ValueError(f"choice names must be unique, got {choice.name} twice")
+            seen.add(choice.name)
+
+    def __add__(self, other: "Space") -> "Space":
+        """Join two spaces; raises ValueError for a repeated name."""
+        return Space(self.choices + other.choices)
+
+    def __getitem__(self, name: str) -> Choice:
+        """The choice called `name`; raises KeyError."""
+        return self.choices[self._columns[name]]
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {choice.name: column for column, choice in enumerate(self.choices)}
+
+    @cached_property
+    def option_counts(self) -> IntArray:
+        """Number of options of every choice (k,)."""
+        return np.array([len(choice.options) for choice in self.choices], dtype=np.int64)
+
+    @cached_property
+    def _conditions(self) -> list[tuple[int, int, BoolArray]]:
+        """(column, column of the parent, which parent options activate), parents before children."""
+        pending = {c.name: c for c in self.choices if c.active_if is not None}
+        done = {c.name for c in self.choices if c.active_if is None}
+        conditions = []
+        while pending:
+            ready = [c for c in pending.values() if c.active_if is not None and c.active_if[0] in done]
+            if not ready:
+                raise ValueError(_unresolved(next(iter(pending.values())), self._columns))
+            for choice in ready:
+                parent, values = choice.active_if or ("", ())
+                table = np.zeros(len(self[parent].options), dtype=np.bool_)
+                table[[self[parent].index(value) for value in values]] = True
+                conditions.append((self._columns[choice.name], self._columns[parent], table))
+                done.add(choice.name)
+                del pending[choice.name]
+        return conditions
+
+    def active(self, encoded: npt.ArrayLike) -> BoolArray:
+        """Which choices matter, (n, k), for encoded candidates (n, k)."""
+        array = self._checked(encoded)
+        active = np.ones(array.shape, dtype=np.bool_)
+        for column, parent, table in self._conditions:
+            active[:, column] = active[:, parent] & table[array[:, parent]]
+        return active
+
+    def canonical(self, encoded: npt.ArrayLike) -> IntArray:
+        """The encoded candidates (n, k) with inactive columns set to 0."""
+        array = self._checked(encoded)
+        return np.where(self.active(array), array, 0)
+
+    def _checked(self, encoded: npt.ArrayLike) -> IntArray:
+        array = np.asarray(encoded, dtype=np.int64).reshape(-1, len(self.choices)) if np.size(encoded) else None
+        if array is None:
+            return np.zeros((0, len(self.choices)), dtype=np.int64)
+        if (array < 0).any() or (array >= self.option_counts).any():
+            row, column = np.argwhere((array < 0) | (array >= self.option_counts))[0]
+            name, count = self.choices[column].name, self.option_counts[column]
+            raise ValueError(f"index of {name} must be in 0..{count - 1}, got {array[row, column]} in row {row}")
+        return array
+
+    def size(self) -> int:
+        """Exact number of distinct candidates."""
+        children: dict[int, list[tuple[int, BoolArray]]] = {}
+        for column, parent, table in self._conditions:
+            children.setdefault(parent, []).append((column, table))
+
+        def count(column: int) -> int:
+            below = [(count(child), table) for child, table in children.get(column, [])]
+            if not below:
+                return len(self.choices[column].options)
+            return sum(
+                math.prod(size for size, table in below if table[option])
+                for option in range(len(self.choices[column].options))
+            )
+
+        return math.prod(count(column) for column, choice in enumerate(self.choices) if choice.active_if is None)
+
+    def random(self, n: int, rng: np.random.Generator) -> IntArray:
+        """`n` encoded candidates (n, k), every choice uniform over its options, then canonical."""
+        return self.canonical(rng.integers(0, self.option_counts, size=(n, len(self.choices))))
+
+    def sample(self, rng: np.random.Generator) -> Candidate:
+        """One candidate, every choice uniform over its options, then canonical."""
+        return self.decode(self.random(1, rng))[0]
+
+    def largest(self) -> Candidate:
+        """The last option of every choice."""
+        return self.decode(self.option_counts[None] - 1)[0]
+
+    def smallest(self) -> Candidate:
+        """The first option of every choice."""
+        return self.decode(np.zeros((1, len(self.choices)), dtype=np.int64))[0]
+
+    def candidate(self, values: Mapping[str, Option | None]) -> Candidate:
+        """Validate a candidate made by hand and return its canonical form.
+
+        Raises:
+            ValueError: an unknown name, an unknown option, or an active choice that is not given.
+        """
+        unknown = [name for name in values if name not in self._columns]
+        if unknown:
+            raise ValueError(f"{unknown[0]} is no choice of this space; its choices are {', '.join(self._columns)}")
+        given = [(choice, values.get(choice.name)) for choice in self.choices]
+        array = np.array([[0 if option is None else choice.index(option) for choice, option in given]], dtype=np.int64)
+        for (choice, option), active in zip(given, self.active(array)[0], strict=True):
+            if active and option is None:
+                raise ValueError(f"{choice.name} must be given: it is active in this candidate")
+        return self.decode(array)[0]
+
+    def encode(self, candidates: Iterable[Candidate]) -> IntArray:
+        """Option indices (n, k); raises ValueError when a choice is missing or an option unknown."""
+        rows = []
+        for candidate in candidates:
+            missing = [choice.name for choice in self.choices if choice.name not in candidate]
+            if missing:
+                raise ValueError(f"the candidate must name every choice of the space, {missing[0]} is missing")
+            options = [(choice, candidate[choice.name]) for choice in self.choices]
+            rows.append([0 if option is None else choice.index(option) for choice, option in options])
+        return self.canonical(np.array(rows, dtype=np.int64))
+
+    def decode(self, encoded: npt.ArrayLike) -> list[Candidate]:
+        """Canonical candidates of any index array (n, k) in range; raises ValueError out of range."""
+        array = self._checked(encoded)
+        active = self.active(array)
+        return [
+            Candidate(
+                {
+                    choice.name: choice.options[index] if on else None
+                    for choice, index, on in zip(self.choices, row.tolist(), mask.tolist(), strict=True)
+                }
+            )
+            for row, mask in zip(array, active, strict=True)
+        ]
+
+    def features(self, encoded: npt.ArrayLike) -> FloatArray:
+        """Numbers for predictors (n, f): a size as its share of the largest, a category one-hot, 0 where inactive."""
+        array = self._checked(encoded)
+        active = self.active(array)
+        columns = []
+        for column, choice in enumerate(self.choices):
+            on = active[:, column]
+            if choice.ordered:
+                columns.append((_levels(choice)[array[:, column]] * on)[:, None])
+            else:
+                columns.append((array[:, column, None] == np.arange(len(choice.options))) & on[:, None])
+        return np.concatenate(columns, axis=1, dtype=np.float64) if columns else np.zeros((len(array), 0))
+
+    def to_json(self) -> str:
+        """The whole space as JSON, cuts included."""
+        return json.dumps({"version": 1, "choices": [_choice_to_data(choice) for choice in self.choices]})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Space":
+        """Read what `to_json` wrote; raises ValueError for anything else."""
+        if len(text) > _MAX_JSON:
+            raise ValueError(f"the JSON of a space must have at most {_MAX_JSON} characters, got {len(text)}")
+        try:
+            data = json.loads(text)
+            if data["version"] != 1:
+                raise ValueError(f"the space must be of version 1, got {data['version']!r}")
+            return cls(tuple(_choice_from_data(choice) for choice in data["choices"]))
+        except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
+            raise ValueError(f"not the JSON of a space: {type(error).__name__}: {error}") from error
+
+
+def _unresolved(choice: Choice, columns: Mapping[str, int]) -> str:
+    parent = choice.active_if[0] if choice.active_if else ""
+    if parent in columns:
+        return f"conditions must not form a circle, got one through {choice.name} and {parent}"
+    return f"{choice.name} depends on {parent}, which is no choice of this space; join the space that has it with +"
+
+
+def _levels(choice: Choice) -> FloatArray:
+    """Level of every option in (0, 1], so that 0 is left for inactive."""
+    values = np.asarray(choice.options, dtype=np.float64) if _numeric(choice.options) else None
+    if values is None or values[0] <= 0:
+        return np.arange(1, len(choice.options) + 1) / len(choice.options)
+    return values / values[-1]
+
+
+def _choice_to_data(choice: Choice) -> dict[str, Any]:
+    options: Any = list(choice.options)
+    if isinstance(choice.options, range):
+        options = {"start": choice.options.start, "stop": choice.options.stop, "step": choice.options.step}
+    kinds = {kind: name for name, kind in _CUT_KINDS.items()}
+    return {
+        "name": choice.name,
+        "options": options,
+        "active_if": choice.active_if and [choice.active_if[0], list(choice.active_if[1])],
+        "ordered": choice.ordered,
+        "cuts": [{"kind": kinds[type(cut)], **asdict(cut)} for cut in choice.cuts],
+    }
+
+
+def _choice_from_data(data: Mapping[str, Any]) -> Choice:
+    options = data["options"]
+    if isinstance(options, dict):
+        options = range(int(options["start"]), int(options["stop"]), int(options["step"]))
+    elif not isinstance(options, list) or not all(isinstance(option, (int, float, str)) for option in options):
+        raise ValueError(f"options must be numbers or words, got {str(options)[:100]}")
+    condition = data["active_if"]
+    return Choice(
+        name=str(data["name"]),
+        options=options if isinstance(options, range) else tuple(options),
+        active_if=None if condition is None else (str(condition[0]), tuple(condition[1])),
+        ordered=bool(data["ordered"]),
+        cuts=tuple(_cut_from_data(cut) for cut in data["cuts"]),
+    )
+
+
+def _cut_from_data(data: Mapping[str, Any]) -> Cut:
+    kind = _CUT_KINDS.get(str(data["kind"]))
+    if kind is None:
+        raise ValueError(f"the kind of a cut must be one of {', '.join(_CUT_KINDS)}, got {str(data['kind'])[:100]!r}")
+    names = kind.__dataclass_fields__
+    values: dict[str, Any] = {}
+    for name, field in names.items():
+        value = data[name]
+        if field.type is int and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError(f"{name} of a cut must be an integer, got {value!r}")
+        if field.type is str and not isinstance(value, str):
+            raise ValueError(f"{name} of a cut must be a word, got {value!r}")
+        values[name] = tuple(int(item) for item in value) if isinstance(value, list) else value
+    return kind(**values)
