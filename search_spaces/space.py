@@ -303,7 +303,7 @@ def _levels(choice: Choice) -> FloatArray:
     values = np.asarray(choice.options, dtype=np.float64) if _numeric(choice.options) else None
     if values is None or values[0] <= 0:
         return np.arange(1, len(choice.options) + 1) / len(choice.options)
-    return values / values[-1]
+    return np.asarray(values / values[-1])
 
 
 def _choice_to_data(choice: Choice) -> dict[str, Any]:

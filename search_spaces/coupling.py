@@ -1,0 +1,243 @@
+"""Which axes of which parameters shrink together, found in the exported graph of any module.
+
+Every axis of every parameter starts as an unknown of its own; each operator of the graph says which of them are the
+same indices. What remains free is a *dimension*: a number of units that may be narrowed, with all the parameter axes
+that follow. The graph does not know what Python hard-codes, so a space accepts a dimension only after running it
+(`search_spaces.oracle`).
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx.node import Argument, Node
+
+from search_spaces.aten import AVERAGED, HEADS, RULES, Call, Rule, Tensor, Walk, elementwise, unknown
+from search_spaces.axes import Axis
+from search_spaces.cuts import AxisCut
+
+Inputs = tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """Units that shrink together.
+
+    Attributes:
+        size: number of units.
+        cuts: the parameter and buffer axes that hold them.
+        heads: the units are attention heads.
+        averaged: a normalisation averages over them, so removing units changes what the others see.
+    """
+
+    size: int
+    cuts: tuple[AxisCut, ...]
+    heads: bool
+    averaged: bool
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """Multiply-accumulates of one operator: the product of the sizes of `axes`.
+
+    Each axis is a sum of products of factors; a factor is a fixed number, or the index of a dimension.
+    """
+
+    module: str
+    axes: tuple[tuple[tuple[int, tuple[int, ...]], ...], ...]
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """All dimensions of a module, its contractions, and the operators that no rule covered."""
+
+    dimensions: tuple[Dimension, ...]
+    contractions: tuple[Contraction, ...]
+    unknown: tuple[str, ...]
+
+
+def split_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of example inputs given as a tuple or a mapping."""
+    return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
+
+
+def analyse(model: nn.Module, example_inputs: Inputs) -> Coupling:
+    """Find the dimensions of `model` for example inputs of batch above 1 (positional tuple or keyword mapping).
+
+    Raises:
+        ValueError: `torch.export` cannot trace the module.
+    """
+    args, kwargs = split_inputs(example_inputs)
+    training = model.training
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model.eval(), args, kwargs, strict=False)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ValueError(f"the model must be traceable by torch.export, which says: {reason}") from error
+    finally:
+        model.train(training)
+    return _Reader(model, program).read()
+
+
+class _Reader:
+    """One walk over an exported graph."""
+
+    def __init__(self, model: nn.Module, program: torch.export.ExportedProgram) -> None:
+        self._program = program
+        self._walk = Walk()
+        self._values: dict[Node, Any] = {}
+        self._owners: list[str] = []
+        names: dict[int, str] = {}
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        for name, tensor in tensors:
+            names[id(tensor)] = name
+        everything = [
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        ]
+        self._canonical = {alias: names[id(tensor)] for alias, tensor in everything}
+        self._weights = {name: self._weight(tensor) for name, tensor in tensors}
+
+    def _weight(self, tensor: torch.Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return self._walk.fixed(tensor.shape, "holds integers")
+        return Tensor(tuple(self._walk.axes.fresh(size) for size in tensor.shape), weight=True)
+
+    def read(self) -> Coupling:
+        signature = self._program.graph_signature
+        weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        for node in self._program.graph.nodes:
+            if node.op == "placeholder":
+                name = self._canonical.get(weights.get(node.name, ""))
+                self._values[node] = self._weights[name] if name else self._fixed(node, "is an input")
+            elif node.op == "call_function":
+                self._values[node] = self._visit(node)
+            elif node.op == "output":
+                for tensor in _flatten(self._lookup(node.args)):
+                    for axis in tensor.axes:
+                        self._walk.axes.freeze(axis, "is an output")
+        return self._result()
+
+    def _fixed(self, node: Node, reason: str) -> Any:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            return self._walk.fixed(value.shape, reason)
+        if isinstance(value, (tuple, list)):
+            return [self._walk.fixed(item.shape, reason) if isinstance(item, torch.Tensor) else item for item in value]
+        return value
+
+    def _lookup(self, value: Argument) -> Any:
+        if isinstance(value, Node):
+            return self._values.get(value)
+        if isinstance(value, (tuple, list)):
+            return [self._lookup(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._lookup(item) for key, item in value.items()}
+        return value
+
+    def _visit(self, node: Node) -> Any:
+        if getattr(node.target, "__name__", "") == "getitem":
+            container, index = self._lookup(node.args)
+            return container[index]
+        schema = getattr(node.target, "_schema", None)
+        call = self._call(node, schema)
+        if not call.shapes and not isinstance(node.meta.get("val"), torch.Tensor):
+            return node.meta.get("val")
+        rule: Rule | None = RULES.get(schema.name) if schema else None
+        if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+            rule = elementwise
+        if rule is None and _flatten(list(call.arguments.values())):
+            self._walk.unknown.add(str(node.target))
+        before = len(self._walk.contractions)
+        result = (rule or unknown)(self._walk, call)
+        self._owners.extend([_owner(node)] * (len(self._walk.contractions) - before))
+        return result
+
+    def _call(self, node: Node, schema: Any) -> Call:
+        names = [argument.name for argument in schema.arguments] if schema else []
+        names += [f"argument{index}" for index in range(len(names), len(node.args))]
+        arguments = {name: self._lookup(value) for name, value in zip(names, node.args, strict=False)}
+        arguments |= {name: self._lookup(value) for name, value in node.kwargs.items()}
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            return Call(arguments, tuple(value.shape))
+        shapes = tuple(tuple(item.shape) for item in value if isinstance(item, torch.Tensor)) if value else ()
+        return Call(arguments, (), shapes)
+
+    def _result(self) -> Coupling:
+        axes = self._walk.axes
+        held: dict[int, list[AxisCut]] = {}
+        for name, tensor in self._weights.items():
+            for index, axis in enumerate(tensor.axes):
+                for atom, cut in self._cuts(name, index, axis):
+                    held.setdefault(atom, []).append(cut)
+        self._freeze_beside_heads(held)
+        atoms = [atom for atom in held if axes.frozen(atom) is None]
+        numbers = {atom: index for index, atom in enumerate(atoms)}
+        return Coupling(
+            dimensions=tuple(
+                Dimension(
+                    size=axes.atom_size(atom),
+                    cuts=tuple(held[atom]),
+                    heads=HEADS in axes.tags(atom),
+                    averaged=AVERAGED in axes.tags(atom),
+                )
+                for atom in atoms
+            ),
+            contractions=tuple(
+                Contraction(owner, tuple(self._factors(axis, numbers) for axis in contraction))
+                for owner, contraction in zip(self._owners, self._walk.contractions, strict=True)
+            ),
+            unknown=tuple(sorted(self._walk.unknown)),
+        )
+
+    def _cuts(self, name: str, index: int, axis: Axis) -> list[tuple[int, AxisCut]]:
+        axes, start, cuts = self._walk.axes, 0, []
+        for product in axes.resolve(axis):
+            sizes = [axes.atom_size(atom) for atom in product]
+            for position, atom in enumerate(product):
+                outer, unit = math.prod(sizes[:position]), math.prod(sizes[position + 1 :])
+                cuts.append((atom, AxisCut(name, index, start, outer, sizes[position], unit)))
+            start += math.prod(sizes)
+        return cuts
+
+    def _freeze_beside_heads(self, held: Mapping[int, Sequence[AxisCut]]) -> None:
+        """A head dimension is fixed by the scale of the scores: never offer what shares a parameter axis with heads."""
+        axes = self._walk.axes
+        for tensor in self._weights.values():
+            for axis in tensor.axes:
+                for product in axes.resolve(axis):
+                    if any(HEADS in axes.tags(atom) for atom in product):
+                        inner = tuple(atom for atom in product if HEADS not in axes.tags(atom))
+                        axes.freeze((inner,), "is a head dimension")
+
+    def _factors(self, axis: Axis, numbers: Mapping[int, int]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        axes = self._walk.axes
+        return tuple(
+            (
+                math.prod(axes.atom_size(atom) for atom in product if atom not in numbers),
+                tuple(numbers[atom] for atom in product if atom in numbers),
+            )
+            for product in axes.resolve(axis)
+        )
+
+
+def _flatten(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [tensor for item in value for tensor in _flatten(item)] if isinstance(value, (tuple, list)) else []
+
+
+def _owner(node: Node) -> str:
+    """Path of the module that the operator belongs to."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path) for path, _ in stack.values()]
+    return paths[-1] if paths else ""

@@ -1,0 +1,230 @@
+"""A super-network: one module, one set of weights, every sub-network a slicing of it.
+
+The forward of a candidate is `torch.func.functional_call` on the user's own module with the touched parameters narrowed
+to views, over a shallow copy whose block list is shorter and whose integer attributes follow. Gradients land in the
+slice, and nothing is patched.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from search_spaces.cuts import AttributeCut, AxisCut, BlockCut
+from search_spaces.slicing import Slicer, follow_shapes, sliced_copy
+from search_spaces.space import Candidate, Choice, Space
+
+
+class Supernet(nn.Module):
+    """The sub-networks of `space` in the weights of `model`.
+
+    Args:
+        model: the user's own module; used as it is, trained in place.
+        space: its choices with cuts say what is narrowed; other choices are ignored.
+
+    Raises:
+        ValueError: a cut does not fit the module.
+    """
+
+    def __init__(self, model: nn.Module, space: Space) -> None:
+        super().__init__()
+        self.model = model
+        self.space = Space(tuple(choice for choice in space.choices if choice.cuts))
+        _check(model, self.space)
+        self._slicer = Slicer(self.space)
+        self._largest = self.space.largest()
+
+    def forward(self, candidate: Candidate | Sequence[Candidate], *args: Any, **kwargs: Any) -> Any:
+        """Output of the sub-network as the model's own forward gives it; a list of candidates gives a list."""
+        if isinstance(candidate, Candidate):
+            return self._one(candidate, args, kwargs)
+        return [self._one(each, args, kwargs) for each in candidate]
+
+    def _one(self, candidate: Candidate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._is_largest(candidate):
+            return self.model(*args, **kwargs)
+        shell = self.shell(candidate)
+        return torch.func.functional_call(shell, self._views(shell, candidate), args, kwargs)
+
+    def _is_largest(self, candidate: Candidate) -> bool:
+        return all(candidate[name] == option for name, option in self._largest.items())
+
+    def shell(self, candidate: Candidate) -> nn.Module:
+        """A copy of the module tree that shares all tensors: without dropped blocks, with the attributes that follow."""
+        return _shell(self.model, self.space, candidate)
+
+    def _views(self, shell: nn.Module, candidate: Candidate) -> dict[str, torch.Tensor]:
+        """Narrowed parameters and buffers by their names in the shell; untouched ones are left out."""
+        names = _names(self.model)
+        views = {}
+        for name, tensor in [*shell.named_parameters(), *shell.named_buffers()]:
+            view = self._slicer.narrow(names[id(tensor)], tensor, candidate)
+            if view is not tensor:
+                views[name] = view
+        return views
+
+    def extract(self, candidate: Candidate, buffers: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
+        """A plain module of the same class, with small layers and its own weights: same outputs as the shared forward.
+
+        `buffers`, by their names in the full model and of the sliced size, replace the model's own (re-calibrated
+        running statistics).
+        """
+        shell = self.shell(candidate)
+        names = _names(self.model)
+        small: dict[int, torch.Tensor] = {}
+        for _, tensor in [*shell.named_parameters(), *shell.named_buffers()]:
+            name = names[id(tensor)]
+            own = (buffers or {}).get(name)
+            view = self._slicer.narrow(name, tensor, candidate) if own is None else own
+            small[id(tensor)] = sliced_copy(tensor, view)
+        module: nn.Module = copy.deepcopy(shell, small)
+        follow_shapes(module)
+        self._follow_depth(module, candidate)
+        return module
+
+    def _follow_depth(self, module: nn.Module, candidate: Candidate) -> None:
+        """Keep the block count of a transformers config true."""
+        config = getattr(module, "config", None)
+        for choice, cut in _cuts(self.space, BlockCut):
+            if getattr(config, "num_hidden_layers", None) == cut.count and candidate[choice.name] is not None:
+                setattr(config, "num_hidden_layers", int(_units(candidate, choice)))  # noqa: B010
+
+    def unit_sums(self, name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Sum a quantity given per parameter element over the elements of each unit of a choice.
+
+        Args:
+            name: a choice that narrows axes.
+            tensors: by parameter name (without the `model.` prefix), each of its parameter's shape; missing ones
+                count as zero.
+
+        Returns:
+            One number a unit (units,), float64.
+        """
+        cuts = [cut for cut in self.space[name].cuts if isinstance(cut, AxisCut)]
+        total = torch.zeros(cuts[0].size, dtype=torch.float64)
+        for cut in cuts:
+            if cut.parameter in tensors:
+                tensor = tensors[cut.parameter].detach().to(torch.float64).movedim(cut.axis, 0).flatten(1)
+                along = tensor.sum(1) if tensor.dim() > 1 else tensor
+                part = along[cut.start : cut.start + cut.outer * cut.size * cut.unit]
+                total += part.reshape(cut.outer, cut.size, cut.unit).sum((0, 2)).cpu()
+        return total
+
+    @torch.no_grad()
+    def reorder(self, orders: Mapping[str, torch.Tensor]) -> None:
+        """Permute the units of choices, best first, in all weights that hold them: outputs of the full network stay.
+
+        Raises:
+            ValueError: an order that is no permutation of the choice's units.
+        """
+        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        for name, order in orders.items():
+            for cut in self.space[name].cuts:
+                if isinstance(cut, AxisCut):
+                    if sorted(order.tolist()) != list(range(cut.size)):
+                        raise ValueError(f"the order of {name} must be a permutation of its {cut.size} units")
+                    _permute(tensors[cut.parameter], cut, order)
+
+    def save(self, folder: Any) -> None:
+        """Write weights (safetensors), space and configuration (JSON) into an existing folder."""
+        from search_spaces.storage import save
+
+        save(self.model, self.space, folder)
+
+    @classmethod
+    def load(cls, folder: Any, model: nn.Module | None = None) -> "Supernet":
+        """Read what `save` wrote; a class that transformers does not know is passed as `model`.
+
+        Raises:
+            ValueError: missing or damaged files, or weights that do not fit.
+        """
+        from search_spaces.storage import load
+
+        return cls(*load(folder, model))
+
+
+def _cuts(space: Space, kind: type[Any]) -> list[tuple[Choice, Any]]:
+    return [(choice, cut) for choice in space.choices for cut in choice.cuts if isinstance(cut, kind)]
+
+
+def _units(candidate: Candidate, choice: Choice) -> int:
+    """How many units a candidate keeps; an inactive choice narrows nothing."""
+    option = candidate[choice.name]
+    return int(choice.options[-1] if option is None else option)
+
+
+def _names(model: nn.Module) -> dict[int, str]:
+    return {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def _shell(model: nn.Module, space: Space, candidate: Candidate) -> nn.Module:
+    root = _copy(model)
+    copies = {"": root}
+    for choice, attribute in _cuts(space, AttributeCut):
+        owner = _copied(copies, attribute.module)
+        setattr(owner, attribute.attribute, attribute.base + attribute.scale * _units(candidate, choice))
+    for choice, blocks in _cuts(space, BlockCut):
+        parent = _copied(copies, blocks.blocks)
+        kept = blocks.kept(_units(candidate, choice))
+        parent._modules = {str(new): parent._modules[str(old)] for new, old in enumerate(kept)}
+    return root
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
+
+
+def _copied(copies: dict[str, nn.Module], path: str) -> nn.Module:
+    """The shell's own copy of the module at `path`, made with its ancestors when first asked for."""
+    if path in copies:
+        return copies[path]
+    above, _, name = path.rpartition(".")
+    parent = _copied(copies, above)
+    child = parent._modules[name]
+    assert child is not None
+    copies[path] = parent._modules[name] = _copy(child)
+    return copies[path]
+
+
+def _permute(tensor: torch.Tensor, cut: AxisCut, order: torch.Tensor) -> None:
+    run = torch.arange(cut.size * cut.unit).reshape(cut.size, cut.unit)[order].flatten()
+    runs = [cut.start + i * cut.size * cut.unit + run for i in range(cut.outer)]
+    index = torch.arange(tensor.shape[cut.axis])
+    index[cut.start : cut.start + cut.outer * cut.size * cut.unit] = torch.cat(runs)
+    tensor.copy_(tensor.index_select(cut.axis, index.to(tensor.device)))
+
+
+def _check(model: nn.Module, space: Space) -> None:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    modules = dict(model.named_modules())
+    for choice, cut in _cuts(space, AxisCut):
+        shape = tuple(tensors[cut.parameter].shape) if cut.parameter in tensors else ()
+        end = cut.start + cut.outer * cut.size * cut.unit
+        if min(cut.axis, cut.start) < 0 or cut.axis >= len(shape) or end > shape[cut.axis]:
+            raise ValueError(
+                f"the model must have {cut.parameter} for {choice.name}, with {end} indices on axis "
+                f"{cut.axis}; it has {shape or 'no such parameter'}; make the space from this model"
+            )
+        _check_units(choice, cut.size)
+    for choice, block in _cuts(space, BlockCut):
+        found = modules.get(block.blocks)
+        if not isinstance(found, nn.ModuleList) or len(found) != block.count:
+            raise ValueError(f"the model must have {block.count} blocks at {block.blocks!r}; make the space from it")
+        if sorted(block.drop_order) != list(range(block.count)):
+            raise ValueError(f"the drop order of {choice.name} must name each of {block.count} blocks once")
+        _check_units(choice, block.count)
+    for _, attribute in _cuts(space, AttributeCut):
+        if not isinstance(getattr(modules.get(attribute.module), attribute.attribute, None), int):
+            raise ValueError(f"the model must have an integer {attribute.attribute} at {attribute.module!r}")
+
+
+def _check_units(choice: Choice, size: int) -> None:
+    low, high = choice.options[0], choice.options[-1]
+    if not isinstance(low, int) or not isinstance(high, int) or not 1 <= low <= high <= size:
+        raise ValueError(f"options of {choice.name} must be numbers of units from 1 to {size}, got {low} .. {high}")
+    if high != size:
+        raise ValueError(f"the last option of {choice.name} must be the full size {size}, got {high}")
