@@ -1,0 +1,78 @@
+"""What a person sees while work goes on and when it is done; the only home of rich.
+
+Progress goes to standard error: bars in a terminal, elsewhere one plain line now and then.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_EVERY_S = 30.0
+
+
+class Bar:
+    """Progress of one stage: `with Bar("fine-tuning", total=500) as bar: bar.update(done, "loss 0.41")`."""
+
+    def __init__(self, title: str, total: int, *, stream: TextIO | None = None) -> None:
+        self._title, self._total = title, total
+        self._stream = sys.stderr if stream is None else stream
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._started = self._printed = time.monotonic()
+        self._last = (0, "")
+
+    def __enter__(self) -> "Bar":
+        if self._stream.isatty():
+            columns = (
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+            )
+            self._progress = Progress(*columns, console=Console(file=self._stream))
+            self._task = self._progress.add_task(self._title, total=self._total, figures="")
+            self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        elif self._last[0]:
+            self._print_line()
+
+    def update(self, done: int, figures: str) -> None:
+        """Show that `done` of the total are done, with the figures of the moment."""
+        self._last = (done, figures)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, figures=figures)
+        elif time.monotonic() - self._printed >= PLAIN_EVERY_S:
+            self._printed = time.monotonic()
+            self._print_line()
+
+    def _print_line(self) -> None:
+        done, figures = self._last
+        seconds = time.monotonic() - self._started
+        print(f"{self._title}: {done}/{self._total}, {figures}, {seconds:.0f} s", file=self._stream, flush=True)
+
+
+def say(message: str, stream: TextIO | None = None) -> None:
+    """One line for the person who waits, on standard error."""
+    print(message, file=sys.stderr if stream is None else stream, flush=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]], stream: TextIO) -> None:
+    """A table with a named row each: the first column holds the names, the others `columns`."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    width = None if stream.isatty() else 100
+    Console(file=stream, width=width, highlight=False).print(table)

@@ -1,0 +1,189 @@
+"""The run folder: what a command needs it finds there, what it makes it leaves there.
+
+```
+run.json                 what was asked, versions, fingerprints of model and data (this schema)
+data/                    the validation and test splits
+checkpoint/              the fine-tuning under way; gone when it is done
+supernet/                the fine-tuned super-network, its tokenizer or image processor; there when fine-tuning is done
+searches/<name>/         search.json (what was asked), the study, front.csv, the report
+```
+
+A run folder may come from somebody else, so it is validated: JSON by schema and bounded in size, paths inside the
+folder only, and nothing that it names is imported.
+"""
+
+import fcntl
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import pydantic
+
+from nas.errors import UserError
+from nas.files import recover_folder, write_text_atomic
+
+VERSION = 1
+MAX_JSON_BYTES = 1 << 20
+
+Scalar = str | int | float | bool | None
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RECORDED = ("supersieve", "torch", "transformers", "accelerate", "datasets", "optuna", "onnxruntime", "scikit-learn")
+
+
+class _Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class RunRecord(_Record):
+    """`run.json`: what `nas finetune` was asked, with what, on what."""
+
+    version: Literal[1] = 1
+    asked: dict[str, Scalar]
+    versions: dict[str, str]
+    model_fingerprint: str
+    data_fingerprint: str
+    kind: Literal["text", "image"]
+    classes: list[str] = pydantic.Field(min_length=2, max_length=100_000)
+    rows: dict[Literal["train", "validation", "test"], int]
+
+
+class SearchRecord(_Record):
+    """`search.json`: what `nas search` was asked."""
+
+    version: Literal[1] = 1
+    asked: dict[str, Scalar]
+    versions: dict[str, str]
+
+
+_AnyRecord = TypeVar("_AnyRecord", bound=_Record)
+
+
+class RunFolder:
+    """The paths of one run, and the reading and writing of its records."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def run_json(self) -> Path:
+        """What was asked."""
+        return self._inside("run.json")
+
+    @property
+    def data(self) -> Path:
+        """The folder of the validation and test splits."""
+        return self._inside("data")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of a fine-tuning under way."""
+        return self._inside("checkpoint")
+
+    @property
+    def supernet(self) -> Path:
+        """The fine-tuned super-network."""
+        return self._inside("supernet")
+
+    def search(self, name: str) -> Path:
+        """The folder of the search `name`; UserError for a name that could leave the run folder."""
+        if not _NAME.fullmatch(name):
+            raise UserError(
+                f"a search's name is up to 64 letters, digits, '.', '_' or '-', got {name!r}; choose another --name"
+            )
+        return self._inside(f"searches/{name}")
+
+    def searches(self) -> list[str]:
+        """The names of the searches begun, sorted."""
+        return sorted(path.parent.name for path in self.path.glob("searches/*/search.json"))
+
+    def read(self) -> RunRecord:
+        """The record of a run; UserError where there is none, or it is damaged or of another version."""
+        if not self.run_json.is_file():
+            raise UserError(
+                f"{self.path} is not a run folder (it has no run.json); `nas finetune ... --out {self.path}` makes one"
+            )
+        return _read(self.run_json, RunRecord)
+
+    def read_search(self, name: str) -> SearchRecord:
+        """The record of a search; UserError where there is none, or it is damaged or of another version."""
+        path = self.search(name) / "search.json"
+        if not path.is_file():
+            known = ", ".join(self.searches()) or "none yet"
+            raise UserError(
+                f"{self.path} has no search named {name!r} (searches: {known}); `nas search {self.path}` makes one"
+            )
+        return _read(path, SearchRecord)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run folder for one command; the system lets go of it however the command ends.
+
+        UserError when another command holds it; OSError when the folder cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another command is at work in {self.path}; wait for it to end") from None
+            for folder in (self.data, self.supernet):
+                recover_folder(folder)
+            yield
+
+    def _inside(self, relative: str) -> Path:
+        path = self.path / relative
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise UserError(f"{path} must lie inside the run folder, it points to {path.resolve()}; remove that link")
+        return path
+
+
+def write_record(path: Path, record: RunRecord | SearchRecord) -> None:
+    """Write a record atomically; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(path, record.model_dump_json(indent=2) + "\n")
+
+
+def recorded_versions() -> dict[str, str]:
+    """The versions of what figures depend on."""
+    found = {}
+    for name in _RECORDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def same_request(path: Path, before: Mapping[str, Scalar], now: Mapping[str, Scalar]) -> None:
+    """UserError, naming the first setting that differs, unless both requests are equal."""
+    for name in [*before, *now]:
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            flag = name.replace("_", "-")
+            remedy = "repeat the first command, or choose another place"
+            raise UserError(f"{path} was begun with {flag} {old!r}, now it is {new!r}; {remedy}")
+
+
+def _read(path: Path, schema: type[_AnyRecord]) -> _AnyRecord:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise UserError(
+            f"{path} must be at most {MAX_JSON_BYTES} bytes, it has {path.stat().st_size}; it is not what nas wrote"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        return schema.model_validate_json(text)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is damaged (not UTF-8 text); begin anew in another folder") from None
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if where == "version":
+            raise UserError(
+                f"{path} is of version {first['input']!r}, this nas reads version {VERSION}; use the nas that made it"
+            ) from None
+        raise UserError(
+            f"{path} is damaged ({where + ': ' if where else ''}{first['msg']}); begin anew in another folder"
+        ) from None
