@@ -1,0 +1,49 @@
+"""Example inputs of a module: a tuple of positional tensors, or a mapping of keyword tensors."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+
+Inputs = tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
+Result = TypeVar("Result")
+
+
+def split(inputs: Inputs) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+    """Positional and keyword inputs; raises ValueError where there is nothing or something else than tensors."""
+    args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
+    tensors = [*args, *kwargs.values()]
+    wrong = next((value for value in tensors if not isinstance(value, torch.Tensor)), None)
+    if not tensors or wrong is not None:
+        came = "nothing" if not tensors else type(wrong).__name__
+        raise ValueError(
+            f"example inputs must be a tuple or a mapping of tensors, got {came}; give at least one tensor"
+        )
+    return args, kwargs
+
+
+def call(function: Callable[..., Result], inputs: Inputs) -> Result:
+    """`function` of the inputs, passed as they are named."""
+    args, kwargs = split(inputs)
+    return function(*args, **kwargs)
+
+
+def map_inputs(inputs: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
+    """The same inputs with `change` applied to every tensor."""
+    args, kwargs = split(inputs)
+    if args:
+        return tuple(change(value) for value in args)
+    return {name: change(value) for name, value in kwargs.items()}
+
+
+def batch_size(inputs: Inputs) -> int:
+    """Length of the first axis of the first tensor; 1 for a scalar."""
+    args, kwargs = split(inputs)
+    first = next(iter([*args, *kwargs.values()]))
+    return int(first.shape[0]) if first.ndim else 1
+
+
+def first_row(inputs: Inputs) -> Inputs:
+    """The inputs with one row: tensors whose first axis is the batch keep its first entry, others stay."""
+    rows = batch_size(inputs)
+    return map_inputs(inputs, lambda value: value[:1] if value.ndim and value.shape[0] == rows else value)
