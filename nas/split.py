@@ -1,0 +1,261 @@
+"""Labelled rows that are ready for a model: batches of like lengths, leak-free splits, storage as Parquet."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from nas.errors import UserError
+from nas.files import write_json_atomic
+from nas.seeds import generator
+
+Kind = Literal["text", "image"]
+IntArray = npt.NDArray[np.int64]
+Row = str | bytes
+"""A text, or the encoded bytes of an image."""
+
+PARTS = ("train", "validation", "test")
+_POOL = 32
+"""Batches that are shuffled as one pool before like lengths are put together."""
+
+
+class Inputs(Protocol):
+    """Rows turned into what a model reads."""
+
+    @property
+    def lengths(self) -> IntArray:
+        """What a row costs, (n,): tokens, or 1 for images."""
+
+    def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
+        """Keyword inputs of the model for these rows, padded to the longest of them."""
+
+
+class Preprocessor(Protocol):
+    """Turns raw rows into inputs; `nas.models` has one for texts and one for images."""
+
+    @property
+    def kind(self) -> Kind:
+        """What rows it reads."""
+
+    def prepare(self, rows: Sequence[Row], max_tokens: int) -> Inputs:
+        """Turn rows into inputs, texts cut off after `max_tokens`; raises UserError for rows that cannot be read."""
+
+    def save(self, folder: Path) -> None:
+        """Write what `nas.models.load_preprocessor` reads again."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one split, ready for a model.
+
+    Args:
+        rows: n texts or encoded images, as they came.
+        labels: class indices (n,).
+        inputs: the rows as the model reads them.
+    """
+
+    rows: tuple[Row, ...]
+    labels: IntArray
+    inputs: Inputs
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
+        """Keyword inputs of the model for these rows, without labels, padded to the longest of them."""
+        return self.inputs.batch(indices)
+
+    def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> list[IntArray]:
+        """Indices of every row once, in batches of at most `batch_size` rows of like length.
+
+        Args:
+            batch_size: at least 1; the batches are of equal size, up to one row.
+            rng: draws the order and who meets whom; None: longest rows first, for evaluation.
+        """
+        count = -(-len(self) // batch_size)
+        if rng is None:
+            return np.array_split(np.argsort(-self.inputs.lengths, kind="stable"), count) if count else []
+        order, pool = rng.permutation(len(self)), _POOL * batch_size
+        lengths = self.inputs.lengths
+        pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+        order = np.concatenate([rows[np.argsort(lengths[rows], kind="stable")] for rows in pools])
+        batches = np.array_split(order, count)
+        return [batches[index] for index in rng.permutation(count)]
+
+    def take(self, count: int, rng: np.random.Generator) -> "Split":
+        """At most `count` rows drawn without replacement, in their own order."""
+        kept = np.sort(rng.permutation(len(self))[:count])
+        return Split(tuple(self.rows[i] for i in kept), self.labels[kept], _Subset(self.inputs, kept))
+
+    def save(self, path: Path) -> None:
+        """Write rows and labels to one Parquet file."""
+        import pandas
+
+        column = "image" if self.rows and isinstance(self.rows[0], bytes) else "text"
+        pandas.DataFrame({column: list(self.rows), "label": self.labels}).to_parquet(path, index=False)
+
+    @classmethod
+    def load(cls, path: Path, preprocessor: Preprocessor, *, max_tokens: int = 128) -> "Split":
+        """Read what `save` wrote and make it ready again; raises UserError for anything else."""
+        import pandas
+
+        try:
+            table = pandas.read_parquet(path)
+            rows, labels = list(table[preprocessor.kind]), table["label"].to_numpy().astype(np.int64)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} must be a split saved by this program, but it cannot be read: {error}") from error
+        expected = str if preprocessor.kind == "text" else bytes
+        if not all(isinstance(row, expected) for row in rows):
+            raise UserError(f"{path} must hold {preprocessor.kind} rows only")
+        return make_split(rows, labels, preprocessor, max_tokens)
+
+
+@dataclass(frozen=True)
+class _Subset:
+    inputs: Inputs
+    kept: IntArray
+
+    @property
+    def lengths(self) -> IntArray:
+        return self.inputs.lengths[self.kept]
+
+    def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
+        return self.inputs.batch(self.kept[np.asarray(indices)])
+
+
+def make_split(rows: Sequence[Row], labels: npt.ArrayLike, preprocessor: Preprocessor, max_tokens: int = 128) -> Split:
+    """A split of raw rows and their class indices; texts are tokenised here, once."""
+    return Split(tuple(rows), np.asarray(labels, dtype=np.int64), preprocessor.prepare(rows, max_tokens))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A classification task: validation steers, test is read once at the end.
+
+    Args:
+        kind: what the rows are.
+        classes: names of the classes, in the order of the class indices.
+        train, validation, test: no row of one is in another.
+        fingerprint: sha256 over classes, rows, labels and splits (not over the preprocessing).
+        left_out: rows not used because an identical row is in test (or, for training rows, in validation).
+        max_tokens: where texts are cut off.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    fingerprint: str
+    left_out: int = 0
+    max_tokens: int = 128
+
+    def save(self, folder: Path) -> None:
+        """Write three Parquet files and `data.json` into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in PARTS:
+            getattr(self, name).save(folder / f"{name}.parquet")
+        write_json_atomic(
+            folder / "data.json",
+            {
+                "version": 1,
+                "kind": self.kind,
+                "classes": list(self.classes),
+                "fingerprint": self.fingerprint,
+                "left_out": self.left_out,
+                "max_tokens": self.max_tokens,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path, preprocessor: Preprocessor) -> "Data":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: something is missing or damaged, or the rows are not those of the fingerprint.
+        """
+        path = folder / "data.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            kind, fingerprint = values["kind"], str(values["fingerprint"])
+            classes = tuple(str(name) for name in values["classes"])
+            left_out, max_tokens = int(values["left_out"]), int(values["max_tokens"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} must describe the data of the run, but it cannot be read: {error}") from error
+        if kind != preprocessor.kind:
+            raise UserError(f"the data in {folder} must be {preprocessor.kind} rows, got {str(kind)[:20]}")
+        train, validation, test = (
+            Split.load(folder / f"{name}.parquet", preprocessor, max_tokens=max_tokens) for name in PARTS
+        )
+        parts = {"train": train, "validation": validation, "test": test}
+        found = fingerprint_of(classes, {name: (part.rows, part.labels) for name, part in parts.items()})
+        if found != fingerprint:
+            raise UserError(f"the data in {folder} is damaged: its rows are not those that were saved; start a new run")
+        return cls(preprocessor.kind, classes, train, validation, test, fingerprint, left_out, max_tokens)
+
+
+def fingerprint_of(classes: Sequence[str], parts: Mapping[str, tuple[Sequence[Row], IntArray]]) -> str:
+    """Sha256 over the classes and, split by split, all rows and labels."""
+    digest = hashlib.sha256(json.dumps(list(classes)).encode())
+    for name in PARTS:
+        rows, labels = parts[name]
+        digest.update(f"{name} {len(rows)}".encode())
+        digest.update(np.asarray(labels, dtype="<i8").tobytes())
+        for row in rows:
+            content = _content(row)
+            digest.update(len(content).to_bytes(8, "little"))
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def _content(row: Row) -> bytes:
+    return row.encode(errors="surrogatepass") if isinstance(row, str) else row
+
+
+def row_key(row: Row) -> bytes:
+    """Equal for rows that must not stand in two splits: the same text up to space at its ends, the same bytes."""
+    return hashlib.sha256(_content(row.strip() if isinstance(row, str) else row)).digest()
+
+
+def stratified(
+    rows: Sequence[Row], labels: IntArray, shares: Sequence[float], seed: int, classes: Sequence[str]
+) -> list[IntArray]:
+    """Divide rows so that each class has about the same share in every part and copies of a row stay together.
+
+    Args:
+        rows: n rows.
+        labels: class indices (n,).
+        shares: relative sizes of the parts; every part gets at least one distinct row of every class.
+        seed: decides who goes where.
+        classes: their names, for the message.
+
+    Returns:
+        Row indices of each part, ascending.
+
+    Raises:
+        UserError: a class has fewer distinct rows than there are parts.
+    """
+    groups: dict[bytes, int] = {}
+    group_of = np.array([groups.setdefault(row_key(row), len(groups)) for row in rows], dtype=np.int64)
+    first = np.unique(group_of, return_index=True)[1]
+    part_of = np.zeros(len(groups), dtype=np.int64)
+    bounds = np.cumsum(shares)[:-1] / np.sum(shares)
+    rng = generator(seed, "split")
+    for label in np.unique(labels[first]):
+        members = rng.permutation(np.flatnonzero(labels[first] == label))
+        if len(members) < len(shares):
+            raise UserError(
+                f"every class needs at least {len(shares)} different rows to be split into {len(shares)} parts, "
+                f"class {classes[label]} has {len(members)}"
+            )
+        cuts = np.round(bounds * len(members)).astype(np.int64)
+        lowest = np.arange(1, len(shares))
+        cuts = np.clip(np.maximum.accumulate(np.maximum(cuts, lowest)), lowest, len(members) - lowest[::-1])
+        part_of[members] = np.searchsorted(cuts, np.arange(len(members)), side="right")
+    return [np.flatnonzero(part_of[group_of] == part) for part in range(len(shares))]
