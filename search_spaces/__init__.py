@@ -1,6 +1,24 @@
 """What can be built: choices, spaces, candidates, and the super-network that holds them all in one set of weights."""
 
+from search_spaces.costs import exact_costs
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut, Cut
+from search_spaces.families import space
 from search_spaces.space import Candidate, Choice, Space
+from search_spaces.supernet import Supernet
+from search_spaces.transformer import NotElastic, last_first, spread
 
-__all__ = ["AttributeCut", "AxisCut", "BlockCut", "Candidate", "Choice", "Cut", "Space"]
+__all__ = [
+    "AttributeCut",
+    "AxisCut",
+    "BlockCut",
+    "Candidate",
+    "Choice",
+    "Cut",
+    "NotElastic",
+    "Space",
+    "Supernet",
+    "exact_costs",
+    "last_first",
+    "space",
+    "spread",
+]

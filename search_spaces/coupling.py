@@ -40,23 +40,25 @@ class Dimension:
     averaged: bool
 
 
+# Sizes of some axes: each a sum of terms, a term being a fixed number times the units of some dimensions (by index).
+Factors = tuple[tuple[tuple[int, tuple[int, ...]], ...], ...]
+
+
 @dataclass(frozen=True)
 class Contraction:
-    """Multiply-accumulates of one operator: the product of the sizes of `axes`.
-
-    Each axis is a sum of products of factors; a factor is a fixed number, or the index of a dimension.
-    """
+    """Multiply-accumulates of one operator of `module`: the product of the sizes of `axes`."""
 
     module: str
-    axes: tuple[tuple[tuple[int, tuple[int, ...]], ...], ...]
+    axes: Factors
 
 
 @dataclass(frozen=True)
 class Coupling:
-    """All dimensions of a module, its contractions, and the operators that no rule covered."""
+    """All dimensions of a module, its contractions, the axes of its parameters, operators that no rule covered."""
 
     dimensions: tuple[Dimension, ...]
     contractions: tuple[Contraction, ...]
+    parameters: tuple[tuple[str, Factors], ...]
     unknown: tuple[str, ...]
 
 
@@ -93,6 +95,7 @@ class _Reader:
         self._walk = Walk()
         self._values: dict[Node, Any] = {}
         self._owners: list[str] = []
+        self._parameter_names = [name for name, _ in model.named_parameters()]
         names: dict[int, str] = {}
         tensors = [*model.named_parameters(), *model.named_buffers()]
         for name, tensor in tensors:
@@ -193,6 +196,10 @@ class _Reader:
             contractions=tuple(
                 Contraction(owner, tuple(self._factors(axis, numbers) for axis in contraction))
                 for owner, contraction in zip(self._owners, self._walk.contractions, strict=True)
+            ),
+            parameters=tuple(
+                (name, tuple(self._factors(axis, numbers) for axis in self._weights[name].axes))
+                for name in self._parameter_names
             ),
             unknown=tuple(sorted(self._walk.unknown)),
         )

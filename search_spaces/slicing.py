@@ -1,10 +1,13 @@
-"""Narrowing tensors to the units that a candidate keeps."""
+"""Narrowing tensors and block lists to what a candidate keeps."""
+
+import copy
+from typing import Any
 
 import torch
 from torch import nn
 
-from search_spaces.cuts import AxisCut
-from search_spaces.space import Candidate, Space
+from search_spaces.cuts import AttributeCut, AxisCut, BlockCut
+from search_spaces.space import Candidate, Choice, Space
 
 _Keep = tuple[tuple[AxisCut, int], ...]
 
@@ -13,18 +16,18 @@ class Slicer:
     """Narrows parameters and buffers, by name, to the units that a candidate keeps."""
 
     def __init__(self, space: Space) -> None:
-        self._plan: dict[str, dict[int, list[tuple[AxisCut, str, int]]]] = {}
+        self._plan: dict[str, dict[int, list[tuple[AxisCut, Choice]]]] = {}
         for choice in space.choices:
             for cut in choice.cuts:
                 if isinstance(cut, AxisCut):
                     axes = self._plan.setdefault(cut.parameter, {})
-                    axes.setdefault(cut.axis, []).append((cut, choice.name, int(choice.options[-1])))
+                    axes.setdefault(cut.axis, []).append((cut, choice))
         self._indices: dict[tuple[int, _Keep], slice | torch.Tensor] = {}
 
     def narrow(self, name: str, tensor: torch.Tensor, candidate: Candidate) -> torch.Tensor:
-        """The part of `tensor` that the candidate keeps: a view where it is one piece, `tensor` itself where all of it."""
+        """The part of `tensor` that the candidate keeps: a view where in one piece, `tensor` itself where whole."""
         for axis, cuts in self._plan.get(name, {}).items():
-            keep: _Keep = tuple((cut, _kept(candidate, choice, full)) for cut, choice, full in cuts)
+            keep: _Keep = tuple((cut, units_kept(candidate, choice)) for cut, choice in cuts)
             if all(units == cut.size for cut, units in keep):
                 continue
             index = self._index(tensor.shape[axis], keep)
@@ -41,11 +44,6 @@ class Slicer:
             first, last = int(kept[0]), int(kept[-1])
             self._indices[key] = slice(first, last + 1) if last - first + 1 == len(kept) else kept
         return self._indices[key]
-
-
-def _kept(candidate: Candidate, choice: str, full: int) -> int:
-    option = candidate[choice]
-    return full if option is None else int(option)
 
 
 def kept_mask(length: int, keep: _Keep) -> torch.Tensor:
@@ -79,3 +77,46 @@ def follow_shapes(module: nn.Module) -> None:
             part.num_features = weight.shape[0]
         elif isinstance(part, nn.LayerNorm | nn.RMSNorm):
             part.normalized_shape = tuple(weight.shape)
+
+
+def cuts_of(space: Space, kind: type[Any]) -> list[tuple[Choice, Any]]:
+    """All cuts of one kind, each with its choice."""
+    return [(choice, cut) for choice in space.choices for cut in choice.cuts if isinstance(cut, kind)]
+
+
+def units_kept(candidate: Candidate, choice: Choice) -> int:
+    """How many units a candidate keeps; an inactive choice narrows nothing."""
+    option = candidate[choice.name]
+    return int(choice.options[-1] if option is None else option)
+
+
+def make_shell(model: nn.Module, space: Space, candidate: Candidate) -> nn.Module:
+    """A copy of the module tree that shares all tensors, without dropped blocks, with attributes that follow."""
+    root = _copy(model)
+    copies = {"": root}
+    for choice, attribute in cuts_of(space, AttributeCut):
+        owner = _copied(copies, attribute.module)
+        setattr(owner, attribute.attribute, attribute.base + attribute.scale * units_kept(candidate, choice))
+    for choice, blocks in cuts_of(space, BlockCut):
+        parent = _copied(copies, blocks.blocks)
+        kept = blocks.kept(units_kept(candidate, choice))
+        parent._modules = {str(new): parent._modules[str(old)] for new, old in enumerate(kept)}
+    return root
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
+
+
+def _copied(copies: dict[str, nn.Module], path: str) -> nn.Module:
+    """The shell's own copy of the module at `path`, made with its ancestors when first asked for."""
+    if path in copies:
+        return copies[path]
+    above, _, name = path.rpartition(".")
+    parent = _copied(copies, above)
+    child = parent._modules[name]
+    assert child is not None
+    copies[path] = parent._modules[name] = _copy(child)
+    return copies[path]

@@ -177,9 +177,11 @@ class Space:
         return np.where(self.active(array), array, 0)
 
     def _checked(self, encoded: npt.ArrayLike) -> IntArray:
-        array = np.asarray(encoded, dtype=np.int64).reshape(-1, len(self.choices)) if np.size(encoded) else None
-        if array is None:
-            return np.zeros((0, len(self.choices)), dtype=np.int64)
+        array = np.asarray(encoded, dtype=np.int64)
+        if array.size == 0 and array.ndim < 2:
+            array = array.reshape(0, len(self.choices))
+        if array.ndim != 2 or array.shape[1] != len(self.choices):
+            raise ValueError(f"encoded candidates must have shape (n, {len(self.choices)}), got {array.shape}")
         if (array < 0).any() or (array >= self.option_counts).any():
             row, column = np.argwhere((array < 0) | (array >= self.option_counts))[0]
             name, count = self.choices[column].name, self.option_counts[column]
@@ -244,7 +246,7 @@ class Space:
                 raise ValueError(f"the candidate must name every choice of the space, {missing[0]} is missing")
             options = [(choice, candidate[choice.name]) for choice in self.choices]
             rows.append([0 if option is None else choice.index(option) for choice, option in options])
-        return self.canonical(np.array(rows, dtype=np.int64))
+        return self.canonical(np.array(rows, dtype=np.int64).reshape(len(rows), len(self.choices)))
 
     def decode(self, encoded: npt.ArrayLike) -> list[Candidate]:
         """Canonical candidates of any index array (n, k) in range; raises ValueError out of range."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -14,8 +15,8 @@ _WEIGHTS, _SPACE, _CONFIG = "model.safetensors", "space.json", "config.json"
 def save(model: nn.Module, space: Space, folder: Path | str) -> None:
     """Write `model` and `space` into an existing folder."""
     folder = Path(folder)
-    config = getattr(model, "config", None)
-    if hasattr(config, "to_json_file"):
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "save_pretrained"):
         config.architectures = [type(model).__name__]
         config.save_pretrained(folder)
     (folder / _SPACE).write_text(space.to_json(), encoding="utf-8")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut
-from search_spaces.slicing import Slicer, follow_shapes, sliced_copy
+from search_spaces.slicing import Slicer, cuts_of, follow_shapes, make_shell, sliced_copy, units_kept
 from search_spaces.space import Candidate, Choice, Space
 
 
@@ -52,8 +52,8 @@ class Supernet(nn.Module):
         return all(candidate[name] == option for name, option in self._largest.items())
 
     def shell(self, candidate: Candidate) -> nn.Module:
-        """A copy of the module tree that shares all tensors: without dropped blocks, with the attributes that follow."""
-        return _shell(self.model, self.space, candidate)
+        """A copy of the module tree that shares all tensors, without dropped blocks, with attributes that follow."""
+        return make_shell(self.model, self.space, candidate)
 
     def _views(self, shell: nn.Module, candidate: Candidate) -> dict[str, torch.Tensor]:
         """Narrowed parameters and buffers by their names in the shell; untouched ones are left out."""
@@ -87,9 +87,9 @@ class Supernet(nn.Module):
     def _follow_depth(self, module: nn.Module, candidate: Candidate) -> None:
         """Keep the block count of a transformers config true."""
         config = getattr(module, "config", None)
-        for choice, cut in _cuts(self.space, BlockCut):
+        for choice, cut in cuts_of(self.space, BlockCut):
             if getattr(config, "num_hidden_layers", None) == cut.count and candidate[choice.name] is not None:
-                setattr(config, "num_hidden_layers", int(_units(candidate, choice)))  # noqa: B010
+                setattr(config, "num_hidden_layers", int(units_kept(candidate, choice)))  # noqa: B010
 
     def unit_sums(self, name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum a quantity given per parameter element over the elements of each unit of a choice.
@@ -145,49 +145,8 @@ class Supernet(nn.Module):
         return cls(*load(folder, model))
 
 
-def _cuts(space: Space, kind: type[Any]) -> list[tuple[Choice, Any]]:
-    return [(choice, cut) for choice in space.choices for cut in choice.cuts if isinstance(cut, kind)]
-
-
-def _units(candidate: Candidate, choice: Choice) -> int:
-    """How many units a candidate keeps; an inactive choice narrows nothing."""
-    option = candidate[choice.name]
-    return int(choice.options[-1] if option is None else option)
-
-
 def _names(model: nn.Module) -> dict[int, str]:
     return {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-
-
-def _shell(model: nn.Module, space: Space, candidate: Candidate) -> nn.Module:
-    root = _copy(model)
-    copies = {"": root}
-    for choice, attribute in _cuts(space, AttributeCut):
-        owner = _copied(copies, attribute.module)
-        setattr(owner, attribute.attribute, attribute.base + attribute.scale * _units(candidate, choice))
-    for choice, blocks in _cuts(space, BlockCut):
-        parent = _copied(copies, blocks.blocks)
-        kept = blocks.kept(_units(candidate, choice))
-        parent._modules = {str(new): parent._modules[str(old)] for new, old in enumerate(kept)}
-    return root
-
-
-def _copy(module: nn.Module) -> nn.Module:
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin
-
-
-def _copied(copies: dict[str, nn.Module], path: str) -> nn.Module:
-    """The shell's own copy of the module at `path`, made with its ancestors when first asked for."""
-    if path in copies:
-        return copies[path]
-    above, _, name = path.rpartition(".")
-    parent = _copied(copies, above)
-    child = parent._modules[name]
-    assert child is not None
-    copies[path] = parent._modules[name] = _copy(child)
-    return copies[path]
 
 
 def _permute(tensor: torch.Tensor, cut: AxisCut, order: torch.Tensor) -> None:
@@ -201,7 +160,7 @@ def _permute(tensor: torch.Tensor, cut: AxisCut, order: torch.Tensor) -> None:
 def _check(model: nn.Module, space: Space) -> None:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     modules = dict(model.named_modules())
-    for choice, cut in _cuts(space, AxisCut):
+    for choice, cut in cuts_of(space, AxisCut):
         shape = tuple(tensors[cut.parameter].shape) if cut.parameter in tensors else ()
         end = cut.start + cut.outer * cut.size * cut.unit
         if min(cut.axis, cut.start) < 0 or cut.axis >= len(shape) or end > shape[cut.axis]:
@@ -210,14 +169,14 @@ def _check(model: nn.Module, space: Space) -> None:
                 f"{cut.axis}; it has {shape or 'no such parameter'}; make the space from this model"
             )
         _check_units(choice, cut.size)
-    for choice, block in _cuts(space, BlockCut):
+    for choice, block in cuts_of(space, BlockCut):
         found = modules.get(block.blocks)
         if not isinstance(found, nn.ModuleList) or len(found) != block.count:
             raise ValueError(f"the model must have {block.count} blocks at {block.blocks!r}; make the space from it")
         if sorted(block.drop_order) != list(range(block.count)):
             raise ValueError(f"the drop order of {choice.name} must name each of {block.count} blocks once")
         _check_units(choice, block.count)
-    for _, attribute in _cuts(space, AttributeCut):
+    for _, attribute in cuts_of(space, AttributeCut):
         if not isinstance(getattr(modules.get(attribute.module), attribute.attribute, None), int):
             raise ValueError(f"the model must have an integer {attribute.attribute} at {attribute.module!r}")
 

@@ -1,0 +1,111 @@
+"""Parameters, multiply-accumulates and size of encoded candidates, exactly and without building any of them."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from search_spaces.coupling import Coupling, Factors, Inputs, analyse, split_inputs
+from search_spaces.cuts import AxisCut, BlockCut
+from search_spaces.space import FloatArray, IntArray, Space
+from search_spaces.supernet import Supernet
+
+CostFunction = Callable[[IntArray], FloatArray]
+
+
+def exact_costs(supernet: Supernet, example_inputs: Inputs) -> dict[str, CostFunction]:
+    """Functions of encoded candidates (n, k) of `supernet.space` that give their costs (n,), each exact.
+
+    `macs`: multiply-accumulates of one row of `example_inputs` (linear layers, convolutions and attention products;
+    arXiv 2308.15609 counts so). `parameters`: weights, shared ones once. `size_mib`: their bytes / 2**20. All equal
+    `hardware.cost` of the extracted module.
+
+    Raises:
+        ValueError: the model cannot be traced with these inputs.
+    """
+    table = _Table(supernet, analyse(supernet.model, example_inputs))
+    args, kwargs = split_inputs(example_inputs)
+    rows = next(iter([*args, *kwargs.values()])).shape[0]
+    bytes_of = {name: tensor.element_size() for name, tensor in supernet.model.named_parameters()}
+    contractions = [(each.module, each.axes, 1.0 / rows) for each in table.coupling.contractions]
+    weights = [(name, axes, 1.0) for name, axes in table.coupling.parameters]
+    sizes = [(name, axes, bytes_of[name] / 2**20) for name, axes in table.coupling.parameters]
+    return {
+        "macs": lambda encoded: table.total(contractions, encoded),
+        "parameters": lambda encoded: table.total(weights, encoded),
+        "size_mib": lambda encoded: table.total(sizes, encoded),
+    }
+
+
+class _Table:
+    """Sums of products of units over encoded candidates."""
+
+    def __init__(self, supernet: Supernet, coupling: Coupling) -> None:
+        self.coupling = coupling
+        self._space: Space = supernet.space
+        columns = {choice.name: column for column, choice in enumerate(self._space.choices)}
+        by_cut = {
+            cut: columns[choice.name]
+            for choice in self._space.choices
+            for cut in choice.cuts
+            if isinstance(cut, AxisCut)
+        }
+        self._column = [by_cut.get(dimension.cuts[0]) for dimension in coupling.dimensions]
+        self._blocks = [
+            (columns[choice.name], cut)
+            for choice in self._space.choices
+            for cut in choice.cuts
+            if isinstance(cut, BlockCut)
+        ]
+
+    def total(self, terms: list[tuple[str, Factors, float]], encoded: IntArray) -> FloatArray:
+        """Sum over terms (path, axes, scale) of scale times the product of the axes' sizes, dropped blocks left out."""
+        encoded = self._space.canonical(encoded)
+        units = self._units(encoded)
+        runs: dict[str, FloatArray] = {}
+        total = np.zeros(len(encoded))
+        for path, axes, scale in terms:
+            block = self._block(path)
+            if block not in runs:
+                runs[block] = self._runs(block, encoded)
+            value = runs[block] * scale
+            for axis in axes:
+                value = value * self._length(axis, units)
+            total += value
+        return total
+
+    def _units(self, encoded: IntArray) -> Mapping[int, FloatArray]:
+        """Units of every dimension (n,), by its index."""
+        units = {}
+        for index, (column, dimension) in enumerate(zip(self._column, self.coupling.dimensions, strict=True)):
+            if column is None:
+                units[index] = np.full(len(encoded), float(dimension.size))
+            else:
+                options = np.asarray(self._space.choices[column].options, dtype=np.float64)
+                units[index] = options[encoded[:, column]]
+        return units
+
+    def _length(self, axis: tuple[tuple[int, tuple[int, ...]], ...], units: Mapping[int, FloatArray]) -> FloatArray:
+        length = np.zeros(len(next(iter(units.values()), np.zeros(0))))
+        for factor, dimensions in axis:
+            product = np.full_like(length, float(factor))
+            for dimension in dimensions:
+                product = product * units[dimension]
+            length = length + product
+        return length
+
+    def _block(self, path: str) -> str:
+        """The droppable block that a path lies in, '' for none."""
+        for _, cut in self._blocks:
+            prefix = f"{cut.blocks}."
+            if path.startswith(prefix):
+                return prefix + path.removeprefix(prefix).partition(".")[0]
+        return ""
+
+    def _runs(self, block: str, encoded: IntArray) -> FloatArray:
+        """1 where a block runs (n,)."""
+        for column, cut in self._blocks:
+            if block.startswith(f"{cut.blocks}."):
+                index = int(block.rpartition(".")[2])
+                table = [index in cut.kept(int(option)) for option in self._space.choices[column].options]
+                return np.asarray(table, dtype=np.float64)[encoded[:, column]]
+        return np.ones(len(encoded))

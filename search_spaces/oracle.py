@@ -1,0 +1,149 @@
+"""The judge of a space: what it cuts must equal the full network with the removed units set to zero.
+
+The exported graph does not show what Python hard-codes, so every dimension is run before it is offered. A wrongly cut
+network equals its own extraction; only this comparison notices it.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import nn
+
+from search_spaces.coupling import Dimension, Inputs, split_inputs
+from search_spaces.cuts import AttributeCut, AxisCut, BlockCut, Cut
+from search_spaces.slicing import kept_mask, make_shell
+from search_spaces.space import Candidate, Choice, Space
+from search_spaces.supernet import Supernet
+
+TOLERANCE = 1e-4
+
+
+def masked_forward(supernet: Supernet, candidate: Candidate, inputs: Inputs) -> Any:
+    """Output of the full network with the removed units zeroed and the dropped blocks bypassed."""
+    model, space = supernet.model, supernet.space
+    blocks_only = Space(tuple(replace(choice, cuts=_blocks(choice)) for choice in space.choices))
+    shell = make_shell(model, blocks_only, candidate)
+    names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    masks = _masks(space, candidate)
+    zeroed: dict[str, torch.Tensor] = {}
+    for name, tensor in [*shell.named_parameters(), *shell.named_buffers()]:
+        for axis, keep in masks.get(names[id(tensor)], {}).items():
+            mask = kept_mask(tensor.shape[axis], tuple(keep)).to(tensor.device)
+            shape = [-1 if index == axis else 1 for index in range(tensor.dim())]
+            zeroed[name] = zeroed.get(name, tensor) * mask.view(shape)
+    args, kwargs = split_inputs(inputs)
+    return torch.func.functional_call(shell, zeroed, args, kwargs)
+
+
+def _blocks(choice: Choice) -> tuple[Cut, ...]:
+    return tuple(cut for cut in choice.cuts if isinstance(cut, BlockCut))
+
+
+def _masks(space: Space, candidate: Candidate) -> dict[str, dict[int, list[tuple[AxisCut, int]]]]:
+    masks: dict[str, dict[int, list[tuple[AxisCut, int]]]] = {}
+    for choice in space.choices:
+        option = candidate[choice.name]
+        for cut in choice.cuts:
+            if isinstance(cut, AxisCut) and option is not None:
+                masks.setdefault(cut.parameter, {}).setdefault(cut.axis, []).append((cut, int(option)))
+    return masks
+
+
+def tensors_of(output: Any) -> list[torch.Tensor]:
+    """All floating-point tensors in a model's output, in order."""
+    if isinstance(output, torch.Tensor):
+        return [output] if output.is_floating_point() else []
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    return [tensor for item in output for tensor in tensors_of(item)] if isinstance(output, (tuple, list)) else []
+
+
+def difference(left: Any, right: Any) -> float:
+    """Largest absolute difference of two outputs, relative to the largest value; infinite for other shapes or NaN."""
+    pairs = list(
+        zip(map(torch.Tensor.detach, tensors_of(left)), map(torch.Tensor.detach, tensors_of(right)), strict=True)
+    )
+    if not pairs or any(a.shape != b.shape for a, b in pairs):
+        return float("inf")
+    worst = max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in pairs)
+    return worst if worst == worst else float("inf")
+
+
+class Judge:
+    """Accepts dimensions of one model by running them on randomised weights.
+
+    Weights are perturbed on a copy, so that zero biases and unit norms hide nothing.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        self._model = copy.deepcopy(model).eval()
+        self._inputs = inputs
+        generator = torch.Generator().manual_seed(0)
+        for parameter in self._model.parameters():
+            if parameter.is_floating_point():
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                parameter.data.add_(noise, alpha=0.05)
+
+    def accept(self, dimensions: Sequence[Dimension]) -> list[tuple[Cut, ...] | None]:
+        """For each dimension its cuts, with the attributes that must follow, or None where none of them passes."""
+        plain: list[tuple[Cut, ...]] = [dimension.cuts for dimension in dimensions]
+        if self._passes(plain):
+            return list(plain)
+        return [
+            next((cuts for cuts in self._variants(dimension) if self._passes([cuts])), None) for dimension in dimensions
+        ]
+
+    def runs_without(self, cut: BlockCut) -> bool:
+        """Whether the network still runs with one block less, and differs."""
+        space = Space((Choice("depth", (cut.count - 1, cut.count), cuts=(cut,)),))
+        try:
+            with torch.no_grad():
+                shorter = Supernet(self._model, space)(space.smallest(), *self._args[0], **self._args[1])
+                full = self._model(*self._args[0], **self._args[1])
+        except Exception:
+            return False
+        return 0 < difference(shorter, full) < float("inf")
+
+    @property
+    def _args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return split_inputs(self._inputs)
+
+    def _passes(self, groups: Sequence[tuple[Cut, ...]]) -> bool:
+        space = Space(tuple(_halved(f"group.{index}", cuts) for index, cuts in enumerate(groups)))
+        try:
+            supernet, smallest = Supernet(self._model, space), space.smallest()
+            with torch.no_grad():
+                shared = supernet(smallest, *self._args[0], **self._args[1])
+                return difference(shared, masked_forward(supernet, smallest, self._inputs)) <= TOLERANCE
+        except Exception:  # whatever a user's forward raises on a narrowed tensor: the dimension is not usable
+            return False
+
+    def _variants(self, dimension: Dimension) -> Iterator[tuple[Cut, ...]]:
+        """The cuts alone, then with integer attributes of the modules around that equal a size of the dimension."""
+        yield dimension.cuts
+        attributes = self._attributes(dimension)
+        for count in (len(attributes), *range(1, len(attributes))):
+            for subset in combinations(attributes, count):
+                yield (*dimension.cuts, *subset)
+
+    def _attributes(self, dimension: Dimension, most: int = 4) -> list[AttributeCut]:
+        sizes = {cut.size * cut.unit: cut.unit for cut in dimension.cuts} | {dimension.size: 1}
+        modules = dict(self._model.named_modules())
+        owners = {cut.parameter.rpartition(".")[0] for cut in dimension.cuts}
+        owners |= {path.rpartition(".")[0] for path in owners}
+        found = [
+            AttributeCut(path, name, 0, sizes[value])
+            for path in sorted(owners)
+            for name, value in sorted(vars(modules[path]).items())
+            if isinstance(value, int) and not isinstance(value, bool) and value in sizes
+        ]
+        return found[:most]
+
+
+def _halved(name: str, cuts: tuple[Cut, ...]) -> Choice:
+    size = next(cut.size for cut in cuts if isinstance(cut, AxisCut))
+    return Choice(name, (max(1, size // 2), size), cuts=cuts)
