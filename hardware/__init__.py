@@ -1,7 +1,21 @@
 """Module and inputs in, cost out: exact costs, latency, and the runtimes that a module can run on."""
 
+from hardware.backend import Backend, ConversionError, Runner
 from hardware.cost import Cost, cost
 from hardware.inputs import Inputs
 from hardware.latency import Latency, measure_latency
+from hardware.onnxruntime import OnnxRuntimeBackend
+from hardware.pytorch import PyTorchBackend
 
-__all__ = ["Cost", "Inputs", "Latency", "cost", "measure_latency"]
+__all__ = [
+    "Backend",
+    "ConversionError",
+    "Cost",
+    "Inputs",
+    "Latency",
+    "OnnxRuntimeBackend",
+    "PyTorchBackend",
+    "Runner",
+    "cost",
+    "measure_latency",
+]
