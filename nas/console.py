@@ -6,7 +6,7 @@ Progress goes to standard error: bars in a terminal, elsewhere one plain line no
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -76,3 +76,23 @@ def print_table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[
         table.add_row(name, *cells)
     width = None if stream.isatty() else 100
     Console(file=stream, width=width, highlight=False).print(table)
+
+
+def print_object(result: Mapping[str, Any], stream: TextIO) -> None:
+    """A line for each entry of `result`; entries of a nested one are indented."""
+    for name, value in result.items():
+        label = name.replace("_", " ")
+        if isinstance(value, Mapping):
+            print(f"{label}:", file=stream)
+            for inner, figure in value.items():
+                print(f"  {str(inner).replace('_', ' ')}: {_plain(figure)}", file=stream)
+        else:
+            print(f"{label}: {_plain(value)}", file=stream)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return ", ".join(_plain(item) for item in value) if isinstance(value, (list, tuple)) else str(value)

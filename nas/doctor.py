@@ -4,11 +4,14 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from nas.console import print_table
 
 _IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL"}
 _CPU_FEATURES = (
@@ -75,6 +78,22 @@ def diagnose() -> Diagnosis:
         accelerators=accelerators,
         packages=packages,
     )
+
+
+def show(diagnosis: Mapping[str, Any], out: TextIO) -> None:
+    """Print a diagnosis for a person."""
+    threads = diagnosis["torch_threads"] or "unknown"
+    print(f"Python       {diagnosis['python']}", file=out)
+    print(f"System       {diagnosis['system']}", file=out)
+    print(f"Processor    {diagnosis['processor']}, {diagnosis['cpus']} usable, torch uses {threads} threads", file=out)
+    print(f"Features     {', '.join(diagnosis['cpu_features']) or 'none of those that matter here'}", file=out)
+    print(f"Memory       {diagnosis['memory_gib']} GiB", file=out)
+    print(f"Accelerator  {', '.join(diagnosis['accelerators']) or 'none'}", file=out)
+    rows = {
+        package["name"]: (package["version"] or "missing", "yes" if package["usable"] else "no", package["advice"])
+        for package in diagnosis["packages"]
+    }
+    print_table("Libraries", ("version", "usable", "to mend it"), rows, out)
 
 
 def _requirements() -> list[str]:

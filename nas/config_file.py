@@ -1,0 +1,91 @@
+"""Values for a command's flags from a JSON or TOML file: `--config FILE`. Unknown names and wrong types are refused."""
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pydantic
+
+from nas.errors import UserError
+
+_NOT_IN_A_FILE = ("config",)
+
+
+def read_config(args: Sequence[str]) -> dict[str, Any]:
+    """The values of the file named by `--config` among `args`; empty when there is none.
+
+    UserError when the file is missing or not a JSON object or TOML document.
+    """
+    path = _config_path(args)
+    if path is None:
+        return {}
+    if path.suffix not in (".json", ".toml"):
+        raise UserError(f"--config must name a .json or .toml file, got {path}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"--config: {path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--config: {path} must hold one object with a value for each flag")
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def defaults_from(command: type[Any], values: Mapping[str, Any], *, missing: Any) -> Any:
+    """An instance of the dataclass `command`: `values` by flag name, else its defaults, else `missing`.
+
+    UserError for a name that is no flag of the command, or a value of the wrong type.
+    """
+    known = {name for name, _ in _flags(command)} - set(_NOT_IN_A_FILE)
+    for name in values:
+        if name not in known:
+            flags = ", ".join(sorted(flag.replace("_", "-") for flag in known))
+            raise UserError(f"--config: {name.replace('_', '-')!r} is no flag of this command; its flags are {flags}")
+    return _build(command, values, missing)
+
+
+def _config_path(args: Sequence[str]) -> Path | None:
+    for position, word in enumerate(args):
+        flag, equals, value = word.partition("=")
+        if flag == "--config" and equals:
+            return Path(value)
+        if flag == "--config" and position + 1 < len(args):
+            return Path(args[position + 1])
+    return None
+
+
+def _flags(kind: type[Any]) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from _flags(hint)
+        else:
+            yield field.name, hint
+
+
+def _build(kind: type[Any], values: Mapping[str, Any], missing: Any) -> Any:
+    hints = get_type_hints(kind)
+    built = {}
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            built[field.name] = _build(hint, values, missing)
+        elif field.name in values:
+            built[field.name] = _checked(field.name, hint, values[field.name])
+        elif field.default is dataclasses.MISSING:
+            built[field.name] = missing
+    return kind(**built)
+
+
+def _checked(name: str, hint: Any, value: Any) -> Any:
+    try:
+        return pydantic.TypeAdapter(hint).validate_python(value, strict=Path not in (hint, *get_args(hint)))
+    except pydantic.ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise UserError(f"--config: {name.replace('_', '-')} cannot be {value!r} ({reason})") from None
