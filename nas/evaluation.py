@@ -1,0 +1,314 @@
+"""Measuring candidates: objectives, measurements, and the order in which results are committed and seen.
+
+A search proposes encoded candidates and asks for the results that it may see. Chunks of candidates go through a `Map`,
+results are committed to the record in the order of the proposals, and proposal i sees results 0 .. i - lag only. So a
+search is a function of its seed and of the committed results, whatever runs beside it and however often it is killed.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nas.errors import UserError
+from search_spaces.space import Candidate, Space
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+Exact = Callable[[IntArray], FloatArray]
+Evaluate = Callable[[Sequence[Candidate]], npt.ArrayLike]
+OnResult = Callable[["Measurement", int], None]
+
+_MAX_REASON = 500
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One quantity to improve.
+
+    Args:
+        name: e.g. `accuracy`, `latency_ms`, `macs`.
+        direction: "minimize" or "maximize".
+        limit: bound that a selected candidate must meet, a raw value: at most when minimised, at least when maximised.
+        exact: encoded candidates (n, k) -> raw values (n,); such an objective is computed and never predicted.
+
+    Raises:
+        UserError: an empty name, another direction, a limit that is not finite.
+    """
+
+    name: str
+    direction: Literal["minimize", "maximize"] = "minimize"
+    limit: float | None = None
+    exact: Exact | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise UserError("an objective must have a name, got an empty one")
+        if self.direction not in ("minimize", "maximize"):
+            raise UserError(f"direction of {self.name} must be minimize or maximize, got {self.direction!r}")
+        if self.limit is not None and not math.isfinite(self.limit):
+            raise UserError(f"limit of {self.name} must be a finite number, got {self.limit}")
+
+    @property
+    def sign(self) -> float:
+        """1 where smaller is better, -1 where larger is: raw value times sign is minimised."""
+        return 1.0 if self.direction == "minimize" else -1.0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What became of one candidate: raw values by objective name, empty when it failed for `reason`."""
+
+    candidate: Candidate
+    values: Mapping[str, float]
+    state: Literal["measured", "failed"]
+    reason: str | None
+    seconds: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
+
+
+class Map(Protocol):
+    """How chunks are measured: results in the order of the chunks. The built-in `map` is the serial one."""
+
+    def __call__(
+        self, function: Callable[[list[Candidate]], list[Measurement]], chunks: Iterable[list[Candidate]], /
+    ) -> Iterator[list[Measurement]]:
+        """Apply `function` to every chunk."""
+
+
+class Record(Protocol):
+    """Where results are kept: what an earlier run of the same search committed, and room for more."""
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """Everything committed, in order."""
+
+    def commit(self, measurement: Measurement) -> None:
+        """Keep one more result."""
+
+
+def violations(values: FloatArray, objectives: Sequence[Objective]) -> FloatArray:
+    """By how much each row of minimised `values` (n, m) breaks the limits, (n,): a sum of shares of the limits."""
+    total = np.zeros(len(values))
+    for column, objective in zip(np.asarray(values, dtype=np.float64).T, objectives, strict=True):
+        if objective.limit is not None:
+            excess = np.where(np.isnan(column), np.inf, column - objective.sign * objective.limit)
+            total += np.maximum(excess, 0.0) / (abs(objective.limit) or 1.0)
+    return total
+
+
+def measure(evaluate: Evaluate, candidates: list[Candidate], objectives: Sequence[Objective]) -> list[Measurement]:
+    """Evaluate one chunk; a candidate with an exception or a value that is not finite has failed, the others have not.
+
+    Raises:
+        UserError: `evaluate` gave an array of another shape than (candidates, objectives).
+    """
+    start = time.perf_counter()
+    try:
+        raw = evaluate(candidates)
+    except UserError:
+        raise
+    except Exception as error:
+        if len(candidates) > 1:
+            return [result for candidate in candidates for result in measure(evaluate, [candidate], objectives)]
+        reason = f"{type(error).__name__}: {error}"[:_MAX_REASON]
+        return [Measurement(candidates[0], {}, "failed", reason, time.perf_counter() - start)]
+    seconds = (time.perf_counter() - start) / len(candidates)
+    values = _checked(raw, len(candidates), objectives)
+    return [_measurement(c, row, objectives, seconds) for c, row in zip(candidates, values.tolist(), strict=True)]
+
+
+def _checked(raw: npt.ArrayLike, rows: int, objectives: Sequence[Objective]) -> FloatArray:
+    expected = (rows, len(objectives))
+    try:
+        values = np.asarray(raw, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        got = f"{type(raw).__name__}: {error}"
+        raise UserError(f"evaluate must return numbers of shape {expected}, got {got}") from error
+    if values.shape != expected:
+        names = ", ".join(objective.name for objective in objectives)
+        raise UserError(
+            f"evaluate must return shape {expected}, one row a candidate and one column each for {names}, "
+            f"got shape {values.shape}"
+        )
+    return values
+
+
+def _measurement(
+    candidate: Candidate, row: list[float], objectives: Sequence[Objective], seconds: float
+) -> Measurement:
+    named = {objective.name: value for objective, value in zip(objectives, row, strict=True)}
+    bad = [f"{name} is {value}" for name, value in named.items() if not math.isfinite(value)]
+    if bad:
+        return Measurement(candidate, {}, "failed", ", ".join(bad), seconds)
+    return Measurement(candidate, named, "measured", None, seconds)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a search may see: `rows` (n, k) encoded, `values` (n, m) minimised (NaN: failed), `violations` (n,)."""
+
+    rows: IntArray
+    values: FloatArray
+    violations: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def good(self) -> npt.NDArray[np.bool_]:
+        """Which rows were measured (n,)."""
+        return np.asarray(np.isfinite(self.values).all(axis=1))
+
+
+class Evaluations:
+    """The proposals of one search and their results.
+
+    What `record` already holds is replayed: it is committed again in memory, not measured. Where it differs from the
+    proposals (a record carried to another machine, whose arithmetic differs in the last digit) the record wins.
+
+    Args:
+        budget: number of candidates in the end, failed ones included.
+        chunk_size: the longest list that `evaluate` gets.
+        lag: proposal i sees results 0 .. i - lag.
+        on_result: called after each commitment with the measurement and how many there are now, replayed ones included.
+
+    Raises:
+        UserError: budget, chunk_size or lag below 1.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        evaluate: Evaluate,
+        objectives: Sequence[Objective],
+        record: Record,
+        *,
+        budget: int,
+        chunk_size: int = 1,
+        lag: int = 1,
+        on_result: OnResult | None = None,
+        run_chunks: Map = map,
+    ) -> None:
+        for name, value in (("budget", budget), ("chunk_size", chunk_size), ("lag", lag)):
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+        self._space, self._objectives, self._record = space, tuple(objectives), record
+        self._replay = list(record.measurements)
+        self._replay_rows = space.encode([measurement.candidate for measurement in self._replay])
+        total = min(budget, space.size())
+        self._total = total if len(self._replay) < total else 0
+        self._chunk_size, self._lag, self._on_result, self._map = chunk_size, lag, on_result, run_chunks
+        self._function = lambda chunk: measure(evaluate, chunk, self._objectives)
+        self._rows: list[IntArray] = []
+        self._seen: set[bytes] = set()
+        self._values: list[list[float]] = []
+        self._running: deque[Iterator[list[Measurement]]] = deque()
+        self._arrived: deque[Measurement] = deque()
+
+    @property
+    def proposed(self) -> int:
+        """Number of proposals so far, all distinct."""
+        return len(self._rows)
+
+    @property
+    def remaining(self) -> int:
+        """Number of proposals still to make: 0 when the budget is spent or every candidate of the space is known."""
+        return self._total - len(self._rows)
+
+    def is_new(self, rows: IntArray) -> npt.NDArray[np.bool_]:
+        """Which canonical rows (n, k) were not proposed before, (n,)."""
+        return np.array([row.tobytes() not in self._seen for row in rows], dtype=np.bool_)
+
+    def propose(self, rows: IntArray, rng: np.random.Generator) -> None:
+        """Add the new ones of `rows` (n, k) up to the budget; when none is new, one random new candidate."""
+        start = self.proposed
+        self._add(rows)
+        if self.proposed == start and self.remaining:
+            self._add(self._random_new(rng))
+        known = max(start, min(self.proposed, len(self._replay)))
+        self._running.append(iter([self._replay[start:known]]))
+        if self.proposed > known:
+            candidates = self._space.decode(np.array(self._rows[known:]))
+            chunks = [candidates[i : i + self._chunk_size] for i in range(0, len(candidates), self._chunk_size)]
+            self._running.append(self._map(self._function, chunks))
+
+    def results(self) -> Results:
+        """What the next proposal may see, measured now where it is not yet."""
+        return self._first(max(0, self.proposed - self._lag + 1))
+
+    def finish(self) -> Results:
+        """Everything proposed, measured now where it is not yet."""
+        return self._first(self.proposed)
+
+    def _first(self, count: int) -> Results:
+        while len(self._values) < count:
+            self._commit_next()
+        values = np.array(self._values[:count], dtype=np.float64).reshape(count, len(self._objectives))
+        rows = np.array(self._rows[:count], dtype=np.int64).reshape(count, len(self._space.choices))
+        return Results(rows, values, violations(values, self._objectives))
+
+    def _add(self, rows: IntArray) -> None:
+        for proposal in self._space.canonical(rows):
+            if not self.remaining:
+                return
+            if proposal.tobytes() in self._seen:
+                continue
+            replayed = self.proposed < len(self._replay)
+            row = self._replay_rows[self.proposed] if replayed else proposal
+            self._seen.add(row.tobytes())
+            self._rows.append(row)
+
+    def _random_new(self, rng: np.random.Generator) -> IntArray:
+        for _ in range(50):
+            rows = self._space.random(100, rng)
+            new = rows[self.is_new(rows)]
+            if len(new):
+                return new[:1]
+        rows = every_row(self._space)
+        return rng.permutation(rows[self.is_new(rows)])[:1]
+
+    def _commit_next(self) -> None:
+        while not self._arrived:
+            self._arrived.extend(next(self._running[0], ()))
+            if not self._arrived:
+                self._running.popleft()
+        measurement = self._arrived.popleft()
+        if len(self._values) >= len(self._replay):
+            self._record.commit(measurement)
+        named = [measurement.values.get(objective.name, math.nan) for objective in self._objectives]
+        self._values.append([value * o.sign for value, o in zip(named, self._objectives, strict=True)])
+        if self._on_result is not None:
+            self._on_result(measurement, len(self._values))
+
+
+def every_row(space: Space) -> IntArray:
+    """All encoded candidates (size, k) of a small space, found by changing one gene at a time."""
+    reached = np.zeros((1, len(space.choices)), dtype=np.int64)
+    frontier = reached
+    while len(frontier):
+        near = np.unique(one_gene_changes(space, frontier), axis=0)
+        known = {row.tobytes() for row in reached}
+        frontier = near[[row.tobytes() not in known for row in near]] if len(near) else near
+        reached = np.concatenate([reached, frontier])
+    return reached
+
+
+def one_gene_changes(space: Space, rows: IntArray) -> IntArray:
+    """Every canonical row that differs from one of `rows` (n, k) in the option of one choice."""
+    changed = [np.zeros((0, len(space.choices)), dtype=np.int64)]
+    for column, count in enumerate(space.option_counts.tolist()):
+        for option in range(count):
+            copy = rows.copy()
+            copy[:, column] = option
+            copy = space.canonical(copy)
+            changed.append(copy[(copy != rows).any(axis=1)])
+    return np.concatenate(changed)

@@ -1,0 +1,105 @@
+"""The best of several models by cross-validation, as in LINAS (arXiv 2205.10358; code of DyNAS-T, `Predictor`)."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from predictors.predictor import (
+    Fitted,
+    FloatArray,
+    Learner,
+    Mean,
+    cleaned,
+    fitted,
+    learned,
+    out_of_sample,
+    root_mean_square,
+)
+from predictors.ridge import Ridge
+from predictors.svr import Svr
+
+
+@dataclass
+class Chooser:
+    """Of `options` the one with the smallest error on held-out rows, refitted on all rows; spread: its error there.
+
+    Args:
+        folds: of the cross-validation; fewer where there are fewer rows.
+        relative: choose by the mean absolute percentage error, else by the root mean square.
+        decimal: divide labels by 10^(floor(log10 max|y|) - 1) before learning, as DyNAS-T does.
+        most_rows: compare on at most so many rows, evenly picked; the chosen one learns from all.
+    """
+
+    options: tuple[Learner, ...]
+    folds: int = 5
+    relative: bool = False
+    decimal: bool = False
+    most_rows: int = 250
+    _state: Fitted | None = field(default=None, init=False, repr=False, compare=False)
+    _chosen: Learner | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.options = tuple(self.options)
+        if not self.options:
+            raise ValueError("a chooser needs at least one option, got none")
+
+    @property
+    def chosen(self) -> Learner:
+        """The option that won the last fit; raises ValueError before fit."""
+        if self._chosen is None:
+            raise ValueError("fit must come before chosen, got a predictor that was not fitted")
+        return self._chosen
+
+    def fit(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Self:
+        """See `Predictor`."""
+        rows, labels = cleaned(x, y)
+        scale = _decimal_scale(labels) if self.decimal else 1.0
+        scaled = labels / scale
+        picked = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), self.most_rows)).astype(np.int64))
+        held_out = [out_of_sample(option, rows[picked], scaled[picked], self.folds) for option in self.options]
+        best = int(np.argmin([self._error(scaled[picked], predicted) for predicted in held_out]))
+        self._chosen = self.options[best]
+        mean = learned(self._chosen, rows, scaled)
+        spread = scale * root_mean_square(scaled[picked] - held_out[best])
+        self._state = Fitted(rows, labels, _times(mean, scale), spread)
+        return self
+
+    def predict(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """See `Predictor`."""
+        return fitted(self._state).predict(x)
+
+    def data(self) -> tuple[FloatArray, FloatArray]:
+        """See `Predictor`."""
+        return fitted(self._state).data
+
+    def _error(self, truth: FloatArray, predicted: FloatArray) -> float:
+        residuals = truth - predicted
+        if self.relative:
+            return float(np.mean(np.abs(residuals) / np.maximum(np.abs(truth), np.finfo(np.float64).eps)))
+        return root_mean_square(residuals)
+
+
+def _times(mean: Mean, scale: float) -> Mean:
+    return lambda rows: mean(rows) * scale
+
+
+def _decimal_scale(y: FloatArray) -> float:
+    largest = float(np.abs(y).max())
+    return float(10.0 ** (math.floor(math.log10(largest)) - 1)) if largest > 0 else 1.0
+
+
+def quick_chooser() -> Chooser:
+    """Ridge or support vectors from a coarse grid on standardised labels: milliseconds for a hundred rows."""
+    ridges = [Ridge(alpha) for alpha in (0.01, 0.1, 1.0)]
+    vectors = [Svr(cost, gamma) for cost in (3.0, 30.0) for gamma in (0.3, 1.0)]
+    return Chooser((*ridges, *vectors))
+
+
+def published_chooser() -> Chooser:
+    """The grid of DyNAS-T: ridge with alpha 0.1 to 10, support vectors with cost 1 to 100, chosen by MAPE."""
+    ridges = [Ridge(round(0.1 * step, 1)) for step in range(1, 101)]
+    vectors = [Svr(float(cost), standardize=False) for cost in range(1, 101)]
+    return Chooser((*ridges, *vectors), relative=True, decimal=True, most_rows=1_000_000)

@@ -1,0 +1,65 @@
+"""Saving a predictor as its data and settings, and refitting it on load: no pickle, no code in the file."""
+
+import dataclasses
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from predictors.chooser import Chooser
+from predictors.predictor import Predictor
+from predictors.ridge import Ridge
+from predictors.svr import Svr
+
+_KINDS: dict[str, type[Any]] = {"chooser": Chooser, "ridge": Ridge, "svr": Svr}
+_VERSION = 1
+
+
+def save(predictor: Predictor, path: Path) -> None:
+    """Write what `predictor` learned from and its settings to `path` (.npz); raises ValueError before fit."""
+    x, y = predictor.data()
+    about = json.dumps({"version": _VERSION, **_described(predictor)})
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            np.savez(file, x=x, y=y, about=np.array(about))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Predictor:
+    """The predictor that `save` wrote to `path`, fitted again; raises ValueError for anything else."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about, x, y = json.loads(str(file["about"])), file["x"], file["y"]
+        if about.pop("version") != _VERSION:
+            raise ValueError(f"its version must be {_VERSION}")
+        predictor: Predictor = _made(about)
+        return predictor.fit(x, y)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} must be a predictor written by this project: {error}") from error
+
+
+def _described(predictor: Any) -> dict[str, Any]:
+    kind = next((name for name, known in _KINDS.items() if type(predictor) is known), None)
+    if kind is None:
+        raise ValueError(f"only {', '.join(_KINDS)} can be saved, got {type(predictor).__name__}")
+    settings = {f.name: getattr(predictor, f.name) for f in dataclasses.fields(predictor) if f.init}
+    if isinstance(predictor, Chooser):
+        settings["options"] = [_described(option) for option in predictor.options]
+    return {"kind": kind, "settings": settings}
+
+
+def _made(about: dict[str, Any]) -> Any:
+    if about["kind"] not in _KINDS:
+        raise ValueError(f"its kind must be one of {', '.join(_KINDS)}, got {about['kind']}")
+    settings = dict(about["settings"])
+    if "options" in settings:
+        settings["options"] = tuple(_made(option) for option in settings["options"])
+    return _KINDS[about["kind"]](**settings)
