@@ -20,6 +20,8 @@ from search_spaces.space import Candidate, Choice, Space
 from search_spaces.supernet import Supernet
 
 TOLERANCE = 1e-4
+# Size attributes that no forward reads; extraction makes them true to the weights.
+_DERIVED = frozenset({"in_features", "out_features", "in_channels", "out_channels", "num_features", "embedding_dim"})
 
 
 def masked_forward(supernet: Supernet, candidate: Candidate, inputs: Inputs) -> Any:
@@ -126,7 +128,7 @@ class Judge:
         """The cuts alone, then with integer attributes of the modules around that equal a size of the dimension."""
         yield dimension.cuts
         attributes = self._attributes(dimension)
-        for count in (len(attributes), *range(1, len(attributes))):
+        for count in range(1, len(attributes) + 1):
             for subset in combinations(attributes, count):
                 yield (*dimension.cuts, *subset)
 
@@ -139,7 +141,7 @@ class Judge:
             AttributeCut(path, name, 0, sizes[value])
             for path in sorted(owners)
             for name, value in sorted(vars(modules[path]).items())
-            if isinstance(value, int) and not isinstance(value, bool) and value in sizes
+            if isinstance(value, int) and not isinstance(value, bool) and value in sizes and name not in _DERIVED
         ]
         return found[:most]
 

@@ -106,8 +106,8 @@ class Supernet(nn.Module):
         total = torch.zeros(cuts[0].size, dtype=torch.float64)
         for cut in cuts:
             if cut.parameter in tensors:
-                tensor = tensors[cut.parameter].detach().to(torch.float64).movedim(cut.axis, 0).flatten(1)
-                along = tensor.sum(1) if tensor.dim() > 1 else tensor
+                tensor = tensors[cut.parameter].detach().to(torch.float64).movedim(cut.axis, 0)
+                along = tensor.reshape(len(tensor), -1).sum(1)
                 part = along[cut.start : cut.start + cut.outer * cut.size * cut.unit]
                 total += part.reshape(cut.outer, cut.size, cut.unit).sum((0, 2)).cpu()
         return total
