@@ -1,0 +1,112 @@
+"""Imports point one way, without cycles, and each large library has its homes."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("search_spaces", "predictors", "hardware", "nas")
+
+MAY_IMPORT = {
+    "search_spaces": {"search_spaces"},
+    "predictors": {"predictors"},
+    "hardware": {"hardware"},
+    "nas": {"nas", "search_spaces", "predictors", "hardware"},
+}
+# A recipe is one paper's method; recipes are composed by others and know nothing of each other.
+RECIPES = {"nas.linas", "nas.instatune"}
+ON_TOP = {"nas.cli": set(), "nas.demo": {"nas.cli"}, "nas.workflow": {"nas.cli", "nas.demo"}}
+
+HOMES = {
+    "accelerate": {"nas.training"},
+    "datasets": {"nas.data"},
+    "matplotlib": {"nas.report"},
+    "moocore": {"nas.pareto"},
+    "onnx": {"hardware.onnx"},
+    "onnxruntime": {"hardware.onnxruntime"},
+    "onnxscript": {"hardware.onnx"},
+    "optuna": {"nas.study"},
+    "pydantic": {"nas.run_folder", "nas.config_file"},
+    "rich": {"nas.console"},
+    "transformers": {"nas.models", "search_spaces.storage"},
+    "tyro": {"nas.cli"},
+}
+SLOW_TO_IMPORT = {"accelerate", "datasets", "matplotlib", "onnx", "onnxruntime", "sklearn", "transformers"}
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def imported(nodes: Iterator[ast.AST]) -> set[str]:
+    """The modules that import statements among `nodes` name; `from a import b` counts as a.b where that is a module."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in SOURCES else str(node.module))
+    return found
+
+
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
+IMPORTS = {name: imported(ast.walk(tree)) for name, tree in TREES.items()}
+OURS = {name: {other for other in found if other in SOURCES and other != name} for name, found in IMPORTS.items()}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_packages_point_one_way(name: str) -> None:
+    used = {other.split(".")[0] for other in OURS[name]}
+    assert used <= MAY_IMPORT[name.split(".")[0]]
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES & SOURCES.keys()))
+def test_recipes_do_not_know_each_other(recipe: str) -> None:
+    assert not OURS[recipe] & (RECIPES - {recipe})
+
+
+@pytest.mark.parametrize("module", sorted(ON_TOP.keys() & SOURCES.keys()))
+def test_commands_are_on_top(module: str) -> None:
+    assert {name for name, used in OURS.items() if module in used} <= ON_TOP[module]
+
+
+def test_no_cycles() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            for other in sorted(OURS[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in OURS:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_libraries_have_one_home(name: str) -> None:
+    for library in {module.split(".")[0] for module in IMPORTS[name]}:
+        if library == "sklearn":
+            assert name.startswith("predictors.")
+        elif library in HOMES:
+            assert name in HOMES[library], f"{library} is imported in {name}"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_slow_libraries_are_imported_late(name: str) -> None:
+    on_top = {module.split(".")[0] for module in imported(iter(TREES[name].body))}
+    assert not on_top & SLOW_TO_IMPORT
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_type_checking_blocks_and_no_pickle(name: str) -> None:
+    names = {node.id for node in ast.walk(TREES[name]) if isinstance(node, ast.Name)}
+    assert "TYPE_CHECKING" not in names
+    assert not {"pickle", "cloudpickle", "dill", "joblib"} & IMPORTS[name]

@@ -1,0 +1,72 @@
+"""The public names are those that the interface promises, each importable from its package."""
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NAMES = {
+    "search_spaces": ("Candidate", "Choice", "Space", "Supernet", "space"),
+    "predictors": ("Predictor",),
+    "hardware": ("Backend", "Cost", "Latency", "cost", "measure_latency"),
+    "nas": (
+        "InstaTuneConfig",
+        "LinasConfig",
+        "Measurement",
+        "NoFeasible",
+        "Objective",
+        "Study",
+        "UserError",
+        "export",
+        "instatune",
+        "linas",
+        "nsga2",
+        "random_search",
+        "search",
+    ),
+}
+
+
+@pytest.mark.parametrize(("package", "name"), [(package, name) for package, names in NAMES.items() for name in names])
+def test_promised_name_is_public(package: str, name: str) -> None:
+    module = import_module(package)
+    assert name in module.__all__
+    assert getattr(module, name) is not None
+
+
+@pytest.mark.parametrize("package", NAMES)
+def test_every_public_name_exists(package: str) -> None:
+    module = import_module(package)
+    assert list(module.__all__) == sorted(module.__all__)
+    for name in module.__all__:
+        assert hasattr(module, name), name
+
+
+def test_functions_win_over_modules_of_their_name() -> None:
+    program = (
+        "import nas.linas, nas.search, nas.instatune, nas.export, nas\n"
+        "assert all(callable(f) for f in (nas.linas, nas.search, nas.instatune, nas.export))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=120)
+
+
+def test_typed_names_are_the_public_ones() -> None:
+    stub = ast.parse((ROOT / "nas" / "__init__.pyi").read_text(encoding="utf-8"))
+    typed = {alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert typed == set(import_module("nas").__all__)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        import_module("nas").nothing  # noqa: B018
+
+
+def test_nothing_large_is_imported_for_help() -> None:
+    program = (
+        "import sys, nas.cli; sys.exit(nas.cli.main(['--help']) or sum(n in sys.modules for n in ('torch', 'numpy')))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=60, stdout=subprocess.DEVNULL)
