@@ -93,6 +93,13 @@ class Split:
         kept = np.sort(rng.permutation(len(self))[:count])
         return Split(tuple(self.rows[i] for i in kept), self.labels[kept], _Subset(self.inputs, kept))
 
+    def fingerprint(self) -> str:
+        """Sha256 over all rows, labels and lengths: equal for what trains a model equally."""
+        digest = hashlib.sha256(self.labels.astype("<i8").tobytes() + self.inputs.lengths.astype("<i8").tobytes())
+        for row in self.rows:
+            digest.update(row_key(row))
+        return digest.hexdigest()
+
     def save(self, path: Path) -> None:
         """Write rows and labels to one Parquet file."""
         import pandas
