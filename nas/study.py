@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,12 +103,11 @@ class Study:
         Raises:
             UserError: `reference` has not one finite number an objective.
         """
-        signs = np.array([objective.sign for objective in self.objectives])
-        try:
-            return pareto.hypervolume(self._minimised(), np.asarray(reference, dtype=np.float64) * signs)
-        except ValueError as error:
+        bound = np.asarray(reference, dtype=np.float64)
+        if bound.shape != (len(self.objectives),) or not np.isfinite(bound).all():
             names = ", ".join(objective.name for objective in self.objectives)
-            raise UserError(f"the reference must hold one finite number each for {names}, got {reference}") from error
+            raise UserError(f"the reference must hold one finite number each for {names}, got {reference}")
+        return pareto.hypervolume(self._minimised(), bound * [objective.sign for objective in self.objectives])
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a measurement: number, state, reason, seconds, `values_<objective>`, `params_<choice>`."""
@@ -126,9 +126,10 @@ class Study:
 
     def to_optuna(self) -> optuna.Study:
         """A copy as an Optuna study in memory, e.g. for `optuna.visualization`."""
-        with _quiet():
+        with _quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study = optuna.create_study(directions=[objective.direction for objective in self.objectives])
-        study.set_metric_names([objective.name for objective in self.objectives])
+            study.set_metric_names([objective.name for objective in self.objectives])
         for measurement in self._measurements:
             study.add_trial(_to_trial(self.space, self.objectives, measurement))
         return study

@@ -36,7 +36,7 @@ def save(predictor: Predictor, path: Path) -> None:
 def load(path: Path) -> Predictor:
     """The predictor that `save` wrote to `path`, fitted again; raises ValueError for anything else."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             about, x, y = json.loads(str(file["about"])), file["x"], file["y"]
         if about.pop("version") != _VERSION:
             raise ValueError(f"its version must be {_VERSION}")
