@@ -270,7 +270,7 @@ class Space:
         for column, choice in enumerate(self.choices):
             on = active[:, column]
             if choice.ordered:
-                columns.append((_levels(choice)[array[:, column]] * on)[:, None])
+                columns.append((_levels(choice, array[:, column]) * on)[:, None])
             else:
                 columns.append((array[:, column, None] == np.arange(len(choice.options))) & on[:, None])
         return np.concatenate(columns, axis=1, dtype=np.float64) if columns else np.zeros((len(array), 0))
@@ -300,18 +300,20 @@ def _unresolved(choice: Choice, columns: Mapping[str, int]) -> str:
     return f"{choice.name} depends on {parent}, which is no choice of this space; join the space that has it with +"
 
 
-def _levels(choice: Choice) -> FloatArray:
-    """Level of every option in (0, 1], so that 0 is left for inactive."""
-    values = np.asarray(choice.options, dtype=np.float64) if _numeric(choice.options) else None
-    if values is None or values[0] <= 0:
-        return np.arange(1, len(choice.options) + 1) / len(choice.options)
-    return np.asarray(values / values[-1])
+def _levels(choice: Choice, indices: IntArray) -> FloatArray:
+    """Level in (0, 1] of the options at `indices`, so that 0 is left for inactive."""
+    options = choice.options
+    if isinstance(options, range) and options[0] > 0:
+        return np.asarray((options.start + options.step * indices) / options[-1], dtype=np.float64)
+    if isinstance(options, range) or not _numeric(options) or float(options[0]) <= 0:
+        return np.asarray((indices + 1) / len(options), dtype=np.float64)
+    return np.asarray(options, dtype=np.float64)[indices] / float(options[-1])
 
 
 def _choice_to_data(choice: Choice) -> dict[str, Any]:
-    options: Any = list(choice.options)
-    if isinstance(choice.options, range):
-        options = {"start": choice.options.start, "stop": choice.options.stop, "step": choice.options.step}
+    options: Any = choice.options
+    if isinstance(options, range):
+        options = {"start": options.start, "stop": options.stop, "step": options.step}
     kinds = {kind: name for name, kind in _CUT_KINDS.items()}
     return {
         "name": choice.name,
