@@ -23,7 +23,7 @@ import tyro
 from nas.config_file import defaults_from, read_config
 from nas.console import print_object
 from nas.errors import NoFeasible, UserError
-from nas.settings import Common, DataSettings, Limits, SearchSettings, TrainingSettings
+from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
 
 DONE, FAILED, WRONG_INPUT, NOTHING_FEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -40,6 +40,7 @@ class Finetune:
     data: DataSettings
     out: Path
     """The run folder to make or to go on with."""
+    elastic: SpaceSettings = field(default_factory=SpaceSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     dry_run: bool = False
     """Only estimate time and memory, from two steps."""
@@ -217,7 +218,7 @@ def _verdict(error: BaseException) -> tuple[int, str]:
 def _finetune(command: Finetune, out: TextIO) -> None:
     from nas import workflow
 
-    arguments = (command.out, command.model, command.data, command.training, command.common)
+    arguments = (command.out, command.model, command.data, command.elastic, command.training, command.common)
     if command.dry_run:
         _print(workflow.estimate_finetune(*arguments[1:]), command.common, out)
         return

@@ -29,6 +29,7 @@ VERSION = 1
 MAX_JSON_BYTES = 1 << 20
 
 Scalar = str | int | float | bool | None
+_LOCK = ".lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RECORDED = ("supersieve", "torch", "transformers", "accelerate", "datasets", "optuna", "onnxruntime", "scikit-learn")
 
@@ -56,6 +57,16 @@ class SearchRecord(_Record):
     version: Literal[1] = 1
     asked: dict[str, Scalar]
     versions: dict[str, str]
+
+
+class Finetuned(_Record):
+    """`supernet/finetuned.json`: how the fine-tuning ended."""
+
+    version: Literal[1] = 1
+    steps: int
+    loss: float
+    validation_accuracy: float
+    seconds: float
 
 
 _AnyRecord = TypeVar("_AnyRecord", bound=_Record)
@@ -117,21 +128,42 @@ class RunFolder:
             )
         return _read(path, SearchRecord)
 
+    def read_finetuned(self) -> Finetuned:
+        """How the fine-tuning ended; UserError where that is damaged or of another version."""
+        return _read(self.supernet / "finetuned.json", Finetuned)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run folder for one command; the system lets go of it however the command ends.
 
         UserError when another command holds it; OSError when the folder cannot be written.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"a run needs a folder, {self.path} is a file; name another place")
+        if self.path.is_dir() and not self.run_json.exists() and not self._is_ours():
+            raise UserError(f"{self.path} holds other files and no run; name a new or an empty folder")
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a") as file:
+        lock = self.path / _LOCK
+        with lock.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"another command is at work in {self.path}; wait for it to end") from None
             for folder in (self.data, self.supernet):
                 recover_folder(folder)
-            yield
+            try:
+                yield
+            finally:
+                # What was refused before it began leaves no trace.
+                if {item.name for item in self.path.iterdir()} == {_LOCK}:
+                    lock.unlink()
+                    self.path.rmdir()
+
+    def _is_ours(self) -> bool:
+        """Whether the folder holds only what a run that was cut off at its beginning can have left."""
+        begun = {_LOCK, "data", ".data.part", ".data.old"}
+        names = {item.name for item in self.path.iterdir()}
+        return all(name in begun or name.startswith(".run.json.") for name in names)
 
     def _inside(self, relative: str) -> Path:
         path = self.path / relative
@@ -140,7 +172,7 @@ class RunFolder:
         return path
 
 
-def write_record(path: Path, record: RunRecord | SearchRecord) -> None:
+def write_record(path: Path, record: RunRecord | SearchRecord | Finetuned) -> None:
     """Write a record atomically; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, record.model_dump_json(indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -10,8 +11,8 @@ class Common:
 
     seed: int = 0
     """Seeds every random draw."""
-    device: str = "auto"
-    """Where the work runs: auto, cpu, cuda, cuda:1 or mps."""
+    device: Literal["auto", "cpu"] = "auto"
+    """Where the network runs; auto takes a GPU when there is one."""
     config: Path | None = None
     """A JSON or TOML file with values for these flags; a flag given here goes before it."""
     json: bool = False
@@ -39,15 +40,37 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """Fine-tuning of the super-network."""
+class SpaceSettings:
+    """The sub-networks to choose from; sizes are numbers or, with a decimal point, shares of the full size."""
 
-    steps: int = 500
-    """Optimiser steps; each trains the full network and one random sub-network."""
+    depth: str | None = None
+    """Numbers of blocks, e.g. 4,5,6 (default: what the InstaTune paper has for this family)."""
+    heads: str | None = None
+    """Attention heads of a block, e.g. 0.5,0.75,1.0."""
+    ffn: str | None = None
+    """Feed-forward features of a block, e.g. 0.25,0.5,1.0."""
+    drop_order: Literal["last", "spread"] = "last"
+    """Which blocks drop first: the last ones, or so that those kept stay evenly spread."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Fine-tuning of the super-network: each step trains the full network and one random sub-network."""
+
+    epochs: int = 4
+    """Passes over the training rows."""
+    steps: int | None = None
+    """Optimiser steps, instead of epochs."""
     batch_size: int = 32
     """Rows of one step."""
     learning_rate: float = 1e-4
-    """Peak of the learning rate; it warms up and decays to zero."""
+    """Peak of the learning rate; it warms up, then falls to zero."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW, on matrices only."""
+    freeze_embeddings: bool = False
+    """Leave the embeddings as they are: faster, and often as good on little data."""
+    checkpoint_every_s: float = 60.0
+    """Seconds between checkpoints; has no influence on the result."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +78,24 @@ class SearchSettings:
     """The search among the sub-networks."""
 
     objectives: str = "accuracy,latency_ms"
-    """What to improve, separated by commas: accuracy, latency_ms, macs, parameters, size_mib."""
+    """What to improve, the first first: accuracy, latency_ms, macs, parameters, size_mib, your own module:function."""
     budget: int = 60
-    """How many sub-networks are measured."""
+    """How many sub-networks are measured; a larger one continues a finished search."""
     name: str = "default"
     """A run folder can hold several searches; this one's name."""
-    algorithm: str = "linas"
-    """linas, nsga2 or random."""
+    algorithm: Literal["linas", "nsga2", "random"] = "linas"
+    """How candidates are proposed."""
+    rows: int | None = None
+    """How many of the validation rows measure accuracy (default: all)."""
+    tokens: int = 128
+    """Length of the text that latency and MACs are for."""
+    threads: int = 1
+    """Threads of the latency measurement."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a chosen sub-network must keep, measured on the validation rows."""
+    """What a chosen sub-network must keep, as measured in the search."""
 
     min_accuracy: float | None = None
     """At least this accuracy (0 to 1)."""

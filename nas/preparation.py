@@ -1,0 +1,142 @@
+"""From what the user names to a super-network with data: the first stage of a run, new or resumed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from nas.checkpoint import model_fingerprint
+from nas.data import Source, prepare_data, read_table
+from nas.errors import UserError
+from nas.files import replace_folder
+from nas.instatune import InstaTuneConfig
+from nas.models import load_preprocessor, load_pretrained
+from nas.run_folder import RunFolder, RunRecord, Scalar, recorded_versions, write_record
+from nas.settings import Common, DataSettings, SpaceSettings, TrainingSettings
+from nas.split import Data, Preprocessor
+from search_spaces import Supernet, last_first, space, spread
+
+_DROP_ORDERS: dict[str, Callable[[int], tuple[int, ...]]] = {"last": last_first, "spread": spread}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A super-network before fine-tuning, its preprocessing and its data."""
+
+    supernet: Supernet
+    preprocessor: Preprocessor
+    data: Data
+
+
+def prepare(model: str, data: DataSettings, elastic: SpaceSettings, seed: int) -> Prepared:
+    """Load model and data and find the sub-networks; writes nothing. UserError for wrong input."""
+    table = read_table(Source(data.data, data.text, data.image, data.label, data.data_config))
+    module, preprocessor = load_pretrained(model, table.classes, table.kind, seed=seed)
+    ready = prepare_data(table, preprocessor, seed=seed, max_tokens=data.max_tokens)
+    return Prepared(_supernet(module, elastic), preprocessor, ready)
+
+
+def resume(folder: RunFolder, model: str, elastic: SpaceSettings, seed: int) -> Prepared:
+    """The same again for a run that was begun: its own data, and the model anew.
+
+    UserError when the model is no longer the one that the run was begun with.
+    """
+    record = folder.read()
+    data = Data.load(folder.data, load_preprocessor(model, record.kind))
+    module, preprocessor = load_pretrained(model, data.classes, record.kind, seed=seed)
+    if model_fingerprint(module) != record.model_fingerprint:
+        raise UserError(
+            f"{folder.path} was begun with other weights than {model} has now; begin anew in another folder"
+        )
+    return Prepared(_supernet(module, elastic), preprocessor, data)
+
+
+def record_begin(folder: RunFolder, prepared: Prepared, asked: dict[str, Scalar]) -> None:
+    """Write the data, then run.json: where that exists, the run can be resumed."""
+    data = prepared.data
+    replace_folder(folder.data, data.save)
+    record = RunRecord(
+        asked=asked,
+        versions=recorded_versions(),
+        model_fingerprint=model_fingerprint(prepared.supernet.model),
+        data_fingerprint=data.fingerprint,
+        kind=data.kind,
+        classes=list(data.classes),
+        rows={"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+    )
+    write_record(folder.run_json, record)
+
+
+def instatune_config(training: TrainingSettings, common: Common) -> InstaTuneConfig:
+    """The recipe's configuration from what the command was told."""
+    return InstaTuneConfig(
+        epochs=training.epochs,
+        steps=training.steps,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        freeze_embeddings=training.freeze_embeddings,
+        checkpoint_every_s=training.checkpoint_every_s,
+        seed=common.seed,
+        device=common.device,
+    )
+
+
+def asked_of_finetune(
+    model: str,
+    data: DataSettings,
+    elastic: SpaceSettings,
+    training: TrainingSettings,
+    common: Common,
+) -> dict[str, Scalar]:
+    """What decides the outcome of a fine-tuning, by flag: a repeated command must ask for the same."""
+    return {
+        "model": _place(model),
+        "data": _place(data.data),
+        "text": data.text,
+        "image": data.image,
+        "label": data.label,
+        "data_config": data.data_config,
+        "max_tokens": data.max_tokens,
+        "depth": elastic.depth,
+        "heads": elastic.heads,
+        "ffn": elastic.ffn,
+        "drop_order": elastic.drop_order,
+        "epochs": training.epochs,
+        "steps": training.steps,
+        "batch_size": training.batch_size,
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "freeze_embeddings": training.freeze_embeddings,
+        "seed": common.seed,
+    }
+
+
+def _place(name: str) -> str:
+    """A path as seen from everywhere, or the name as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
+def _supernet(module: nn.Module, elastic: SpaceSettings) -> Supernet:
+    try:
+        found = space(
+            module,
+            drop_order=_DROP_ORDERS[elastic.drop_order],
+            depth=_sizes("depth", elastic.depth),
+            heads=_sizes("heads", elastic.heads),
+            ffn=_sizes("ffn", elastic.ffn),
+        )
+        return Supernet(module, found)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _sizes(name: str, text: str | None) -> tuple[int | float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) if "." in part else int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--{name} must be numbers separated by commas, e.g. 4,5,6 or 0.5,1.0, got {text!r}") from None

@@ -1,0 +1,171 @@
+"""The commands as steps on a run folder: each finds there what it needs, leaves there what it makes, and is repeatable.
+
+A step that is done is recognised, one that was cut off goes on, and a folder that was begun otherwise is refused.
+"""
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.console import Bar, say
+from nas.errors import UserError
+from nas.evaluation import Measurement
+from nas.files import replace_folder
+from nas.importance import ImportanceConfig, order_by_importance
+from nas.instatune import instatune
+from nas.models import save_preprocessor
+from nas.opened_run import asked_of_search, named_objectives, open_run, run_search
+from nas.preparation import Prepared, asked_of_finetune, instatune_config, prepare, record_begin, resume
+from nas.progress import SearchFigures, TrainingFigures
+from nas.report import Marks, draw_front, find, write_front
+from nas.run_folder import Finetuned, RunFolder, SearchRecord, recorded_versions, same_request, write_record
+from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
+from nas.study import Study, load_study
+from nas.training import History, accuracy, predict
+
+JOURNAL = "study.journal"
+
+
+def finetune_run(
+    out: Path,
+    model: str,
+    data: DataSettings,
+    elastic: SpaceSettings,
+    training: TrainingSettings,
+    common: Common,
+) -> dict[str, Any]:
+    """Fine-tune `model` into a super-network in the run folder `out`, or go on with it; UserError for wrong input."""
+    folder = RunFolder(out)
+    asked = asked_of_finetune(model, data, elastic, training, common)
+    config = instatune_config(training, common)
+    with folder.locked():
+        begun = folder.run_json.exists()
+        if begun:
+            same_request(out, folder.read().asked, asked)
+        if not folder.supernet.exists():
+            # 1. The network, its sub-networks and the data.
+            say(f"Reading {model} and {data.data}")
+            prepared = (
+                resume(folder, model, elastic, common.seed) if begun else prepare(model, data, elastic, common.seed)
+            )
+            if not begun:
+                record_begin(folder, prepared, asked)
+            # 2. Units in order of importance, so that every prefix is the best of its size.
+            say("Ordering the units by importance")
+            order_by_importance(prepared.supernet, prepared.data.train, ImportanceConfig(seed=common.seed))
+            # 3. Fine-tuning, from the checkpoint where there is one.
+            with Bar("Fine-tuning", config.total_steps(len(prepared.data.train))) as bar:
+                figures = TrainingFigures(bar)
+                train = prepared.data.train
+                history = instatune(prepared.supernet, train, config, checkpoint=folder.checkpoint, on_step=figures)
+            # 4. The result, as a whole or not at all.
+            replace_folder(folder.supernet, partial(_save, prepared, _finetuned(prepared, history)))
+        shutil.rmtree(folder.checkpoint, ignore_errors=True)
+    return _finetune_summary(folder)
+
+
+def _finetuned(prepared: Prepared, history: History) -> Finetuned:
+    supernet, rows = prepared.supernet, prepared.data.validation
+    supernet.eval()
+    last = [step.loss for step in history.steps[-20:]]
+    return Finetuned(
+        steps=len(history.steps),
+        loss=float(np.mean(last)),
+        validation_accuracy=accuracy(predict(partial(supernet, supernet.space.largest()), rows), rows.labels),
+        seconds=sum(step.seconds for step in history.steps),
+    )
+
+
+def _save(prepared: Prepared, finetuned: Finetuned, folder: Path) -> None:
+    prepared.supernet.save(folder)
+    save_preprocessor(prepared.preprocessor, folder)
+    write_record(folder / "finetuned.json", finetuned)
+
+
+def _finetune_summary(folder: RunFolder) -> dict[str, Any]:
+    record, finetuned = folder.read(), folder.read_finetuned()
+    return {
+        "run": str(folder.path),
+        "model": record.asked.get("model"),
+        "rows": dict(record.rows),
+        "classes": record.classes[:100],
+        "steps": finetuned.steps,
+        "loss": finetuned.loss,
+        "validation_accuracy": finetuned.validation_accuracy,
+        "seconds": finetuned.seconds,
+    }
+
+
+def search_run(run: Path, settings: SearchSettings, limits: Limits, common: Common) -> dict[str, Any]:
+    """Search the run's super-network, or go on with that search; UserError for wrong input."""
+    folder = RunFolder(run)
+    folder.read()
+    objectives = named_objectives(settings.objectives, limits)
+    for flag, value in (("budget", settings.budget), ("tokens", settings.tokens), ("threads", settings.threads)):
+        if value < 1:
+            raise UserError(f"--{flag} must be at least 1, got {value}")
+    asked = asked_of_search(settings, limits, common)
+    place = folder.search(settings.name)
+    with folder.locked():
+        if (place / "search.json").exists():
+            same_request(place, folder.read_search(settings.name).asked, asked)
+        opened = open_run(folder, common.device)
+        if not (place / "search.json").exists():
+            write_record(place / "search.json", SearchRecord(asked=asked, versions=recorded_versions()))
+        with Bar(f"Searching {opened.supernet.space.size():,} sub-networks", settings.budget) as bar:
+            figures = SearchFigures(bar, opened.supernet.space, objectives)
+            study = run_search(opened, objectives, settings, common.seed, storage=place / JOURNAL, on_result=figures)
+        write_front(study, Marks(find(study, study.space.largest()), None), place / "front.csv")
+    return _search_summary(run, settings.name, place, study)
+
+
+def _search_summary(run: Path, name: str, place: Path, study: Study) -> dict[str, Any]:
+    failed = [m for m in study.measurements if m.state == "failed"]
+    full = find(study, study.space.largest())
+    return {
+        "run": str(run),
+        "search": name,
+        "measured": len(study.measurements) - len(failed),
+        "failed": len(failed),
+        "full": None if full is None else dict(full.values),
+        "front": [dict(m.values) for m in study.front()],
+        "table": str(place / "front.csv"),
+    }
+
+
+def report_run(run: Path, name: str, limits: Limits) -> dict[str, Any]:
+    """Write pareto.png and front.csv of a search, with the best candidate within the limits marked.
+
+    Raises:
+        UserError: no such search, or a limit on something that it did not measure.
+        NoFeasible: nothing meets the limits.
+    """
+    folder = RunFolder(run)
+    record, asked = folder.read(), folder.read_search(name).asked
+    place = folder.search(name)
+    with folder.locked():
+        study = load_study(place / JOURNAL)
+        marks = Marks(find(study, study.space.largest()), study.select(limits.given()))
+        write_front(study, marks, place / "front.csv")
+        title = f"Sub-networks of {Path(str(record.asked.get('model'))).name}, {len(study.measurements)} measured"
+        tokens = f"{asked.get('tokens')} tokens, " if record.kind == "text" else ""
+        latency_of = f"batch 1, {tokens}threads: {asked.get('threads')}"
+        draw_front(study, marks, place / "pareto.png", title=title, latency_of=latency_of)
+    return {
+        "run": str(run),
+        "search": name,
+        "measured": len(study.measurements),
+        "front": len(study.front()),
+        "chosen": _described(marks.chosen),
+        "picture": str(place / "pareto.png"),
+        "table": str(place / "front.csv"),
+    }
+
+
+def _described(measurement: Measurement | None) -> dict[str, Any] | None:
+    if measurement is None:
+        return None
+    return {**measurement.values, "candidate": dict(measurement.candidate)}
