@@ -216,23 +216,21 @@ def _verdict(error: BaseException) -> tuple[int, str]:
 
 
 def _finetune(command: Finetune, out: TextIO) -> None:
-    from nas import workflow
+    from nas import estimate, workflow
 
-    arguments = (command.out, command.model, command.data, command.elastic, command.training, command.common)
+    settings = (command.model, command.data, command.elastic, command.training, command.common)
     if command.dry_run:
-        _print(workflow.estimate_finetune(*arguments[1:]), command.common, out)
-        return
-    _print(workflow.finetune_run(*arguments), command.common, out)
+        _print(estimate.finetuning(*settings), command.common, out)
+    else:
+        _print(workflow.finetune_run(command.out, *settings), command.common, out)
 
 
 def _search(command: Search, out: TextIO) -> None:
-    from nas import workflow
+    from nas import estimate, workflow
 
-    arguments = (command.run, command.search, command.limits, command.common)
-    if command.dry_run:
-        _print(workflow.estimate_search(*arguments), command.common, out)
-        return
-    _print(workflow.search_run(*arguments), command.common, out)
+    settings = (command.run, command.search, command.limits, command.common)
+    work = estimate.searching if command.dry_run else workflow.search_run
+    _print(work(*settings), command.common, out)
 
 
 def _report(command: Report, out: TextIO) -> None:
@@ -242,21 +240,19 @@ def _report(command: Report, out: TextIO) -> None:
 
 
 def _export(command: Export, out: TextIO) -> None:
-    from nas import workflow
+    from nas import demo, workflow
 
-    _print(
-        workflow.export_run(command.run, command.name, command.out, command.limits, command.common), command.common, out
-    )
+    result = workflow.export_run(command.run, command.name, command.out, command.limits, command.common)
+    _print(result, command.common, out, show=demo.show)
 
 
 def _demo(command: Demo, out: TextIO) -> None:
     from nas import demo
 
     if command.dry_run:
-        _print(demo.plan(command.out), command.common, out)
+        _print(demo.plan(command.out, command.cache), command.common, out)
         return
-    result = demo.demo(command.out, command.cache, command.common)
-    _print(result, command.common, out, show=demo.show)
+    _print(demo.demo(command.out, command.cache, command.common), command.common, out, show=demo.show)
 
 
 def _doctor(command: Doctor, out: TextIO) -> None:

@@ -1,0 +1,106 @@
+"""`nas demo`: the whole of the main job on a small language model and movie-review sentences, on this machine.
+
+Fetch both (once), fine-tune the super-network, search it for accuracy and latency, export the most accurate network
+that is `SPEEDUP` times as fast as the full one. The settings are what fits into ten minutes on two cores.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from nas.console import print_table, say
+from nas.demo_files import SENTENCES, WEIGHTS, cache_folder, fetch, unpack_model, unpack_sentences
+from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
+from nas.workflow import export_run, finetune_run, report_run, search_run
+
+MODEL = "all-MiniLM-L6-v2"
+ELASTIC = SpaceSettings(depth="4,5,6", heads="0.5,0.75,1.0", ffn="0.25,0.5,0.75,1.0", drop_order="spread")
+TRAINING = TrainingSettings(steps=400, batch_size=32, learning_rate=1e-4, freeze_embeddings=True)
+SEARCH = SearchSettings(objectives="accuracy,latency_ms", budget=60, rows=800)
+SPEEDUP = 1.7
+"""The chosen network is at least so many times as fast as the full one, as measured in the search."""
+
+
+def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
+    """Run the demo in the folder `out`, or go on with it.
+
+    Raises:
+        UserError: the files cannot be fetched, or `out` was begun with other settings.
+        NoFeasible: no measured candidate is fast enough.
+    """
+    archives = fetch(cache or cache_folder(), say)
+    started = time.monotonic()
+    model, reviews, run = out / MODEL, out / "reviews", out / "run"
+    if not model.exists():
+        unpack_model(archives[WEIGHTS], model)
+    if not reviews.exists():
+        unpack_sentences(archives[SENTENCES], reviews)
+    data = DataSettings(str(reviews / "reviews.csv"))
+    finetune_run(run, str(model), data, ELASTIC, TRAINING, common)
+    found = search_run(run, SEARCH, Limits(), common)
+    limits = Limits(max_latency_ms=found["full"]["latency_ms"] / SPEEDUP)
+    report = report_run(run, SEARCH.name, limits)
+    exported = export_run(run, SEARCH.name, out / "export", limits, common)
+    return {
+        **exported,
+        "measured": found["measured"],
+        "picture": report["picture"],
+        "seconds": time.monotonic() - started,
+        "peak_memory_mib": _peak_memory_mib(),
+    }
+
+
+def plan(out: Path, cache: Path | None) -> dict[str, Any]:
+    """What the demo would do."""
+    return {
+        "fetch": f"86 MB, once, into {cache or cache_folder()}",
+        "write": f"{out} (about 250 MB)",
+        "fine-tuning": f"{TRAINING.steps} steps of {TRAINING.batch_size} sentences, about 5 minutes on two cores",
+        "search": f"{SEARCH.budget} sub-networks measured, about 3 minutes",
+        "verification and export": "about 1 minute",
+        "peak_memory_mib": 2500,
+    }
+
+
+def show(result: Mapping[str, Any], out: TextIO) -> None:
+    """Print the result of an export or of the demo: the full and the chosen network side by side."""
+    full, chosen = result["full"], result["chosen"]
+    rows = {
+        "test accuracy": (f"{100 * full['test_accuracy']:.1f} %", f"{100 * chosen['test_accuracy']:.1f} %"),
+        "latency": (f"{full['latency_ms']:.1f} ms", f"{chosen['latency_ms']:.1f} ms"),
+        "multiply-accumulates": (_count(full["macs"]), _count(chosen["macs"])),
+        "parameters": (_count(full["parameters"]), _count(chosen["parameters"])),
+        "size": (f"{full['size_mib']:.1f} MiB", f"{chosen['size_mib']:.1f} MiB"),
+    }
+    difference, (low, high) = result["accuracy_difference_points"], result["accuracy_difference_interval"]
+    change = {
+        "test accuracy": f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}]",
+        "latency": f"{result['speedup']:.2f}x faster",
+        **{
+            label: f"{100 * (chosen[key] / full[key] - 1):+.0f} %"
+            for label, key in (("multiply-accumulates", "macs"), ("parameters", "parameters"), ("size", "size_mib"))
+        },
+    }
+    cells = {label: (*values, change[label]) for label, values in rows.items()}
+    print_table("Full and chosen network", ("full", "chosen", "difference"), cells, out)
+    how = ", ".join(f"{name} {value}" for name, value in result["measured_on"].items())
+    print(f"{result['what_the_data_can_tell']}\nMeasured interleaved in one process: {how}.", file=out)
+    print(f"Exported to {result['export']}; its README.md says how to load it.", file=out)
+    if "picture" in result:
+        minutes, memory = result["seconds"] / 60, result["peak_memory_mib"]
+        print(
+            f"All measured candidates: {result['picture']}. {minutes:.1f} minutes, {memory:,.0f} MiB at most.", file=out
+        )
+
+
+def _count(number: float) -> str:
+    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,.0f}"
+
+
+def _peak_memory_mib() -> float:
+    """The largest resident memory of this process or any of its children, in MiB."""
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

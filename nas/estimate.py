@@ -1,0 +1,69 @@
+"""What `--dry-run` prints: time and memory, from a few steps that are really run and leave nothing behind."""
+
+import copy
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nas.instatune import instatune
+from nas.opened_run import named_objectives, open_run, run_search
+from nas.preparation import instatune_config, prepare
+from nas.random_search import random_search
+from nas.run_folder import RunFolder
+from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
+from nas.training import Step
+
+_STEPS = 4
+_CANDIDATES = 3
+
+
+def finetuning(
+    model: str, data: DataSettings, elastic: SpaceSettings, training: TrainingSettings, common: Common
+) -> dict[str, Any]:
+    """Time and memory of `nas finetune`, from four steps; UserError for wrong input."""
+    config = instatune_config(training, common)
+    prepared = prepare(model, data, elastic, common.seed)
+    train, steps = prepared.data.train, config.total_steps(len(prepared.data.train))
+    seconds: list[float] = []
+
+    def on_step(step: Step) -> None:
+        seconds.append(step.seconds)
+
+    # Checkpoints and the ordering of units hold a second copy of the weights.
+    second = copy.deepcopy(prepared.supernet)
+    instatune(prepared.supernet, train, replace(config, steps=min(_STEPS, steps)), on_step=on_step)
+    del second
+    return {
+        "sub_networks": str(prepared.supernet.space.size()),
+        "rows": len(train),
+        "steps": steps,
+        "seconds_a_step": min(seconds),
+        "seconds": steps * sum(seconds) / len(seconds),
+        "peak_memory_mib": _peak_memory_mib(),
+    }
+
+
+def searching(run: Path, settings: SearchSettings, limits: Limits, common: Common) -> dict[str, Any]:
+    """Time and memory of `nas search`, from three random sub-networks; UserError for wrong input."""
+    opened = open_run(RunFolder(run), common.device)
+    objectives = named_objectives(settings.objectives, limits)
+    started = time.monotonic()
+    few = replace(settings, budget=_CANDIDATES)
+    study = run_search(opened, objectives, few, common.seed, storage=None, algorithm=random_search)
+    each = [measurement.seconds for measurement in study.measurements]
+    start_up = time.monotonic() - started - sum(each)
+    return {
+        "sub_networks": str(opened.supernet.space.size()),
+        "budget": settings.budget,
+        "seconds_a_candidate": sum(each) / len(each),
+        "seconds": start_up + settings.budget * sum(each) / len(each),
+        "peak_memory_mib": _peak_memory_mib(),
+    }
+
+
+def _peak_memory_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
