@@ -66,12 +66,14 @@ def importance(supernet: Supernet, train: Split, config: ImportanceConfig) -> di
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in touched}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in parameters)
+    device = next(model.parameters()).device
     totals: dict[str, torch.Tensor] = {}
     rng = generator(config.seed, "importance")
     for _ in range(config.batches):
         rows = rng.permutation(len(train))[: config.batch_size]
-        labels = torch.from_numpy(train.labels[rows])
-        loss = cross_entropy(model, train.batch(rows), labels, 0)
+        labels = torch.from_numpy(train.labels[rows]).to(device)
+        batch = {name: tensor.to(device) for name, tensor in train.batch(rows).items()}
+        loss = cross_entropy(model, batch, labels, 0)
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         change = {
             name: parameter.detach() * gradient
@@ -93,6 +95,5 @@ def _warm_up(judged: Supernet, train: Split, config: ImportanceConfig) -> None:
         learning_rate=config.learning_rate,
         freeze_embeddings=True,
         seed=config.seed,
-        device="cpu",
     )
     fit(judged.model, train, cross_entropy, training)

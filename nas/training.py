@@ -103,7 +103,7 @@ class TrainingConfig:
         warmup = round(self.warmup_share * steps)
         if step <= warmup:
             return self.learning_rate * step / warmup
-        return self.learning_rate * (steps - step + 1) / (steps - warmup + 1)
+        return self.learning_rate * (steps - step + 1) / (steps - warmup)
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,9 @@ class _Run:
         self.module, self.train, self.loss_of, self.config, self.checkpoint = module, train, loss_of, config, checkpoint
         self.identity = _identity(module, train, config) if checkpoint else {}
         self.steps = config.total_steps(len(train))
-        self.accelerator = _accelerator(config)
-        self.forward = self.accelerator.prepare_model(module)
+        self.accelerator = _accelerator()
+        self.device = torch.device("cpu") if config.device == "cpu" else self.accelerator.device
+        self.forward = self.accelerator.prepare_model(module.to(self.device), device_placement=False)
         self.optimizer = _adamw(module, config)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.history: list[Row] = []
@@ -197,9 +198,8 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def release(self) -> None:
-        """Take off what `accelerate` put on the module."""
-        self.accelerator.unwrap_model(self.forward, keep_fp32_wrapper=False)
-        self.module.__dict__.pop("forward", None)
+        """Take off the mark that `accelerate` puts on the module, or it would not be prepared a second time."""
+        self.module.__dict__.pop("_is_accelerate_prepared", None)
         self.optimizer.zero_grad(set_to_none=True)
 
     def _keep(self) -> None:
@@ -218,7 +218,7 @@ class _Run:
 
     def _step(self, step: int, rows: IntArray) -> Row:
         began, accelerator, config = time.perf_counter(), self.accelerator, self.config
-        rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+        rank, ranks, device = accelerator.process_index, accelerator.num_processes, self.device
         own = rows[rank::ranks] if len(rows) >= ranks else rows
         share = len(own) * ranks / len(rows) if len(rows) >= ranks else 1.0
         batch = {name: tensor.to(device) for name, tensor in self.train.batch(own).items()}
@@ -228,7 +228,8 @@ class _Run:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(torch_seed(config.seed, "dropout", step * ranks + rank))
-        loss = self.loss_of(self.forward, batch, labels, step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+            loss = self.loss_of(self.forward, batch, labels, step)
         # Gradients are averaged over the processes: unequal parts of a batch count by their rows.
         accelerator.backward(loss if share == 1 else loss * share)
         norm = nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
@@ -241,12 +242,13 @@ class _Run:
         return value, rate, time.perf_counter() - began
 
 
-def _accelerator(config: TrainingConfig) -> Any:
+def _accelerator() -> Any:
+    """Processes and devices; always made alike, since its state is shared by all runs of the process."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     # A backbone may have parameters that its head does not use, which plain data-parallel training refuses.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    return Accelerator(cpu=config.device == "cpu", mixed_precision=config.mixed_precision, kwargs_handlers=handlers)
+    return Accelerator(mixed_precision="no", kwargs_handlers=handlers)
 
 
 @contextlib.contextmanager

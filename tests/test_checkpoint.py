@@ -1,0 +1,157 @@
+"""A run that is killed and started again ends with the same bits; a checkpoint of another run is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.errors import UserError
+from nas.instatune import InstaTuneConfig, instatune
+from nas.training import Step
+from tests import toy_task
+
+CONFIG = InstaTuneConfig(steps=14, batch_size=8, learning_rate=1e-3, checkpoint_every_s=0)
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(step: int):
+    def on_step(done: Step) -> None:
+        if done.step == step:
+            raise Killed
+
+    return on_step
+
+
+def run(folder: Path | None, config: InstaTuneConfig = CONFIG, kill: int = 0, seed: int = 0):
+    supernet = toy_task.supernet(seed)
+    try:
+        return instatune(supernet, toy_task.split(50), config, checkpoint=folder, on_step=kill_at(kill)), supernet
+    except Killed:
+        return None, supernet
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_resumed_run_is_bit_identical(tmp_path: Path, freeze: bool) -> None:
+    config = replace(CONFIG, freeze_embeddings=freeze)
+    history, whole = run(None, config)
+    for kill in (4, 9):
+        assert run(tmp_path / "c", config, kill)[0] is None
+    resumed, supernet = run(tmp_path / "c", config)
+    assert toy_task.same(toy_task.weights(whole), toy_task.weights(supernet))
+    assert [step.loss for step in resumed.steps] == [step.loss for step in history.steps]
+    again, supernet = run(tmp_path / "c", config, kill=1)
+    assert again == resumed
+    assert toy_task.same(toy_task.weights(whole), toy_task.weights(supernet))
+
+
+def test_only_weights_and_json_are_written(tmp_path: Path) -> None:
+    run(tmp_path / "c", kill=2)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["c", "state.json", "state.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("what", "arguments"),
+    [("configuration", {"config": replace(CONFIG, learning_rate=2e-3)}), ("model", {"seed": 1})],
+)
+def test_refuses_the_checkpoint_of_another_run(tmp_path: Path, what: str, arguments: dict) -> None:
+    run(tmp_path / "c", kill=3)
+    with pytest.raises(UserError, match=f"another {what}"):
+        run(tmp_path / "c", **arguments)
+
+
+def test_refuses_the_checkpoint_of_other_data(tmp_path: Path) -> None:
+    run(tmp_path / "c", kill=3)
+    with pytest.raises(UserError, match="another data;"):
+        instatune(toy_task.supernet(), toy_task.split(51), CONFIG, checkpoint=tmp_path / "c")
+
+
+def test_settings_without_influence_may_change(tmp_path: Path) -> None:
+    run(tmp_path / "c", kill=3)
+    resumed, supernet = run(tmp_path / "c", replace(CONFIG, checkpoint_every_s=60, device="cpu"))
+    assert len(resumed.steps) == 14
+    assert toy_task.same(toy_task.weights(run(None)[1]), toy_task.weights(supernet))
+
+
+def damage_json(folder: Path) -> None:
+    (folder / "state.json").write_text("{")
+
+
+def damage_weights(folder: Path) -> None:
+    path = folder / "state.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def lose_weights(folder: Path) -> None:
+    (folder / "state.safetensors").unlink()
+
+
+def other_version(folder: Path) -> None:
+    meta = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(meta | {"version": 99}))
+
+
+def wrong_history(folder: Path) -> None:
+    meta = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(meta | {"history": [1]}))
+
+
+@pytest.mark.parametrize("damage", [damage_json, damage_weights, lose_weights, other_version, wrong_history])
+def test_refuses_a_damaged_checkpoint_and_leaves_the_model(tmp_path: Path, damage) -> None:
+    run(tmp_path / "c", kill=3)
+    damage(tmp_path / "c")
+    supernet = toy_task.supernet()
+    before = toy_task.weights(supernet)
+    with pytest.raises(UserError, match="damaged"):
+        instatune(supernet, toy_task.split(50), CONFIG, checkpoint=tmp_path / "c")
+    assert toy_task.same(before, toy_task.weights(supernet))
+
+
+def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path) -> None:
+    run(tmp_path / "c", kill=5)
+    (tmp_path / "c").rename(tmp_path / ".c.old")
+    supernet = run(tmp_path / "c")[1]
+    assert toy_task.same(toy_task.weights(run(None)[1]), toy_task.weights(supernet))
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from safetensors.torch import save_model
+from nas.instatune import instatune
+from tests import test_checkpoint, toy_task
+supernet = toy_task.supernet()
+instatune(supernet, toy_task.split(50), test_checkpoint.CONFIG, checkpoint=Path(sys.argv[1]) / "c",
+          on_step=lambda step: (print(step.step, flush=True), time.sleep(float(sys.argv[2]))))
+save_model(supernet, Path(sys.argv[1]) / "done.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_kill_minus_nine(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    root = Path(__file__).parent.parent
+    for step in (3, 8):
+        with subprocess.Popen([*command, "0.2"], cwd=root, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                if int(line) >= step:
+                    time.sleep(0.01 * step)
+                    os.kill(process.pid, signal.SIGKILL)
+                    break
+    assert not (tmp_path / "done.safetensors").exists()
+    subprocess.run([*command, "0"], cwd=root, check=True, stdout=subprocess.DEVNULL)
+    from safetensors.torch import load_file
+
+    found, whole = load_file(tmp_path / "done.safetensors"), run(None)[1]
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in found.items())
