@@ -57,7 +57,8 @@ def cost(module: nn.Module, example_inputs: Inputs) -> Cost:
 def _macs(module: nn.Module, example_inputs: Inputs) -> int:
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     row = map_inputs(first_row(example_inputs), lambda value: value.to(device))
-    mode = FakeTensorMode()
+    # A constant tensor that is neither parameter nor buffer is met in the forward as it is.
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
     own: dict[str, torch.Tensor] = {
         name: mode.from_tensor(value) for name, value in [*module.named_parameters(), *module.named_buffers()]
     }
