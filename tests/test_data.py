@@ -1,0 +1,323 @@
+"""Reading data of every form, splitting it without leaks, batches of like lengths, and one sentence for bad input."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas.data import Data, Source, Split, Table, load_data, prepare_data, read_table
+from nas.errors import UserError
+from nas.models import PlainImages
+from nas.split import Kind, Row, make_split
+from tests import toy_task
+
+TEXTS, LABELS = toy_task.sentences(90)
+TEXTS = [f"{text} {'it ' * (number % 7)}{number}" for number, text in enumerate(TEXTS)]
+
+
+def csv(path: Path, texts=TEXTS, labels=LABELS, header: str = "text,label", between: str = ",") -> Path:
+    lines = [header, *(f"{text}{between}{label}" for text, label in zip(texts, labels, strict=True))]
+    content = "\n".join(lines) + "\n"
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(content.encode()))
+    else:
+        path.write_text(content, encoding="utf-8")
+    return path
+
+
+def png(value: int, size: int = 4) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def source(path: Path, **columns: str) -> Source:
+    return Source(str(path), **columns)
+
+
+def load(path: Path, seed: int = 0, **columns: str) -> Data:
+    return load_data(source(path, **columns), toy_task.preprocessor(), seed=seed)
+
+
+# Forms ---------------------------------------------------------------------------------------------------------------
+
+
+def write_json_lines(path: Path) -> Path:
+    rows = [json.dumps({"text": text, "label": label}) for text, label in zip(TEXTS, LABELS, strict=True)]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    return path
+
+
+def write_parquet(path: Path) -> Path:
+    import pandas
+
+    pandas.DataFrame({"text": TEXTS, "label": LABELS}).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: csv(folder / "a.csv"),
+        lambda folder: csv(folder / "a.csv.gz"),
+        lambda folder: csv(folder / "a.tsv", header="text\tlabel", between="\t"),
+        lambda folder: write_json_lines(folder / "a.jsonl"),
+        lambda folder: write_parquet(folder / "a.parquet"),
+    ],
+    ids=["csv", "csv.gz", "tsv", "jsonl", "parquet"],
+)
+def test_every_form_of_file_gives_the_same_rows(tmp_path: Path, write, capfd: pytest.CaptureFixture[str]) -> None:
+    table = read_table(source(write(tmp_path)))
+    assert (table.kind, table.classes) == ("text", ("0", "1"))
+    assert table.parts["train"][0] == TEXTS
+    assert table.parts["train"][1].tolist() == LABELS
+    assert capfd.readouterr() == ("", "")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_with_a_file_a_split(tmp_path: Path) -> None:
+    csv(tmp_path / "train.csv", TEXTS[:60], LABELS[:60])
+    csv(tmp_path / "dev.csv", TEXTS[60:70], LABELS[60:70])
+    csv(tmp_path / "test.csv", TEXTS[70:], LABELS[70:])
+    data = load(tmp_path)
+    assert data.train.rows == tuple(TEXTS[:60])
+    assert data.validation.rows == tuple(TEXTS[60:70])
+    assert data.test.rows == tuple(TEXTS[70:])
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for number in range(10):
+            (tmp_path / label / f"{number}.png").write_bytes(png(number + 100 * (label == "dog")))
+    data = load_data(source(tmp_path), PlainImages("x", (4, 4)), seed=0)
+    assert (data.kind, data.classes) == ("image", ("cat", "dog"))
+    assert len(data.train) == 14
+    for number, row in enumerate(data.train.batch(range(len(data.train)))["x"]):
+        red = round((float(row[0, 0, 0]) + 1) * 127.5)
+        assert (red >= 100) == data.train.labels[number]
+
+
+def test_parquet_with_encoded_images(tmp_path: Path) -> None:
+    import pandas
+
+    images, labels = [png(value) for value in range(20)], [value % 2 for value in range(20)]
+    pandas.DataFrame({"image": images, "label": labels}).to_parquet(tmp_path / "a.parquet")
+    pandas.DataFrame({"image": [{"bytes": image, "path": None} for image in images], "label": labels}).to_parquet(
+        tmp_path / "b.parquet"
+    )
+    for name in ("a", "b"):
+        table = read_table(source(tmp_path / f"{name}.parquet"))
+        assert table.kind == "image"
+        assert list(table.parts["train"][0]) == images
+
+
+# Columns and labels --------------------------------------------------------------------------------------------------
+
+
+def test_columns_are_found_or_named(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", header="Sentence,Target")
+    assert read_table(source(path)).parts["train"][0] == TEXTS
+    other = csv(tmp_path / "b.csv", header="words,kind")
+    assert read_table(source(other, text="words", label="kind")).parts["train"][0] == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("given", "classes"),
+    [
+        (["10", "9"], ("9", "10")),
+        (["yes", "no"], ("no", "yes")),
+        (["-1", "1"], ("-1", "1")),
+        (["0.0", "1.0"], ("0", "1")),
+        (["true", "false"], ("False", "True")),
+        (["NA", "null"], ("NA", "null")),
+    ],
+)
+def test_labels_become_classes(tmp_path: Path, given: list[str], classes: tuple[str, str]) -> None:
+    table = read_table(source(csv(tmp_path / "a.csv", labels=[given[label] for label in LABELS])))
+    assert table.classes == classes
+    lowered = [name.lower() for name in classes]
+    expected = [lowered.index(given[label].removesuffix(".0").lower()) for label in LABELS]
+    assert table.parts["train"][1].tolist() == expected
+
+
+def test_a_test_split_without_labels_does_not_count(tmp_path: Path) -> None:
+    csv(tmp_path / "train.csv", TEXTS[:60], LABELS[:60])
+    csv(tmp_path / "validation.csv", TEXTS[60:70], LABELS[60:70])
+    csv(tmp_path / "test.csv", TEXTS[70:], [-1] * 20)
+    data = load(tmp_path)
+    assert data.validation.rows == tuple(TEXTS[60:70])
+    assert set(data.test.rows) < set(TEXTS[:60])
+    assert len(data.train) + len(data.test) == 60
+
+
+# Splits --------------------------------------------------------------------------------------------------------------
+
+
+def test_split_is_stratified_and_follows_from_the_seed(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv")
+    data = load(path)
+    assert [len(data.train), len(data.validation), len(data.test)] == pytest.approx([63, 13.5, 13.5], abs=2)
+    share = np.mean(LABELS)
+    for split in (data.train, data.validation, data.test):
+        assert split.labels.mean() == pytest.approx(share, abs=0.06)
+    assert sorted(data.train.rows + data.validation.rows + data.test.rows) == sorted(TEXTS)
+    assert load(path).fingerprint == data.fingerprint
+    assert load(path, seed=1).fingerprint != data.fingerprint
+
+
+def test_copies_of_a_row_stay_together_when_we_split() -> None:
+    texts = [f"good {number % 15}" for number in range(60)] + [f"bad {number % 15} " for number in range(60)]
+    table = Table("text", ("bad", "good"), {"train": (texts, np.repeat([1, 0], 60))})
+    data = prepare_data(table, toy_task.preprocessor(), seed=0)
+    parts = [{row.strip() for row in split.rows} for split in (data.train, data.validation, data.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 30
+    assert data.left_out == 0
+    assert len(data.train) + len(data.validation) + len(data.test) == 120
+
+
+def test_rows_of_test_are_kept_out_of_own_splits(tmp_path: Path) -> None:
+    csv(tmp_path / "train.csv", TEXTS[:60], LABELS[:60])
+    csv(tmp_path / "validation.csv", TEXTS[55:65], LABELS[55:65])
+    csv(tmp_path / "test.csv", [TEXTS[0], f" {TEXTS[60]} ", *TEXTS[70:]], [LABELS[0], LABELS[60], *LABELS[70:]])
+    data = load(tmp_path)
+    assert data.left_out == 1 + 1 + 5
+    assert not {row.strip() for row in data.test.rows} & {*data.train.rows, *data.validation.rows}
+    assert not {*data.validation.rows} & {*data.train.rows}
+    assert len(data.test) == 22
+
+
+# Batches -------------------------------------------------------------------------------------------------------------
+
+
+def test_batches_hold_every_row_once_and_like_lengths_together() -> None:
+    split = make_split(TEXTS * 10, LABELS * 10, toy_task.preprocessor())
+    lengths = split.inputs.lengths
+    for rng in (None, np.random.default_rng(0)):
+        batches = split.batches(16, rng)
+        assert sorted(np.concatenate(batches).tolist()) == list(range(900))
+        assert {len(rows) for rows in batches} <= {15, 16}
+        padded = np.mean([lengths[rows].max() for rows in batches])
+        assert padded < lengths.mean() + 1.5
+    first, again, other = (split.batches(16, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+    assert not np.all(np.diff([lengths[rows].max() for rows in first]) <= 0)
+
+
+def test_batch_pads_to_its_longest_row() -> None:
+    split = make_split(["good", "the film was bad", "it"], [1, 0, 0], toy_task.preprocessor())
+    batch = split.batch([1, 2])
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]
+    assert batch["input_ids"].shape == (2, 6)
+    assert split.batch([0])["input_ids"].shape == (1, 3)
+
+
+def test_texts_are_cut_off() -> None:
+    split = make_split(["it " * 50], [0], toy_task.preprocessor(), max_tokens=8)
+    assert split.inputs.lengths.tolist() == [8]
+
+
+def test_some_rows_of_a_split() -> None:
+    split = make_split(TEXTS, LABELS, toy_task.preprocessor())
+    some = split.take(20, np.random.default_rng(0))
+    assert len(some) == 20
+    number = TEXTS.index(some.rows[3])
+    assert some.batch([3])["input_ids"].equal(split.batch([number])["input_ids"])
+    assert some.labels[3] == LABELS[number]
+
+
+# Storage -------------------------------------------------------------------------------------------------------------
+
+
+def test_saved_data_comes_back(tmp_path: Path) -> None:
+    data = load(csv(tmp_path / "a.csv"))
+    data.save(tmp_path / "data")
+    again = Data.load(tmp_path / "data", toy_task.preprocessor())
+    assert again.fingerprint == data.fingerprint
+    assert again.validation.rows == data.validation.rows
+    assert again.test.batch([0, 5])["input_ids"].equal(data.test.batch([0, 5])["input_ids"])
+    with pytest.raises(UserError, match="must be image rows"):
+        Data.load(tmp_path / "data", PlainImages("x", (4, 4)))
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_saved_split_comes_back(tmp_path: Path, kind: Kind) -> None:
+    rows: list[Row] = ["", 'a "quoted", text\n'] if kind == "text" else [png(3), png(200)]
+    preprocessor = toy_task.preprocessor() if kind == "text" else PlainImages("x", (4, 4))
+    make_split(rows, [0, 1], preprocessor).save(tmp_path / "a.parquet")
+    again = Split.load(tmp_path / "a.parquet", preprocessor)
+    assert (again.rows, again.labels.tolist()) == (tuple(rows), [0, 1])
+
+
+def test_damaged_data_is_refused(tmp_path: Path) -> None:
+    load(csv(tmp_path / "a.csv")).save(tmp_path / "data")
+    preprocessor = toy_task.preprocessor()
+    make_split(["other"], [0], preprocessor).save(tmp_path / "data" / "test.parquet")
+    with pytest.raises(UserError, match="not those that were saved"):
+        Data.load(tmp_path / "data", preprocessor)
+    (tmp_path / "data" / "test.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(UserError, match="cannot be read"):
+        Data.load(tmp_path / "data", preprocessor)
+    (tmp_path / "data" / "data.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        Data.load(tmp_path / "data", preprocessor)
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("write", "columns", "message"),
+    [
+        (lambda path: path.with_name("none.csv"), {}, "there is no"),
+        (lambda path: csv(path, [], [], header=""), {}, "must hold rows, it is empty|cannot be read"),
+        (lambda path: (path.write_bytes(b""), path)[1], {}, "must hold rows, it is empty"),
+        (lambda path: csv(path, [], []), {}, "must hold rows, it is empty|cannot be read"),
+        (lambda path: csv(path), {"text": "words"}, "has no column words; its columns are text, label"),
+        (lambda path: csv(path), {"label": "kind"}, "has no column kind; its columns are text, label"),
+        (lambda path: csv(path), {"text": "text", "image": "text"}, "not both"),
+        (lambda path: csv(path, header="text,number"), {}, "has no label column that I know; name one of text, number"),
+        (lambda path: csv(path, header="words,label"), {}, "has no text or image column that I know"),
+        (lambda path: csv(path, labels=[1] * 90), {}, "at least two classes, all are 1"),
+        (lambda path: csv(path, labels=[0.5, *LABELS[1:]]), {}, "one class a row .* got 0.5"),
+        (lambda path: csv(path, labels=["", *map("c{}".format, LABELS[1:])]), {}, "row 1 of train .* has none"),
+        (lambda path: csv(path, labels=["", *LABELS[1:]]), {}, "row 1 of train .* has none"),
+        (lambda path: csv(path, TEXTS[:2], [0, 1]), {}, "needs at least 3 different rows .* class 0 has 1"),
+        (lambda path: csv(path, labels=range(90)), {}, "needs at least 3 different rows"),
+        (lambda path: (path.write_bytes(b"text,label\n\xff\xfe\xfa,1\n"), path)[1], {}, "cannot be read .* Unicode"),
+        (
+            lambda path: (path.with_name("a.parquet").write_bytes(b"no"), path.with_name("a.parquet"))[1],
+            {},
+            "cannot be",
+        ),
+        (lambda path: (path.with_name("a.xlsx").write_bytes(b"no"), path.with_name("a.xlsx"))[1], {}, "must end in"),
+        (lambda path: (path.with_name("e").mkdir(), path.with_name("e"))[1], {}, "must hold files, it is empty"),
+        (lambda path: (path.with_name("a.csv.gz").write_bytes(b"no"), path.with_name("a.csv.gz"))[1], {}, "cannot be"),
+    ],
+)
+def test_bad_input_gets_one_sentence(tmp_path: Path, write, columns: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(write(tmp_path / "a.csv"), **columns)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="reads image rows, but the data holds text rows"):
+        load_data(source(csv(tmp_path / "a.csv")), PlainImages("x", (4, 4)), seed=0)
+
+
+def test_a_class_without_training_rows_is_refused(tmp_path: Path) -> None:
+    csv(tmp_path / "train.csv", TEXTS[:60], LABELS[:60])
+    csv(tmp_path / "test.csv", TEXTS[60:], [2] * 30)
+    with pytest.raises(UserError, match="class 2 has none"):
+        load(tmp_path)
+
+
+def test_undecodable_images_are_refused_before_training() -> None:
+    with pytest.raises(UserError, match="image 2 is not"):
+        make_split([png(1), b"no image"], [0, 1], PlainImages("x", (4, 4)))
