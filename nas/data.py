@@ -1,7 +1,9 @@
 """Classification data of any form that `datasets` loads: read, checked, split; the only home of that library."""
 
 import contextlib
+import logging
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,16 +188,20 @@ def _without_leaks(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no log lines of `datasets`, and its settings put back."""
+    """No progress bars and no log lines of `datasets` and of the hub's client, and their settings put back."""
     import datasets
 
-    bars, level = datasets.utils.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    bars = datasets.utils.are_progress_bars_disabled()
+    logs = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels = [log.level for log in logs]
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    for log in logs:
+        log.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        datasets.logging.set_verbosity(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         if not bars:
             datasets.enable_progress_bars()
 
@@ -226,20 +232,33 @@ def _load_file(path: Path, cache: str) -> Any:
         raise UserError(f"the data file {path} must hold rows, it is empty")
     options: dict[str, Any] = {"data_files": {"train": str(path)}, "cache_dir": cache}
     if builder == "csv":
-        # A text that reads "NA" or "null" is a text.
-        options |= {"keep_default_na": False, "sep": "\t" if suffixes[-1].lower() == ".tsv" else ","}
+        # A text that reads "NA" or "null" is a text, and the first of too many fields is not a name of the row.
+        separator = "\t" if suffixes[-1].lower() == ".tsv" else ","
+        options |= {"keep_default_na": False, "index_col": False, "sep": separator}
     return _readable(lambda: datasets.load_dataset(builder, **options), str(path))
 
 
 def _readable(load: Callable[[], Any], name: str) -> Any:
     """The result of `load`; whatever `datasets` raises becomes one sentence with the innermost cause."""
     try:
-        return load()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Length of header or names does not match")
+            return load()
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         lines = str(cause).strip().splitlines() or [""]
+        if "corresponds to no data" in lines[0]:
+            raise UserError(f"the data in {name} must hold rows, it is empty") from error
+        if "Length of header" in lines[0]:
+            raise UserError(
+                f"every row of {name} must have as many fields as its header; put quotes around a text with a separator"
+            ) from error
+        if isinstance(error, ConnectionError):
+            raise UserError(
+                f"there is no file or folder {name}, and no such data set can be reached on the hub"
+            ) from error
         raise UserError(f"{name} cannot be read as a data set: {type(cause).__name__}: {lines[0][:300]}") from error
 
 

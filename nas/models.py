@@ -5,6 +5,7 @@ import importlib
 import io
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,18 +174,21 @@ class PlainImages:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and load reports of `transformers`; its settings are put back."""
-    from transformers.utils import logging
+    """No progress bars, load reports and retry lines of `transformers` and the hub's client; settings are put back."""
+    from transformers.utils import logging as settings
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logs = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    levels, bars = [log.level for log in logs], settings.is_progress_bar_enabled()
+    settings.disable_progress_bar()
+    for log in logs:
+        log.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         if bars:
-            logging.enable_progress_bar()
+            settings.enable_progress_bar()
 
 
 def load_pretrained(
@@ -249,6 +253,9 @@ def load_preprocessor(name_or_folder: str | Path, kind: Kind) -> Preprocessor:
             make = AutoImageProcessor.from_pretrained
             return ImagePreprocessor(_from_hub(lambda: make(name, backend="pil", trust_remote_code=False), name))
         tokenizer = _from_hub(lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False), name)
+    # Without its files, transformers makes an empty tokenizer that knows no words, and says nothing.
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        raise UserError(f"{name} must hold the files of a tokenizer (tokenizer.json or a vocabulary), it has none")
     tokenizer.padding_side = "right"
     return TextPreprocessor(tokenizer)
 
@@ -300,6 +307,8 @@ def _from_hub(load: Callable[[], Any], name: str) -> Any:
     except ImportError as error:
         raise UserError(f"{name} needs a package that is not installed: {_first_line(error)}") from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        if "couldn't connect" in str(error) or "is not a local folder" in str(error):
+            raise UserError(f"there is no folder {name}, and no such model can be reached on the hub") from error
         raise UserError(f"{name} cannot be loaded with transformers: {_first_line(error)}") from error
     except Exception as error:
         # safetensors and tokenizers raise classes of their own, directly under Exception.
