@@ -1,0 +1,178 @@
+"""The command: flags, configuration files, exit statuses, and standard output that holds the result alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Command
+
+import nas.workflow
+from nas.console import Bar
+
+COMMANDS = ("finetune", "search", "report", "export", "demo", "doctor")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(nas_command: Command, command: str) -> None:
+    answer = nas_command(command, "--help")
+    assert answer.status == 0
+    assert f"nas {command}" in answer.out
+    assert all(flag in answer.out for flag in ("--config", "--seed", "--device", "--json", "--debug"))
+    assert ("--dry-run" in answer.out) == (command in ("finetune", "search", "demo"))
+
+
+def test_help_and_version(nas_command: Command) -> None:
+    answer = nas_command("--help")
+    assert answer.status == 0
+    assert all(command in answer.out for command in COMMANDS)
+    assert nas_command("--version").out.startswith("supersieve ")
+    assert nas_command().status == 2
+
+
+def test_the_main_job(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "subnet"
+    data = ("--data", inputs / "reviews.csv", "--out", run, "--steps", 12)
+    finetuned = json.loads(nas_command("finetune", inputs / "model", *data, "--json").out)
+    assert finetuned["steps"] == 12
+    assert finetuned["rows"] == {"train": 168, "validation": 36, "test": 36}
+    before = (run / "supernet" / "model.safetensors").stat().st_mtime_ns
+    assert json.loads(nas_command("finetune", inputs / "model", *data, "--json").out) == finetuned
+    assert (run / "supernet" / "model.safetensors").stat().st_mtime_ns == before, "a finished stage is recognised"
+    assert not (run / "checkpoint").exists()
+
+    found = json.loads(nas_command("search", run, "--budget", 10, "--tokens", 16, "--json").out)
+    assert found["measured"] + found["failed"] == 10
+    assert set(found["full"]) == {"accuracy", "latency_ms"}
+    assert json.loads(nas_command("search", run, "--budget", 10, "--tokens", 16, "--json").out) == found
+    more = json.loads(nas_command("search", run, "--budget", 12, "--tokens", 16, "--json").out)
+    assert more["measured"] == 12, "a larger budget goes on with the same search"
+
+    limit = found["full"]["latency_ms"]
+    report = json.loads(nas_command("report", run, "--max-latency-ms", limit, "--json").out)
+    assert Path(report["picture"]).read_bytes().startswith(b"\x89PNG")
+    roles = [line.split(",")[0] for line in Path(report["table"]).read_text(encoding="utf-8").splitlines()]
+    assert roles[0] == "role"
+    assert any("full" in role for role in roles)
+    assert any("chosen" in role for role in roles)
+
+    exported = json.loads(nas_command("export", run, "--out", out, "--max_latency_ms", limit, "--json").out)
+    assert exported["export"] == str(out)
+    assert exported["chosen"]["macs"] <= exported["full"]["macs"]
+    assert exported["chosen"]["predicted_latency_ms"] is None
+    low, high = exported["accuracy_difference_interval"]
+    assert low <= exported["accuracy_difference_points"] <= high
+    names = {path.name for path in out.iterdir()}
+    assert {"config.json", "model.safetensors", "model.onnx", "README.md", "tokenizer.json"} <= names
+
+
+def test_tables_for_a_person(nas_command: Command, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    answer = nas_command("export", tmp_path / "run", "--out", tmp_path / "subnet")
+    assert answer.status == 0
+    assert "test accuracy" in answer.out
+    assert "standard error" in answer.out
+    assert "nas: " not in answer.err
+
+
+def test_dry_runs_write_nothing(nas_command: Command, inputs: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    answer = nas_command(
+        "finetune", inputs / "model", "--data", inputs / "reviews.csv", "--out", run, "--dry-run", "--json"
+    )
+    assert json.loads(answer.out)["seconds"] > 0
+    assert not run.exists()
+    before = sorted(finished.rglob("*"))
+    answer = nas_command("search", finished, "--name", "other", "--objectives", "accuracy", "--dry-run", "--json")
+    assert json.loads(answer.out)["peak_memory_mib"] > 0
+    assert sorted(finished.rglob("*")) == before
+    assert nas_command("demo", "--out", tmp_path / "demo", "--dry-run").status == 0
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("flags.json", '{"max-latency-ms": 1e-9, "name": "none"}'),
+        ("flags.toml", 'max_latency_ms = 1e-9\nname = "none"'),
+    ],
+)
+def test_config_file_and_flags_over_it(
+    nas_command: Command, finished: Path, tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    answer = nas_command("report", finished, "--config", tmp_path / name)
+    assert (answer.status, "no search named 'none'" in answer.err) == (2, True)
+    answer = nas_command("report", finished, "--config", tmp_path / name, "--name", "default")
+    assert (answer.status, "max_latency_ms" in answer.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("a.json", '{"bugdet": 3}', "'bugdet' is no flag of this command"),
+        ("a.json", '{"budget": "many"}', "budget cannot be 'many'"),
+        ("a.json", '{"config": "b.json"}', "'config' is no flag"),
+        ("a.json", "[1]", "must hold one object"),
+        ("a.json", "{", "is damaged"),
+        ("a.yaml", "", "must name a .json or .toml file"),
+    ],
+)
+def test_wrong_config_files(nas_command: Command, tmp_path: Path, name: str, text: str, sentence: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    answer = nas_command("search", "run", "--config", tmp_path / name)
+    assert answer.status == 2
+    assert sentence in answer.err
+
+
+def test_standard_output_is_ours_alone(
+    nas_command: Command, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os\ndef size(module):\n    os.write(1, b'noise')\n    print('noise')\n    return 1.0\n"
+    (tmp_path / "noisy_objective.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    shutil.copytree(finished, tmp_path / "run")
+    answer = nas_command(
+        "search", tmp_path / "run", "--name", "noisy", "--objectives", "noisy_objective:size", "--budget", 3, "--json"
+    )
+    assert answer.status == 0
+    assert json.loads(answer.out)["measured"] == 3
+    assert "noise" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "the same command goes on"),
+        (OSError(28, "No space left on device", "run/x"), 2, "No space left on device: run/x"),
+        (OSError(30, "Read-only file system"), 2, "Read-only file system"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 2, "No space left on device"),
+        (RuntimeError("surprise\nin two lines"), 1, "the work failed: RuntimeError: surprise in two lines"),
+    ],
+)
+def test_exit_statuses(
+    nas_command: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, sentence: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(nas.workflow, "search_run", fail)
+    answer = nas_command("search", "run")
+    assert answer.status == status
+    assert answer.out == ""
+    assert answer.err.count("\n") == 1
+    assert sentence in answer.err
+    assert "Traceback" in nas_command("search", "run", "--debug").err
+
+
+def test_doctor(nas_command: Command) -> None:
+    found = json.loads(nas_command("doctor", "--json").out)
+    assert found["healthy"]
+    assert {"torch", "optuna", "tyro"} <= {package["name"] for package in found["packages"]}
+    assert "torch" in nas_command("doctor").out
+
+
+def test_a_plain_line_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar("Working", 3) as bar:
+        bar.update(3, "loss 0.5")
+    assert capsys.readouterr().err.startswith("Working: 3/3, loss 0.5")
