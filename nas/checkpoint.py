@@ -41,13 +41,20 @@ def save_checkpoint(
         optimizer: over parameters of `module`; its whole state is kept.
         history: one row a step, from the first.
         identity: what the run was made with, e.g. {"config": ..., "data": ..., "model": ...}.
+
+    Raises:
+        OSError: the folder cannot be written; an older checkpoint is still there.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(module, optimizer).items()}
 
     def fill(beside: Path) -> None:
-        save_file(tensors, beside / "state.safetensors")
+        try:
+            save_file(tensors, beside / "state.safetensors")
+        except SafetensorError as error:
+            raise OSError(f"cannot write the checkpoint {folder}: {error}") from error
         meta = {"version": _VERSION, "identity": dict(identity), "history": [list(row) for row in history]}
         write_json_atomic(beside / "state.json", meta | {"sha256": _sha256(beside / "state.safetensors")})
 

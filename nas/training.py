@@ -136,7 +136,7 @@ def fit(
     """Train a module in place with AdamW.
 
     What happens in a step follows from (seed, step) alone, so a run that was killed and started again with the same
-    arguments ends with the same bits.
+    arguments ends with the same bits (on a CPU with the same number of threads; some GPU kernels are not repeatable).
 
     Args:
         module: on any device; it comes back on the same, in its mode, frozen parameters as they were.

@@ -1,11 +1,19 @@
 """Laws of the training loop: it learns, it follows from its seed, and it leaves the module as a user expects it."""
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from nas.errors import UserError
+from nas.instatune import InstaTuneConfig, instatune
 from nas.training import (
     TrainingConfig,
     TrainingFailed,
@@ -173,3 +181,37 @@ def test_paired_difference_is_unsure_of_networks_that_never_differ() -> None:
     assert -3 < difference.low < 0 < difference.high < 3
     with pytest.raises(ValueError, match="same rows"):
         paired_difference(same, same[:5])
+
+
+PROGRAM = """
+import sys
+from safetensors.torch import save_model
+from nas.instatune import InstaTuneConfig, instatune
+from tests import toy_task
+supernet, seen = toy_task.supernet(dropout=0.0), []
+instatune(supernet, toy_task.split(43), InstaTuneConfig(steps=8, batch_size=9, device="cpu"), on_step=seen.append)
+if seen:
+    save_model(supernet, sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(tmp_path / f"{rank}.safetensors")],
+            cwd=Path(__file__).parent.parent,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["0.safetensors"]
+    alone = toy_task.supernet(dropout=0.0)
+    instatune(alone, toy_task.split(43), InstaTuneConfig(steps=8, batch_size=9, device="cpu"))
+    for name, tensor in load_file(tmp_path / "0.safetensors").items():
+        torch.testing.assert_close(tensor, alone.state_dict()[name], rtol=1e-4, atol=1e-5)
