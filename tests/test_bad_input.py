@@ -1,0 +1,293 @@
+"""Every mistake gets one sentence and its exit status, and leaves nothing half written."""
+
+import fcntl
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Answer, Command
+from tiny import write_model, write_reviews
+
+COMMAND = [sys.executable, "-c", "import sys; from nas.cli import main; sys.exit(main())"]
+
+
+def refused(answer: Answer, sentence: str, status: int = 2) -> None:
+    """The command ended with `status` and one line on standard error that holds `sentence`."""
+    assert answer.status == status, answer.err
+    errors = [line for line in answer.err.splitlines() if line.startswith("nas: error: ")]
+    assert len(errors) == 1, answer.err
+    assert sentence in errors[0]
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+
+
+def missing(folder: Path) -> list[object]:
+    return [folder / "model", "--data", folder / "none.csv"]
+
+
+def empty(folder: Path) -> list[object]:
+    (folder / "empty.csv").touch()
+    return [folder / "model", "--data", folder / "empty.csv"]
+
+
+def header_only(folder: Path) -> list[object]:
+    (folder / "header.csv").write_text("text,label\n", encoding="utf-8")
+    return [folder / "model", "--data", folder / "header.csv"]
+
+
+def no_label(folder: Path) -> list[object]:
+    (folder / "plain.csv").write_text("text,size\na good film,1\na bad film,2\n", encoding="utf-8")
+    return [folder / "model", "--data", folder / "plain.csv"]
+
+
+def wrong_label(folder: Path) -> list[object]:
+    return [folder / "model", "--data", folder / "reviews.csv", "--label", "verdict"]
+
+
+def one_class(folder: Path) -> list[object]:
+    (folder / "one.csv").write_text("text,label\n" + "".join(f"film {i},1\n" for i in range(30)), encoding="utf-8")
+    return [folder / "model", "--data", folder / "one.csv"]
+
+
+def no_model(folder: Path) -> list[object]:
+    return [folder / "nothing" / "here", "--data", folder / "reviews.csv"]
+
+
+def no_weights(folder: Path) -> list[object]:
+    (folder / "model" / "model.safetensors").unlink()
+    return [folder / "model", "--data", folder / "reviews.csv"]
+
+
+def pickle_only(folder: Path) -> list[object]:
+    (folder / "model" / "model.safetensors").unlink()
+    torch.save({}, folder / "model" / "pytorch_model.bin")
+    return [folder / "model", "--data", folder / "reviews.csv"]
+
+
+def not_elastic(folder: Path) -> list[object]:
+    return [write_model(folder / "single", layers=1), "--data", folder / "reviews.csv"]
+
+
+def wrong_depth(folder: Path) -> list[object]:
+    return [folder / "model", "--data", folder / "reviews.csv", "--depth", "9,10"]
+
+
+def words_as_depth(folder: Path) -> list[object]:
+    return [folder / "model", "--data", folder / "reviews.csv", "--depth", "few"]
+
+
+def no_steps(folder: Path) -> list[object]:
+    return [folder / "model", "--data", folder / "reviews.csv", "--steps", 0]
+
+
+def other_files(folder: Path) -> list[object]:
+    (folder / "run").mkdir()
+    (folder / "run" / "thesis.txt").write_text("mine", encoding="utf-8")
+    return [folder / "model", "--data", folder / "reviews.csv"]
+
+
+def a_file(folder: Path) -> list[object]:
+    (folder / "run").write_text("mine", encoding="utf-8")
+    return [folder / "model", "--data", folder / "reviews.csv"]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "sentence"),
+    [
+        (missing, "none.csv"),
+        (empty, "it is empty"),
+        (header_only, "must hold rows"),
+        (no_label, "no label column"),
+        (wrong_label, "no column verdict; its columns are text, label"),
+        (one_class, "at least two classes"),
+        (no_model, "there is no folder"),
+        (no_weights, "must hold its weights as safetensors, it holds no weights"),
+        (pickle_only, "pytorch_model.bin, which may run code"),
+        (not_elastic, "must have"),
+        (wrong_depth, "depth"),
+        (words_as_depth, "--depth must be numbers separated by commas"),
+        (no_steps, "steps must be at least 1"),
+        (other_files, "holds other files and no run"),
+        (a_file, "is a file"),
+    ],
+)
+def test_finetune_refuses(
+    nas_command: Command, tmp_path: Path, prepare: Callable[[Path], list[object]], sentence: str
+) -> None:
+    write_model(tmp_path / "model")
+    write_reviews(tmp_path / "reviews.csv")
+    args = prepare(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    refused(nas_command("finetune", *args, "--out", tmp_path / "run"), sentence)
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is left of a run that was refused"
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--objectives", "beauty"], "an objective must be one of accuracy, latency_ms"),
+        (["--objectives", ","], "at least one objective"),
+        (["--objectives", "accuracy,accuracy"], "distinct"),
+        (["--objectives", "no_such_module:function"], "cannot be imported"),
+        (["--budget", 0], "--budget must be at least 1, got 0"),
+        (["--budget", -3], "--budget must be at least 1, got -3"),
+        (["--rows", 0], "--rows must be at least 1"),
+        (["--tokens", 0], "--tokens must be at least 1"),
+        (["--name", "../outside"], "a search's name is"),
+        (["--max-macs", 5], "--max-macs needs macs among --objectives"),
+        (["--max-latency-ms", "nan"], "finite"),
+        (["--algorithm", "guess"], "--algorithm"),
+        (["--seed", -1, "--objectives", "accuracy"], "seed must not be negative"),
+        (["--name", "default", "--objectives", "accuracy,macs", "--seed", 3], "was begun with seed 0, now it is 3"),
+        (["--name", "default", "--objectives", "macs"], "was begun with objectives 'accuracy,macs'"),
+    ],
+)
+def test_search_refuses(nas_command: Command, run: Path, flags: list[object], sentence: str) -> None:
+    default = [] if "--name" in flags else ["--name", "new"]
+    refused(nas_command("search", run, *default, *flags), sentence)
+    assert not (run.parent / "outside").exists()
+
+
+def other_version(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps({**record, "version": 99}), encoding="utf-8")
+
+
+def damaged(run: Path) -> None:
+    (run / "run.json").write_text('{"version": 1, "asked": {', encoding="utf-8")
+
+
+def unknown_field(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps({**record, "import": "os"}), encoding="utf-8")
+
+
+def not_text(run: Path) -> None:
+    (run / "run.json").write_bytes(b"\xff\xfe\x00")
+
+
+def huge(run: Path) -> None:
+    (run / "run.json").write_bytes(b" " * ((1 << 20) + 1))
+
+
+def no_record(run: Path) -> None:
+    (run / "run.json").unlink()
+
+
+def unfinished(run: Path) -> None:
+    shutil.rmtree(run / "supernet")
+
+
+def no_rows(run: Path) -> None:
+    (run / "data" / "validation.parquet").write_bytes(b"PAR1")
+
+
+def cut_weights(run: Path) -> None:
+    weights = run / "supernet" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def link_outside(run: Path) -> None:
+    shutil.move(run / "supernet", run.parent / "elsewhere")
+    (run / "supernet").symlink_to(run.parent / "elsewhere")
+
+
+def torn_study(run: Path) -> None:
+    (run / "searches" / "default" / "study.journal").write_text("not a journal\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (other_version, "is of version 99, this nas reads version 1"),
+        (damaged, "is damaged"),
+        (unknown_field, "is damaged (import: "),
+        (not_text, "not UTF-8"),
+        (huge, "must be at most 1048576 bytes"),
+        (no_record, "is not a run folder"),
+        (unfinished, "is not finished; repeat the `nas finetune` command"),
+        (no_rows, "validation.parquet"),
+        (cut_weights, "super-network of the run cannot be read"),
+        (link_outside, "must lie inside the run folder"),
+        (torn_study, "damaged"),
+    ],
+)
+def test_spoilt_runs_are_refused(nas_command: Command, run: Path, spoil: Callable[[Path], None], sentence: str) -> None:
+    spoil(run)
+    flags = ["--objectives", "accuracy,macs", "--budget", 13]
+    refused(nas_command("search", run, *flags), sentence)
+
+
+def test_other_settings_are_refused(nas_command: Command, run: Path, inputs: Path) -> None:
+    flags = ["--data", inputs / "reviews.csv", "--out", run, "--learning-rate", "1e-3"]
+    refused(nas_command("finetune", inputs / "model", *flags, "--steps", 21), "was begun with steps 20, now it is 21")
+
+
+@pytest.mark.parametrize("command", ["report", "export"])
+def test_what_comes_after_a_search(nas_command: Command, run: Path, command: str) -> None:
+    out = ["--out", run.parent / "subnet"] if command == "export" else []
+    refused(
+        nas_command(command, run, *out, "--max-macs", 1),
+        "none of 12 measured candidates meets macs <= 1; the nearest",
+        3,
+    )
+    refused(nas_command(command, run, *out, "--max-latency-ms", 1), "a limit must be one of")
+    refused(nas_command(command, run, *out, "--name", "none"), "no search named 'none' (searches: default)")
+    refused(nas_command(command, run.parent / "nowhere", *out), "is not a run folder")
+    assert not (run.parent / "subnet").exists()
+
+
+def test_export_replaces_nothing_of_the_users(nas_command: Command, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine", encoding="utf-8")
+    refused(nas_command("export", run, "--out", tmp_path / "mine"), "is something else")
+    assert (tmp_path / "mine" / "thesis.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_two_commands_on_one_run(nas_command: Command, run: Path) -> None:
+    with (run / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused(nas_command("report", run), "another command is at work")
+    assert nas_command("report", run).status == 0
+
+
+@pytest.mark.parametrize(("args", "sentence"), [(["sarch"], "there is no command 'sarch'"), (["search"], "RUN")])
+def test_wrong_words(nas_command: Command, args: list[str], sentence: str) -> None:
+    refused(nas_command(*args), sentence)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [0, 20_000])
+def test_a_full_disk(inputs: Path, tmp_path: Path, limit: int) -> None:
+    """A limit on the size of files stands for a disk that is full: the same call fails at the same place."""
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    run = tmp_path / "run"
+    args = [*COMMAND, "finetune", str(inputs / "model"), "--data", str(inputs / "reviews.csv"), "--out", str(run)]
+    args += ["--steps", "4"]
+    environment = {**os.environ, "TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else None
+    done = subprocess.run(args, preexec_fn=fill, capture_output=True, text=True, timeout=300, env=environment)
+    refused(Answer(done.returncode, done.stdout, done.stderr), "")
+    done = subprocess.run(args, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, "the same command goes on when there is room again: " + done.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written(nas_command: Command, inputs: Path) -> None:
+    args = ["finetune", inputs / "model", "--data", inputs / "reviews.csv", "--out", "/proc/run"]
+    refused(nas_command(*args), "/proc/run")
