@@ -96,3 +96,27 @@ def hypervolume(values: FloatArray, reference: npt.ArrayLike) -> float:
         raise ValueError(f"the reference must hold {values.shape[1]} finite numbers, got {reference!r}")
     inside = values[np.isfinite(values).all(axis=1) & (values < bound).all(axis=1)]
     return float(moocore.hypervolume(np.ascontiguousarray(inside), ref=bound)) if len(inside) else 0.0
+
+
+def most_volume(values: FloatArray, front: FloatArray, reference: npt.ArrayLike, count: int) -> IntArray:
+    """Rows of `values` (n, m), at most `count`, that add most hypervolume to `front` (k, m), picked one after another.
+
+    Fewer where nothing more is added. The volume that a row adds only shrinks as others join, so a row is computed
+    again only while its last known gain leads.
+    """
+    have, volume = front, hypervolume(front, reference)
+    gains = np.array([hypervolume(np.vstack([have, row]), reference) for row in values]) - volume
+    known = np.zeros(len(values), dtype=np.int64)
+    picked: list[int] = []
+    while len(picked) < min(count, len(values)):
+        best = int(np.argmax(gains))
+        if gains[best] <= 0:
+            break
+        if known[best] == len(picked):
+            picked.append(best)
+            have, volume = np.vstack([have, values[best]]), volume + gains[best]
+            gains[best] = -np.inf
+        else:
+            gains[best] = hypervolume(np.vstack([have, values[best]]), reference) - volume
+            known[best] = len(picked)
+    return np.array(picked, dtype=np.int64)

