@@ -1,0 +1,95 @@
+"""A command that is killed in the middle and repeated ends as one that never was: bit-identical weights and front."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from nas.study import load_study
+
+pytestmark = pytest.mark.slow
+COMMAND = [sys.executable, "-c", "import sys; from nas.cli import main; sys.exit(main())"]
+TIMEOUT_S = 300
+
+
+def finish(args: Sequence[str]) -> None:
+    done = subprocess.run([*COMMAND, *args], capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+
+
+def stop(args: Sequence[str], ready: Callable[[], bool], with_signal: signal.Signals) -> tuple[int, str]:
+    """Start a command and signal it as soon as `ready`; exit status and standard error."""
+    running = subprocess.Popen([*COMMAND, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + TIMEOUT_S
+    while not ready() and running.poll() is None and time.monotonic() < end:
+        time.sleep(0.005)
+    assert running.poll() is None, running.communicate()[1]
+    running.send_signal(with_signal)
+    _, err = running.communicate(timeout=TIMEOUT_S)
+    return running.returncode, err
+
+
+def steps_done(run: Path) -> int:
+    try:
+        return len(json.loads((run / "checkpoint" / "state.json").read_text(encoding="utf-8"))["history"])
+    except (OSError, ValueError):
+        return 0
+
+
+def finetune(inputs: Path, run: Path) -> list[str]:
+    model, data = str(inputs / "model"), str(inputs / "reviews.csv")
+    often = ["--steps", "80", "--checkpoint-every-s", "0.05"]
+    return ["finetune", model, "--data", data, "--out", str(run), *often]
+
+
+def test_finetune_killed_and_interrupted(inputs: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(finetune(inputs, whole))
+
+    # In the middle, twice, the second time politely.
+    assert stop(finetune(inputs, cut), lambda: steps_done(cut) >= 10, signal.SIGKILL)[0] == -signal.SIGKILL
+    assert 10 <= steps_done(cut) < 80
+    assert not (cut / "supernet").exists()
+    before = steps_done(cut)
+    status, err = stop(finetune(inputs, cut), lambda: steps_done(cut) >= before + 10, signal.SIGINT)
+    assert (status, "the same command goes on where it stopped" in err) == (130, True)
+    assert "Traceback" not in err
+    finish(finetune(inputs, cut))
+    for name in ("model.safetensors", "space.json", "config.json"):
+        assert (cut / "supernet" / name).read_bytes() == (whole / "supernet" / name).read_bytes(), name
+
+
+def test_finetune_killed_at_its_beginning(inputs: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(finetune(inputs, whole))
+    stop(finetune(inputs, cut), (cut / "data").exists, signal.SIGKILL)
+    finish(finetune(inputs, cut))
+    weights = Path("supernet") / "model.safetensors"
+    assert (cut / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_search_killed(finished: Path, tmp_path: Path) -> None:
+    def search(run: Path) -> list[str]:
+        return ["search", str(run), "--name", "killed", "--objectives", "accuracy,macs", "--budget", "60"]
+
+    def measured(run: Path) -> int:
+        journal = run / "searches" / "killed" / "study.journal"
+        return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+    whole, cut = (Path(shutil.copytree(finished, tmp_path / name)) for name in ("whole", "cut"))
+    finish(search(whole))
+    stop(search(cut), lambda: measured(cut) >= 10, signal.SIGKILL)
+    assert measured(cut) < measured(whole)
+    stop(search(cut), lambda: measured(cut) >= 30, signal.SIGKILL)
+    assert measured(cut) < measured(whole)
+    finish(search(cut))
+    place = Path("searches") / "killed"
+    assert (cut / place / "front.csv").read_bytes() == (whole / place / "front.csv").read_bytes()
+    one, other = (load_study(run / place / "study.journal").measurements for run in (whole, cut))
+    assert [(m.candidate, dict(m.values)) for m in one] == [(m.candidate, dict(m.values)) for m in other]
