@@ -1,0 +1,66 @@
+"""What the benchmark programs share: flags, stages that are kept and resumed, and one way to report."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nas.doctor import diagnose
+from nas.files import write_json_atomic
+
+_LIBRARIES = ("torch", "transformers", "optuna", "scikit-learn", "onnxruntime", "numpy")
+Figures = dict[str, float]
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The flags of every benchmark program."""
+    flags = argparse.ArgumentParser(description=description)
+    flags.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    flags.add_argument("--out", type=Path, help="keep every stage in this folder, and go on from it")
+    flags.add_argument("--full", action="store_true", help="the larger form, for a machine with a GPU")
+    return flags
+
+
+@dataclass
+class Harness:
+    """Runs stages, keeps their results under `out`, and reports figures beside their targets."""
+
+    options: argparse.Namespace
+    began: float = field(default_factory=time.monotonic)
+    before: float = 0.0
+
+    def stage(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """The result of `compute`, or what an earlier run of the same benchmark kept of it."""
+        path: Path | None = self.options.out and self.options.out / f"{name}.json"
+        if path is not None and path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            self.before += kept["seconds"]
+            return dict(kept["result"])
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        started = time.monotonic()
+        result = dict(compute())
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(path, {"seconds": time.monotonic() - started, "result": result})
+        return result
+
+    def report(self, figures: Figures, targets: Mapping[str, str], seeds: Sequence[int]) -> None:
+        """Print the figures: a table, or one JSON object."""
+        found = diagnose()
+        machine = f"{found.processor}, {found.cpus} CPUs, {found.memory_gib} GiB, {', '.join(found.accelerators)}"
+        versions = {name: version(name) for name in _LIBRARIES}
+        seconds = round(time.monotonic() - self.began + self.before, 1)
+        if self.options.json:
+            record = {"figures": figures, "targets": dict(targets), "machine": machine, "versions": versions}
+            print(json.dumps(record | {"seeds": list(seeds), "seconds": seconds}, indent=2, allow_nan=False))
+            return
+        width = max(map(len, figures))
+        for name, value in figures.items():
+            print(f"{name:<{width}}  {value:>12.4f}  {targets.get(name, '')}")
+        listed = ", ".join(f"{name} {number}" for name, number in versions.items())
+        print(f"\n{machine}\nPython {found.python.split()[0]}, {listed}\nseeds {list(seeds)}, {seconds} s")
