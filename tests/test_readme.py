@@ -1,0 +1,88 @@
+"""What the README, the LINAS page and the examples show is run as it stands there, on a tiny model and data."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from tiny import write_model, write_reviews
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def run_python(*args: str, folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, *args], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("readme")
+    write_model(path / "model")
+    write_reviews(path / "reviews.csv")
+    return path
+
+
+@pytest.mark.slow
+def test_command_lines_of_the_readme(folder: Path, nas_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    lines = [line for block in blocks("README.md", "sh") for line in block.splitlines() if line.startswith("nas ")]
+    assert {line.split()[1] for line in lines} == {"finetune", "search", "report", "export"}
+    for line in lines:
+        answer = nas_command(*shlex.split(line, comments=True)[1:])
+        assert answer.status == 0, (line, answer.err)
+    assert (folder / "subnetwork" / "model.onnx").is_file()
+
+
+@pytest.mark.slow
+def test_python_of_the_readme(folder: Path) -> None:
+    for block in blocks("README.md", "python"):
+        run_python("-c", block, folder=folder)
+    assert (folder / "from_python" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_python_of_the_linas_page(tmp_path: Path) -> None:
+    for block in blocks("docs/linas.md", "python"):
+        assert "Candidate" in run_python("-c", block, folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_example(folder: Path) -> None:
+    flags = ["--steps", "6", "--budget", "6", "--speedup", "1.01"]
+    out = run_python(
+        str(ROOT / "examples" / "sentiment.py"), "model", "reviews.csv", "from_example", *flags, folder=folder
+    )
+    assert "difference" in out
+    assert (folder / "from_example" / "export" / "README.md").is_file()
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["demo", "test", "fast", "check"])
+def test_make_knows_its_targets(name: str) -> None:
+    assert re.search(rf"^{name}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_every_source_file_is_on_the_architecture_page() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in sorted((ROOT / "nas").glob("*.py")):
+        assert path.name in text or path.name in ("__init__.py", "errors.py", "files.py", "seeds.py"), path.name
