@@ -100,7 +100,7 @@ def write_card(card: Card, source: Source, inputs: Inputs, files: list[str]) -> 
     if card.figures:
         parts += ["## Measured", _table(card), _measured_on(card)]
     parts += [*card.notes, "## Load it with PyTorch", *_torch_part(source, inputs, files)]
-    parts += ["## Load it with ONNX Runtime", _onnx_part(inputs)]
+    parts += ["## Load it with ONNX Runtime", _onnx_part(inputs, files)]
     parts += ["## Files", *_files(files)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -172,7 +172,7 @@ def _names(inputs: Inputs) -> str:
     return repr(tuple(split(inputs)[1]))
 
 
-def _onnx_part(inputs: Inputs) -> str:
+def _onnx_part(inputs: Inputs, files: list[str]) -> str:
     args, kwargs = split(inputs)
     lines = ["import numpy", "import onnxruntime", ""]
     lines += ['session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])']
@@ -187,7 +187,8 @@ def _onnx_part(inputs: Inputs) -> str:
     free = (
         "Batch and length are free." if any(_is_tokens(v) for v in (*args, *kwargs.values())) else "The batch is free."
     )
-    return f"Needs onnxruntime only. {free}\n\n{_block(chr(10).join(lines) + chr(10))}"
+    ids = " The numbers of the words come from `tokenizer.json`." if "tokenizer.json" in files else ""
+    return f"Needs onnxruntime only. {free}{ids}\n\n{_block(chr(10).join(lines) + chr(10))}"
 
 
 def _is_tokens(value: torch.Tensor) -> bool:

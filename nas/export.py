@@ -8,6 +8,7 @@ a forward reads (features, heads, groups, normalised shapes) is right by constru
 
 import copy
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -129,11 +130,7 @@ def _failures(target: Path) -> Iterator[None]:
 
 def _source(network: nn.Module, factory: Factory | None) -> Source:
     kind = type(network)
-    known = False
-    if kind.__module__.startswith("transformers."):
-        import transformers
-
-        known = getattr(transformers, kind.__name__, None) is kind
+    known = getattr(sys.modules.get("transformers"), kind.__name__, None) is kind
     return Source(kind.__name__, known, factory is not None)
 
 

@@ -40,7 +40,7 @@ class LatencySettings:
     tokens: int = 128
     threads: int = 1
     repeats: int = 9
-    warmup: int = 2
+    warmup: int = 1
 
     def __post_init__(self) -> None:
         for name, least in (("tokens", 1), ("threads", 1), ("repeats", 1), ("warmup", 0)):
