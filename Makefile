@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin
-PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(RUN)/python -m pip -qq --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt
 
 .PHONY: demo test fast check lint types install install-dev clean
