@@ -74,7 +74,7 @@ def main() -> None:
     flags.add_argument("--data", type=Path, required=True, help="folder of the sst2_*.csv.gz files")
     options = flags.parse_args()
     harness = Harness(options)
-    steps, seeds = (2000, (0, 1, 2)) if options.full else (400, (0,))
+    steps, seeds = (2000, (0, 1, 2)) if options.full else (300, (0,))
     archives = fetch(cache_folder(), print)
     figures: Figures = {}
     correct: dict[str, list[bool]] = {"plain": [], "supernet": []}
