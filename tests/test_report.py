@@ -1,0 +1,58 @@
+"""The picture and the table of a search."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from nas.evaluation import Measurement, Objective
+from nas.report import Marks, draw_front, find, write_front
+from nas.study import Study
+from search_spaces import Choice, Space
+
+SPACE = Space((Choice("depth", (1, 2, 3)), Choice("width.2", (8, 16), active_if=("depth", (3,)))))
+VALUES = {(1, None): (0.6, 2.0), (2, None): (0.7, 4.0), (3, 8): (0.65, 5.0), (3, 16): (0.8, 9.0)}
+
+
+def study(*objectives: Objective) -> Study:
+    measurements = []
+    for (depth, width), values in VALUES.items():
+        candidate = SPACE.candidate({"depth": depth, "width.2": width})
+        named = {o.name: value for o, value in zip(objectives, values, strict=False)}
+        measurements.append(Measurement(candidate, named, "measured", None, 0.1))
+    failed = Measurement(SPACE.candidate({"depth": 1, "width.2": None}), {}, "failed", "why", 0.1)
+    return Study(SPACE, objectives, [*measurements, failed])
+
+
+ACCURACY, LATENCY = Objective("accuracy", "maximize"), Objective("latency_ms")
+
+
+def roles(path: Path) -> list[tuple[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(row["role"], row["depth"]) for row in csv.DictReader(file)]
+
+
+def test_table_marks_full_and_chosen(tmp_path: Path) -> None:
+    found = study(ACCURACY, LATENCY)
+    full = find(found, SPACE.largest())
+    assert full is not None
+    write_front(found, Marks(full, found.select(max_latency_ms=5)), tmp_path / "front.csv")
+    assert roles(tmp_path / "front.csv") == [("front, full", "3"), ("chosen", "2"), ("front", "1")]
+
+
+def test_full_network_is_listed_where_it_is_beyond_a_limit(tmp_path: Path) -> None:
+    found = study(ACCURACY, Objective("latency_ms", limit=6.0))
+    write_front(found, Marks(find(found, SPACE.largest()), None), tmp_path / "front.csv")
+    assert roles(tmp_path / "front.csv") == [("front", "2"), ("front", "1"), ("full", "3")]
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    [(ACCURACY,), (ACCURACY, LATENCY), (Objective("accuracy", "maximize", 0.62), Objective("latency_ms", limit=6.0))],
+)
+def test_picture(tmp_path: Path, objectives: tuple[Objective, ...]) -> None:
+    found = study(*objectives)
+    marks = Marks(find(found, SPACE.largest()), found.select())
+    draw_front(found, marks, tmp_path / "front.png", title="A title", latency_of="batch 1")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["front.png"]
