@@ -18,6 +18,7 @@ from search_spaces import Candidate, Supernet, space, spread
 from search_spaces.transformer import default_inputs
 from tests.families import NAMES, build
 
+MORE = 17
 _RANGES: dict[str, Any] = {"depth": (1, 2, 0.75, 1.0), "heads": (1, 2, 0.75), "ffn": (0.25, 7, 0.5)}
 
 
@@ -47,10 +48,10 @@ def test_onnx_of_the_smallest_the_largest_and_a_random_candidate(name: str, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_onnx_of_seventeen_more_random_candidates(name: str, tmp_path: Path) -> None:
+def test_onnx_of_more_random_candidates(name: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     supernets = [_supernet(name, attention) for attention in ("sdpa", "eager")]
-    for number in range(17):
+    for number in range(MORE):
         supernet = supernets[number % 2]
         _check(supernet, supernet.space.sample(rng), tmp_path)
 
