@@ -46,7 +46,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a finished fine-tuning and a search named default (accuracy, macs); not to be changed."""
     run = tmp_path_factory.mktemp("finished") / "run"
-    settings = ["--steps", "20", "--learning-rate", "1e-3"]
+    settings = ["--steps", "40", "--learning-rate", "3e-3"]
     assert (
         main(["finetune", str(inputs / "model"), "--data", str(inputs / "reviews.csv"), "--out", str(run), *settings])
         == 0

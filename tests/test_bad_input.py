@@ -232,8 +232,8 @@ def test_spoilt_runs_are_refused(nas_command: Command, run: Path, spoil: Callabl
 
 
 def test_other_settings_are_refused(nas_command: Command, run: Path, inputs: Path) -> None:
-    flags = ["--data", inputs / "reviews.csv", "--out", run, "--learning-rate", "1e-3"]
-    refused(nas_command("finetune", inputs / "model", *flags, "--steps", 21), "was begun with steps 20, now it is 21")
+    flags = ["--data", inputs / "reviews.csv", "--out", run, "--learning-rate", "3e-3"]
+    refused(nas_command("finetune", inputs / "model", *flags, "--steps", 41), "was begun with steps 40, now it is 41")
 
 
 @pytest.mark.parametrize("command", ["report", "export"])
