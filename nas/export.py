@@ -152,6 +152,11 @@ def _config(network: nn.Module, factory: Factory | None, source: Source) -> dict
     data = json.loads(config.to_json_string(use_diff=False))
     # Where the full network came from may be a path of this machine.
     data.pop("_name_or_path", None)
+    # Backbones also list their blocks by name; made anew from the depth when left out, refused when they contradict it.
+    depth, stages = data.get("num_hidden_layers"), data.get("stage_names")
+    if depth and stages and len(stages) != depth + 1:
+        for key in ("stage_names", "out_features", "out_indices"):
+            data.pop(key, None)
     return {**data, _KEY: _record(network, fresh)}
 
 
