@@ -34,11 +34,11 @@ class Harness:
     began: float = field(default_factory=time.monotonic)
     before: float = 0.0
 
-    def stage(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """The result of `compute`, or what an earlier run of the same benchmark kept of it."""
+    def stage(self, name: str, compute: Callable[[], Mapping[str, Any]], **settings: float | str) -> dict[str, Any]:
+        """The result of `compute`, or what an earlier run with the same settings kept of it."""
         path: Path | None = self.options.out and self.options.out / f"{name}.json"
-        if path is not None and path.is_file():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+        if kept.get("settings") == settings:
             self.before += kept["seconds"]
             return dict(kept["result"])
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -46,7 +46,8 @@ class Harness:
         result = dict(compute())
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(path, {"seconds": time.monotonic() - started, "result": result})
+            seconds = time.monotonic() - started
+            write_json_atomic(path, {"settings": settings, "seconds": seconds, "result": result})
         return result
 
     def report(self, figures: Figures, targets: Mapping[str, str], seeds: Sequence[int]) -> None:

@@ -62,6 +62,8 @@ def _tuned(
         harness.stage(
             f"{name}_{rate:g}_seed{seed}",
             lambda rate=rate: _run(folder, harness.options.data, settings, rate, steps, seed),
+            steps=steps,
+            data=str(harness.options.data.resolve()),
         )
         for rate in RATES
     ]

@@ -144,8 +144,8 @@ def main() -> None:
         return
     harness = Harness(options)
     count = 200 if options.full else 40
-    figures: Figures = harness.stage("forward", lambda: _forward(count // 2))
-    figures |= harness.stage("step", lambda: _step(count))
+    figures: Figures = harness.stage("forward", lambda: _forward(count // 2), candidates=count // 2)
+    figures |= harness.stage("step", lambda: _step(count), candidates=count)
     figures |= harness.stage("memory", lambda: {"memory_ratio": _peak_mib("both") / _peak_mib("plain")})
     harness.report(figures, TARGETS, [SEED])
 

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 the work failed, 2 the input was wrong, 3 nothing meets t
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from nas.console import print_object
 from nas.errors import NoFeasible, UserError
 from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
 
+_NO_PLACE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
 DONE, FAILED, WRONG_INPUT, NOTHING_FEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 _Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -43,7 +45,7 @@ class Finetune:
     elastic: SpaceSettings = field(default_factory=SpaceSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     dry_run: bool = False
-    """Only estimate time and memory, from two steps."""
+    """Only estimate time and memory, from a few steps."""
     common: Common = field(default_factory=Common)
 
 
@@ -56,7 +58,7 @@ class Search:
     search: SearchSettings = field(default_factory=SearchSettings)
     limits: Limits = field(default_factory=Limits)
     dry_run: bool = False
-    """Only estimate time and memory, from two measured sub-networks."""
+    """Only estimate time and memory, from a few measured sub-networks."""
     common: Common = field(default_factory=Common)
 
 
@@ -209,10 +211,10 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return NOTHING_FEASIBLE, f"error: {text}"
     if isinstance(error, UserError):
         return WRONG_INPUT, f"error: {text}"
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and (error.filename or error.errno in _NO_PLACE):
         place = f": {error.filename}" if error.filename else ""
         return WRONG_INPUT, f"error: {error.strerror or text}{place}; nothing is lost, mend it and repeat the command"
-    if re.search(r"os error \d+|No space left on device|Read-only file system", text):
+    if any(os.strerror(number) in text for number in _NO_PLACE):  # libraries in Rust wrap what the system said
         return WRONG_INPUT, f"error: {text[:300]}; nothing is lost, mend it and repeat the command"
     return FAILED, f"error: the work failed: {type(error).__name__}: {text[:300]} (--debug shows where)"
 

@@ -1,4 +1,4 @@
-"""The chosen sub-network beside the full one: the figures that a card states, from rows that nothing else has read."""
+"""The chosen sub-network beside the full one: the figures that a card states, from rows that neither training nor search has seen."""
 
 import math
 from collections.abc import Mapping

@@ -41,6 +41,8 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
     data = DataSettings(str(reviews / "reviews.csv"))
     finetune_run(run, str(model), data, ELASTIC, TRAINING, common)
     found = search_run(run, SEARCH, Limits(), common)
+    if found["full"] is None:
+        raise RuntimeError(f"the full network could not be measured; {run / 'searches'} says why")
     limits = Limits(max_latency_ms=found["full"]["latency_ms"] / SPEEDUP)
     report = report_run(run, SEARCH.name, limits)
     exported = export_run(run, SEARCH.name, out / "export", limits, common)

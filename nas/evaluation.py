@@ -109,12 +109,14 @@ def measure(evaluate: Evaluate, candidates: list[Candidate], objectives: Sequenc
     """Evaluate one chunk; a candidate with an exception or a value that is not finite has failed, the others have not.
 
     Raises:
-        UserError: `evaluate` gave an array of another shape than (candidates, objectives).
+        UserError: `evaluate` gave an array of another shape than (candidates, objectives), or raised one itself.
+        OSError: as raised by `evaluate`.
     """
     start = time.perf_counter()
     try:
         raw = evaluate(candidates)
-    except UserError:
+    except (UserError, OSError):
+        # Wrong settings, or a disk that is full: no candidate is to blame, and the next one would fare alike.
         raise
     except Exception as error:
         if len(candidates) > 1:

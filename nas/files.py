@@ -32,6 +32,7 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
     A kill leaves either the old folder, or for the instant between two renames the old one as `.<name>.old`, which
     `recover_folder` puts back.
     """
+    path = path.resolve()
     beside, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)

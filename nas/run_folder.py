@@ -13,6 +13,7 @@ folder only, and nothing that it names is imported.
 """
 
 import fcntl
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -143,6 +144,7 @@ class RunFolder:
         if self.path.is_dir() and not self.run_json.exists() and not self._is_ours():
             raise UserError(f"{self.path} holds other files and no run; name a new or an empty folder")
         self.path.mkdir(parents=True, exist_ok=True)
+        self._no_links()
         lock = self.path / _LOCK
         with lock.open("a") as file:
             try:
@@ -151,6 +153,9 @@ class RunFolder:
                 raise UserError(f"another command is at work in {self.path}; wait for it to end") from None
             for folder in (self.data, self.supernet):
                 recover_folder(folder)
+            for left in self.path.rglob(".*.part*"):
+                if left.is_file():
+                    left.unlink()
             try:
                 yield
             finally:
@@ -164,6 +169,13 @@ class RunFolder:
         begun = {_LOCK, "data", ".data.part", ".data.old"}
         names = {item.name for item in self.path.iterdir()}
         return all(name in begun or name.startswith(".run.json.") for name in names)
+
+    def _no_links(self) -> None:
+        """A run that nas made holds no links; one from somebody else could lead a command to write anywhere."""
+        for folder, folders, files in os.walk(self.path):
+            for item in (Path(folder) / name for name in (*folders, *files)):
+                if item.is_symlink():
+                    raise UserError(f"a run folder must hold no links, {item} is one; remove it")
 
     def _inside(self, relative: str) -> Path:
         path = self.path / relative

@@ -143,7 +143,7 @@ def make_split(rows: Sequence[Row], labels: npt.ArrayLike, preprocessor: Preproc
 
 @dataclass(frozen=True)
 class Data:
-    """A classification task: validation steers, test is read once at the end.
+    """A classification task: validation steers the search, test is for the final figures alone.
 
     Args:
         kind: what the rows are.

@@ -4,6 +4,8 @@ A step that is done is recognised, one that was cut off goes on, and a folder th
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -117,17 +119,33 @@ def search_run(run: Path, settings: SearchSettings, limits: Limits, common: Comm
         if (place / "search.json").exists():
             same_request(place, folder.read_search(settings.name).asked, asked)
         opened = open_run(folder, common.device)
-        if not (place / "search.json").exists():
+        new = not (place / "search.json").exists()
+        if new:
             write_record(place / "search.json", SearchRecord(asked=asked, versions=recorded_versions()))
-        with Bar(f"Searching {opened.supernet.space.size():,} sub-networks", settings.budget) as bar:
+        title = f"Searching {opened.supernet.space.size():,} sub-networks"
+        with _unless_refused(place, new), Bar(title, settings.budget) as bar:
             figures = SearchFigures(bar, opened.supernet.space, objectives)
             study = run_search(opened, objectives, settings, common.seed, storage=place / JOURNAL, on_result=figures)
         write_front(study, Marks(find(study, study.space.largest()), None), place / "front.csv")
     return _search_summary(run, settings.name, place, study)
 
 
+@contextmanager
+def _unless_refused(place: Path, new: bool) -> Iterator[None]:
+    """Leave no trace of a new search that is refused for its settings."""
+    try:
+        yield
+    except UserError:
+        if new:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
 def _search_summary(run: Path, name: str, place: Path, study: Study) -> dict[str, Any]:
     failed = [m for m in study.measurements if m.state == "failed"]
+    if len(failed) == len(study.measurements):
+        reason = failed[0].reason if failed else "nothing was asked for"
+        raise RuntimeError(f"none of {len(failed)} sub-networks could be measured; the first failed: {reason}")
     full = find(study, study.space.largest())
     return {
         "run": str(run),
@@ -182,7 +200,7 @@ def export_run(run: Path, name: str, out: Path, limits: Limits, common: Common) 
     with folder.locked():
         # 1. The choice, by what the search measured on validation rows.
         chosen = load_study(folder.search(name) / JOURNAL).select(limits.given())
-        # 2. Its figures beside the full network's, from test rows that were not read before.
+        # 2. Its figures beside the full network's, from test rows that neither training nor search has seen.
         say("Measuring the full and the chosen network")
         opened = open_run(folder, common.device)
         tokens, threads = _whole(asked.get("tokens"), 128), _whole(asked.get("threads"), 1)

@@ -102,9 +102,10 @@ class Judge:
     def runs_without(self, cut: BlockCut) -> bool:
         """Whether the network still runs with one block less, and differs."""
         space = Space((Choice("depth", (cut.count - 1, cut.count), cuts=(cut,)),))
+        supernet = Supernet(self._model, space)
         try:
             with torch.no_grad():
-                shorter = Supernet(self._model, space)(space.smallest(), *self._args[0], **self._args[1])
+                shorter = supernet(space.smallest(), *self._args[0], **self._args[1])
                 full = self._model(*self._args[0], **self._args[1])
         except Exception:
             return False
@@ -116,8 +117,8 @@ class Judge:
 
     def _passes(self, groups: Sequence[tuple[Cut, ...]]) -> bool:
         space = Space(tuple(_halved(f"group.{index}", cuts) for index, cuts in enumerate(groups)))
+        supernet, smallest = Supernet(self._model, space), space.smallest()
         try:
-            supernet, smallest = Supernet(self._model, space), space.smallest()
             with torch.no_grad():
                 shared = supernet(smallest, *self._args[0], **self._args[1])
                 return difference(shared, masked_forward(supernet, smallest, self._inputs)) <= TOLERANCE

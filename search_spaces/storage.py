@@ -51,7 +51,7 @@ def _build(folder: Path) -> nn.Module:
     try:
         names = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["architectures"]
         kind = getattr(transformers, str(names[0]))
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ValueError(f"{folder / _CONFIG} must be the configuration of a transformers model: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
