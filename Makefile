@@ -6,16 +6,19 @@ RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip -qq --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test fast check lint types install install-dev clean
+.PHONY: demo test exhaustive fast check lint types install install-dev clean
 
 demo: $(VENV)/.installed
 	$(RUN)/nas demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "not exhaustive" $(ARGS)
+
+exhaustive: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m exhaustive $(ARGS)
 
 fast: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "not slow and not exhaustive" $(ARGS)
 
 check: lint types test
 

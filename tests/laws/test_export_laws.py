@@ -47,6 +47,7 @@ def test_onnx_of_the_smallest_the_largest_and_a_random_candidate(name: str, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx_of_more_random_candidates(name: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
