@@ -1,4 +1,4 @@
-"""The chosen sub-network beside the full one: the figures that a card states, from rows that neither training nor search has seen."""
+"""The chosen sub-network beside the full one: what a card states, from rows that neither training nor search saw."""
 
 import math
 from collections.abc import Mapping

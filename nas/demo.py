@@ -93,9 +93,8 @@ def show(result: Mapping[str, Any], out: TextIO) -> None:
     print(f"Exported to {result['export']}; its README.md says how to load it.", file=out)
     if "picture" in result:
         minutes, memory = result["seconds"] / 60, result["peak_memory_mib"]
-        print(
-            f"All measured candidates: {result['picture']}. {minutes:.1f} minutes, {memory:,.0f} MiB at most.", file=out
-        )
+        print(f"All measured candidates: {result['picture']}.", file=out)
+        print(f"This took {minutes:.1f} minutes and {memory:,.0f} MiB at most.", file=out)
 
 
 def _count(number: float) -> str:

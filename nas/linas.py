@@ -218,7 +218,7 @@ def evolved(
         values = predict(rows)
         return Population.of(rows, values, violations(values, objectives))
 
-    genome = VectorGenome(space, config.mutation or 1 / max(1, len(space.choices)))
+    genome = VectorGenome(space, 1 / max(1, len(space.choices)) if config.mutation is None else config.mutation)
     first = genome.sample(config.inner_population, rng)
     if config.warm_start:
         best = data.rows[pareto.best_first(data.values, data.violations)[: config.inner_population]]

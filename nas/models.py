@@ -1,7 +1,6 @@
 """Pre-trained networks and their preprocessing from `transformers`, safetensors only; also the user's own module."""
 
 import contextlib
-import importlib
 import io
 import itertools
 import json
@@ -319,51 +318,6 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def load_factory(
-    path: str, classes: Sequence[str], *, weights: Path | None = None, seed: int = 0
-) -> tuple[nn.Module, Preprocessor]:
-    """The user's own module: `package.module:factory`, called with the number of classes.
-
-    Args:
-        path: from the command line, never from a file: it is imported and called. The factory returns a pair (module,
-            preprocessor), the latter with the methods of `nas.split.Preprocessor`, e.g. `PlainImages("x", (32, 32))`.
-        classes: names of the classes.
-        weights: a safetensors file with the module's state; None: as the factory made them, from `seed`.
-        seed: of the generator of torch while the factory runs.
-
-    Raises:
-        UserError: no such module or factory, another result, or weights that do not fit.
-    """
-    location, _, attribute = path.partition(":")
-    try:
-        factory = getattr(importlib.import_module(location), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"the model must be given as module:factory, {path} cannot be imported: {error}") from error
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(seed, "head"))
-        made = factory(len(classes))
-    if not (
-        isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and hasattr(made[1], "prepare")
-    ):
-        raise UserError(f"{path} must return a pair (nn.Module, preprocessor), got {type(made).__name__}")
-    module, preprocessor = made
-    if weights is not None:
-        load_weights(module, weights)
-    return module.eval(), preprocessor
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a safetensors file into a module; raises UserError when it cannot be read or does not fit exactly."""
-    from safetensors.torch import load_model
-
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise UserError(f"the weights must be an existing safetensors file, got {path}")
-    try:
-        load_model(module, path)
-    except Exception as error:
-        raise UserError(f"the weights in {path} must fit the module: {_first_line(error)}") from error
-
-
 def example_inputs(
     module: nn.Module, kind: Kind, preprocessor: Preprocessor, tokens: int = 128, batch: int = 2
 ) -> dict[str, Tensor]:
@@ -388,7 +342,19 @@ def example_inputs(
             rows.append(buffer.getvalue())
         return preprocessor.prepare(rows, tokens).batch(range(batch))
     config = getattr(module, "config", None)
-    width = min(tokens, int(getattr(config, "max_position_embeddings", tokens) or tokens))
+    width = min(tokens, most_tokens(module) or tokens)
     words = int(getattr(config, "vocab_size", 0) or len(getattr(preprocessor, "tokenizer", ())))
     ids = torch.from_numpy(rng.integers(min(1000, words // 2), words, size=(batch, width)))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def most_tokens(module: nn.Module) -> int | None:
+    """How many tokens a transformers model has positions for, None where its configuration does not say.
+
+    Relatives of RoBERTa count positions from behind the padding index, so that the first ones are never used.
+    """
+    positions = getattr(getattr(module, "config", None), "max_position_embeddings", None)
+    if not isinstance(positions, int):
+        return None
+    tables = [part for part in module.modules() if isinstance(part, nn.Embedding) and part.num_embeddings == positions]
+    return positions - max((part.padding_idx + 1 for part in tables if part.padding_idx is not None), default=0)

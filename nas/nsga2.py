@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from nas.errors import UserError
 from nas.evaluation import Evaluate, Objective, OnResult
 from nas.evolution import Genes, Population, VectorGenome, evolve, nsga2_survival
+from nas.seeds import generator
 from nas.study import Recipe, Study, searching
 from search_spaces.space import Space
 
@@ -65,8 +64,8 @@ def nsga2(
         chunk_size=chunk_size,
         on_result=on_result,
     ) as (study, run):
-        rng = np.random.default_rng([seed, 0])
-        genome = VectorGenome(space, config.mutation or 1 / max(1, len(space.choices)))
+        rng = generator(seed, "nsga2")
+        genome = VectorGenome(space, 1 / max(1, len(space.choices)) if config.mutation is None else config.mutation)
         shown = 0
 
         def score(genes: Genes) -> Population:

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from nas.evaluation import Evaluate, Objective, OnResult
+from nas.seeds import generator
 from nas.study import Recipe, Study, searching
 from search_spaces.space import Space
 
@@ -34,6 +33,6 @@ def random_search(
         on_result=on_result,
     ) as (study, run):
         while run.remaining:
-            rng = np.random.default_rng([seed, run.proposed])
+            rng = generator(seed, "random search", run.proposed)
             run.propose(space.random(min(run.remaining, 100), rng), rng)
     return study

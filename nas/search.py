@@ -21,6 +21,7 @@ from nas.accuracy import accuracy, predict
 from nas.errors import UserError
 from nas.evaluation import Evaluate, Exact, FloatArray, IntArray, Objective, OnResult
 from nas.linas import linas
+from nas.models import most_tokens
 from nas.relative_latency import LatencySettings, RelativeLatency, device_of
 from nas.split import Split
 from nas.study import Study
@@ -104,7 +105,7 @@ def search(
     """
     settings = latency or LatencySettings()
     named = [objective(each) if isinstance(each, str) else each for each in objectives]
-    row = _example(example_inputs, data, _most_tokens(supernet, settings.tokens))
+    row = _example(example_inputs, data, min(settings.tokens, most_tokens(supernet.model) or settings.tokens))
     if any(each.name in EXACT and each.exact is None for each in named):
         costs = _exact(supernet, space, _needed(row, "costs"))
         named = [replace(each, exact=costs[each.name]) if each.name in EXACT else each for each in named]
@@ -116,12 +117,6 @@ def search(
 
     with _evaluating(supernet):
         return algorithm(space, evaluate, named, budget=budget, seed=seed, storage=storage, on_result=on_result)
-
-
-def _most_tokens(supernet: Supernet, tokens: int) -> int:
-    """`tokens`, or as many as a transformers model has positions for."""
-    positions = getattr(getattr(supernet.model, "config", None), "max_position_embeddings", None)
-    return min(tokens, positions) if isinstance(positions, int) else tokens
 
 
 def _example(given: Inputs | None, data: Split | None, tokens: int) -> Inputs | None:

@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas import pareto
 from nas.errors import UserError
 from nas.evaluation import Evaluate, Evaluations, Measurement, Objective, OnResult, violations
+from nas.seeds import generator
 from nas.selection import select
 from search_spaces.space import Candidate, Choice, Space
 
@@ -174,7 +175,7 @@ def searching(
         )
         yield study, run
         while run.remaining:
-            run.propose(space.encode([]), np.random.default_rng([recipe.seed, run.proposed]))
+            run.propose(space.encode([]), generator(recipe.seed, "fill up", run.proposed))
         run.finish()
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,14 @@ from nas.errors import UserError
 from nas.models import (
     PlainImages,
     example_inputs,
-    load_factory,
     load_preprocessor,
     load_pretrained,
+    most_tokens,
     save_preprocessor,
 )
 from nas.training import logits_of
 from tests import toy_task
+from tests.families import build
 
 CLASSES = ("bad", "good", "odd")
 
@@ -197,37 +197,6 @@ def test_a_text_model_for_images(bert: Path) -> None:
         load_pretrained(bert, CLASSES, "image")
 
 
-# A module of the user's own ------------------------------------------------------------------------------------------
-
-FACTORY = """
-from torch import nn
-from nas.models import PlainImages
-def make(classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(48, classes)), PlainImages("input", (4, 4))
-def alone(classes):
-    return nn.Linear(2, classes)
-"""
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "my_networks.py").write_text(FACTORY)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_networks", raising=False)
-    return tmp_path
-
-
-def test_a_factory_with_weights(own: Path) -> None:
-    module, preprocessor = load_factory("my_networks:make", CLASSES, seed=1)
-    again, _ = load_factory("my_networks:make", CLASSES, seed=1)
-    assert toy_task.same(toy_task.weights(module), toy_task.weights(again))
-    weights = {name: tensor + 1 for name, tensor in module.state_dict().items()}
-    save_file(weights, own / "w.safetensors")
-    loaded, _ = load_factory("my_networks:make", CLASSES, weights=own / "w.safetensors")
-    assert toy_task.same(toy_task.weights(loaded), weights)
-    assert module(**example_inputs(module, "image", preprocessor)).shape == (2, 3)
-
-
 def test_plain_images_come_back(tmp_path: Path) -> None:
     save_preprocessor(PlainImages("x", (5, 7)), tmp_path)
     assert load_preprocessor(tmp_path, "image") == PlainImages("x", (5, 7))
@@ -237,22 +206,7 @@ def test_plain_images_come_back(tmp_path: Path) -> None:
     assert torch.equal(pixels, torch.ones(1, 3, 5, 7))
 
 
-@pytest.mark.parametrize(
-    ("path", "weights", "message"),
-    [
-        ("my_networks", None, "module:factory"),
-        ("my_networks:none", None, "cannot be imported"),
-        ("no_such_module:make", None, "cannot be imported"),
-        ("my_networks:alone", None, "must return a pair"),
-        ("my_networks:make", "none.safetensors", "existing safetensors file"),
-        ("my_networks:make", "my_networks.py", "existing safetensors file"),
-        ("my_networks:make", "other.safetensors", "must fit the module"),
-        ("my_networks:make", "damaged.safetensors", "must fit the module"),
-    ],
-)
-def test_a_factory_that_does_not_fit(own: Path, path: str, weights: str | None, message: str) -> None:
-    save_file({"0.weight": torch.ones(1)}, own / "other.safetensors")
-    (own / "damaged.safetensors").write_bytes(b"no")
-    with pytest.raises(UserError, match=message) as caught:
-        load_factory(path, CLASSES, weights=None if weights is None else own / weights)
-    assert "\n" not in str(caught.value)
+def test_the_most_tokens_leave_out_positions_below_the_padding_index() -> None:
+    assert most_tokens(build("bert")) == 64
+    assert most_tokens(build("roberta")) == 62
+    assert most_tokens(build("vit")) is None

@@ -53,7 +53,7 @@ class _Killed:
 
 
 def _search(path: Path | None = None, evaluate: Any = _evaluate, **changed: Any) -> Study:
-    settings: dict[str, Any] = {"budget": 30, "seed": 1, "config": Nsga2Config(population=8), "storage": path}
+    settings: dict[str, Any] = {"budget": 30, "seed": 5, "config": Nsga2Config(population=8), "storage": path}
     return nsga2(SPACE, evaluate, OBJECTIVES, **{**settings, **changed})
 
 
