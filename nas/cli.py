@@ -26,7 +26,7 @@ from nas.console import print_object
 from nas.errors import NoFeasible, UserError
 from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
 
-_NO_PLACE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
+_NO_PLACE = (errno.ENOENT, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
 DONE, FAILED, WRONG_INPUT, NOTHING_FEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 _Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]

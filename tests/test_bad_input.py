@@ -157,8 +157,9 @@ def run(finished: Path, tmp_path: Path) -> Path:
 )
 def test_search_refuses(nas_command: Command, run: Path, flags: list[object], sentence: str) -> None:
     default = [] if "--name" in flags else ["--name", "new"]
+    before = sorted(run.parent.rglob("*"))
     refused(nas_command("search", run, *default, *flags), sentence)
-    assert not (run.parent / "outside").exists()
+    assert sorted(run.parent.rglob("*")) == before
 
 
 def other_version(run: Path) -> None:
@@ -205,6 +206,12 @@ def link_outside(run: Path) -> None:
     (run / "supernet").symlink_to(run.parent / "elsewhere")
 
 
+def linked_journal(run: Path) -> None:
+    journal = run / "searches" / "default" / "study.journal"
+    shutil.move(journal, run.parent / "theirs")
+    journal.symlink_to(run.parent / "theirs")
+
+
 def torn_study(run: Path) -> None:
     (run / "searches" / "default" / "study.journal").write_text("not a journal\n", encoding="utf-8")
 
@@ -221,7 +228,8 @@ def torn_study(run: Path) -> None:
         (unfinished, "is not finished; repeat the `nas finetune` command"),
         (no_rows, "validation.parquet"),
         (cut_weights, "super-network of the run cannot be read"),
-        (link_outside, "must lie inside the run folder"),
+        (link_outside, "must hold no links"),
+        (linked_journal, "must hold no links"),
         (torn_study, "damaged"),
     ],
 )

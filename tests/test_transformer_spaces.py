@@ -1,5 +1,7 @@
 """Options, drop orders and refusals of the spaces of transformers."""
 
+import json
+
 import pytest
 from torch import nn
 
@@ -61,6 +63,17 @@ def test_a_super_network_refuses_a_space_of_another_model() -> None:
         Supernet(build("minilm"), foreign)
     with pytest.raises(ValueError, match="make the space from"):
         Supernet(other, Space(space(build("vit")).choices))
+
+
+def test_a_configuration_that_names_code_is_refused(tmp_path) -> None:
+    model = build("minilm")
+    Supernet(model, space(model)).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "unheard-of", "auto_map": {"AutoConfig": "evil.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text("raise SystemExit('this code ran')")
+    with pytest.raises(ValueError, match="must be the configuration of a transformers model"):
+        Supernet.load(tmp_path)
 
 
 def test_a_damaged_folder_is_refused(tmp_path) -> None:
