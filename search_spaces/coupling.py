@@ -8,7 +8,7 @@ that follow. The graph does not know what Python hard-codes, so a space accepts 
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,7 +180,7 @@ class _Reader:
             for index, axis in enumerate(tensor.axes):
                 for atom, cut in self._cuts(name, index, axis):
                     held.setdefault(atom, []).append(cut)
-        self._freeze_beside_heads(held)
+        self._freeze_beside_heads()
         atoms = [atom for atom in held if axes.frozen(atom) is None]
         numbers = {atom: index for index, atom in enumerate(atoms)}
         return Coupling(
@@ -214,7 +214,7 @@ class _Reader:
             start += math.prod(sizes)
         return cuts
 
-    def _freeze_beside_heads(self, held: Mapping[int, Sequence[AxisCut]]) -> None:
+    def _freeze_beside_heads(self) -> None:
         """A head dimension is fixed by the scale of the scores: never offer what shares a parameter axis with heads."""
         axes = self._walk.axes
         for tensor in self._weights.values():

@@ -1,11 +1,13 @@
-"""The space of any model: the first family that recognises it, else its structure alone."""
+"""The space of any model: with the ranges of the first family that recognises it, else with those of BERT."""
 
 from torch import nn
 
 from search_spaces import bert, vit
 from search_spaces.coupling import Inputs
 from search_spaces.space import Space
-from search_spaces.transformer import DropOrder, Sizes, family_space, last_first
+from search_spaces.transformer import DropOrder, Sizes, last_first
+
+FAMILIES = (vit.FAMILY, bert.FAMILY)
 
 
 def space(
@@ -30,6 +32,5 @@ def space(
         NotElastic: nothing in the model can be narrowed; the message says what was looked for and found.
         ValueError: missing example inputs, or options that do not fit.
     """
-    defaults = vit.PAPER if vit.recognises(model) else bert.PAPER
-    given = {"depth": depth, "heads": heads, "ffn": ffn}
-    return family_space(model, example_inputs, drop_order, defaults, given)
+    family = next((family for family in FAMILIES if family.recognises(model)), bert.FAMILY)
+    return family.space(model, example_inputs, drop_order=drop_order, depth=depth, heads=heads, ffn=ffn)

@@ -1,8 +1,8 @@
 """What the transformers share: a list of equal blocks, each with attention heads and a feed-forward width."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -193,11 +193,33 @@ def _options(name: str, full: int, sizes: Sizes) -> tuple[int, ...]:
     return tuple(sorted(options))
 
 
-def family_space(
-    model: nn.Module, inputs: Inputs | None, drop_order: DropOrder, defaults: Ranges, given: Mapping[str, Sizes | None]
-) -> Space:
-    """`space` with the family's ranges where the user gave none."""
-    merged: dict[str, Any] = {
-        kind: getattr(defaults, kind) if sizes is None else sizes for kind, sizes in given.items()
-    }
-    return space(model, inputs, drop_order=drop_order, ranges=Ranges(**merged))
+@dataclass(frozen=True)
+class Family:
+    """Models that share their input and the ranges of a paper.
+
+    Args:
+        takes: the name of their main input, as transformers has it.
+        ranges: options of each kind where the user gives none.
+    """
+
+    takes: str
+    ranges: Ranges
+
+    def recognises(self, model: nn.Module) -> bool:
+        """Whether the model is one of transformers that takes this input."""
+        return getattr(model, "main_input_name", None) == self.takes and hasattr(model, "config")
+
+    def space(
+        self,
+        model: nn.Module,
+        example_inputs: Inputs | None = None,
+        *,
+        drop_order: DropOrder = last_first,
+        depth: Sizes | None = None,
+        heads: Sizes | None = None,
+        ffn: Sizes | None = None,
+    ) -> Space:
+        """The space of a model with the family's ranges; arguments and errors as `search_spaces.space`."""
+        given = {"depth": depth, "heads": heads, "ffn": ffn}
+        chosen = {kind: sizes for kind, sizes in given.items() if sizes is not None}
+        return space(model, example_inputs, drop_order=drop_order, ranges=replace(self.ranges, **chosen))
