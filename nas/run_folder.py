@@ -8,8 +8,8 @@ supernet/                the fine-tuned super-network, its tokenizer or image pr
 searches/<name>/         search.json (what was asked), the study, front.csv, the report
 ```
 
-A run folder may come from somebody else, so it is validated: JSON by schema and bounded in size, paths inside the
-folder only, and nothing that it names is imported.
+A run folder may come from somebody else, so it is validated: records by schema and bounded in size, no links, paths
+inside the folder only, and nothing that it names is imported.
 """
 
 import fcntl
