@@ -101,18 +101,18 @@ def _is_tokens(value: torch.Tensor) -> bool:
 
 
 def _check(module: nn.Module, run: Runner, inputs: Inputs) -> None:
-    for case in (inputs, other_size(inputs)):
+    for name, case in (("on its example", inputs), ("at another batch and length", other_size(inputs))):
         with torch.no_grad():
             expected = first_output(call(module, case)).cpu()
         try:
             got = call(run, case)
         except Exception as error:
-            raise ConversionError(f"the ONNX file does not run at another batch and length: {error}") from error
+            raise ConversionError(f"the ONNX file does not run {name}: {error}") from error
         difference = relative_difference(expected, got)
         if not difference <= TOLERANCE:
             raise ConversionError(
                 f"the ONNX file's outputs must equal the network's within {TOLERANCE} of the largest logit, "
-                f"they differ by {difference:.2g}"
+                f"they differ by {difference:.2g} {name}"
             )
 
 
