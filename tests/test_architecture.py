@@ -30,7 +30,7 @@ HOMES = {
     "optuna": {"nas.study"},
     "pydantic": {"nas.run_folder", "nas.config_file"},
     "rich": {"nas.console"},
-    "transformers": {"nas.export", "nas.models", "search_spaces.storage"},
+    "transformers": {"nas.models", "search_spaces.storage"},
     "tyro": {"nas.cli"},
 }
 SLOW_TO_IMPORT = {"accelerate", "datasets", "matplotlib", "onnx", "onnxruntime", "sklearn", "transformers"}
