@@ -22,7 +22,7 @@ from typing import Annotated, Any, TextIO
 import tyro
 
 from nas.config_file import defaults_from, read_config
-from nas.console import print_object
+from nas.console import print_comparison, print_object
 from nas.errors import NoFeasible, UserError
 from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
 
@@ -244,10 +244,10 @@ def _report(command: Report, out: TextIO) -> None:
 
 
 def _export(command: Export, out: TextIO) -> None:
-    from nas import demo, workflow
+    from nas import workflow
 
     result = workflow.export_run(command.run, command.name, command.out, command.limits, command.common)
-    _print(result, command.common, out, show=demo.show)
+    _print(result, command.common, out, show=print_comparison)
 
 
 def _demo(command: Demo, out: TextIO) -> None:

@@ -96,3 +96,33 @@ def _plain(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return ", ".join(_plain(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def print_comparison(result: Mapping[str, Any], out: TextIO) -> None:
+    """Print the result of an export: the full and the chosen network side by side."""
+    full, chosen = result["full"], result["chosen"]
+    rows = {
+        "test accuracy": (f"{100 * full['test_accuracy']:.1f} %", f"{100 * chosen['test_accuracy']:.1f} %"),
+        "latency": (f"{full['latency_ms']:.1f} ms", f"{chosen['latency_ms']:.1f} ms"),
+        "multiply-accumulates": (_count(full["macs"]), _count(chosen["macs"])),
+        "parameters": (_count(full["parameters"]), _count(chosen["parameters"])),
+        "size": (f"{full['size_mib']:.1f} MiB", f"{chosen['size_mib']:.1f} MiB"),
+    }
+    difference, (low, high) = result["accuracy_difference_points"], result["accuracy_difference_interval"]
+    change = {
+        "test accuracy": f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}]",
+        "latency": f"{result['speedup']:.2f}x faster",
+        **{
+            label: f"{100 * (chosen[key] / full[key] - 1):+.0f} %"
+            for label, key in (("multiply-accumulates", "macs"), ("parameters", "parameters"), ("size", "size_mib"))
+        },
+    }
+    cells = {label: (*values, change[label]) for label, values in rows.items()}
+    print_table("Full and chosen network", ("full", "chosen", "difference"), cells, out)
+    how = ", ".join(f"{name} {value}" for name, value in result["measured_on"].items())
+    print(f"{result['what_the_data_can_tell']}\nMeasured interleaved in one process: {how}.", file=out)
+    print(f"Exported to {result['export']}; its README.md says how to load it.", file=out)
+
+
+def _count(number: float) -> str:
+    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,.0f}"

@@ -4,15 +4,14 @@ Fetch both (once), fine-tune the super-network, search it for accuracy and laten
 that is `SPEEDUP` times as fast as the full one. The settings are what fits into ten minutes on two cores.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from nas.console import print_table, say
+from nas.console import print_comparison, say
 from nas.demo_files import SENTENCES, WEIGHTS, cache_folder, fetch, unpack_model, unpack_sentences
+from nas.memory import peak_memory_mib
 from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
 from nas.workflow import export_run, finetune_run, report_run, search_run
 
@@ -51,7 +50,7 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
         "measured": found["measured"],
         "picture": report["picture"],
         "seconds": time.monotonic() - started,
-        "peak_memory_mib": _peak_memory_mib(),
+        "peak_memory_mib": peak_memory_mib(),
     }
 
 
@@ -61,47 +60,15 @@ def plan(out: Path, cache: Path | None) -> dict[str, Any]:
         "fetch": f"86 MB, once, into {cache or cache_folder()}",
         "write": f"{out} (about 250 MB)",
         "fine-tuning": f"{TRAINING.steps} steps of {TRAINING.batch_size} sentences, about 5 minutes on two cores",
-        "search": f"{SEARCH.budget} sub-networks measured, about 3 minutes",
+        "search": f"{SEARCH.budget} sub-networks measured, about 4 minutes",
         "verification and export": "about 1 minute",
-        "peak_memory_mib": 2500,
+        "peak_memory_mib": 3000,
     }
 
 
 def show(result: Mapping[str, Any], out: TextIO) -> None:
-    """Print the result of an export or of the demo: the full and the chosen network side by side."""
-    full, chosen = result["full"], result["chosen"]
-    rows = {
-        "test accuracy": (f"{100 * full['test_accuracy']:.1f} %", f"{100 * chosen['test_accuracy']:.1f} %"),
-        "latency": (f"{full['latency_ms']:.1f} ms", f"{chosen['latency_ms']:.1f} ms"),
-        "multiply-accumulates": (_count(full["macs"]), _count(chosen["macs"])),
-        "parameters": (_count(full["parameters"]), _count(chosen["parameters"])),
-        "size": (f"{full['size_mib']:.1f} MiB", f"{chosen['size_mib']:.1f} MiB"),
-    }
-    difference, (low, high) = result["accuracy_difference_points"], result["accuracy_difference_interval"]
-    change = {
-        "test accuracy": f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}]",
-        "latency": f"{result['speedup']:.2f}x faster",
-        **{
-            label: f"{100 * (chosen[key] / full[key] - 1):+.0f} %"
-            for label, key in (("multiply-accumulates", "macs"), ("parameters", "parameters"), ("size", "size_mib"))
-        },
-    }
-    cells = {label: (*values, change[label]) for label, values in rows.items()}
-    print_table("Full and chosen network", ("full", "chosen", "difference"), cells, out)
-    how = ", ".join(f"{name} {value}" for name, value in result["measured_on"].items())
-    print(f"{result['what_the_data_can_tell']}\nMeasured interleaved in one process: {how}.", file=out)
-    print(f"Exported to {result['export']}; its README.md says how to load it.", file=out)
-    if "picture" in result:
-        minutes, memory = result["seconds"] / 60, result["peak_memory_mib"]
-        print(f"All measured candidates: {result['picture']}.", file=out)
-        print(f"This took {minutes:.1f} minutes and {memory:,.0f} MiB at most.", file=out)
-
-
-def _count(number: float) -> str:
-    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,.0f}"
-
-
-def _peak_memory_mib() -> float:
-    """The largest resident memory of this process or any of its children, in MiB."""
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    """Print the result of the demo."""
+    print_comparison(result, out)
+    minutes, memory = result["seconds"] / 60, result["peak_memory_mib"]
+    print(f"All measured candidates: {result['picture']}.", file=out)
+    print(f"This took {minutes:.1f} minutes and {memory:,.0f} MiB at most.", file=out)

@@ -1,14 +1,13 @@
 """What `--dry-run` prints: time and memory, from a few steps that are really run and leave nothing behind."""
 
 import copy
-import resource
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nas.instatune import instatune
+from nas.memory import peak_memory_mib
 from nas.opened_run import named_objectives, open_run, run_search
 from nas.preparation import instatune_config, prepare
 from nas.random_search import random_search
@@ -42,7 +41,7 @@ def finetuning(
         "steps": steps,
         "seconds_a_step": min(seconds),
         "seconds": steps * sum(seconds) / len(seconds),
-        "peak_memory_mib": _peak_memory_mib(),
+        "peak_memory_mib": peak_memory_mib(),
     }
 
 
@@ -60,10 +59,5 @@ def searching(run: Path, settings: SearchSettings, limits: Limits, common: Commo
         "budget": settings.budget,
         "seconds_a_candidate": sum(each) / len(each),
         "seconds": start_up + settings.budget * sum(each) / len(each),
-        "peak_memory_mib": _peak_memory_mib(),
+        "peak_memory_mib": peak_memory_mib(),
     }
-
-
-def _peak_memory_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
