@@ -24,7 +24,7 @@ from search_spaces import Supernet, space, spread
 
 RATES, MAX_TOKENS, THREADS = (5e-5, 1e-4, 2e-4), 64, 2
 TARGETS = {"largest_minus_plain": "at least -0.5 points"}
-PLAIN = {"samples": 0, "alpha": 1.0}
+PLAIN = {"samples": 0}
 
 
 def _splits(data: Path, preprocessor: Any) -> dict[str, Split]:

@@ -4,7 +4,9 @@ Equation 1 in its low-cost form (gamma = 0): every step trains the full network 
 the full network teaches the sub-networks of the same step; no second teacher network.
 
 Differs: the distillation term is multiplied by the squared temperature, and the temperature is 5, as in the authors'
-code for BEiT-3 (the equation names a temperature and gives neither); gamma = 1 (a strong teacher) is left out.
+code for BEiT-3 (the equation names a temperature and gives neither); gamma = 1 (a strong teacher) is left out; and the
+cross-entropy of the full network has weight 1 where the equation has alpha: with alpha, a short fine-tuning can fall into
+the other minimum of the distillation, full network and sub-networks giving the same output for every row.
 """
 
 from collections.abc import Callable
@@ -26,16 +28,18 @@ from search_spaces import Supernet
 class InstaTuneConfig(TrainingConfig):
     """How to fine-tune a super-network: everything of `TrainingConfig`, and the loss.
 
-    `samples=0, alpha=1` is plain fine-tuning of the full network through the same loop.
+    `samples=0` is plain fine-tuning of the full network through the same loop.
 
     Args:
         samples: random sub-networks a step (M of the paper).
-        alpha: weight of cross-entropy, in 0..1; the rest is distillation.
+        alpha: weight of a sub-network's cross-entropy, in 0..1; the rest is distillation.
+        full_weight: weight of the full network's cross-entropy; alpha in the paper.
         temperature: of the distillation (the paper is silent; its code has 5).
     """
 
     samples: int = 1
     alpha: float = 0.3
+    full_weight: float = 1.0
     temperature: float = 5.0
 
     def __post_init__(self) -> None:
@@ -44,6 +48,8 @@ class InstaTuneConfig(TrainingConfig):
             raise UserError(f"samples must be at least 0, got {self.samples}")
         if not 0 < self.alpha <= 1:
             raise UserError(f"alpha must be above 0 and at most 1, got {self.alpha}")
+        if not self.full_weight > 0:
+            raise UserError(f"full_weight must be above 0, got {self.full_weight}")
         if not self.temperature > 0:
             raise UserError(f"temperature must be above 0, got {self.temperature}")
 
@@ -79,8 +85,8 @@ def instatune(
         candidates = [largest, *(space.sample(rng) for _ in range(config.samples))]
         # 2. One call for all of them; the full network first.
         full, *subs = (logits_of(output).float() for output in forward(candidates, **batch))
-        # 3. Equation 1 with gamma = 0.
-        loss = config.alpha * cross_entropy(full, labels)
+        # 3. Equation 1 with gamma = 0, and a weight of its own for the full network.
+        loss = config.full_weight * cross_entropy(full, labels)
         teacher = softmax(full.detach() / config.temperature, dim=-1)
         for sub in subs:
             student = log_softmax(sub / config.temperature, dim=-1)

@@ -12,16 +12,17 @@ from search_spaces import Space
 from tests import toy_task
 
 
-def test_loss_is_equation_one() -> None:
+@pytest.mark.parametrize("full_weight", [1.0, 0.3])
+def test_loss_is_equation_one_with_a_weight_for_the_full_network(full_weight: float) -> None:
     supernet, train = toy_task.supernet(dropout=0.0), toy_task.split(8)
-    config = InstaTuneConfig(steps=1, batch_size=8, samples=2, alpha=0.3, temperature=5.0)
+    config = InstaTuneConfig(steps=1, batch_size=8, samples=2, full_weight=full_weight)
     labels, batch = torch.from_numpy(train.labels), train.batch(range(8))
     rng = generator(0, "candidates", 1)
     with torch.no_grad():
         full = supernet(supernet.space.largest(), **batch).logits
         subs = [supernet(supernet.space.sample(rng), **batch).logits for _ in range(2)]
     teacher = torch.softmax(full / 5, -1)
-    expected = 0.3 * cross_entropy(full, labels)
+    expected = full_weight * cross_entropy(full, labels)
     for sub in subs:
         divergence = (teacher * (teacher.log() - torch.log_softmax(sub / 5, -1))).sum(-1).mean()
         expected += 0.3 * cross_entropy(sub, labels) + 0.7 * 25 * divergence
@@ -37,7 +38,7 @@ def test_distillation_does_not_move_the_teacher() -> None:
     smallest = supernet.space.smallest()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Space, "sample", lambda space, rng: smallest)
-        instatune(supernet, toy_task.split(8), InstaTuneConfig(steps=1, batch_size=8, alpha=1e-9))
+        instatune(supernet, toy_task.split(8), InstaTuneConfig(steps=1, batch_size=8, alpha=1e-9, full_weight=1e-9))
     assert seen["norm"] < 1e-6
 
 
@@ -56,7 +57,9 @@ def test_full_network_and_sub_networks_learn() -> None:
         assert accuracy(predict(extracted, test), test.labels) > 0.9
 
 
-@pytest.mark.parametrize("wrong", [{"samples": -1}, {"alpha": 0.0}, {"alpha": 1.1}, {"temperature": 0.0}, {"steps": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"samples": -1}, {"alpha": 0.0}, {"alpha": 1.1}, {"temperature": 0.0}, {"full_weight": 0.0}, {"steps": 0}]
+)
 def test_refuses_settings_that_cannot_work(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"{next(iter(wrong))} must be"):
         InstaTuneConfig(**wrong)
