@@ -4,9 +4,9 @@ Equation 1 in its low-cost form (gamma = 0): every step trains the full network 
 the full network teaches the sub-networks of the same step; no second teacher network.
 
 Differs: the distillation term is multiplied by the squared temperature, and the temperature is 5, as in the authors'
-code for BEiT-3 (the equation names a temperature and gives neither); gamma = 1 (a strong teacher) is left out; and the
-cross-entropy of the full network has weight 1 where the equation has alpha: with alpha, a short fine-tuning can fall into
-the other minimum of the distillation, full network and sub-networks giving the same output for every row.
+code for BEiT-3 (the equation names a temperature and gives neither); gamma = 1 (a strong teacher) is left out; the full
+network's cross-entropy has weight 1, where the equation has alpha: with alpha, a short fine-tuning can fall into the
+distillation's other minimum, one output for every row.
 """
 
 from collections.abc import Callable
