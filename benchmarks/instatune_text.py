@@ -22,7 +22,7 @@ from nas.models import load_pretrained
 from nas.split import Split, make_split
 from search_spaces import Supernet, space, spread
 
-RATES, MAX_TOKENS, THREADS = (5e-5, 1e-4, 2e-4), 64, 2
+RATES, MAX_TOKENS, THREADS = (1e-4, 2e-4), 64, 2
 TARGETS = {"largest_minus_plain": "at least -0.5 points"}
 PLAIN = {"samples": 0}
 

@@ -17,8 +17,8 @@ from nas.workflow import export_run, finetune_run, report_run, search_run
 
 MODEL = "all-MiniLM-L6-v2"
 ELASTIC = SpaceSettings(depth="4,5,6", heads="0.5,0.75,1.0", ffn="0.25,0.5,0.75,1.0", drop_order="spread")
-TRAINING = TrainingSettings(steps=400, batch_size=32, learning_rate=1e-4, freeze_embeddings=True)
-SEARCH = SearchSettings(objectives="accuracy,latency_ms", budget=60, rows=1000)
+TRAINING = TrainingSettings(steps=360, batch_size=32, learning_rate=1e-4, freeze_embeddings=True)
+SEARCH = SearchSettings(objectives="accuracy,latency_ms", budget=60, rows=800)
 SPEEDUP = 1.7
 """The chosen network is at least so many times as fast as the full one, as measured in the search."""
 
