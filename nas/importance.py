@@ -8,14 +8,19 @@ first fine-tuned for a few steps, and the gradients are those of the copy.
 """
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from nas.seeds import generator
 from nas.split import Split
-from nas.training import TrainingConfig, cross_entropy, fit
+from nas.training import Batch, TrainingConfig, cross_entropy, fit
 from search_spaces import AxisCut, Supernet
+
+Calibrated = tuple[Batch, Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ def order_by_importance(supernet: Supernet, train: Split, config: ImportanceConf
     supernet.reorder({name: torch.argsort(score, descending=True, stable=True) for name, score in scores.items()})
 
 
-def importance(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, torch.Tensor]:
+def importance(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, Tensor]:
     """Choice name -> importance of its units (units,), float64, for every choice that narrows axes.
 
     Raises:
@@ -57,7 +62,7 @@ def importance(supernet: Supernet, train: Split, config: ImportanceConfig) -> di
         TrainingFailed: the warm-up's loss is not finite.
     """
     judged = copy.deepcopy(supernet)
-    _warm_up(judged, train, config)
+    warm_up(judged, train, config)
     judged.eval()
     model = judged.model
     cuts = {c.name: {cut.parameter for cut in c.cuts if isinstance(cut, AxisCut)} for c in judged.space.choices}
@@ -66,15 +71,9 @@ def importance(supernet: Supernet, train: Split, config: ImportanceConfig) -> di
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in touched}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in parameters)
-    device = next(model.parameters()).device
-    totals: dict[str, torch.Tensor] = {}
-    rng = generator(config.seed, "importance")
-    for _ in range(config.batches):
-        rows = rng.permutation(len(train))[: config.batch_size]
-        labels = torch.from_numpy(train.labels[rows]).to(device)
-        batch = {name: tensor.to(device) for name, tensor in train.batch(rows).items()}
-        loss = cross_entropy(model, batch, labels, 0)
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    totals: dict[str, Tensor] = {}
+    for batch in calibration(judged, train, config):
+        gradients = torch.autograd.grad(mean_loss(model, [batch]), list(parameters.values()), allow_unused=True)
         change = {
             name: parameter.detach() * gradient
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
@@ -86,7 +85,28 @@ def importance(supernet: Supernet, train: Split, config: ImportanceConfig) -> di
     return {name: total / config.batches for name, total in totals.items()}
 
 
-def _warm_up(judged: Supernet, train: Split, config: ImportanceConfig) -> None:
+def calibration(judged: Supernet, train: Split, config: ImportanceConfig) -> list[Calibrated]:
+    """(keyword inputs, targets) of `config.batches` batches of random rows, on the device of the network."""
+    device = next(judged.parameters()).device
+    rng = generator(config.seed, "importance")
+    drawn = [rng.permutation(len(train))[: config.batch_size] for _ in range(config.batches)]
+    return [
+        (
+            {name: tensor.to(device) for name, tensor in train.batch(rows).items()},
+            torch.from_numpy(train.labels[rows]).to(device),
+        )
+        for rows in drawn
+    ]
+
+
+def mean_loss(forward: Callable[..., Any], batches: Sequence[Calibrated]) -> Tensor:
+    """The task's loss, the mean over batches, of what `forward` makes of their inputs."""
+    losses = [cross_entropy(forward, batch, labels, 0) for batch, labels in batches]
+    return torch.stack(losses).mean()
+
+
+def warm_up(judged: Supernet, train: Split, config: ImportanceConfig) -> None:
+    """Fine-tune the full network in place for `config.warmup_steps`; 0: it stays as it is."""
     if not config.warmup_steps:
         return
     training = TrainingConfig(

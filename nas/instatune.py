@@ -12,13 +12,13 @@ distillation's other minimum, one output for every row.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from nas.errors import UserError
-from nas.seeds import generator
+from nas.sampling import Sampling, Sandwich, Uniform
 from nas.split import Split
 from nas.training import Batch, History, Step, TrainingConfig, fit, logits_of
 from search_spaces import Supernet
@@ -28,16 +28,18 @@ from search_spaces import Supernet
 class InstaTuneConfig(TrainingConfig):
     """How to fine-tune a super-network: everything of `TrainingConfig`, and the loss.
 
-    `samples=0` is plain fine-tuning of the full network through the same loop.
+    `samples=0` with uniform sampling is plain fine-tuning of the full network through the same loop.
 
     Args:
         samples: random sub-networks a step (M of the paper).
+        sampling: uniform is the paper's; sandwich trains the smallest sub-network at every step too.
         alpha: weight of a sub-network's cross-entropy, in 0..1; the rest is distillation.
         full_weight: weight of the full network's cross-entropy; alpha in the paper.
         temperature: of the distillation (the paper is silent; its code has 5).
     """
 
     samples: int = 1
+    sampling: Literal["uniform", "sandwich"] = "uniform"
     alpha: float = 0.3
     full_weight: float = 1.0
     temperature: float = 5.0
@@ -76,13 +78,12 @@ def instatune(
         TrainingFailed: the loss is not finite.
     """
     config = config or InstaTuneConfig()
-    space = supernet.space
-    largest = space.largest()
+    largest = supernet.space.largest()
+    sampling = _sampling(supernet, config)
 
     def loss_of(forward: Callable[..., Any], batch: Batch, labels: Tensor, step: int) -> Tensor:
-        # 1. Draw the sub-networks, every choice of every block on its own (section 3.1), equal on all processes.
-        rng = generator(config.seed, "candidates", step)
-        candidates = [largest, *(space.sample(rng) for _ in range(config.samples))]
+        # 1. Draw the sub-networks, equal on all processes.
+        candidates = [largest, *sampling.draw(step)]
         # 2. One call for all of them; the full network first.
         full, *subs = (logits_of(output).float() for output in forward(candidates, **batch))
         # 3. Equation 1 with gamma = 0, and a weight of its own for the full network.
@@ -95,3 +96,8 @@ def instatune(
         return loss
 
     return fit(supernet, train, loss_of, config, checkpoint=checkpoint, on_step=on_step)
+
+
+def _sampling(supernet: Supernet, config: InstaTuneConfig) -> Sampling:
+    kind = {"uniform": Uniform, "sandwich": Sandwich}[config.sampling]
+    return kind(supernet.space, config.samples, config.seed)

@@ -1,0 +1,76 @@
+"""Which blocks drop first: the order that hurts the loss least, found greedily on training rows.
+
+The drop order is part of the space, so it is found before the super-network is made that is trained:
+`space(model, drop_order=block_order(supernet, train))`.
+
+Greedy and not by one score a block: blocks that refine the same thing each look needless while the other one is there.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from nas.importance import Calibrated, ImportanceConfig, calibration, mean_loss, warm_up
+from nas.split import Split
+from search_spaces import BlockCut, Choice, Space, Supernet
+
+DropOrder = tuple[int, ...]
+
+
+def block_order(supernet: Supernet, train: Split, config: ImportanceConfig | None = None) -> dict[str, DropOrder]:
+    """Name of every depth choice -> its blocks that may drop, the one to drop first first.
+
+    A throw-away copy is fine-tuned for a few steps (see `nas.importance`); then, stack by stack and with all other
+    stacks whole, the block goes without which the loss is lowest, and again with it gone, down to the smallest option.
+    Blocks that no option drops follow, in the order of the last round. Batch norms use the statistics of each batch,
+    since those of the full network are wrong where blocks are missing.
+
+    Args:
+        supernet: before fine-tuning; it stays as it is.
+        train: rows to judge by; never validation or test rows.
+        config: None: the defaults.
+
+    Raises:
+        UserError: no rows.
+        TrainingFailed: the warm-up's loss is not finite.
+    """
+    config = config or ImportanceConfig()
+    judged = copy.deepcopy(supernet)
+    warm_up(judged, train, config)
+    judged.eval()
+    for module in judged.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()
+    batches = calibration(judged, train, config)
+    depths = [(choice, cut) for choice in supernet.space.choices for cut in choice.cuts if isinstance(cut, BlockCut)]
+    return {choice.name: _order(judged.model, choice, cut, batches) for choice, cut in depths}
+
+
+def _order(model: nn.Module, choice: Choice, cut: BlockCut, batches: Sequence[Calibrated]) -> DropOrder:
+    def loss_without(dropped: Sequence[int]) -> float:
+        left = tuple(block for block in cut.drop_order if block not in dropped)
+        depth = cut.count - len(dropped)
+        only = Choice(choice.name, (depth, cut.count), cuts=(BlockCut(cut.blocks, cut.count, (*dropped, *left)),))
+        without = Supernet(model, Space((only,)))
+        with torch.no_grad():
+            return float(mean_loss(lambda **batch: without(without.space.smallest(), **batch), batches))
+
+    return greedy(loss_without, cut.drop_order, cut.count - int(choice.options[0]))
+
+
+def greedy(loss_without: Callable[[Sequence[int]], float], blocks: Sequence[int], drops: int) -> DropOrder:
+    """Order of `blocks`: `drops` times the one without which, and without those before it, the loss is lowest.
+
+    A loss that is not a number counts as the worst; of equal losses the later block goes first, since later blocks
+    refine more than they build. The blocks that are left follow by the losses of the last round.
+    """
+    dropped: list[int] = []
+    left = sorted(blocks, reverse=True)
+    for _ in range(drops):
+        losses = {block: loss_without((*dropped, block)) for block in left}
+        left.sort(key=lambda block: (math.isnan(losses[block]), losses[block], -block))
+        dropped.append(left.pop(0))
+    return (*dropped, *left)
