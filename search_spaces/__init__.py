@@ -2,10 +2,12 @@
 
 from search_spaces.costs import exact_costs
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut, Cut
+from search_spaces.drop_order import last_first, spread
 from search_spaces.families import space
+from search_spaces.recalibration import recalibrate
 from search_spaces.space import Candidate, Choice, Space
+from search_spaces.structure import NotElastic
 from search_spaces.supernet import Supernet
-from search_spaces.transformer import NotElastic, last_first, spread
 
 __all__ = [
     "AttributeCut",
@@ -19,6 +21,7 @@ __all__ = [
     "Supernet",
     "exact_costs",
     "last_first",
+    "recalibrate",
     "space",
     "spread",
 ]

@@ -10,7 +10,6 @@ from typing import Any
 
 from search_spaces.axes import UNIT, Axes, Axis
 
-AVERAGED = "averaged"
 HEADS = "heads"
 
 
@@ -36,10 +35,11 @@ class Call:
 
 @dataclass
 class Walk:
-    """What the rules share: the algebra, and the contractions (multiply-accumulates) met so far."""
+    """What the rules share: the algebra; contractions (multiply-accumulates) and groups of convolutions met so far."""
 
     axes: Axes = field(default_factory=Axes)
     contractions: list[tuple[Axis, ...]] = field(default_factory=list)
+    groups: list[Axis] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
 
     def fixed(self, shape: Sequence[int], reason: str) -> Tensor:
@@ -140,6 +140,7 @@ def _convolution(walk: Walk, call: Call) -> Tensor:
         axes.unify(x.axes[1], weight.axes[1])
     else:
         group = axes.fresh(groups)
+        walk.groups.append(group)
         axes.unify(x.axes[1], axes.merge([group, weight.axes[1]]))
         axes.unify(weight.axes[0], axes.merge([group, axes.fresh(axes.size(weight.axes[0]) // groups)]))
     if bias is not None:
@@ -165,8 +166,6 @@ def _layer_norm(walk: Walk, call: Call) -> Tensor:
     for name in ("weight", "bias"):
         if call[name] is not None:
             walk.broadcast([x, call[name]])
-    for axis in x.axes[-len(call["normalized_shape"]) :]:
-        walk.axes.tag(axis, AVERAGED)
     return Tensor(x.axes)
 
 

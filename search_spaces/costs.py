@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from search_spaces.coupling import Coupling, Factors, Inputs, analyse, split_inputs
+from search_spaces.coupling import Coupling, Factors, analyse
 from search_spaces.cuts import AxisCut, BlockCut
+from search_spaces.inputs import Inputs, split_inputs
+from search_spaces.slicing import cuts_of
 from search_spaces.space import FloatArray, IntArray, Space
 from search_spaces.supernet import Supernet
 
@@ -49,13 +51,12 @@ class _Table:
             for cut in choice.cuts
             if isinstance(cut, AxisCut)
         }
+        self._positions = {
+            cut.blocks: {name: index for index, name in enumerate(supernet.model.get_submodule(cut.blocks)._modules)}
+            for _, cut in cuts_of(self._space, BlockCut)
+        }
         self._column = [by_cut.get(dimension.cuts[0]) for dimension in coupling.dimensions]
-        self._blocks = [
-            (columns[choice.name], cut)
-            for choice in self._space.choices
-            for cut in choice.cuts
-            if isinstance(cut, BlockCut)
-        ]
+        self._blocks = [(columns[choice.name], cut) for choice, cut in cuts_of(self._space, BlockCut)]
 
     def total(self, terms: list[tuple[str, Factors, float]], encoded: IntArray) -> FloatArray:
         """Sum over terms (path, axes, scale) of scale times the product of the axes' sizes, dropped blocks left out."""
@@ -96,16 +97,18 @@ class _Table:
     def _block(self, path: str) -> str:
         """The droppable block that a path lies in, '' for none."""
         for _, cut in self._blocks:
-            prefix = f"{cut.blocks}."
+            prefix = f"{cut.blocks}." if cut.blocks else ""
             if path.startswith(prefix):
-                return prefix + path.removeprefix(prefix).partition(".")[0]
+                name = path.removeprefix(prefix).partition(".")[0]
+                index = self._positions[cut.blocks].get(name)
+                return "" if index is None else f"{cut.blocks}.{index}"
         return ""
 
     def _runs(self, block: str, encoded: IntArray) -> FloatArray:
         """1 where a block runs (n,)."""
+        path, _, index = block.rpartition(".")
         for column, cut in self._blocks:
-            if block.startswith(f"{cut.blocks}."):
-                index = int(block.rpartition(".")[2])
-                table = [index in cut.kept(int(option)) for option in self._space.choices[column].options]
+            if cut.blocks == path and int(index) in cut.drop_order:
+                table = [int(index) not in cut.dropped(int(option)) for option in self._space.choices[column].options]
                 return np.asarray(table, dtype=np.float64)[encoded[:, column]]
         return np.ones(len(encoded))

@@ -16,11 +16,17 @@ import torch
 from torch import nn
 from torch.fx.node import Argument, Node
 
-from search_spaces.aten import AVERAGED, HEADS, RULES, Call, Rule, Tensor, Walk, elementwise, unknown
+from search_spaces.aten import HEADS, RULES, Call, Rule, Tensor, Walk, elementwise, unknown
 from search_spaces.axes import Axis
-from search_spaces.cuts import AxisCut
+from search_spaces.cuts import AttributeCut, AxisCut
+from search_spaces.inputs import Inputs, split_inputs
 
-Inputs = tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
+_ADDITIONS = frozenset({"aten::add", "aten::add_"})
+_ON_A_RESIDUAL_PATH = _ADDITIONS | {
+    *("aten::layer_norm", "aten::rms_norm", "aten::batch_norm", "aten::dropout", "aten::dropout_"),
+    *("aten::relu", "aten::relu_", "aten::hardtanh", "aten::hardtanh_", "aten::gelu", "aten::silu", "aten::silu_"),
+    *("aten::contiguous", "aten::clone", "aten::to", "aten::_to_copy", "aten::view", "aten::reshape"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,14 +36,14 @@ class Dimension:
     Attributes:
         size: number of units.
         cuts: the parameter and buffer axes that hold them.
+        attributes: numbers of groups of convolutions that are known to follow.
         heads: the units are attention heads.
-        averaged: a normalisation averages over them, so removing units changes what the others see.
     """
 
     size: int
     cuts: tuple[AxisCut, ...]
+    attributes: tuple[AttributeCut, ...]
     heads: bool
-    averaged: bool
 
 
 # Sizes of some axes: each a sum of terms, a term being a fixed number times the units of some dimensions (by index).
@@ -53,18 +59,27 @@ class Contraction:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A module inside the network, as seen from outside: one that was called exactly once.
+
+    Attributes:
+        outputs: dimensions (by index) that its outputs have.
+        residual: one of its inputs reaches an output through additions, norms and activations alone.
+    """
+
+    outputs: frozenset[int]
+    residual: bool
+
+
+@dataclass(frozen=True)
 class Coupling:
     """All dimensions of a module, its contractions, the axes of its parameters, operators that no rule covered."""
 
     dimensions: tuple[Dimension, ...]
     contractions: tuple[Contraction, ...]
     parameters: tuple[tuple[str, Factors], ...]
+    parts: Mapping[str, Part]
     unknown: tuple[str, ...]
-
-
-def split_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of example inputs given as a tuple or a mapping."""
-    return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
 
 
 def analyse(model: nn.Module, example_inputs: Inputs) -> Coupling:
@@ -95,6 +110,7 @@ class _Reader:
         self._walk = Walk()
         self._values: dict[Node, Any] = {}
         self._owners: list[str] = []
+        self._grouped: list[tuple[str, Axis]] = []
         self._parameter_names = [name for name, _ in model.named_parameters()]
         names: dict[int, str] = {}
         tensors = [*model.named_parameters(), *model.named_buffers()]
@@ -157,9 +173,12 @@ class _Reader:
             rule = elementwise
         if rule is None and _flatten(list(call.arguments.values())):
             self._walk.unknown.add(str(node.target))
-        before = len(self._walk.contractions)
+        contractions, groups = len(self._walk.contractions), len(self._walk.groups)
         result = (rule or unknown)(self._walk, call)
-        self._owners.extend([_owner(node)] * (len(self._walk.contractions) - before))
+        paths = _paths(node)
+        owner = paths[-1] if paths else ""
+        self._owners.extend([owner] * (len(self._walk.contractions) - contractions))
+        self._grouped.extend((owner, axis) for axis in self._walk.groups[groups:])
         return result
 
     def _call(self, node: Node, schema: Any) -> Call:
@@ -188,8 +207,8 @@ class _Reader:
                 Dimension(
                     size=axes.atom_size(atom),
                     cuts=tuple(held[atom]),
+                    attributes=self._group_counts(atom),
                     heads=HEADS in axes.tags(atom),
-                    averaged=AVERAGED in axes.tags(atom),
                 )
                 for atom in atoms
             ),
@@ -201,7 +220,39 @@ class _Reader:
                 (name, tuple(self._factors(axis, numbers) for axis in self._weights[name].axes))
                 for name in self._parameter_names
             ),
+            parts=self._parts(numbers),
             unknown=tuple(sorted(self._walk.unknown)),
+        )
+
+    def _group_counts(self, atom: int) -> tuple[AttributeCut, ...]:
+        """`groups` of the convolutions whose number of groups is a multiple of the atom's units."""
+        axes, found = self._walk.axes, []
+        for module, axis in self._grouped:
+            products = axes.resolve(axis)
+            if len(products) == 1 and atom in products[0]:
+                found.append(AttributeCut(module, "groups", 0, axes.size(axis) // axes.atom_size(atom)))
+        return tuple(found)
+
+    def _parts(self, numbers: Mapping[int, int]) -> dict[str, Part]:
+        """Every module that was called once, seen from outside."""
+        inside: dict[str, dict[Node, None]] = {}
+        calls: dict[str, set[str]] = {}
+        for node in self._program.graph.nodes:
+            for path, call in _calls(node):
+                inside.setdefault(path, {})[node] = None
+                calls.setdefault(path, set()).add(call)
+        return {path: self._part(nodes, numbers) for path, nodes in inside.items() if len(calls[path]) == 1 and path}
+
+    def _part(self, nodes: Mapping[Node, None], numbers: Mapping[int, int]) -> Part:
+        sources = {source for node in nodes for source in node.all_input_nodes if source not in nodes}
+        results = [node for node in nodes if any(user not in nodes for user in node.users)]
+        resolve = self._walk.axes.resolve
+        outputs = [axis for node in results for tensor in _flatten(self._values.get(node)) for axis in tensor.axes]
+        atoms = {atom for axis in outputs for product in resolve(axis) for atom in product}
+        streams = {node for node in sources if any(not tensor.weight for tensor in _flatten(self._values.get(node)))}
+        return Part(
+            outputs=frozenset(numbers[atom] for atom in atoms if atom in numbers),
+            residual=any(_passes_on(node, streams) for node in results),
         )
 
     def _cuts(self, name: str, index: int, axis: Axis) -> list[tuple[int, AxisCut]]:
@@ -243,8 +294,32 @@ def _flatten(value: Any) -> list[Tensor]:
     return [tensor for item in value for tensor in _flatten(item)] if isinstance(value, (tuple, list)) else []
 
 
-def _owner(node: Node) -> str:
-    """Path of the module that the operator belongs to."""
+def _passes_on(result: Node, streams: set[Node]) -> bool:
+    """Whether an addition lies between the result and one of `streams`, with nothing but what a residual path has."""
+    seen: set[Node] = set()
+    open_nodes, added = [result], False
+    while open_nodes:
+        node = open_nodes.pop()
+        if node in streams and added:
+            return True
+        if node in seen or node in streams or _name(node) not in _ON_A_RESIDUAL_PATH:
+            continue
+        seen.add(node)
+        added = added or _name(node) in _ADDITIONS
+        open_nodes.extend(node.all_input_nodes)
+    return False
+
+
+def _name(node: Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    return str(schema.name) if schema else ""
+
+
+def _calls(node: Node) -> list[tuple[str, str]]:
+    """(path, call) of the modules that the operator belongs to, outermost first; a second call is marked by `@`."""
     stack = node.meta.get("nn_module_stack") or {}
-    paths = [str(path) for path, _ in stack.values()]
-    return paths[-1] if paths else ""
+    return [(str(path).partition("@")[0], str(path)) for path, _ in stack.values()]
+
+
+def _paths(node: Node) -> list[str]:
+    return [path for path, _ in _calls(node)]

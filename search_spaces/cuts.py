@@ -32,18 +32,21 @@ class AttributeCut:
 
 @dataclass(frozen=True)
 class BlockCut:
-    """Blocks of a `ModuleList` that drop: with option `n` the first `count - n` blocks of `drop_order` are left out.
+    """Blocks of a `ModuleList` or `Sequential` that drop: option `n` leaves out the first `count - n` of `drop_order`.
 
-    The first `n` kept blocks run in their own order, wherever the dropped ones stood.
+    Args:
+        blocks: path of the list.
+        count: how many of its blocks the choice counts: those of one stage.
+        drop_order: indices in the list of the blocks that may drop, the first to drop first.
     """
 
     blocks: str
     count: int
     drop_order: tuple[int, ...]
 
-    def kept(self, depth: int) -> tuple[int, ...]:
-        """Indices of the blocks that run at `depth`, ascending."""
-        return tuple(sorted(self.drop_order[self.count - depth :]))
+    def dropped(self, depth: int) -> frozenset[int]:
+        """Indices of the blocks that are left out when `depth` of `count` run; the others run in their own order."""
+        return frozenset(self.drop_order[: self.count - depth])
 
 
 Cut = AxisCut | AttributeCut | BlockCut

@@ -2,12 +2,19 @@
 
 from torch import nn
 
-from search_spaces import bert, vit
-from search_spaces.coupling import Inputs
+from search_spaces import beit3, bert, resnet, vit
+from search_spaces.drop_order import DropOrder, last_first
+from search_spaces.family import Family
+from search_spaces.inputs import Inputs
 from search_spaces.space import Space
-from search_spaces.transformer import DropOrder, Sizes, last_first
+from search_spaces.structure import Sizes
 
-FAMILIES = (vit.FAMILY, bert.FAMILY)
+FAMILIES = (beit3.FAMILY, resnet.FAMILY, vit.FAMILY, bert.FAMILY)
+
+
+def family_of(model: nn.Module) -> Family:
+    """The first family that recognises a model, else that of BERT."""
+    return next((family for family in FAMILIES if family.recognises(model)), bert.FAMILY)
 
 
 def space(
@@ -18,19 +25,17 @@ def space(
     depth: Sizes | None = None,
     heads: Sizes | None = None,
     ffn: Sizes | None = None,
+    width: Sizes | None = None,
+    channels: Sizes | None = None,
 ) -> Space:
-    """The space of a model, found by structure: `depth`, `heads.<block>`, `ffn.<block>`, blocks counted from 0.
-
-    Args:
-        model: the model, of full size.
-        example_inputs: tuple (positional) or mapping (keyword) of tensors, batch above 1; derived from the
-            configuration of a transformers model, required for any other module.
-        drop_order: which blocks drop first, all indices or a function of their number.
-        depth: numbers of blocks (int) or shares of all (float); likewise `heads` a block and `ffn` features a block.
-
-    Raises:
-        NotElastic: nothing in the model can be narrowed; the message says what was looked for and found.
-        ValueError: missing example inputs, or options that do not fit.
-    """
-    family = next((family for family in FAMILIES if family.recognises(model)), bert.FAMILY)
-    return family.space(model, example_inputs, drop_order=drop_order, depth=depth, heads=heads, ffn=ffn)
+    """The space of a model, found by structure; names, arguments and errors as `Family.space`."""
+    return family_of(model).space(
+        model,
+        example_inputs,
+        drop_order=drop_order,
+        depth=depth,
+        heads=heads,
+        ffn=ffn,
+        width=width,
+        channels=channels,
+    )

@@ -5,17 +5,20 @@ network equals its own extraction; only this comparison notices it.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from search_spaces.coupling import Dimension, Inputs, split_inputs
+from search_spaces.coupling import Dimension
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut, Cut
-from search_spaces.slicing import kept_mask, make_shell
+from search_spaces.inputs import Inputs, split_inputs
+from search_spaces.slicing import Shells, kept_mask
 from search_spaces.space import Candidate, Choice, Space
 from search_spaces.supernet import Supernet
 
@@ -25,20 +28,54 @@ _DERIVED = frozenset({"in_features", "out_features", "in_channels", "out_channel
 
 
 def masked_forward(supernet: Supernet, candidate: Candidate, inputs: Inputs) -> Any:
-    """Output of the full network with the removed units zeroed and the dropped blocks bypassed."""
+    """Output of the full network with the removed units zeroed and the dropped blocks bypassed.
+
+    A layer norm or root-mean-square norm whose own weight loses units averages over the kept ones only.
+    """
     model, space = supernet.model, supernet.space
     blocks_only = Space(tuple(replace(choice, cuts=_blocks(choice)) for choice in space.choices))
-    shell = make_shell(model, blocks_only, candidate)
+    shell = Shells(model, blocks_only).make(candidate)
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     masks = _masks(space, candidate)
     zeroed: dict[str, torch.Tensor] = {}
+    kept: dict[int, torch.Tensor] = {}
     for name, tensor in [*shell.named_parameters(), *shell.named_buffers()]:
         for axis, keep in masks.get(names[id(tensor)], {}).items():
             mask = kept_mask(tensor.shape[axis], tuple(keep)).to(tensor.device)
             shape = [-1 if index == axis else 1 for index in range(tensor.dim())]
             zeroed[name] = zeroed.get(name, tensor) * mask.view(shape)
+            if tensor.dim() == 1:
+                kept[id(zeroed[name])] = mask
     args, kwargs = split_inputs(inputs)
-    return torch.func.functional_call(shell, zeroed, args, kwargs)
+    with _NormsOverKept(kept):
+        return torch.func.functional_call(shell, zeroed, args, kwargs)
+
+
+class _NormsOverKept(TorchFunctionMode):
+    """Norms of one axis average over its kept indices, by the identity of their masked weight."""
+
+    def __init__(self, kept: Mapping[int, torch.Tensor]) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func not in (functional.layer_norm, functional.rms_norm):
+            return func(*args, **kwargs)
+        names = ("input", "normalized_shape", "weight", *(("bias",) if func is functional.layer_norm else ()), "eps")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        keep = self._kept.get(id(given.get("weight")))
+        if keep is None:
+            return func(*args, **kwargs)
+        x = given["input"]
+        given |= {"input": x[..., keep], "normalized_shape": (int(keep.sum()),), "weight": given["weight"][keep]}
+        if given.get("bias") is not None:
+            given["bias"] = given["bias"][keep]
+        result = torch.zeros_like(x)
+        result[..., keep] = func(**given)
+        return result
 
 
 def _blocks(choice: Choice) -> tuple[Cut, ...]:
@@ -85,29 +122,42 @@ class Judge:
         self._model = copy.deepcopy(model).eval()
         self._inputs = inputs
         generator = torch.Generator().manual_seed(0)
-        for parameter in self._model.parameters():
-            if parameter.is_floating_point():
-                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-                parameter.data.add_(noise, alpha=0.05)
+        for name, tensor in [*self._model.named_parameters(), *self._model.named_buffers()]:
+            if tensor.is_floating_point():
+                noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+                # A running variance must stay positive.
+                tensor.data.add_(noise.abs() if name.endswith("running_var") else noise, alpha=0.05)
 
     def accept(self, dimensions: Sequence[Dimension]) -> list[tuple[Cut, ...] | None]:
-        """For each dimension its cuts, with the attributes that must follow, or None where none of them passes."""
-        plain: list[tuple[Cut, ...]] = [dimension.cuts for dimension in dimensions]
-        if self._passes(plain):
+        """For each dimension its cuts, with the attributes that must follow, or None where it must keep its size.
+
+        What passes alone but not together with those before it is left out as well.
+        """
+        plain: list[tuple[Cut, ...]] = [(*dimension.cuts, *dimension.attributes) for dimension in dimensions]
+        if not plain or self._passes(plain):
             return list(plain)
-        return [
+        alone = [
             next((cuts for cuts in self._variants(dimension) if self._passes([cuts])), None) for dimension in dimensions
         ]
+        if self._passes([cuts for cuts in alone if cuts is not None]):
+            return alone
+        together: list[tuple[Cut, ...]] = []
+        for index, cuts in enumerate(alone):
+            if cuts is not None and self._passes([*together, cuts]):
+                together.append(cuts)
+            else:
+                alone[index] = None
+        return alone
 
-    def runs_without(self, cut: BlockCut) -> bool:
-        """Whether the network still runs with one block less, and differs."""
-        space = Space((Choice("depth", (cut.count - 1, cut.count), cuts=(cut,)),))
+    def runs_without(self, cut: BlockCut, depth: int) -> bool:
+        """Whether the network still runs with `depth` of a stage's blocks, and differs."""
+        space = Space((Choice("depth", (depth, cut.count), cuts=(cut,)),))
         supernet = Supernet(self._model, space)
         try:
             with torch.no_grad():
                 shorter = supernet(space.smallest(), *self._args[0], **self._args[1])
                 full = self._model(*self._args[0], **self._args[1])
-        except Exception:
+        except Exception:  # whatever a user's forward raises without its blocks: the depth is not usable
             return False
         return 0 < difference(shorter, full) < float("inf")
 
@@ -116,6 +166,8 @@ class Judge:
         return split_inputs(self._inputs)
 
     def _passes(self, groups: Sequence[tuple[Cut, ...]]) -> bool:
+        if not groups:
+            return False
         space = Space(tuple(_halved(f"group.{index}", cuts) for index, cuts in enumerate(groups)))
         supernet, smallest = Supernet(self._model, space), space.smallest()
         try:
@@ -127,11 +179,12 @@ class Judge:
 
     def _variants(self, dimension: Dimension) -> Iterator[tuple[Cut, ...]]:
         """The cuts alone, then with integer attributes of the modules around that equal a size of the dimension."""
-        yield dimension.cuts
-        attributes = self._attributes(dimension)
+        known = (*dimension.cuts, *dimension.attributes)
+        yield known
+        attributes = [each for each in self._attributes(dimension) if each not in known]
         for count in range(1, len(attributes) + 1):
             for subset in combinations(attributes, count):
-                yield (*dimension.cuts, *subset)
+                yield (*known, *subset)
 
     def _attributes(self, dimension: Dimension, most: int = 4) -> list[AttributeCut]:
         sizes = {cut.size * cut.unit: cut.unit for cut in dimension.cuts} | {dimension.size: 1}

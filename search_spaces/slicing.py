@@ -37,6 +37,18 @@ class Slicer:
                 tensor = tensor.index_select(axis, index.to(tensor.device))
         return tensor
 
+    def shape(self, name: str, full: torch.Size, candidate: Candidate) -> tuple[int, ...]:
+        """The shape that `narrow` gives a tensor of shape `full`."""
+        sizes = list(full)
+        for axis, cuts in self._plan.get(name, {}).items():
+            index = self._index(full[axis], tuple((cut, units_kept(candidate, choice)) for cut, choice in cuts))
+            sizes[axis] = index.stop - index.start if isinstance(index, slice) else len(index)
+        return tuple(sizes)
+
+    def touches(self, name: str) -> bool:
+        """Whether any choice narrows the tensor."""
+        return name in self._plan
+
     def _index(self, length: int, keep: _Keep) -> slice | torch.Tensor:
         key = (length, keep)
         if key not in self._indices:
@@ -90,18 +102,61 @@ def units_kept(candidate: Candidate, choice: Choice) -> int:
     return int(choice.options[-1] if option is None else option)
 
 
-def make_shell(model: nn.Module, space: Space, candidate: Candidate) -> nn.Module:
-    """A copy of the module tree that shares all tensors, without dropped blocks, with attributes that follow."""
-    root = _copy(model)
-    copies = {"": root}
-    for choice, attribute in cuts_of(space, AttributeCut):
-        owner = _copied(copies, attribute.module)
-        setattr(owner, attribute.attribute, attribute.base + attribute.scale * units_kept(candidate, choice))
-    for choice, blocks in cuts_of(space, BlockCut):
-        parent = _copied(copies, blocks.blocks)
-        kept = blocks.kept(units_kept(candidate, choice))
-        parent._modules = {str(new): parent._modules[str(old)] for new, old in enumerate(kept)}
-    return root
+class Shells:
+    """Copies of a module tree that share all tensors, without dropped blocks, with attributes that follow.
+
+    Args:
+        model: the full network.
+        space: its choices.
+        slicer: that of the space, for the norms that must know their size; None where no tensor is narrowed.
+    """
+
+    def __init__(self, model: nn.Module, space: Space, slicer: Slicer | None = None) -> None:
+        self._model = model
+        self._attributes = cuts_of(space, AttributeCut)
+        self._blocks = cuts_of(space, BlockCut)
+        self._slicer = slicer
+        self._norms = {} if slicer is None else _narrowed_norms(model, slicer)
+
+    def make(self, candidate: Candidate) -> nn.Module:
+        """The shell of a candidate."""
+        root = _copy(self._model)
+        copies = {"": root}
+        for choice, attribute in self._attributes:
+            owner = _copied(copies, attribute.module)
+            setattr(owner, attribute.attribute, attribute.base + attribute.scale * units_kept(candidate, choice))
+        for path, (name, full) in self._norms.items():
+            assert self._slicer is not None
+            shape = self._slicer.shape(name, full, candidate)
+            if shape != tuple(full):
+                _copied(copies, path).normalized_shape = shape  # type: ignore[assignment]
+        dropped: dict[str, set[int]] = {}
+        for choice, blocks in self._blocks:
+            dropped.setdefault(blocks.blocks, set()).update(blocks.dropped(units_kept(candidate, choice)))
+        for path, indices in dropped.items():
+            parent = _copied(copies, path)
+            parent._modules = _without(parent._modules, indices)
+        return root
+
+
+def _without(children: dict[str, nn.Module | None], dropped: set[int]) -> dict[str, nn.Module | None]:
+    """The children that stay, numbered anew where numbers are their names."""
+    kept = [item for index, item in enumerate(children.items()) if index not in dropped]
+    numbered = all(name.isdigit() for name in children)
+    return {str(new) if numbered else name: child for new, (name, child) in enumerate(kept)}
+
+
+def _narrowed_norms(model: nn.Module, slicer: Slicer) -> dict[str, tuple[str, torch.Size]]:
+    """Path of every norm that checks the size of its input -> canonical name and shape of its weight."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {}
+    for path, part in model.named_modules():
+        weight = getattr(part, "weight", None)
+        if isinstance(part, nn.LayerNorm | nn.RMSNorm) and isinstance(weight, nn.Parameter):
+            name = names[id(weight)]
+            if slicer.touches(name):
+                found[path] = (name, weight.shape)
+    return found
 
 
 def _copy(module: nn.Module) -> nn.Module:

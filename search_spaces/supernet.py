@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from search_spaces.batch_norm import batch_norms
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut
-from search_spaces.slicing import Slicer, cuts_of, follow_shapes, make_shell, sliced_copy, units_kept
+from search_spaces.slicing import Shells, Slicer, cuts_of, follow_shapes, sliced_copy, units_kept
 from search_spaces.space import Candidate, Choice, Space
 
 
@@ -34,6 +35,7 @@ class Supernet(nn.Module):
         self.space = Space(tuple(choice for choice in space.choices if choice.cuts))
         _check(model, self.space)
         self._slicer = Slicer(self.space)
+        self._shells = Shells(model, self.space, self._slicer)
         self._largest = self.space.largest()
 
     def forward(self, candidate: Candidate | Sequence[Candidate], *args: Any, **kwargs: Any) -> Any:
@@ -53,17 +55,30 @@ class Supernet(nn.Module):
 
     def shell(self, candidate: Candidate) -> nn.Module:
         """A copy of the module tree that shares all tensors, without dropped blocks, with attributes that follow."""
-        return make_shell(self.model, self.space, candidate)
+        return self._shells.make(candidate)
 
     def _views(self, shell: nn.Module, candidate: Candidate) -> dict[str, torch.Tensor]:
-        """Narrowed parameters and buffers by their names in the shell; untouched ones are left out."""
+        """Narrowed parameters and buffers by their names in the shell; untouched ones are left out.
+
+        Running statistics belong to the full network: what a sub-network writes into them while training is thrown
+        away, and its own come from `recalibrate`.
+        """
         names = _names(self.model)
         views = {}
+        for path, norm in batch_norms(shell):
+            if norm.training:
+                for name, buffer in norm.named_buffers(prefix=path):
+                    views[name] = self._slicer.narrow(names[id(buffer)], buffer, candidate).clone()
         for name, tensor in [*shell.named_parameters(), *shell.named_buffers()]:
             view = self._slicer.narrow(names[id(tensor)], tensor, candidate)
-            if view is not tensor:
+            if view is not tensor and name not in views:
                 views[name] = view
         return views
+
+    def names(self, candidate: Candidate) -> dict[str, str]:
+        """Name in the extracted module -> name in the full model, of every parameter and buffer of a candidate."""
+        names, shell = _names(self.model), self.shell(candidate)
+        return {name: names[id(tensor)] for name, tensor in [*shell.named_parameters(), *shell.named_buffers()]}
 
     def extract(self, candidate: Candidate, buffers: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
         """A plain module of the same class, with small layers and its own weights: same outputs as the shared forward.
@@ -87,9 +102,9 @@ class Supernet(nn.Module):
     def _follow_depth(self, module: nn.Module, candidate: Candidate) -> None:
         """Keep the block count of a transformers config true."""
         config = getattr(module, "config", None)
-        for choice, cut in cuts_of(self.space, BlockCut):
-            if getattr(config, "num_hidden_layers", None) == cut.count and candidate[choice.name] is not None:
-                setattr(config, "num_hidden_layers", int(units_kept(candidate, choice)))  # noqa: B010
+        depths = cuts_of(self.space, BlockCut)
+        if len(depths) == 1 and getattr(config, "num_hidden_layers", None) == depths[0][1].count:
+            setattr(config, "num_hidden_layers", units_kept(candidate, depths[0][0]))  # noqa: B010
 
     def unit_sums(self, name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum a quantity given per parameter element over the elements of each unit of a choice.
@@ -171,11 +186,17 @@ def _check(model: nn.Module, space: Space) -> None:
         _check_units(choice, cut.size)
     for choice, block in cuts_of(space, BlockCut):
         found = modules.get(block.blocks)
-        if not isinstance(found, nn.ModuleList) or len(found) != block.count:
-            raise ValueError(f"the model must have {block.count} blocks at {block.blocks!r}; make the space from it")
-        if sorted(block.drop_order) != list(range(block.count)):
-            raise ValueError(f"the drop order of {choice.name} must name each of {block.count} blocks once")
+        length = len(found) if isinstance(found, nn.ModuleList | nn.Sequential) else 0
+        order = block.drop_order
+        if len(set(order)) != len(order) or not all(0 <= index < length for index in order):
+            raise ValueError(
+                f"the drop order of {choice.name} must name blocks of {block.blocks!r}, which has {length}"
+            )
         _check_units(choice, block.count)
+        if block.count - int(choice.options[0]) > len(order):
+            raise ValueError(
+                f"{choice.name} must keep at least {block.count - len(order)} blocks, got {choice.options[0]}"
+            )
     for _, attribute in cuts_of(space, AttributeCut):
         if not isinstance(getattr(modules.get(attribute.module), attribute.attribute, None), int):
             raise ValueError(f"the model must have an integer {attribute.attribute} at {attribute.module!r}")

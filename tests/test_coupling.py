@@ -11,7 +11,7 @@ from tests.networks import Concatenation, CountingBlock, FusedBlock, MobileLike,
 
 
 def found(network: nn.Module) -> list[Dimension]:
-    return [dimension for dimension in analyse(network, network.inputs).dimensions if not dimension.averaged]
+    return list(analyse(network, network.inputs).dimensions)
 
 
 def by_parameter(dimensions: list[Dimension], parameter: str, axis: int = 0) -> Dimension:

@@ -15,7 +15,7 @@ from hardware.backend import relative_difference
 from hardware.onnx import TOLERANCE
 from nas.export import export
 from search_spaces import Candidate, Supernet, space, spread
-from search_spaces.transformer import default_inputs
+from search_spaces.inputs import default_inputs
 from tests.families import NAMES, build
 
 MORE = 17

@@ -8,9 +8,8 @@ import torch
 
 from hardware import cost
 from search_spaces import Candidate, Space, Supernet, exact_costs, space, spread
-from search_spaces.coupling import Inputs
 from search_spaces.oracle import difference, masked_forward
-from search_spaces.transformer import default_inputs
+from search_spaces.inputs import Inputs, default_inputs
 from tests.families import NAMES, build
 
 CANDIDATES = 20

@@ -1,0 +1,13 @@
+"""Batch norms in a module."""
+
+from collections.abc import Iterator
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def batch_norms(module: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
+    """Path and module of every batch norm that keeps running statistics."""
+    for path, part in module.named_modules():
+        if isinstance(part, _BatchNorm) and part.running_mean is not None:
+            yield path, part
