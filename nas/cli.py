@@ -35,15 +35,25 @@ _Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 @dataclass(frozen=True)
 class Finetune:
-    """Fine-tune a pre-trained model into a super-network, in a run folder; goes on where it stopped."""
+    """Fine-tune a pre-trained model into a super-network, in a run folder; goes on where it stopped.
+
+    With --candidate: fine-tune one sub-network of a finished run further, and export it.
+    """
 
     model: _Model
-    """Folder (config.json, model.safetensors, tokenizer or image processor) or hub name of a pre-trained model."""
-    data: DataSettings
+    """Folder (config.json, model.safetensors, tokenizer or image processor) or hub name of a pre-trained model; with
+    --candidate a finished run folder."""
     out: Path
-    """The run folder to make or to go on with."""
+    """The run folder to make or to go on with; with --candidate the folder to export to."""
+    data: DataSettings = field(default_factory=DataSettings)
     elastic: SpaceSettings = field(default_factory=SpaceSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    candidate: str | None = None
+    """The sub-network to fine-tune further: chosen (by a search, within the limits), largest, smallest, or a JSON file
+    with its choices."""
+    name: str = "default"
+    """With --candidate chosen: the search's name."""
+    limits: Limits = field(default_factory=Limits)
     dry_run: bool = False
     """Only estimate time and memory, from a few steps."""
     common: Common = field(default_factory=Common)
@@ -222,11 +232,32 @@ def _verdict(error: BaseException) -> tuple[int, str]:
 def _finetune(command: Finetune, out: TextIO) -> None:
     from nas import estimate, workflow
 
+    if command.candidate is not None:
+        _finetune_candidate(command, command.candidate, out)
+        return
+    if command.name != "default" or command.limits.given():
+        raise UserError("--name and limits choose a sub-network of a finished run: give them with --candidate chosen")
     settings = (command.model, command.data, command.elastic, command.training, command.common)
     if command.dry_run:
         _print(estimate.finetuning(*settings), command.common, out)
     else:
         _print(workflow.finetune_run(command.out, *settings), command.common, out)
+
+
+def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
+    from nas import delivery, estimate
+
+    if command.data != DataSettings() or command.elastic != SpaceSettings():
+        raise UserError(
+            "--candidate takes the rows and the sub-networks of the run: leave out --data and its columns, "
+            "and the sizes"
+        )
+    chosen = (Path(command.model), spec)
+    how = (command.name, command.training, command.limits, command.common)
+    if command.dry_run:
+        _print(estimate.further(*chosen, *how), command.common, out)
+    else:
+        _print(delivery.finetune_candidate(*chosen, command.out, *how), command.common, out, show=print_comparison)
 
 
 def _search(command: Search, out: TextIO) -> None:
@@ -244,9 +275,9 @@ def _report(command: Report, out: TextIO) -> None:
 
 
 def _export(command: Export, out: TextIO) -> None:
-    from nas import workflow
+    from nas import delivery
 
-    result = workflow.export_run(command.run, command.name, command.out, command.limits, command.common)
+    result = delivery.export_run(command.run, command.name, command.out, command.limits, command.common)
     _print(result, command.common, out, show=print_comparison)
 
 

@@ -13,7 +13,6 @@ from hardware import cost, measure_latency
 from nas.opened_run import OpenedRun
 from nas.relative_latency import measured_on
 from nas.training import PairedDifference, accuracy, paired_difference, predict
-from search_spaces import Candidate
 
 REPEATS, WARMUP = 30, 5
 
@@ -75,14 +74,10 @@ class Comparison:
         )
 
 
-def compare(opened: OpenedRun, chosen: Candidate, *, tokens: int, threads: int) -> tuple[nn.Module, Comparison]:
-    """Extract the chosen sub-network, and measure it and the full network; reads the test rows.
-
-    Returns:
-        The extracted module, on the processor, and the figures.
-    """
+def compare(opened: OpenedRun, chosen: nn.Module, *, tokens: int, threads: int) -> Comparison:
+    """Measure an extracted sub-network, on the device of the super-network, and the full one; reads the test rows."""
     device = next(opened.supernet.parameters()).device
-    networks = [opened.supernet.model.eval(), opened.supernet.extract(chosen).eval()]
+    networks = [opened.supernet.model.eval(), chosen.eval()]
     example = opened.example(tokens)
     one = {name: value[:1].to(device) for name, value in example.items()}
     latencies = measure_latency(networks, one, repeats=REPEATS, warmup=WARMUP, threads=threads)
@@ -100,4 +95,4 @@ def compare(opened: OpenedRun, chosen: Candidate, *, tokens: int, threads: int) 
     noise = max(latency.noise for latency in latencies)
     difference = paired_difference(right[1], right[0])
     full, small = figures
-    return networks[1].cpu(), Comparison(full, small, difference, len(rows), noise, how)
+    return Comparison(full, small, difference, len(rows), noise, how)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nas.console import print_comparison, say
+from nas.delivery import export_run
 from nas.demo_files import SENTENCES, WEIGHTS, cache_folder, fetch, unpack_model, unpack_sentences
 from nas.memory import peak_memory_mib
 from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
-from nas.workflow import export_run, finetune_run, report_run, search_run
+from nas.workflow import finetune_run, report_run, search_run
 
 MODEL = "all-MiniLM-L6-v2"
 ELASTIC = SpaceSettings(depth="4,5,6", heads="0.5,0.75,1.0", ffn="0.25,0.5,0.75,1.0", drop_order="spread")

@@ -2,18 +2,20 @@
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nas.delivery import named_candidate
 from nas.instatune import instatune
 from nas.memory import peak_memory_mib
 from nas.opened_run import named_objectives, open_run, run_search
-from nas.preparation import instatune_config, prepare
+from nas.preparation import instatune_config, prepare, training_config
 from nas.random_search import random_search
 from nas.run_folder import RunFolder
 from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
-from nas.training import Step
+from nas.training import Step, fine_tune
 
 _STEPS = 4
 _CANDIDATES = 3
@@ -27,17 +29,38 @@ def finetuning(
     prepared = prepare(model, data, elastic, common.seed)
     train, steps = prepared.data.train, config.total_steps(len(prepared.data.train))
     seconds: list[float] = []
-
-    def on_step(step: Step) -> None:
-        seconds.append(step.seconds)
-
     # Checkpoints and the ordering of units hold a second copy of the weights.
     second = copy.deepcopy(prepared.supernet)
-    instatune(prepared.supernet, train, replace(config, steps=min(_STEPS, steps)), on_step=on_step)
+    few = replace(config, steps=min(_STEPS, steps))
+    instatune(prepared.supernet, train, few, on_step=_seconds_of_steps(seconds))
     del second
     return {
         "sub_networks": str(prepared.supernet.space.size()),
         "rows": len(train),
+        **_training(seconds, steps),
+    }
+
+
+def further(
+    run: Path, spec: str, name: str, training: TrainingSettings, limits: Limits, common: Common
+) -> dict[str, Any]:
+    """Time and memory of `nas finetune --candidate`, from four steps; UserError or NoFeasible for wrong input."""
+    config = training_config(training, common)
+    opened = open_run(RunFolder(run), common.device)
+    chosen = named_candidate(opened, spec, name, limits)
+    train, seconds = opened.split("train"), list[float]()
+    steps = config.total_steps(len(train))
+    few = replace(config, steps=min(_STEPS, steps))
+    fine_tune(opened.supernet.extract(chosen.candidate), train, few, on_step=_seconds_of_steps(seconds))
+    return {"candidate": dict(chosen.candidate), "rows": len(train), **_training(seconds, steps)}
+
+
+def _seconds_of_steps(seconds: list[float]) -> Callable[[Step], None]:
+    return lambda step: seconds.append(step.seconds)
+
+
+def _training(seconds: list[float], steps: int) -> dict[str, Any]:
+    return {
         "steps": steps,
         "seconds_a_step": min(seconds),
         "seconds": steps * sum(seconds) / len(seconds),

@@ -76,7 +76,7 @@ def export(
         ExportError: the network cannot be exported, or outputs differ.
     """
     target = Path(folder)
-    _check_target(target)
+    check_target(target)
     network = copy.deepcopy(module).cpu().eval()
     inputs = map_inputs(example_inputs, lambda value: value.detach().cpu())
     source = _source(network, factory)
@@ -108,7 +108,8 @@ def is_export(folder: Path) -> bool:
         return False
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
+    """UserError where `target` is neither new, nor empty, nor an earlier export."""
     if not target.exists() or is_export(target):
         return
     if not target.is_dir() or any(target.iterdir()):

@@ -1,7 +1,7 @@
 """From what the user names to a super-network with data: the first stage of a run, new or resumed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torch import nn
@@ -15,6 +15,7 @@ from nas.models import load_preprocessor, load_pretrained
 from nas.run_folder import RunFolder, RunRecord, Scalar, recorded_versions, write_record
 from nas.settings import Common, DataSettings, SpaceSettings, TrainingSettings
 from nas.split import Data, Preprocessor
+from nas.training import TrainingConfig
 from search_spaces import Supernet, last_first, space, spread
 
 _DROP_ORDERS: dict[str, Callable[[int], tuple[int, ...]]] = {"last": last_first, "spread": spread}
@@ -31,6 +32,8 @@ class Prepared:
 
 def prepare(model: str, data: DataSettings, elastic: SpaceSettings, seed: int) -> Prepared:
     """Load model and data and find the sub-networks; writes nothing. UserError for wrong input."""
+    if data.data is None:
+        raise UserError("--data must name the rows to fine-tune on: a file, a folder or a hub data set")
     table = read_table(Source(data.data, data.text, data.image, data.label, data.data_config))
     module, preprocessor = load_pretrained(model, table.classes, table.kind, seed=seed)
     ready = prepare_data(table, preprocessor, seed=seed, max_tokens=data.max_tokens)
@@ -68,19 +71,14 @@ def record_begin(folder: RunFolder, prepared: Prepared, asked: dict[str, Scalar]
     write_record(folder.run_json, record)
 
 
+def training_config(training: TrainingSettings, common: Common) -> TrainingConfig:
+    """The configuration of a plain fine-tuning from what the command was told."""
+    return TrainingConfig(**asdict(training), seed=common.seed, device=common.device)
+
+
 def instatune_config(training: TrainingSettings, common: Common) -> InstaTuneConfig:
     """The recipe's configuration from what the command was told."""
-    return InstaTuneConfig(
-        epochs=training.epochs,
-        steps=training.steps,
-        batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
-        freeze_embeddings=training.freeze_embeddings,
-        checkpoint_every_s=training.checkpoint_every_s,
-        seed=common.seed,
-        device=common.device,
-    )
+    return InstaTuneConfig(**vars(training_config(training, common)))
 
 
 def asked_of_finetune(
@@ -93,7 +91,7 @@ def asked_of_finetune(
     """What decides the outcome of a fine-tuning, by flag: a repeated command must ask for the same."""
     return {
         "model": _place(model),
-        "data": _place(data.data),
+        "data": _place(str(data.data)),
         "text": data.text,
         "image": data.image,
         "label": data.label,
@@ -103,14 +101,18 @@ def asked_of_finetune(
         "heads": elastic.heads,
         "ffn": elastic.ffn,
         "drop_order": elastic.drop_order,
-        "epochs": training.epochs,
-        "steps": training.steps,
-        "batch_size": training.batch_size,
-        "learning_rate": training.learning_rate,
-        "weight_decay": training.weight_decay,
-        "freeze_embeddings": training.freeze_embeddings,
+        **_decides(training),
         "seed": common.seed,
     }
+
+
+def asked_of_further(candidate: str, training: TrainingSettings, common: Common) -> dict[str, Scalar]:
+    """What decides the outcome of fine-tuning one sub-network further; the candidate as JSON."""
+    return {"candidate": candidate, **_decides(training), "seed": common.seed}
+
+
+def _decides(training: TrainingSettings) -> dict[str, Scalar]:
+    return {name: value for name, value in asdict(training).items() if name != "checkpoint_every_s"}
 
 
 def _place(name: str) -> str:

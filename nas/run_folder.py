@@ -6,6 +6,8 @@ data/                    the validation and test splits
 checkpoint/              the fine-tuning under way; gone when it is done
 supernet/                the fine-tuned super-network, its tokenizer or image processor; there when fine-tuning is done
 searches/<name>/         search.json (what was asked), the study, front.csv, the report
+further/<place>/         one sub-network fine-tuned further for an export: further.json (what was asked), checkpoint/,
+                         weights/
 ```
 
 A run folder may come from somebody else, so it is validated: records by schema and bounded in size, no links, paths
@@ -13,6 +15,7 @@ inside the folder only, and nothing that it names is imported.
 """
 
 import fcntl
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -27,6 +30,7 @@ from nas.errors import UserError
 from nas.files import recover_folder, write_text_atomic
 
 VERSION = 1
+JOURNAL = "study.journal"
 MAX_JSON_BYTES = 1 << 20
 
 Scalar = str | int | float | bool | None
@@ -52,8 +56,8 @@ class RunRecord(_Record):
     rows: dict[Literal["train", "validation", "test"], int]
 
 
-class SearchRecord(_Record):
-    """`search.json`: what `nas search` was asked."""
+class Request(_Record):
+    """`search.json` and `further.json`: what a search, or a further fine-tuning of one sub-network, was asked."""
 
     version: Literal[1] = 1
     asked: dict[str, Scalar]
@@ -61,7 +65,7 @@ class SearchRecord(_Record):
 
 
 class Finetuned(_Record):
-    """`supernet/finetuned.json`: how the fine-tuning ended."""
+    """`supernet/finetuned.json`, and that of one sub-network: how the fine-tuning ended."""
 
     version: Literal[1] = 1
     steps: int
@@ -107,6 +111,10 @@ class RunFolder:
             )
         return self._inside(f"searches/{name}")
 
+    def further(self, out: Path) -> Path:
+        """The folder of the fine-tuning whose result goes to `out`: a name of its own for every place."""
+        return self._inside(f"further/{hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]}")
+
     def searches(self) -> list[str]:
         """The names of the searches begun, sorted."""
         return sorted(path.parent.name for path in self.path.glob("searches/*/search.json"))
@@ -119,7 +127,7 @@ class RunFolder:
             )
         return _read(self.run_json, RunRecord)
 
-    def read_search(self, name: str) -> SearchRecord:
+    def read_search(self, name: str) -> Request:
         """The record of a search; UserError where there is none, or it is damaged or of another version."""
         path = self.search(name) / "search.json"
         if not path.is_file():
@@ -127,11 +135,15 @@ class RunFolder:
             raise UserError(
                 f"{self.path} has no search named {name!r} (searches: {known}); `nas search {self.path}` makes one"
             )
-        return _read(path, SearchRecord)
+        return _read(path, Request)
 
-    def read_finetuned(self) -> Finetuned:
-        """How the fine-tuning ended; UserError where that is damaged or of another version."""
-        return _read(self.supernet / "finetuned.json", Finetuned)
+    def read_further(self, out: Path) -> Request:
+        """The record of the fine-tuning whose result goes to `out`; UserError where it is damaged."""
+        return _read(self.further(out) / "further.json", Request)
+
+    def read_finetuned(self, folder: Path) -> Finetuned:
+        """How the fine-tuning of the weights in `folder` ended; UserError where that is damaged."""
+        return _read(folder / "finetuned.json", Finetuned)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -151,7 +163,7 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"another command is at work in {self.path}; wait for it to end") from None
-            for folder in (self.data, self.supernet):
+            for folder in (self.data, self.supernet, *(each / "weights" for each in self.path.glob("further/*"))):
                 recover_folder(folder)
             for left in self.path.rglob(".*.part*"):
                 if left.is_file():
@@ -175,7 +187,7 @@ class RunFolder:
         for folder, folders, files in os.walk(self.path):
             for item in (Path(folder) / name for name in (*folders, *files)):
                 # A search killed while it wrote leaves a link of Optuna's as lock: never followed, only removed.
-                if item.is_symlink() and item.name != "study.journal.lock":
+                if item.is_symlink() and item.name != f"{JOURNAL}.lock":
                     raise UserError(f"a run folder must hold no links, {item} is one; remove it")
 
     def _inside(self, relative: str) -> Path:
@@ -185,7 +197,7 @@ class RunFolder:
         return path
 
 
-def write_record(path: Path, record: RunRecord | SearchRecord | Finetuned) -> None:
+def write_record(path: Path, record: RunRecord | Request | Finetuned) -> None:
     """Write a record atomically; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, record.model_dump_json(indent=2) + "\n")

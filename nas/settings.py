@@ -25,7 +25,7 @@ class Common:
 class DataSettings:
     """The data: texts or images with one class each."""
 
-    data: str
+    data: str | None = None
     """A CSV, TSV, Parquet or JSON-lines file, a folder of images or of such files, or the name of a hub data set."""
     text: str | None = None
     """Column of the texts (default: found by its usual names)."""

@@ -6,19 +6,14 @@ A step that is done is recognised, one that was cut off goes on, and a folder th
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nas.card import Card
-from nas.comparison import Comparison, Figures, compare
 from nas.console import Bar, say
+from nas.delivery import ended
 from nas.errors import UserError
 from nas.evaluation import Measurement
-from nas.export import export
 from nas.files import replace_folder
 from nas.importance import ImportanceConfig, order_by_importance
 from nas.instatune import instatune
@@ -27,12 +22,10 @@ from nas.opened_run import asked_of_search, named_objectives, open_run, run_sear
 from nas.preparation import Prepared, asked_of_finetune, instatune_config, prepare, record_begin, resume
 from nas.progress import SearchFigures, TrainingFigures
 from nas.report import Marks, draw_front, find, write_front
-from nas.run_folder import Finetuned, RunFolder, RunRecord, SearchRecord, recorded_versions, same_request, write_record
+from nas.run_folder import JOURNAL, Finetuned, Request, RunFolder, recorded_versions, same_request, write_record
 from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
 from nas.study import Study, load_study
 from nas.training import History, accuracy, predict
-
-JOURNAL = "study.journal"
 
 
 def finetune_run(
@@ -76,13 +69,7 @@ def finetune_run(
 def _finetuned(prepared: Prepared, history: History) -> Finetuned:
     supernet, rows = prepared.supernet, prepared.data.validation
     supernet.eval()
-    last = [step.loss for step in history.steps[-20:]]
-    return Finetuned(
-        steps=len(history.steps),
-        loss=float(np.mean(last)),
-        validation_accuracy=accuracy(predict(partial(supernet, supernet.space.largest()), rows), rows.labels),
-        seconds=sum(step.seconds for step in history.steps),
-    )
+    return ended(history, accuracy(predict(partial(supernet, supernet.space.largest()), rows), rows.labels))
 
 
 def _save(prepared: Prepared, finetuned: Finetuned, folder: Path) -> None:
@@ -92,7 +79,7 @@ def _save(prepared: Prepared, finetuned: Finetuned, folder: Path) -> None:
 
 
 def _finetune_summary(folder: RunFolder) -> dict[str, Any]:
-    record, finetuned = folder.read(), folder.read_finetuned()
+    record, finetuned = folder.read(), folder.read_finetuned(folder.supernet)
     return {
         "run": str(folder.path),
         "model": record.asked.get("model"),
@@ -121,7 +108,7 @@ def search_run(run: Path, settings: SearchSettings, limits: Limits, common: Comm
         opened = open_run(folder, common.device)
         new = not (place / "search.json").exists()
         if new:
-            write_record(place / "search.json", SearchRecord(asked=asked, versions=recorded_versions()))
+            write_record(place / "search.json", Request(asked=asked, versions=recorded_versions()))
         title = f"Searching {opened.supernet.space.size():,} sub-networks"
         with _unless_refused(place, new), Bar(title, settings.budget) as bar:
             figures = SearchFigures(bar, opened.supernet.space, objectives)
@@ -185,60 +172,6 @@ def report_run(run: Path, name: str, limits: Limits) -> dict[str, Any]:
         "picture": str(place / "pareto.png"),
         "table": str(place / "front.csv"),
     }
-
-
-def export_run(run: Path, name: str, out: Path, limits: Limits, common: Common) -> dict[str, Any]:
-    """Write the best candidate within the limits as a folder of its own, with figures from the test rows.
-
-    Raises:
-        UserError: no such search, or a limit on something that it did not measure, or `out` is something else.
-        NoFeasible: nothing meets the limits.
-        ExportError: what was written computes something else; nothing is left.
-    """
-    folder = RunFolder(run)
-    record, asked = folder.read(), folder.read_search(name).asked
-    with folder.locked():
-        # 1. The choice, by what the search measured on validation rows.
-        chosen = load_study(folder.search(name) / JOURNAL).select(limits.given())
-        # 2. Its figures beside the full network's, from test rows that neither training nor search has seen.
-        say("Measuring the full and the chosen network")
-        opened = open_run(folder, common.device)
-        tokens, threads = _whole(asked.get("tokens"), 128), _whole(asked.get("threads"), 1)
-        module, comparison = compare(opened, chosen.candidate, tokens=tokens, threads=threads)
-        # 3. The folder, checked before it takes its place.
-        say(f"Exporting to {out}")
-        card = _card(record, comparison)
-        export(module, out, opened.example(tokens), card=card, preprocessor=opened.preprocessor)
-    return {
-        **comparison.to_json(),
-        "speedup": comparison.full.latency_ms / comparison.chosen.latency_ms,
-        "candidate": dict(chosen.candidate),
-        "search": {"run": str(run), "name": name, **chosen.values},
-        "what_the_data_can_tell": comparison.what_the_data_can_tell(),
-        "export": str(out),
-    }
-
-
-def _card(record: RunRecord, comparison: Comparison) -> Card:
-    model, data = (str(record.asked.get(key)) for key in ("model", "data"))
-    return Card(
-        title=f"A sub-network of {Path(model).name}",
-        base_model=model,
-        data=f"{Path(data).name}, {record.rows['train']:,} training, {comparison.test_rows:,} test rows",
-        classes=tuple(record.classes),
-        figures=_numbers(comparison.chosen),
-        full=_numbers(comparison.full),
-        measured_on=comparison.measured_on,
-        notes=(comparison.what_the_data_can_tell(),),
-    )
-
-
-def _numbers(figures: Figures) -> dict[str, float]:
-    return {name: value for name, value in asdict(figures).items() if value is not None}
-
-
-def _whole(value: object, otherwise: int) -> int:
-    return value if isinstance(value, int) and value > 0 else otherwise
 
 
 def _described(measurement: Measurement | None) -> dict[str, Any] | None:
