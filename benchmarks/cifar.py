@@ -1,0 +1,183 @@
+"""The CIFAR-10 networks and rows of the benchmarks: two public checkpoints, rebuilt from the names of their tensors.
+
+`ResNet` is `akamaster/pytorch_resnet_cifar10`, `VisionTransformer` is `smmk47/CIFAR10-Classification`. Both were trained
+on all 50,000 training images, so training rows are for training only; the 10,000 test rows are divided once.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import pad, relu
+
+from nas.split import IntArray, Kind, Row, Split, make_split, stratified
+
+SPLIT_SEED = 0
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class Shortcut(nn.Module):
+    """Every second pixel, and channels of zeros before and after (option A of He et al., arXiv 1512.03385)."""
+
+    def __init__(self, added: int) -> None:
+        super().__init__()
+        self.added = added
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.added // 2, self.added // 2))
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Identity() if stride == 1 else Shortcut(outputs - inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = relu(self.bn1(self.conv1(x)))
+        return relu(self.bn2(self.conv2(inner)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """3 stages of `blocks` blocks, 16, 32 and 64 channels wide."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(16, 16, blocks, 1)
+        self.layer2 = _stage(16, 32, blocks, 2)
+        self.layer3 = _stage(32, 64, blocks, 2)
+        self.linear = nn.Linear(64, len(CLASSES))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (rows, 10) of normalised pixels (rows, 3, 32, 32)."""
+        x = relu(self.bn1(self.conv1(pixels)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
+
+
+def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    first = Block(inputs, outputs, stride)
+    return nn.Sequential(first, *(Block(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch, patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens: Tensor = self.proj(x).flatten(2).transpose(1, 2)
+        return tokens
+
+
+class VisionTransformer(nn.Module):
+    """Post-norm encoder of 6 blocks over 64 patches and a class token."""
+
+    def __init__(self, width: int = 128, depth: int = 6, heads: int = 8, inner: int = 256) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(width, 4)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 65, width))
+        block = nn.TransformerEncoderLayer(width, heads, inner, dropout=0.1, batch_first=True)
+        self.transformer = nn.TransformerEncoder(block, depth, enable_nested_tensor=False)
+        self.mlp_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(CLASSES)))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (rows, 10) of normalised pixels (rows, 3, 32, 32)."""
+        patches = self.patch_embed(pixels)
+        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1) + self.pos_embed
+        logits: Tensor = self.mlp_head(self.transformer(tokens)[:, 0])
+        return logits
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """All images, decoded once: uint8 (n, 3, 32, 32), normalised batch by batch."""
+
+    images: Tensor
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def lengths(self) -> IntArray:
+        return np.ones(len(self.images), dtype=np.int64)
+
+    def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
+        chosen = self.images[torch.as_tensor(np.asarray(indices))]
+        return {"pixels": (chosen / 255 - self.mean) / self.std}
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A `nas.split.Preprocessor` for small images.
+
+    Args:
+        mean, std: of each channel, on pixels from 0 to 1.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def kind(self) -> Kind:
+        return "image"
+
+    def prepare(self, rows: Sequence[Row], max_tokens: int) -> Pixels:
+        arrays = [np.asarray(Image.open(io.BytesIO(row))) for row in rows if isinstance(row, bytes)]
+        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return Pixels(images, mean, std)
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError("a benchmark keeps no preprocessing")
+
+
+NORMALISED = {
+    "vit": Normalised((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "resnet": Normalised((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+def network(data: Path, model: str, *, blocks: int = 3) -> nn.Module:
+    """The trained network in eval mode: "vit", or "resnet" with 6 x `blocks` + 2 layers."""
+    module = VisionTransformer() if model == "vit" else ResNet(blocks)
+    file = "cifar10_vit" if model == "vit" else f"cifar10_resnet{6 * blocks + 2}"
+    # Without the counters of batches, which the checkpoints lack; nothing else may be missing.
+    found = module.load_state_dict(load_file(data / f"{file}.safetensors"), strict=False)
+    if found.unexpected_keys or any(not name.endswith("num_batches_tracked") for name in found.missing_keys):
+        raise ValueError(f"{file}.safetensors must fit the network: {found}")
+    return module.eval()
+
+
+def splits(data: Path, model: str) -> dict[str, Split]:
+    """The training rows, and the halves of the test rows, with as many rows of every class: validation and test."""
+    return {name: _split(*table, model) for name, table in _tables(data).items()}
+
+
+def _split(rows: Sequence[bytes], labels: IntArray, model: str) -> Split:
+    return make_split(rows, labels, NORMALISED[model])
+
+
+def _tables(data: Path) -> dict[str, tuple[list[bytes], IntArray]]:
+    tables: Any = {name: pandas.read_parquet(data / f"cifar10_{name}.parquet") for name in ("train20k", "test")}
+    found = {name: (list(t["image"]), t["label"].to_numpy().astype(np.int64)) for name, t in tables.items()}
+    rows, labels = found["test"]
+    halves = stratified(rows, labels, (0.5, 0.5), SPLIT_SEED, CLASSES)
+    named = dict(zip(("validation", "test"), halves, strict=True))
+    parts = {name: ([rows[i] for i in kept], labels[kept]) for name, kept in named.items()}
+    return {"train": found["train20k"], **parts}
