@@ -1,7 +1,7 @@
 """The CIFAR-10 networks and rows of the benchmarks: two public checkpoints, rebuilt from the names of their tensors.
 
-`ResNet` is `akamaster/pytorch_resnet_cifar10`, `VisionTransformer` is `smmk47/CIFAR10-Classification`. Both were trained
-on all 50,000 training images, so training rows are for training only; the 10,000 test rows are divided once.
+`ResNet` is `akamaster/pytorch_resnet_cifar10`, `VisionTransformer` is `smmk47/CIFAR10-Classification`. Both were
+trained on all 50,000 training images, so training rows are for training only; the 10,000 test rows are divided once.
 """
 
 import io
