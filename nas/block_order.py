@@ -21,10 +21,10 @@ DropOrder = tuple[int, ...]
 
 
 def block_order(supernet: Supernet, train: Split, config: ImportanceConfig | None = None) -> dict[str, DropOrder]:
-    """Name of every depth choice -> its blocks that may drop, the one to drop first first.
+    """Name of every depth choice -> its blocks that may drop, by their number in the stage, the first to drop first.
 
-    A throw-away copy is fine-tuned for a few steps (see `nas.importance`); then, stack by stack and with all other
-    stacks whole, the block goes without which the loss is lowest, and again with it gone, down to the smallest option.
+    A throw-away copy is fine-tuned for a few steps (see `nas.importance`); then, stage by stage and with all other
+    stages whole, the block goes without which the loss is lowest, and again with it gone, down to the smallest option.
     Blocks that no option drops follow, in the order of the last round. Batch norms use the statistics of each batch,
     since those of the full network are wrong where blocks are missing.
 
@@ -58,7 +58,10 @@ def _order(model: nn.Module, choice: Choice, cut: BlockCut, batches: Sequence[Ca
         with torch.no_grad():
             return float(mean_loss(lambda **batch: without(without.space.smallest(), **batch), batches))
 
-    return greedy(loss_without, cut.drop_order, cut.count - int(choice.options[0]))
+    order = greedy(loss_without, cut.drop_order, cut.count - int(choice.options[0]))
+    # The blocks of a stage follow each other in their list, and only the first of them may be one that cannot drop.
+    first = max(0, max(order) + 1 - cut.count)
+    return tuple(block - first for block in order)
 
 
 def greedy(loss_without: Callable[[Sequence[int]], float], blocks: Sequence[int], drops: int) -> DropOrder:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nas.block_order import block_order, greedy
 from nas.importance import ImportanceConfig
-from nas.split import make_split
+from nas.split import Split, make_split
 from search_spaces import BlockCut, Choice, Space, Supernet, last_first, space
 from tests import toy_task
 
@@ -64,8 +64,40 @@ class Vectors:
     def save(self, folder): ...
 
 
+class Step(nn.Module):
+    """A block that adds to what comes in, or changes its width."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.up, self.down, self.adds = nn.Linear(width, 6), nn.Linear(6, out), width == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        change = self.down(self.up(x).tanh())
+        return x + change if self.adds else change
+
+
+def one_list() -> nn.Module:
+    """Two stages in one list: of widths 4 and 5, three blocks each; block 1 of the second does nothing."""
+    torch.manual_seed(0)
+    blocks = nn.Sequential(Step(4, 4), Step(4, 4), Step(4, 4), Step(4, 5), Step(5, 5), Step(5, 5))
+    nn.init.zeros_(blocks[4].down.weight)
+    nn.init.zeros_(blocks[4].down.bias)
+    return Rows(blocks).eval()
+
+
+class Rows(nn.Module):
+    """Blocks and a head."""
+
+    def __init__(self, blocks: nn.Module) -> None:
+        super().__init__()
+        self.blocks, self.head = blocks, nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(x))
+
+
 def two_stacks(norm: bool) -> Supernet:
-    """Two blocks may drop of each stack, but not block 0 of the first; its block 2, and block 0 of the second, do nothing."""
+    """Two blocks may drop of each stack, but not block 0 of the first; blocks 2 and 0 of them do nothing."""
     torch.manual_seed(0)
     model = Residual(norm).eval()
     for idle in (model.first[2], model.second[0]):
@@ -78,10 +110,15 @@ def two_stacks(norm: bool) -> Supernet:
     return Supernet(model, Space(choices))
 
 
-def vectors():
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(64, 4))
-    return make_split([" ".join(map(str, row)) for row in values], (values.sum(1) > 0).astype(np.int64), Vectors())
+@torch.no_grad()
+def its_own_rows(model: nn.Module) -> Split:
+    """Rows whose labels are the model's own, of which it is made sure: removing anything that matters must hurt."""
+    values = np.random.default_rng(0).normal(size=(64, 4))
+    rows = make_split([" ".join(map(str, row)) for row in values], np.zeros(64, dtype=np.int64), Vectors())
+    rows.labels[:] = model(**rows.batch(range(64))).argmax(1).numpy()
+    model.head.weight *= 20
+    model.head.bias *= 20
+    return rows
 
 
 CONFIG = ImportanceConfig(warmup_steps=0, batches=4, batch_size=16)
@@ -90,17 +127,21 @@ CONFIG = ImportanceConfig(warmup_steps=0, batches=4, batch_size=16)
 def test_a_block_that_is_an_identity_drops_first_in_every_stack() -> None:
     for norm in (False, True):
         supernet = two_stacks(norm)
-        # The labels are the model's own, so that removing anything that matters must hurt.
-        train = vectors()
-        with torch.no_grad():
-            train.labels[:] = supernet.model(**train.batch(range(len(train)))).argmax(1).numpy()
-            supernet.model.head.weight *= 20
-            supernet.model.head.bias *= 20
-        orders = block_order(supernet, train, CONFIG)
+        orders = block_order(supernet, its_own_rows(supernet.model), CONFIG)
         assert orders["depth.0"][0] == 2
         assert orders["depth.1"][0] == 0
         assert sorted(orders["depth.0"]) == [1, 2, 3]
         assert sorted(orders["depth.1"]) == [0, 1, 2]
+
+
+def test_blocks_are_counted_within_their_stage_as_a_space_takes_them() -> None:
+    model, inputs = one_list(), {"x": torch.randn(4, 4)}
+    supernet = Supernet(model, space(model, inputs, depth=(1, 2, 3)))
+    orders = block_order(supernet, its_own_rows(model), CONFIG)
+    assert set(orders) == {"depth.0", "depth.1"}
+    assert sorted(orders["depth.0"]) == [0, 1, 2]
+    assert orders["depth.1"] == (1, 2)
+    assert space(model, inputs, depth=(1, 2, 3), drop_order=orders)["depth.1"].cuts[0].drop_order == (4, 5)
 
 
 def test_it_makes_a_space_and_leaves_the_network_alone() -> None:
