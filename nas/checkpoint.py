@@ -2,8 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +14,26 @@ from torch import Tensor, nn
 from nas.errors import UserError
 from nas.files import recover_folder, replace_folder, write_json_atomic
 
-_VERSION = 1
+_VERSION = 2
 Row = tuple[float, float, float]
 """Loss, learning rate and seconds of one step."""
+
+
+@dataclass
+class Progress:
+    """What a training run has beside its module and optimizer.
+
+    Attributes:
+        history: one row a step, from the first.
+        evaluations: (step, value) of each evaluation so far; NaN where there was no number.
+        best: the trained tensors (`trained_tensors`) at the best evaluation; empty when they are not kept.
+        memory: what the loss keeps between steps, JSON values; None: nothing.
+    """
+
+    history: list[Row] = field(default_factory=list)
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    memory: dict[str, Any] | None = None
 
 
 def model_fingerprint(module: nn.Module) -> str:
@@ -29,17 +49,16 @@ def save_checkpoint(
     folder: Path,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    *,
-    history: Sequence[Row],
+    progress: Progress,
     identity: Mapping[str, str],
 ) -> None:
-    """Put the state after `len(history)` steps in the place of an older checkpoint.
+    """Put the state after `len(progress.history)` steps in the place of an older checkpoint.
 
     Args:
         folder: of the checkpoint; a kill leaves the old or the new one.
         module: its trainable parameters and its buffers are kept; the frozen ones are those that training began with.
         optimizer: over parameters of `module`; its whole state is kept.
-        history: one row a step, from the first.
+        progress: everything else.
         identity: what the run was made with, e.g. {"config": ..., "data": ..., "model": ...}.
 
     Raises:
@@ -48,14 +67,21 @@ def save_checkpoint(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(module, optimizer).items()}
+    state = _state(module, optimizer) | {f"best.{name}": tensor for name, tensor in progress.best.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    meta = {
+        "version": _VERSION,
+        "identity": dict(identity),
+        "history": [list(row) for row in progress.history],
+        "evaluations": [[step, value if math.isfinite(value) else None] for step, value in progress.evaluations],
+        "memory": progress.memory,
+    }
 
     def fill(beside: Path) -> None:
         try:
             save_file(tensors, beside / "state.safetensors")
         except SafetensorError as error:
             raise OSError(f"cannot write the checkpoint {folder}: {error}") from error
-        meta = {"version": _VERSION, "identity": dict(identity), "history": [list(row) for row in history]}
         write_json_atomic(beside / "state.json", meta | {"sha256": _sha256(beside / "state.safetensors")})
 
     replace_folder(folder, fill)
@@ -63,46 +89,65 @@ def save_checkpoint(
 
 def load_checkpoint(
     folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, identity: Mapping[str, str]
-) -> list[Row]:
+) -> Progress:
     """Bring module and optimizer to the state of the checkpoint; without one, leave them.
 
     Returns:
-        One row for every step that is done.
+        What else the run had; that of a run at its beginning without a checkpoint.
 
     Raises:
         UserError: the checkpoint is damaged, or its identity is another; nothing has been changed then.
     """
     recover_folder(folder)
     if not folder.exists():
-        return []
-    found, history, tensors = _read(folder)
+        return Progress()
+    found, progress, tensors = _read(folder)
     other = [name for name in identity if found.get(name) != identity[name]]
     if other:
         raise UserError(
             f"the checkpoint in {folder} belongs to a run with another {' and '.join(other)}; "
             "give the same arguments to go on with it, or another folder to start anew"
         )
-    own = _tensors(module)
+    own = trained_tensors(module)
     states: dict[str, dict[str, Tensor]] = {}
+    weights: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        if key.startswith("optimizer."):
-            _, name, rest = key.split(".", 2)
+        kind, name = key.split(".", 1)
+        if kind == "optimizer":
+            name, rest = name.split(".", 1)
             states.setdefault(rest, {})[name] = tensor
-    weights = {key: tensor for key, tensor in tensors.items() if not key.startswith("optimizer.")}
+        elif kind == "best":
+            progress.best[name] = tensor
+        else:
+            weights[key] = tensor
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    fits = weights.keys() == own.keys() and all(weights[key].shape == own[key].shape for key in own)
-    if not fits or not states.keys() <= parameters.keys():
+    if (
+        not _fits(weights, own)
+        or (progress.best and not _fits(progress.best, own))
+        or not states.keys() <= parameters.keys()
+    ):
         raise UserError(f"the checkpoint in {folder} does not fit the model; remove it to start anew")
-    with torch.no_grad():
-        for key, tensor in weights.items():
-            own[key].copy_(tensor)
+    put_tensors(module, weights)
     for name, state in states.items():
         parameter = parameters[name]
         optimizer.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in state.items()}
-    return history
+    return progress
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
+def _fits(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    return found.keys() == own.keys() and all(found[key].shape == own[key].shape for key in own)
+
+
+@torch.no_grad()
+def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Overwrite the trained tensors of a module, named as `trained_tensors` names them."""
+    own = trained_tensors(module)
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+
+
+def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors that training may change: trainable parameters and all buffers, as they are (no copies)."""
     tensors: dict[str, Tensor] = {
         f"parameter.{name}": parameter for name, parameter in module.named_parameters() if parameter.requires_grad
     }
@@ -110,26 +155,30 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = _tensors(module)
+    tensors = trained_tensors(module)
     for name, parameter in module.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
     return tensors
 
 
-def _read(folder: Path) -> tuple[dict[str, str], list[Row], dict[str, Tensor]]:
+def _read(folder: Path) -> tuple[dict[str, str], Progress, dict[str, Tensor]]:
     from safetensors.torch import load_file
 
     try:
         meta = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         version, digest, identity = meta["version"], meta["sha256"], dict(meta["identity"])
-        history = [(float(loss), float(rate), float(seconds)) for loss, rate, seconds in meta["history"]]
+        progress = Progress(
+            [(float(loss), float(rate), float(seconds)) for loss, rate, seconds in meta["history"]],
+            [(int(step), math.nan if value is None else float(value)) for step, value in meta["evaluations"]],
+            memory=None if meta["memory"] is None else dict(meta["memory"]),
+        )
         sound = version == _VERSION and digest == _sha256(folder / "state.safetensors")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the checkpoint in {folder} is damaged ({error}); remove it to start anew") from error
     if not sound:
         raise UserError(f"the checkpoint in {folder} is damaged or of another version; remove it to start anew")
-    return identity, history, load_file(folder / "state.safetensors")
+    return identity, progress, load_file(folder / "state.safetensors")
 
 
 def _sha256(path: Path) -> str:

@@ -7,19 +7,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas import processes
 from nas.accuracy import PairedDifference, accuracy, logits_of, paired_difference, predict
-from nas.checkpoint import Row, load_checkpoint, model_fingerprint, save_checkpoint
+from nas.augmentation import augment
+from nas.checkpoint import Progress, Row, load_checkpoint, model_fingerprint, save_checkpoint
+from nas.early_stop import add_evaluation, restore_best, stopped
 from nas.errors import UserError
+from nas.optimizer import adamw
 from nas.seeds import generator, torch_seed
 from nas.split import IntArray, Split
+from nas.training_config import TrainingConfig
 
 __all__ = [
+    "Batch",
     "History",
+    "LossOf",
+    "Memory",
     "PairedDifference",
     "Step",
     "TrainingConfig",
@@ -30,80 +39,30 @@ __all__ = [
     "fit",
     "logits_of",
     "paired_difference",
+    "plain_loss",
     "predict",
 ]
 
 Batch = Mapping[str, Tensor]
 LossOf = Callable[[Callable[..., Any], Batch, Tensor, int], Tensor]
-"""(forward, keyword inputs, labels (rows,), step from 1) -> mean loss of the rows, a scalar."""
+"""(forward, keyword inputs, targets (rows, ...), step from 1) -> mean loss of the rows, a scalar."""
+
+_WITHOUT_INFLUENCE = ("checkpoint_every_s", "device", "trackers")
+_IGNORED = -100
 
 
 class TrainingFailed(RuntimeError):
     """The loss is no longer a number; the message names the step. The weights are those before that step."""
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How to train.
+class Memory(Protocol):
+    """What a loss or a validation keeps between steps; it is saved with the checkpoint."""
 
-    Args:
-        epochs: passes over the training rows, when `steps` is not given.
-        steps: optimizer steps.
-        batch_size: rows of a step, over all processes.
-        learning_rate: highest one; it rises over the warm-up and then falls to zero, both linearly.
-        weight_decay: of AdamW, on matrices only (not on biases and norms).
-        warmup_share: part of the steps.
-        clip_norm: largest norm of the gradient.
-        freeze_embeddings: leave the parameters of every `nn.Embedding` as they are.
-        seed: of batches, dropout and candidates.
-        checkpoint_every_s: seconds between two checkpoints; has no influence on the result.
-        mixed_precision: bf16 runs the forward pass in bfloat16 where that is safe; the weights stay float32.
-        device: auto takes a GPU when there is one.
-    """
+    def state(self) -> dict[str, Any]:
+        """A new dictionary of JSON values that `restore` makes the same memory of."""
 
-    epochs: int = 4
-    steps: int | None = None
-    batch_size: int = 32
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
-    warmup_share: float = 0.1
-    clip_norm: float = 1.0
-    freeze_embeddings: bool = False
-    seed: int = 0
-    checkpoint_every_s: float = 60.0
-    mixed_precision: Literal["no", "bf16"] = "no"
-    device: Literal["auto", "cpu"] = "auto"
-
-    def __post_init__(self) -> None:
-        lowest = {
-            "epochs": 1,
-            "batch_size": 1,
-            "seed": 0,
-            "weight_decay": 0,
-            "warmup_share": 0,
-            "checkpoint_every_s": 0,
-        }
-        if self.steps is not None:
-            lowest["steps"] = 1
-        for name, bound in lowest.items():
-            if not getattr(self, name) >= bound:
-                raise UserError(f"{name} must be at least {bound}, got {getattr(self, name)}")
-        for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.warmup_share > 1:
-            raise UserError(f"warmup_share must be at most 1, got {self.warmup_share}")
-
-    def total_steps(self, rows: int) -> int:
-        """Optimizer steps over this many training rows."""
-        return self.steps or self.epochs * -(-rows // self.batch_size)
-
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate of a step (1 .. steps)."""
-        warmup = round(self.warmup_share * steps)
-        if step <= warmup:
-            return self.learning_rate * step / warmup
-        return self.learning_rate * (steps - step + 1) / (steps - warmup)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to what `state` gave."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +78,15 @@ class Step:
 
 @dataclass(frozen=True)
 class History:
-    """All steps of a training run, those before a resume too."""
+    """A training run, with what came before a resume.
+
+    Attributes:
+        steps: all steps.
+        evaluations: (step, value) of each call of `validate`; NaN where it gave no finite number.
+    """
 
     steps: tuple[Step, ...]
+    evaluations: tuple[tuple[int, float], ...] = ()
 
 
 def fit(
@@ -132,108 +97,171 @@ def fit(
     *,
     checkpoint: Path | None = None,
     on_step: Callable[[Step], None] | None = None,
+    validate: Callable[[int], float] | None = None,
+    memory: Memory | None = None,
+    tracking: Path | None = None,
 ) -> History:
     """Train a module in place with AdamW.
 
     What happens in a step follows from (seed, step) alone, so a run that was killed and started again with the same
     arguments ends with the same bits (on a CPU with the same number of threads; some GPU kernels are not repeatable).
 
+    Several processes divide the rows of each step; batch norms of each see its own rows, and the running statistics of
+    the main process count.
+
     Args:
         module: on any device; it comes back on the same, in its mode, frozen parameters as they were.
         train: the rows.
-        loss_of: calls the forward once and makes the loss.
+        loss_of: calls the forward once and makes the loss; called for each part of a step (`accumulate`) anew.
         config: all settings.
         checkpoint: folder to go on from and to write to.
         on_step: told about every new step, in the main process.
+        validate: called with the step in the main process, every `evaluate_every` steps and after the last one, with
+            the module in eval mode and without gradients; higher is better. It must not change the module.
+        memory: what `loss_of` and `validate` keep between steps, if anything.
+        tracking: folder for the trackers that write files.
 
     Raises:
-        UserError: no rows, or the checkpoint is damaged or belongs to another run.
-        TrainingFailed: the loss or its gradient is not finite; the checkpoint holds the state before that step.
+        UserError: no rows, no `validate` for the patience, a tracker that is not there, no images to augment, or the
+            checkpoint is damaged or belongs to another run.
+        TrainingFailed: the loss or its gradient is not finite, in any process; the checkpoint holds the state before
+            that step.
     """
     if not len(train):
         raise UserError("training needs at least one row, got none")
+    if config.patience is not None and validate is None:
+        raise UserError("patience needs rows to evaluate on while training; give them, or leave patience out")
+    accelerator = processes.make_accelerator(config.trackers, tracking)
     with torch.random.fork_rng(devices=[]), _ready(module, config):
-        run = _Run(module, train, loss_of, config, checkpoint)
+        run = _Run(accelerator, module, train, loss_of, config, checkpoint, memory)
         try:
-            run.go(on_step)
+            run.go(on_step, validate)
         finally:
             run.release()
     steps = run.steps
-    return History(tuple(Step(number, steps, *row) for number, row in enumerate(run.history, 1)))
+    rows = enumerate(run.progress.history, 1)
+    return History(tuple(Step(number, steps, *row) for number, row in rows), tuple(run.progress.evaluations))
 
 
 class _Run:
     """The state of one training run."""
 
     def __init__(
-        self, module: nn.Module, train: Split, loss_of: LossOf, config: TrainingConfig, checkpoint: Path | None
+        self,
+        accelerator: Any,
+        module: nn.Module,
+        train: Split,
+        loss_of: LossOf,
+        config: TrainingConfig,
+        checkpoint: Path | None,
+        memory: Memory | None,
     ) -> None:
-        self.module, self.train, self.loss_of, self.config, self.checkpoint = module, train, loss_of, config, checkpoint
+        self.accelerator, self.module, self.train, self.loss_of = accelerator, module, train, loss_of
+        self.config, self.checkpoint, self.memory = config, checkpoint, memory
         self.identity = _identity(module, train, config) if checkpoint else {}
         self.steps = config.total_steps(len(train))
-        self.accelerator = _accelerator()
-        self.device = torch.device("cpu") if config.device == "cpu" else self.accelerator.device
-        self.forward = self.accelerator.prepare_model(module.to(self.device), device_placement=False)
-        self.optimizer = _adamw(module, config)
+        self.device = torch.device("cpu") if config.device == "cpu" else accelerator.device
+        self.forward = accelerator.prepare_model(module.to(self.device), device_placement=False)
+        self.optimizer = adamw(module, config.learning_rate, config.weight_decay, config.layer_decay)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        self.history: list[Row] = []
+        # Running statistics and their counts: what a forward pass may change.
+        self.statistics = [b for b in module.buffers() if b.is_floating_point() or b.ndim == 0]
+        self.progress = Progress()
         if checkpoint:
-            self.history = load_checkpoint(checkpoint, module, self.optimizer, self.identity)
+            with accelerator.main_process_first():
+                self.progress = load_checkpoint(checkpoint, module, self.optimizer, self.identity)
+        if memory and self.progress.memory is not None:
+            memory.restore(self.progress.memory)
 
-    def go(self, on_step: Callable[[Step], None] | None) -> None:
+    def go(self, on_step: Callable[[Step], None] | None, validate: Callable[[int], float] | None) -> None:
         """All steps that are not done yet."""
+        config, progress, main = self.config, self.progress, self.accelerator.is_main_process
+        processes.start_trackers(self.accelerator, asdict(config))
+        every = config.evaluate_every or config.epoch_steps(len(self.train))
         saved = time.monotonic()
         for step, rows in self._batches():
-            try:
-                row = self._step(step, rows)
-            except TrainingFailed:
-                self._keep()
-                raise
-            self.history.append(row)
-            if on_step and self.accelerator.is_main_process:
+            row = self._guarded(step, rows)
+            progress.history.append(row)
+            self._track({"loss": row[0], "learning_rate": row[1]}, step)
+            if on_step and main:
                 on_step(Step(step, self.steps, *row))
-            if step == self.steps or time.monotonic() - saved >= self.config.checkpoint_every_s:
+            if validate and (step % every == 0 or step == self.steps):
+                self._evaluate(step, validate)
+            last = step == self.steps or stopped(progress.evaluations, config.patience)
+            if last or time.monotonic() - saved >= config.checkpoint_every_s:
                 self._keep()
                 saved = time.monotonic()
+            if last:
+                break
+        if config.patience is not None:
+            restore_best(progress, self.module)
+        processes.share(self.accelerator, self.statistics)
         self.accelerator.wait_for_everyone()
 
     def release(self) -> None:
         """Take off the mark that `accelerate` puts on the module, or it would not be prepared a second time."""
         self.module.__dict__.pop("_is_accelerate_prepared", None)
         self.optimizer.zero_grad(set_to_none=True)
+        processes.stop_trackers(self.accelerator)
+
+    def _guarded(self, step: int, rows: IntArray) -> Row:
+        """One step; where it fails, everything is again as before it, and kept."""
+        before = [tensor.clone() for tensor in self.statistics]
+        remembered = self.memory.state() if self.memory and self.checkpoint else None
+        try:
+            return self._step(step, rows)
+        except TrainingFailed:
+            for tensor, old in zip(self.statistics, before, strict=True):
+                tensor.copy_(old)
+            if self.memory and remembered is not None:
+                self.memory.restore(remembered)
+            self._keep()
+            raise
 
     def _keep(self) -> None:
         if self.checkpoint and self.accelerator.is_main_process:
-            save_checkpoint(self.checkpoint, self.module, self.optimizer, history=self.history, identity=self.identity)
+            self.progress.memory = self.memory.state() if self.memory else None
+            save_checkpoint(
+                self.checkpoint, self.module, self.optimizer, progress=self.progress, identity=self.identity
+            )
+
+    def _track(self, values: Mapping[str, float], step: int) -> None:
+        if self.config.trackers:
+            self.accelerator.log(dict(values), step=step)
+
+    @torch.no_grad()
+    def _evaluate(self, step: int, validate: Callable[[int], float]) -> None:
+        value = math.nan
+        if self.accelerator.is_main_process:
+            self.module.eval()
+            value = float(validate(step))
+            self.module.train()
+        value = processes.of_main_process(self.accelerator, value if math.isfinite(value) else math.nan)
+        self._track({"validation": value}, step)
+        add_evaluation(self.progress, self.module, step, value, keep=self.config.patience is not None)
 
     def _batches(self) -> Iterator[tuple[int, IntArray]]:
         """(step, row indices over all processes) of the steps to do."""
-        per_epoch = -(-len(self.train) // self.config.batch_size)
+        per_epoch = self.config.epoch_steps(len(self.train))
         batches: list[IntArray] = []
-        for done in range(len(self.history), self.steps):
-            epoch, index = divmod(done, per_epoch)
+        done = len(self.progress.history)
+        if stopped(self.progress.evaluations, self.config.patience):
+            return
+        for number in range(done, self.steps):
+            epoch, index = divmod(number, per_epoch)
             if not batches or index == 0:
                 batches = self.train.batches(self.config.batch_size, generator(self.config.seed, "batches", epoch))
-            yield done + 1, batches[index]
+            yield number + 1, batches[index]
 
     def _step(self, step: int, rows: IntArray) -> Row:
-        began, accelerator, config = time.perf_counter(), self.accelerator, self.config
-        rank, ranks, device = accelerator.process_index, accelerator.num_processes, self.device
-        own = rows[rank::ranks] if len(rows) >= ranks else rows
-        share = len(own) * ranks / len(rows) if len(rows) >= ranks else 1.0
-        batch = {name: tensor.to(device) for name, tensor in self.train.batch(own).items()}
-        labels = torch.from_numpy(self.train.labels[own]).to(device)
+        began, config = time.perf_counter(), self.config
         rate = config.rate(step, self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
-        torch.manual_seed(torch_seed(config.seed, "dropout", step * ranks + rank))
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
-            loss = self.loss_of(self.forward, batch, labels, step)
-        # Gradients are averaged over the processes: unequal parts of a batch count by their rows.
-        accelerator.backward(loss if share == 1 else loss * share)
+        loss = processes.mean_over_processes(self.accelerator, self._gradients(step, rows))
         norm = nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
-        value, size = torch.stack([loss.detach().float(), norm]).tolist()
+        value, size = torch.stack([loss, norm]).tolist()
         if not math.isfinite(value) or not math.isfinite(size):
             raise TrainingFailed(
                 f"the loss or its gradient is not finite at step {step} of {self.steps}; lower the learning rate"
@@ -241,14 +269,44 @@ class _Run:
         self.optimizer.step()
         return value, rate, time.perf_counter() - began
 
+    def _gradients(self, step: int, rows: IntArray) -> Tensor:
+        """Leave the gradients of the mean loss over all rows; returns this process's share of that loss, times ranks.
 
-def _accelerator() -> Any:
-    """Processes and devices; always made alike, since its state is shared by all runs of the process."""
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+        Gradients are summed over the parts of this process and averaged over the processes, so each part counts by its
+        share of what the loss is a mean of, times the number of processes that divide the rows.
+        """
+        accelerator = self.accelerator
+        ranks = accelerator.num_processes if len(rows) >= accelerator.num_processes else 1
+        own = np.arange(accelerator.process_index if ranks > 1 else 0, len(rows), ranks)
+        parts = np.array_split(own, min(self.config.accumulate, len(rows) // ranks))
+        targets = torch.from_numpy(self.train.labels[rows])
+        counts = _counts(targets)
+        total = torch.zeros((), device=self.device)
+        for number, part in enumerate(parts):
+            batch = self._inputs(step, rows, part)
+            seed = (step * accelerator.num_processes + accelerator.process_index) * self.config.accumulate + number
+            torch.manual_seed(torch_seed(self.config.seed, "dropout", seed))
+            last = number == len(parts) - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.forward):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
+                    loss = self.loss_of(self.forward, batch, targets[part].to(self.device), step)
+                weight = ranks * float(counts[part].sum()) / max(1.0, float(counts.sum()))
+                accelerator.backward(loss if weight == 1 else loss * weight)
+            total += loss.detach().float() * weight
+        return total
 
-    # A backbone may have parameters that its head does not use, which plain data-parallel training refuses.
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    return Accelerator(mixed_precision="no", kwargs_handlers=handlers)
+    def _inputs(self, step: int, rows: IntArray, part: IntArray) -> dict[str, Tensor]:
+        batch = self.train.batch(rows[part])
+        if self.config.augment:
+            batch = augment(batch, len(rows), part, generator(self.config.seed, "augment", step))
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+
+def _counts(targets: Tensor) -> Tensor:
+    """How much each row counts in a mean over the targets: its tokens that are not ignored, or 1."""
+    if targets.ndim < 2 or targets.is_floating_point():
+        return torch.ones(len(targets))
+    return (targets != _IGNORED).sum(1).float()
 
 
 @contextlib.contextmanager
@@ -274,7 +332,7 @@ def _ready(module: nn.Module, config: TrainingConfig) -> Iterator[None]:
 
 def _identity(module: nn.Module, train: Split, config: TrainingConfig) -> dict[str, str]:
     """What decides the outcome of a run, for the refusal of another run's checkpoint."""
-    settings = {name: value for name, value in asdict(config).items() if name not in ("checkpoint_every_s", "device")}
+    settings = {name: value for name, value in asdict(config).items() if name not in _WITHOUT_INFLUENCE}
     return {
         "configuration": json.dumps(settings, sort_keys=True),
         "data": train.fingerprint(),
@@ -282,18 +340,19 @@ def _identity(module: nn.Module, train: Split, config: TrainingConfig) -> dict[s
     }
 
 
-def _adamw(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate, fused=True)
-
-
 def cross_entropy(forward: Callable[..., Any], batch: Batch, labels: Tensor, step: int) -> Tensor:
-    """The loss of plain fine-tuning."""
+    """The loss of plain fine-tuning for classes."""
     return nn.functional.cross_entropy(logits_of(forward(**batch)).float(), labels)
+
+
+def plain_loss(train: Split, smoothing: float = 0.0) -> LossOf:
+    """The loss of plain fine-tuning for the task of these rows."""
+
+    def loss_of(forward: Callable[..., Any], batch: Batch, targets: Tensor, step: int) -> Tensor:
+        logits = logits_of(forward(**batch)).float()
+        return nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+
+    return loss_of
 
 
 def fine_tune(
@@ -303,6 +362,11 @@ def fine_tune(
     *,
     checkpoint: Path | None = None,
     on_step: Callable[[Step], None] | None = None,
+    validate: Callable[[int], float] | None = None,
+    tracking: Path | None = None,
 ) -> History:
-    """Plain fine-tuning of a module in place with cross-entropy; arguments and errors as `fit`."""
-    return fit(module, train, cross_entropy, config, checkpoint=checkpoint, on_step=on_step)
+    """Plain fine-tuning of a module in place with the loss of its task; arguments and errors as `fit`."""
+    loss_of = plain_loss(train, config.label_smoothing)
+    return fit(
+        module, train, loss_of, config, checkpoint=checkpoint, on_step=on_step, validate=validate, tracking=tracking
+    )

@@ -20,7 +20,7 @@ RECIPES = {"nas.linas", "nas.instatune"}
 ON_TOP = {"nas.cli": set(), "nas.demo": {"nas.cli"}, "nas.workflow": {"nas.cli", "nas.demo"}}
 
 HOMES = {
-    "accelerate": {"nas.training"},
+    "accelerate": {"nas.processes"},
     "datasets": {"nas.data"},
     "matplotlib": {"nas.report"},
     "moocore": {"nas.pareto"},
