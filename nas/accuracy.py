@@ -9,8 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nas.split import Split
+from nas.tasks import accuracy
+
+__all__ = ["PairedDifference", "accuracy", "logits_of", "paired_difference", "predict"]
 
 FloatArray = npt.NDArray[np.float32]
 _Z = 1.959963984540054
@@ -39,7 +43,7 @@ def logits_of(output: Any) -> Tensor:
 def predict(
     forward: Callable[..., Any], split: Split, batch_size: int = 64, device: torch.device | str = "cpu"
 ) -> FloatArray:
-    """Logits (n, classes) of all rows, in their order, without gradients.
+    """Logits (n, classes) of all rows, in their order, without gradients; of tokens (n, longest, tags), 0 behind a row.
 
     Args:
         forward: called with keyword inputs; put the module in eval mode and on `device` before.
@@ -55,18 +59,13 @@ def predict(
         ]
     if not parts:
         return np.zeros((0, 0), dtype=np.float32)
+    if parts[0].ndim == 3:
+        longest = max(part.shape[1] for part in parts)
+        parts = [pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]
     stacked = torch.cat(parts).numpy()
     logits = np.empty_like(stacked)
     logits[np.concatenate(batches)] = stacked
     return logits
-
-
-def accuracy(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Share (0..1) of rows whose largest logit (n, classes) is their label (n,); NaN when a logit is NaN or n is 0."""
-    array = np.asarray(logits)
-    if not array.size or np.isnan(array).any():
-        return math.nan
-    return float(np.mean(array.argmax(axis=1) == np.asarray(labels)))
 
 
 @dataclass(frozen=True)

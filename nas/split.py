@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from nas.errors import UserError
 from nas.files import write_json_atomic
 from nas.seeds import generator
+from nas.tasks import Classification, Labels, Task, first_words
 
 Kind = Literal["text", "image"]
 IntArray = npt.NDArray[np.int64]
@@ -56,13 +57,15 @@ class Split:
 
     Args:
         rows: n texts or encoded images, as they came.
-        labels: class indices (n,).
+        labels: class indices (n,), numbers (n,), or tags of words (n, most words).
         inputs: the rows as the model reads them.
+        task: what the labels mean.
     """
 
     rows: tuple[Row, ...]
-    labels: IntArray
+    labels: Labels
     inputs: Inputs
+    task: Task = field(default_factory=Classification)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,6 +73,10 @@ class Split:
     def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
         """Keyword inputs of the model for these rows, without labels, padded to the longest of them."""
         return self.inputs.batch(indices)
+
+    def targets(self, indices: npt.ArrayLike) -> Tensor:
+        """What the task's loss compares the outputs of these rows with: int64 or float32, see the task."""
+        return self.task.targets(self, indices)
 
     def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> list[IntArray]:
         """Indices of every row once, in batches of at most `batch_size` rows of like length.
@@ -91,11 +98,11 @@ class Split:
     def take(self, count: int, rng: np.random.Generator) -> "Split":
         """At most `count` rows drawn without replacement, in their own order."""
         kept = np.sort(rng.permutation(len(self))[:count])
-        return Split(tuple(self.rows[i] for i in kept), self.labels[kept], _Subset(self.inputs, kept))
+        return Split(tuple(self.rows[i] for i in kept), self.labels[kept], _Subset(self.inputs, kept), self.task)
 
     def fingerprint(self) -> str:
         """Sha256 over all rows, labels and lengths: equal for what trains a model equally."""
-        digest = hashlib.sha256(self.labels.astype("<i8").tobytes() + self.inputs.lengths.astype("<i8").tobytes())
+        digest = hashlib.sha256(_label_bytes(self.labels) + self.inputs.lengths.astype("<i8").tobytes())
         for row in self.rows:
             digest.update(row_key(row))
         return digest.hexdigest()
@@ -134,6 +141,9 @@ class _Subset:
 
     def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
         return self.inputs.batch(self.kept[np.asarray(indices)])
+
+    def first_words(self, indices: npt.ArrayLike) -> IntArray:
+        return first_words(self.inputs, self.kept[np.asarray(indices)])
 
 
 def make_split(rows: Sequence[Row], labels: npt.ArrayLike, preprocessor: Preprocessor, max_tokens: int = 128) -> Split:
@@ -207,18 +217,22 @@ class Data:
         return cls(preprocessor.kind, classes, train, validation, test, fingerprint, left_out, max_tokens)
 
 
-def fingerprint_of(classes: Sequence[str], parts: Mapping[str, tuple[Sequence[Row], IntArray]]) -> str:
+def fingerprint_of(classes: Sequence[str], parts: Mapping[str, tuple[Sequence[Row], Labels]]) -> str:
     """Sha256 over the classes and, split by split, all rows and labels."""
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
     for name in PARTS:
         rows, labels = parts[name]
         digest.update(f"{name} {len(rows)}".encode())
-        digest.update(np.asarray(labels, dtype="<i8").tobytes())
+        digest.update(_label_bytes(labels))
         for row in rows:
             content = _content(row)
             digest.update(len(content).to_bytes(8, "little"))
             digest.update(content)
     return digest.hexdigest()
+
+
+def _label_bytes(labels: Labels) -> bytes:
+    return labels.astype(labels.dtype.newbyteorder("<")).tobytes()
 
 
 def _content(row: Row) -> bytes:
