@@ -195,7 +195,7 @@ class Beit3(nn.Module):
             ValueError: images of another size.
         """
         positions = self.encoder.embed_positions
-        x = self.vision_embed(pixel_values)
+        x: Tensor = self.vision_embed(pixel_values)
         batch, images = len(x), x.shape[1]
         x = x + positions.A(torch.arange(_OFFSET, images + _OFFSET, device=x.device))
         mask = None
