@@ -60,7 +60,7 @@ def _macs(module: nn.Module, example_inputs: Inputs) -> int:
     # A constant tensor that is neither parameter nor buffer is met in the forward as it is.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     own: dict[str, torch.Tensor] = {
-        name: mode.from_tensor(value) for name, value in [*module.named_parameters(), *module.named_buffers()]
+        name: mode.from_tensor(value.detach()) for name, value in [*module.named_parameters(), *module.named_buffers()]
     }
     args, kwargs = split(map_inputs(row, mode.from_tensor))
     counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU)

@@ -28,7 +28,9 @@ def exact_costs(supernet: Supernet, example_inputs: Inputs) -> dict[str, CostFun
     args, kwargs = split_inputs(example_inputs)
     rows = next(iter([*args, *kwargs.values()])).shape[0]
     bytes_of = {name: tensor.element_size() for name, tensor in supernet.model.named_parameters()}
-    contractions = [(each.module, each.axes, 1.0 / rows) for each in table.coupling.contractions]
+    contractions = [
+        (each.module, each.axes, 1.0 / rows if each.per_row else 1.0) for each in table.coupling.contractions
+    ]
     weights = [(name, axes, 1.0) for name, axes in table.coupling.parameters]
     sizes = [(name, axes, bytes_of[name] / 2**20) for name, axes in table.coupling.parameters]
     return {

@@ -52,10 +52,15 @@ Factors = tuple[tuple[tuple[int, tuple[int, ...]], ...], ...]
 
 @dataclass(frozen=True)
 class Contraction:
-    """Multiply-accumulates of one operator of `module`: the product of the sizes of `axes`."""
+    """Multiply-accumulates of one operator of `module`: the product of the sizes of `axes`.
+
+    Attributes:
+        per_row: its operands depend on the inputs, so they grow with the batch; else they are made of weights alone.
+    """
 
     module: str
     axes: Factors
+    per_row: bool
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,8 @@ class _Reader:
         self._program = program
         self._walk = Walk()
         self._values: dict[Node, Any] = {}
-        self._owners: list[str] = []
+        self._owners: list[tuple[str, bool]] = []
+        self._fed: set[Node] = set()
         self._grouped: list[tuple[str, Axis]] = []
         self._parameter_names = [name for name, _ in model.named_parameters()]
         names: dict[int, str] = {}
@@ -135,7 +141,11 @@ class _Reader:
             if node.op == "placeholder":
                 name = self._canonical.get(weights.get(node.name, ""))
                 self._values[node] = self._weights[name] if name else self._fixed(node, "is an input")
+                if node.name not in weights:
+                    self._fed.add(node)
             elif node.op == "call_function":
+                if not self._fed.isdisjoint(node.all_input_nodes):
+                    self._fed.add(node)
                 self._values[node] = self._visit(node)
             elif node.op == "output":
                 for tensor in _flatten(self._lookup(node.args)):
@@ -177,7 +187,7 @@ class _Reader:
         result = (rule or unknown)(self._walk, call)
         paths = _paths(node)
         owner = paths[-1] if paths else ""
-        self._owners.extend([owner] * (len(self._walk.contractions) - contractions))
+        self._owners.extend([(owner, node in self._fed)] * (len(self._walk.contractions) - contractions))
         self._grouped.extend((owner, axis) for axis in self._walk.groups[groups:])
         return result
 
@@ -213,8 +223,8 @@ class _Reader:
                 for atom in atoms
             ),
             contractions=tuple(
-                Contraction(owner, tuple(self._factors(axis, numbers) for axis in contraction))
-                for owner, contraction in zip(self._owners, self._walk.contractions, strict=True)
+                Contraction(owner, tuple(self._factors(axis, numbers) for axis in contraction), per_row)
+                for (owner, per_row), contraction in zip(self._owners, self._walk.contractions, strict=True)
             ),
             parameters=tuple(
                 (name, tuple(self._factors(axis, numbers) for axis in self._weights[name].axes))

@@ -149,6 +149,31 @@ class Judge:
                 alone[index] = None
         return alone
 
+    def culprit(self, space: Space, candidate: Candidate) -> str | None:
+        """A choice of `space` without which `candidate` equals the masked full network; None when it does anyway.
+
+        The sizes of a candidate may meet by chance what Python compares (a residual that is added where two shapes
+        are equal), which no dimension shows alone.
+        """
+        supernet = Supernet(self._model, space)
+        if self._equal(supernet, candidate):
+            return None
+        changed = [choice.name for choice in space.choices if candidate[choice.name] not in (None, choice.options[-1])]
+        values = dict(candidate)
+        for name in changed:
+            values[name] = space[name].options[-1]
+            if self._equal(supernet, space.candidate({**space.largest(), **_given(values)})):
+                return name
+        raise AssertionError("the full network must equal itself")
+
+    def _equal(self, supernet: Supernet, candidate: Candidate) -> bool:
+        try:
+            with torch.no_grad():
+                shared = supernet(candidate, *self._args[0], **self._args[1])
+                return difference(shared, masked_forward(supernet, candidate, self._inputs)) <= TOLERANCE
+        except Exception:  # whatever a user's forward raises on a narrowed tensor: the candidate is not usable
+            return False
+
     def runs_without(self, cut: BlockCut, depth: int) -> bool:
         """Whether the network still runs with `depth` of a stage's blocks, and differs."""
         space = Space((Choice("depth", (depth, cut.count), cuts=(cut,)),))
@@ -169,17 +194,11 @@ class Judge:
         if not groups:
             return False
         space = Space(tuple(_halved(f"group.{index}", cuts) for index, cuts in enumerate(groups)))
-        supernet, smallest = Supernet(self._model, space), space.smallest()
-        try:
-            with torch.no_grad():
-                shared = supernet(smallest, *self._args[0], **self._args[1])
-                return difference(shared, masked_forward(supernet, smallest, self._inputs)) <= TOLERANCE
-        except Exception:  # whatever a user's forward raises on a narrowed tensor: the dimension is not usable
-            return False
+        return self._equal(Supernet(self._model, space), space.smallest())
 
     def _variants(self, dimension: Dimension) -> Iterator[tuple[Cut, ...]]:
         """The cuts alone, then with integer attributes of the modules around that equal a size of the dimension."""
-        known = (*dimension.cuts, *dimension.attributes)
+        known: tuple[Cut, ...] = (*dimension.cuts, *dimension.attributes)
         yield known
         attributes = [each for each in self._attributes(dimension) if each not in known]
         for count in range(1, len(attributes) + 1):
@@ -198,6 +217,10 @@ class Judge:
             if isinstance(value, int) and not isinstance(value, bool) and value in sizes and name not in _DERIVED
         ]
         return found[:most]
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: option for name, option in values.items() if option is not None}
 
 
 def _halved(name: str, cuts: tuple[Cut, ...]) -> Choice:

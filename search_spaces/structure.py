@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import nn
 
 from search_spaces.coupling import Coupling, Dimension, analyse
@@ -90,10 +91,27 @@ def space(
         for each, cuts in zip(named, accepted, strict=True)
         if cuts is not None
     ]
-    choices = (*depths, *widths)
+    choices = _jointly(judge, (*depths, *widths))
     if not choices:
         raise NotElastic(_nothing_found(model, stages, named, coupling))
     return Space(choices)
+
+
+def _jointly(judge: Judge, choices: tuple[Choice, ...], candidates: int = 6) -> tuple[Choice, ...]:
+    """The choices without those that go wrong in the smallest or some random candidates together with others."""
+    rng = np.random.default_rng(0)
+    checked = 0
+    while choices and checked <= candidates:
+        space = Space(choices)
+        wrong = judge.culprit(space, space.sample(rng) if checked else space.smallest())
+        checked = checked + 1 if wrong is None else 0
+        if wrong is not None:
+            choices = tuple(
+                choice if choice.active_if is None or choice.active_if[0] != wrong else replace(choice, active_if=None)
+                for choice in choices
+                if choice.name != wrong
+            )
+    return choices
 
 
 def _nothing_found(model: nn.Module, stages: Sequence[Stage], named: Sequence[_Named], coupling: Coupling) -> str:
