@@ -22,6 +22,7 @@ from nas.errors import UserError
 from nas.optimizer import adamw
 from nas.seeds import generator, torch_seed
 from nas.split import IntArray, Split
+from nas.tasks import IGNORED
 from nas.training_config import TrainingConfig
 
 __all__ = [
@@ -48,7 +49,6 @@ LossOf = Callable[[Callable[..., Any], Batch, Tensor, int], Tensor]
 """(forward, keyword inputs, targets (rows, ...), step from 1) -> mean loss of the rows, a scalar."""
 
 _WITHOUT_INFLUENCE = ("checkpoint_every_s", "device", "trackers")
-_IGNORED = -100
 
 
 class TrainingFailed(RuntimeError):
@@ -279,17 +279,16 @@ class _Run:
         ranks = accelerator.num_processes if len(rows) >= accelerator.num_processes else 1
         own = np.arange(accelerator.process_index if ranks > 1 else 0, len(rows), ranks)
         parts = np.array_split(own, min(self.config.accumulate, len(rows) // ranks))
-        targets = torch.from_numpy(self.train.labels[rows])
-        counts = _counts(targets)
+        counts = _counts(self.train.targets(rows))
         total = torch.zeros((), device=self.device)
         for number, part in enumerate(parts):
-            batch = self._inputs(step, rows, part)
+            batch, targets = self._inputs(step, rows, part), self.train.targets(rows[part]).to(self.device)
             seed = (step * accelerator.num_processes + accelerator.process_index) * self.config.accumulate + number
             torch.manual_seed(torch_seed(self.config.seed, "dropout", seed))
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.forward):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
-                    loss = self.loss_of(self.forward, batch, targets[part].to(self.device), step)
+                    loss = self.loss_of(self.forward, batch, targets, step)
                 weight = ranks * float(counts[part].sum()) / max(1.0, float(counts.sum()))
                 accelerator.backward(loss if weight == 1 else loss * weight)
             total += loss.detach().float() * weight
@@ -306,7 +305,7 @@ def _counts(targets: Tensor) -> Tensor:
     """How much each row counts in a mean over the targets: its tokens that are not ignored, or 1."""
     if targets.ndim < 2 or targets.is_floating_point():
         return torch.ones(len(targets))
-    return (targets != _IGNORED).sum(1).float()
+    return (targets != IGNORED).sum(1).float()
 
 
 @contextlib.contextmanager
@@ -349,8 +348,7 @@ def plain_loss(train: Split, smoothing: float = 0.0) -> LossOf:
     """The loss of plain fine-tuning for the task of these rows."""
 
     def loss_of(forward: Callable[..., Any], batch: Batch, targets: Tensor, step: int) -> Tensor:
-        logits = logits_of(forward(**batch)).float()
-        return nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+        return train.task.loss(logits_of(forward(**batch)), targets, smoothing)
 
     return loss_of
 

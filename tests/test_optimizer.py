@@ -1,0 +1,97 @@
+"""Laws of the parameter groups: who decays, and how the learning rate falls from the head to the embeddings."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from transformers import SwinConfig, SwinForImageClassification
+
+from nas.optimizer import adamw, layer_depths
+from nas.training import TrainingConfig, fit
+from tests import families, networks, toy_images, toy_task
+
+_BLOCK = re.compile(r"layers?\.(\d+)\.")
+
+
+def depth_of(module: nn.Module, part: str) -> set[int]:
+    """Depths of the parameters whose name holds `part`."""
+    found = {depth for name, depth in layer_depths(module).items() if part in name}
+    assert found, part
+    return found
+
+
+@pytest.mark.parametrize("family", families.NAMES)
+def test_a_transformer_has_embeddings_blocks_and_a_head(family: str) -> None:
+    module = families.build(family)
+    count = module.config.num_hidden_layers
+    depths = layer_depths(module)
+    assert set(depths) == {name for name, _ in module.named_parameters()}
+    assert depth_of(module, "embeddings") == {0}
+    assert depth_of(module, "classifier") == {count + 1}
+    numbered = {(int(found[1]), depth) for name, depth in depths.items() if (found := _BLOCK.search(name))}
+    assert numbered == {(block, block + 1) for block in range(count)}
+
+
+def test_blocks_of_stages_count_through() -> None:
+    module = SwinForImageClassification(
+        SwinConfig(image_size=16, patch_size=2, embed_dim=8, depths=[2, 3], num_heads=[2, 2], window_size=2)
+    )
+    found = [
+        depth_of(module, f"layers.{stage}.blocks.{block}.")
+        for stage, blocks in ((0, 2), (1, 3))
+        for block in range(blocks)
+    ]
+    assert found == [{1}, {2}, {3}, {4}, {5}]
+    assert depth_of(module, "downsample") == {2}
+    assert depth_of(module, "embeddings") == {0}
+    assert depth_of(module, "classifier") == {6}
+
+
+def test_networks_that_no_library_knows() -> None:
+    mobile = networks.MobileLike()
+    assert depth_of(mobile, "stem") == {0}
+    assert [depth_of(mobile, f"blocks.{block}.") for block in range(3)] == [{1}, {2}, {3}]
+    assert depth_of(mobile, "head") == {4}
+    supernet = toy_task.supernet()
+    assert list(layer_depths(supernet).values()) == list(layer_depths(supernet.model).values())
+
+
+def test_a_plain_chain_counts_its_layers() -> None:
+    chain = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2))
+    assert list(layer_depths(chain).values()) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_an_embedding_is_lowest_wherever_it_stands() -> None:
+    module = nn.ModuleDict({"model": networks.PlainTransformer(networks.FusedBlock), "relative": nn.Embedding(4, 2)})
+    assert depth_of(module, "relative") == {0}
+    assert depth_of(module, "head") == {4}
+
+
+def test_a_step_moves_each_depth_by_its_share() -> None:
+    """The first step of AdamW without weight decay moves every weight with a gradient by the learning rate."""
+    module = toy_images.network()
+    before = toy_task.weights(module)
+
+    def everything(forward: object, batch: object, targets: object, step: int) -> torch.Tensor:
+        return sum(p.sum() for p in module.parameters())
+
+    config = TrainingConfig(steps=1, learning_rate=1e-2, layer_decay=0.5, weight_decay=0, warmup_share=0)
+    fit(module, toy_images.split(8), everything, config)
+    shares = {"stem": 1 / 8, "blocks.0": 1 / 4, "blocks.1": 1 / 2, "head": 1}
+    for name, parameter in module.named_parameters():
+        share = next(value for part, value in shares.items() if name.startswith(part))
+        torch.testing.assert_close(
+            before[name] - parameter, torch.full_like(parameter, 1e-2 * share), rtol=1e-2, atol=1e-5
+        )
+
+
+def test_groups_hold_every_trainable_parameter_once() -> None:
+    module = toy_task.bert()
+    module.classifier.bias.requires_grad_(False)
+    for decay in (1.0, 0.9):
+        groups = adamw(module, 1e-3, 0.1, decay).param_groups
+        held = [id(p) for group in groups for p in group["params"]]
+        assert sorted(held) == sorted(id(p) for p in module.parameters() if p.requires_grad)
+        assert all(group["weight_decay"] == (0.1 if group["params"][0].ndim > 1 else 0) for group in groups)
+    assert len(adamw(module, 1e-3, 0.1, 1.0).param_groups) == 2
