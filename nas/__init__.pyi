@@ -11,6 +11,7 @@ from nas.nsga2 import nsga2 as nsga2
 from nas.random_search import random_search as random_search
 from nas.search import search as search
 from nas.study import Study as Study
+from search_spaces import recalibrate as recalibrate
 
 __all__ = [
     "InstaTuneConfig",
@@ -25,5 +26,6 @@ __all__ = [
     "linas",
     "nsga2",
     "random_search",
+    "recalibrate",
     "search",
 ]

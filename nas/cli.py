@@ -252,12 +252,11 @@ def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
             "--candidate takes the rows and the sub-networks of the run: leave out --data and its columns, "
             "and the sizes"
         )
-    chosen = (Path(command.model), spec)
-    how = (command.name, command.training, command.limits, command.common)
+    run, how = Path(command.model), (command.name, command.training, command.limits, command.common)
     if command.dry_run:
-        _print(estimate.further(*chosen, *how), command.common, out)
+        _print(estimate.further(run, spec, *how), command.common, out)
     else:
-        _print(delivery.finetune_candidate(*chosen, command.out, *how), command.common, out, show=print_comparison)
+        _print(delivery.finetune_candidate(run, spec, command.out, *how), command.common, out, show=print_comparison)
 
 
 def _search(command: Search, out: TextIO) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,9 @@ from nas.preparation import asked_of_further, training_config
 from nas.progress import TrainingFigures
 from nas.run_folder import JOURNAL, Finetuned, Request, RunFolder, recorded_versions, same_request, write_record
 from nas.settings import Common, Limits, TrainingSettings
+from nas.split import Split
 from nas.study import load_study
-from nas.training import History, TrainingConfig, accuracy, fine_tune, predict
+from nas.training import History, TrainingConfig, TrainingFailed, fine_tune, predict
 from search_spaces import Candidate
 
 _MAX_CANDIDATE_BYTES = 1 << 20
@@ -93,11 +95,11 @@ def finetune_candidate(
         else:
             write_record(place / "further.json", Request(asked=asked, versions=recorded_versions()))
         module = opened.supernet.extract(chosen.candidate)
-        before = _validation_accuracy(opened, module)
+        before = _score(opened, module)
         # 2. Plain fine-tuning, from the checkpoint where there is one; the weights, as a whole or not at all.
         if not (place / "weights").exists():
-            history = _fine_tune(opened, module, config, place / "checkpoint")
-            finetuned = ended(history, _validation_accuracy(opened, module))
+            history = _fine_tune(opened, module, config, place)
+            finetuned = ended(history, _score(opened, module))
             replace_folder(place / "weights", partial(_save, module, finetuned))
         shutil.rmtree(place / "checkpoint", ignore_errors=True)
         _load(module, place / "weights")
@@ -163,15 +165,37 @@ def _of_search(folder: RunFolder, name: str, limits: Limits) -> Chosen:
     return Chosen(best.candidate, best.values, _whole(asked.get("tokens"), 128), _whole(asked.get("threads"), 1))
 
 
-def _fine_tune(opened: OpenedRun, module: nn.Module, config: TrainingConfig, checkpoint: Path) -> History:
-    train = opened.split("train")
-    with Bar("Fine-tuning further", config.total_steps(len(train))) as bar:
-        return fine_tune(module, train, config, checkpoint=checkpoint, on_step=TrainingFigures(bar))
+def _fine_tune(opened: OpenedRun, module: nn.Module, config: TrainingConfig, place: Path) -> History:
+    train, rows = opened.split("train"), opened.split("validation")
+    with Bar("Fine-tuning further", config.total_steps(len(train))) as bar, naming_checkpoint(place / "checkpoint"):
+        return fine_tune(
+            module,
+            train,
+            config,
+            checkpoint=place / "checkpoint",
+            on_step=TrainingFigures(bar),
+            validate=None if config.patience is None else lambda _: score(module, rows),
+            tracking=place / "tracking",
+        )
 
 
-def _validation_accuracy(opened: OpenedRun, module: nn.Module) -> float:
-    rows, device = opened.split("validation"), next(module.parameters()).device
-    return accuracy(predict(module.eval(), rows, device=device), rows.labels)
+@contextmanager
+def naming_checkpoint(checkpoint: Path) -> Iterator[None]:
+    """Say of a training that failed where the state before the failure is kept."""
+    try:
+        yield
+    except TrainingFailed as error:
+        kept = f"the checkpoint before it is kept in {checkpoint}; begin anew elsewhere with other settings"
+        raise TrainingFailed(f"{error}; {kept}" if checkpoint.exists() else str(error)) from error
+
+
+def score(module: nn.Module, rows: Split) -> float:
+    """The score that the task has for a network, on the device that it is on; it must be in eval mode."""
+    return rows.task.score(predict(module, rows, device=next(module.parameters()).device), rows)
+
+
+def _score(opened: OpenedRun, module: nn.Module) -> float:
+    return score(module.eval(), opened.split("validation"))
 
 
 def _save(module: nn.Module, finetuned: Finetuned, folder: Path) -> None:

@@ -6,18 +6,25 @@ from pathlib import Path
 
 from torch import nn
 
+from nas.block_order import block_order
 from nas.checkpoint import model_fingerprint
+from nas.console import say
 from nas.data import Source, prepare_data, read_table
 from nas.errors import UserError
 from nas.files import replace_folder
+from nas.importance import ImportanceConfig
 from nas.instatune import InstaTuneConfig
-from nas.models import load_preprocessor, load_pretrained
+from nas.models import example_inputs, load_preprocessor, load_pretrained
 from nas.run_folder import RunFolder, RunRecord, Scalar, recorded_versions, write_record
 from nas.settings import Common, DataSettings, SpaceSettings, TrainingSettings
 from nas.split import Data, Preprocessor
 from nas.training import TrainingConfig
 from search_spaces import Supernet, last_first, space, spread
+from search_spaces.drop_order import DropOrder
 
+_EXAMPLE_TOKENS = 8
+_SIZES = ("depth", "heads", "ffn", "width", "channels")
+_WITHOUT_INFLUENCE = ("checkpoint_every_s", "trackers")
 _DROP_ORDERS: dict[str, Callable[[int], tuple[int, ...]]] = {"last": last_first, "spread": spread}
 
 
@@ -37,7 +44,7 @@ def prepare(model: str, data: DataSettings, elastic: SpaceSettings, seed: int) -
     table = read_table(Source(data.data, data.text, data.image, data.label, data.data_config))
     module, preprocessor = load_pretrained(model, table.classes, table.kind, seed=seed)
     ready = prepare_data(table, preprocessor, seed=seed, max_tokens=data.max_tokens)
-    return Prepared(_supernet(module, elastic), preprocessor, ready)
+    return Prepared(_supernet(module, elastic, ready, preprocessor, seed), preprocessor, ready)
 
 
 def resume(folder: RunFolder, model: str, elastic: SpaceSettings, seed: int) -> Prepared:
@@ -52,7 +59,7 @@ def resume(folder: RunFolder, model: str, elastic: SpaceSettings, seed: int) -> 
         raise UserError(
             f"{folder.path} was begun with other weights than {model} has now; begin anew in another folder"
         )
-    return Prepared(_supernet(module, elastic), preprocessor, data)
+    return Prepared(_supernet(module, elastic, data, preprocessor, seed), preprocessor, data)
 
 
 def record_begin(folder: RunFolder, prepared: Prepared, asked: dict[str, Scalar]) -> None:
@@ -73,7 +80,8 @@ def record_begin(folder: RunFolder, prepared: Prepared, asked: dict[str, Scalar]
 
 def training_config(training: TrainingSettings, common: Common) -> TrainingConfig:
     """The configuration of a plain fine-tuning from what the command was told."""
-    return TrainingConfig(**asdict(training), seed=common.seed, device=common.device)
+    trackers = tuple(name.strip() for name in training.trackers.split(",") if name.strip())
+    return TrainingConfig(**{**asdict(training), "trackers": trackers}, seed=common.seed, device=common.device)
 
 
 def instatune_config(training: TrainingSettings, common: Common) -> InstaTuneConfig:
@@ -97,10 +105,7 @@ def asked_of_finetune(
         "label": data.label,
         "data_config": data.data_config,
         "max_tokens": data.max_tokens,
-        "depth": elastic.depth,
-        "heads": elastic.heads,
-        "ffn": elastic.ffn,
-        "drop_order": elastic.drop_order,
+        **asdict(elastic),
         **_decides(training),
         "seed": common.seed,
     }
@@ -112,7 +117,7 @@ def asked_of_further(candidate: str, training: TrainingSettings, common: Common)
 
 
 def _decides(training: TrainingSettings) -> dict[str, Scalar]:
-    return {name: value for name, value in asdict(training).items() if name != "checkpoint_every_s"}
+    return {name: value for name, value in asdict(training).items() if name not in _WITHOUT_INFLUENCE}
 
 
 def _place(name: str) -> str:
@@ -121,23 +126,27 @@ def _place(name: str) -> str:
     return str(path.resolve()) if path.exists() else name
 
 
-def _supernet(module: nn.Module, elastic: SpaceSettings) -> Supernet:
-    try:
-        found = space(
-            module,
-            drop_order=_DROP_ORDERS[elastic.drop_order],
-            depth=_sizes("depth", elastic.depth),
-            heads=_sizes("heads", elastic.heads),
-            ffn=_sizes("ffn", elastic.ffn),
-        )
-        return Supernet(module, found)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+def _supernet(module: nn.Module, elastic: SpaceSettings, data: Data, preprocessor: Preprocessor, seed: int) -> Supernet:
+    # A network of transformers has its own example, one text of which is padded.
+    known = hasattr(module, "config")
+    example = None if known else example_inputs(module, data.kind, preprocessor, tokens=_EXAMPLE_TOKENS)
+    sizes = {name: _sizes(name, getattr(elastic, name)) for name in _SIZES}
+
+    def made(order: DropOrder) -> Supernet:
+        try:
+            return Supernet(module, space(module, example, drop_order=order, **sizes))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    if elastic.drop_order != "importance":
+        return made(_DROP_ORDERS[elastic.drop_order])
+    say("Finding out which blocks matter least")
+    return made(block_order(made(last_first), data.train, ImportanceConfig(seed=seed)))
 
 
 def _sizes(name: str, text: str | None) -> tuple[int | float, ...] | None:
-    if text is None:
-        return None
+    if text is None or text == "none":
+        return None if text is None else ()
     try:
         return tuple(float(part) if "." in part else int(part) for part in text.split(","))
     except ValueError:

@@ -41,7 +41,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class SpaceSettings:
-    """The sub-networks to choose from; sizes are numbers or, with a decimal point, shares of the full size."""
+    """The sub-networks to choose from; sizes are numbers or, with a decimal point, shares of the full size, or none."""
 
     depth: str | None = None
     """Numbers of blocks, e.g. 4,5,6 (default: what the InstaTune paper has for this family)."""
@@ -49,8 +49,14 @@ class SpaceSettings:
     """Attention heads of a block, e.g. 0.5,0.75,1.0."""
     ffn: str | None = None
     """Feed-forward features of a block, e.g. 0.25,0.5,1.0."""
-    drop_order: Literal["last", "spread"] = "last"
-    """Which blocks drop first: the last ones, or so that those kept stay evenly spread."""
+    width: str | None = None
+    """Features between the blocks (default: all; conv nets: a few shares)."""
+    channels: str | None = None
+    """Inner channels of a conv net's blocks, e.g. 0.5,1.0."""
+    drop_order: Literal["last", "spread", "importance"] = "last"
+    """Which blocks drop first: the last ones, so that those kept stay evenly spread, or the ones that matter least."""
+    order: Literal["taylor", "none"] = "taylor"
+    """How units are put in order of importance before the fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,24 @@ class TrainingSettings:
     """Weight decay of AdamW, on matrices only."""
     freeze_embeddings: bool = False
     """Leave the embeddings as they are: faster, and often as good on little data."""
+    warmup_share: float = 0.1
+    """Part of the steps in which the learning rate rises."""
+    layer_decay: float = 1.0
+    """A block learns at the rate of the block above it times this."""
+    label_smoothing: float = 0.0
+    """Part of a label's weight that goes to all classes alike."""
+    accumulate: int = 1
+    """Parts in which a step's rows are computed one after the other, to save memory."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """bf16: compute in bfloat16 where that is safe; the weights stay float32."""
+    augment: bool = False
+    """Mirror and shift images at random."""
+    patience: int | None = None
+    """Stop after so many evaluations on validation rows without a better one, and keep the best weights."""
+    evaluate_every: int | None = None
+    """Steps between two evaluations (default: once an epoch)."""
+    trackers: str = ""
+    """Where the losses are reported to, e.g. tensorboard, or several separated by commas; files go into the run."""
     checkpoint_every_s: float = 60.0
     """Seconds between checkpoints; has no influence on the result."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.console import Bar, say
-from nas.delivery import ended
+from nas.delivery import ended, naming_checkpoint
 from nas.errors import UserError
 from nas.evaluation import Measurement
 from nas.files import replace_folder
@@ -53,10 +53,12 @@ def finetune_run(
             if not begun:
                 record_begin(folder, prepared, asked)
             # 2. Units in order of importance, so that every prefix is the best of its size.
-            say("Ordering the units by importance")
-            order_by_importance(prepared.supernet, prepared.data.train, ImportanceConfig(seed=common.seed))
+            if elastic.order != "none":
+                say("Ordering the units by importance")
+                order_by_importance(prepared.supernet, prepared.data.train, ImportanceConfig(seed=common.seed))
             # 3. Fine-tuning, from the checkpoint where there is one.
-            with Bar("Fine-tuning", config.total_steps(len(prepared.data.train))) as bar:
+            steps = config.total_steps(len(prepared.data.train))
+            with Bar("Fine-tuning", steps) as bar, naming_checkpoint(folder.checkpoint):
                 figures = TrainingFigures(bar)
                 train = prepared.data.train
                 history = instatune(prepared.supernet, train, config, checkpoint=folder.checkpoint, on_step=figures)

@@ -72,7 +72,8 @@ def pickle_only(folder: Path) -> list[object]:
 
 
 def not_elastic(folder: Path) -> list[object]:
-    return [write_model(folder / "single", layers=1), "--data", folder / "reviews.csv"]
+    none = [word for name in ("depth", "heads", "ffn") for word in (f"--{name}", "none")]
+    return [folder / "model", "--data", folder / "reviews.csv", *none]
 
 
 def wrong_depth(folder: Path) -> list[object]:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NAMES = {
-    "search_spaces": ("Candidate", "Choice", "Space", "Supernet", "space"),
+    "search_spaces": ("Candidate", "Choice", "Space", "Supernet", "plain_attention", "recalibrate", "space"),
     "predictors": ("Predictor",),
     "hardware": ("Backend", "Cost", "Latency", "cost", "measure_latency"),
     "nas": (
@@ -26,6 +26,7 @@ NAMES = {
         "linas",
         "nsga2",
         "random_search",
+        "recalibrate",
         "search",
     ),
 }
