@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.errors import UserError
 from nas.evaluation import Objective, OnResult
@@ -13,6 +13,7 @@ from nas.linas import linas
 from nas.models import example_inputs, load_preprocessor
 from nas.nsga2 import nsga2
 from nas.random_search import random_search
+from nas.recalibration import SubNetworks
 from nas.relative_latency import LatencySettings
 from nas.run_folder import RunFolder, RunRecord, Scalar
 from nas.search import Algorithm, objective, search
@@ -20,7 +21,7 @@ from nas.seeds import generator
 from nas.settings import Common, Limits, SearchSettings
 from nas.split import Preprocessor, Split
 from nas.study import Study
-from search_spaces import Supernet
+from search_spaces import Candidate, Supernet, has_batch_norms
 
 _ALGORITHMS: dict[str, Algorithm] = {"linas": linas, "nsga2": nsga2, "random": random_search}
 
@@ -39,6 +40,14 @@ class OpenedRun:
         tokens = self.record.asked.get("max_tokens")
         length = tokens if isinstance(tokens, int) else 128
         return Split.load(self.folder.data / f"{name}.parquet", self.preprocessor, max_tokens=length)
+
+    def calibration(self) -> Split | None:
+        """Training rows, where sub-networks need them for their batch norms."""
+        return self.split("train") if has_batch_norms(self.supernet.model) else None
+
+    def extract(self, candidate: Candidate) -> nn.Module:
+        """A sub-network as a plain module, in evaluation mode, its batch-norm statistics its own."""
+        return SubNetworks(self.supernet, self.calibration()).extract(candidate)
 
     def example(self, tokens: int) -> dict[str, Tensor]:
         """Two inputs without padding, texts of that many tokens."""
@@ -113,5 +122,6 @@ def run_search(
         storage=storage,
         example_inputs=opened.example(settings.tokens),
         latency=LatencySettings(tokens=settings.tokens, threads=settings.threads),
+        calibration=opened.calibration(),
         on_result=on_result,
     )

@@ -17,18 +17,20 @@ from torch import nn
 
 from hardware.inputs import Inputs, first_row, map_inputs
 from hardware.latency import fixed_threads
-from nas.accuracy import accuracy, predict
+from nas.accuracy import predict
 from nas.errors import UserError
 from nas.evaluation import Evaluate, Exact, FloatArray, IntArray, Objective, OnResult
 from nas.linas import linas
 from nas.models import most_tokens
+from nas.recalibration import SubNetworks
 from nas.relative_latency import LatencySettings, RelativeLatency, device_of
 from nas.split import Split
 from nas.study import Study
 from search_spaces import Candidate, Space, Supernet, exact_costs
 
 EXACT = ("macs", "parameters", "size_mib")
-KNOWN = ("accuracy", "latency_ms", *EXACT)
+METRICS = ("accuracy", "r2")
+KNOWN = (*METRICS, "latency_ms", *EXACT)
 Measure = Callable[[Candidate], float]
 Own = Callable[[nn.Module], float]
 
@@ -61,7 +63,7 @@ def objective(name: str, *, limit: float | None = None) -> Objective:
     """
     if name not in KNOWN and ":" not in name:
         raise UserError(f"an objective must be one of {', '.join(KNOWN)} or your own module:function, got {name!r}")
-    return Objective(name, "maximize" if name == "accuracy" else "minimize", limit)
+    return Objective(name, "maximize" if name in METRICS else "minimize", limit)
 
 
 def search(
@@ -76,6 +78,7 @@ def search(
     storage: Path | None = None,
     example_inputs: Inputs | None = None,
     latency: LatencySettings | None = None,
+    calibration: Split | None = None,
     batch_size: int = 64,
     threads: int | None = None,
     on_result: OnResult | None = None,
@@ -96,12 +99,14 @@ def search(
         example_inputs: one input of the model, for costs and latency; None: the first row of `data`, a text repeated or
             cut to `latency.tokens` (or to the most that the model reads).
         latency: how it is measured.
+        calibration: training rows, for the batch norms of sub-networks; not needed where there are none.
         batch_size: of the measurement of accuracy.
         threads: of PyTorch while accuracy is measured; None: as they are now. Another number may change the last digit.
         on_result: called after every result.
 
     Raises:
-        UserError: an unknown objective, or data that an objective needs and that is not given.
+        UserError: an unknown objective, or data that an objective needs and that is not given, or batch norms and no
+            training rows.
     """
     settings = latency or LatencySettings()
     named = [objective(each) if isinstance(each, str) else each for each in objectives]
@@ -109,7 +114,8 @@ def search(
     if any(each.name in EXACT and each.exact is None for each in named):
         costs = _exact(supernet, space, _needed(row, "costs"))
         named = [replace(each, exact=costs[each.name]) if each.name in EXACT else each for each in named]
-    task = _Task(supernet, space, data, row, settings, storage, batch_size, threads or torch.get_num_threads())
+    networks, threads = SubNetworks(supernet, calibration), threads or torch.get_num_threads()
+    task = _Task(networks, supernet, space, data, row, settings, storage, batch_size, threads)
     measures = [_measure(each, task) for each in named]
 
     def evaluate(candidates: Sequence[Candidate]) -> FloatArray:
@@ -168,6 +174,7 @@ def _exact(supernet: Supernet, space: Space, row: Inputs) -> dict[str, Exact]:
 class _Task:
     """What measuring needs."""
 
+    networks: SubNetworks
     supernet: Supernet
     space: Space
     data: Split | None
@@ -183,22 +190,24 @@ def _measure(wanted: Objective, task: _Task) -> Measure:
     exact = wanted.exact
     if exact is not None:
         return lambda candidate: float(exact(task.space.encode([candidate]))[0])
-    if wanted.name == "accuracy":
+    if wanted.name in METRICS:
         if task.data is None or len(task.data) == 0:
-            raise UserError("accuracy needs validation rows; give data")
-        return partial(_accuracy, task, task.data)
+            raise UserError(f"{wanted.name} needs validation rows; give data")
+        if task.data.task.metric != wanted.name:
+            raise UserError(f"the objective of {task.data.task.name} is {task.data.task.metric}, got {wanted.name}")
+        return partial(_score, task, task.data)
     if wanted.name == "latency_ms":
         return RelativeLatency(task.supernet, _needed(task.row, "latency"), task.latency, task.storage)
     function = _own(wanted.name)
-    return lambda candidate: float(function(task.supernet.extract(candidate).eval()))
+    return lambda candidate: float(function(task.networks.extract(candidate)))
 
 
-def _accuracy(task: _Task, data: Split, candidate: Candidate) -> float:
-    """Share of the rows that a candidate gets right; NaN where an output is NaN."""
-    forward = partial(task.supernet, candidate)
+def _score(task: _Task, data: Split, candidate: Candidate) -> float:
+    """How well a candidate does on the rows, by the metric of their task; NaN where an output is NaN."""
     with fixed_threads(task.threads):
+        forward = task.networks.forward(candidate)
         logits = predict(forward, data, batch_size=task.batch_size, device=device_of(task.supernet))
-    return accuracy(logits, data.labels)
+    return data.task.score(logits, data)
 
 
 def _own(name: str) -> Own:

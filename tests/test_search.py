@@ -159,7 +159,7 @@ def test_an_objective_of_the_users_own(supernet: Supernet) -> None:
 def test_objectives_by_name() -> None:
     assert objective("accuracy", limit=0.9) == Objective("accuracy", "maximize", 0.9)
     assert objective("latency_ms").direction == "minimize"
-    with pytest.raises(UserError, match="one of accuracy, latency_ms, macs, parameters, size_mib or your own"):
+    with pytest.raises(UserError, match="one of accuracy, r2, latency_ms, macs, parameters, size_mib or your own"):
         objective("speed")
 
 
