@@ -6,15 +6,16 @@ The drop order is part of the space, so it is found before the super-network is 
 Greedy and not by one score a block: blocks that refine the same thing each look needless while the other one is there.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from nas.importance import Calibrated, ImportanceConfig, calibration, mean_loss, warm_up
+from nas.importance import ImportanceConfig, calibration, mean_loss, warmed_up
 from nas.split import Split
+from nas.training import plain_loss
 from search_spaces import BlockCut, Choice, Space, Supernet
 
 DropOrder = tuple[int, ...]
@@ -38,25 +39,27 @@ def block_order(supernet: Supernet, train: Split, config: ImportanceConfig | Non
         TrainingFailed: the warm-up's loss is not finite.
     """
     config = config or ImportanceConfig()
-    judged = copy.deepcopy(supernet)
-    warm_up(judged, train, config)
-    judged.eval()
+    judged = warmed_up(supernet, train, config)
     for module in judged.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train()
-    batches = calibration(judged, train, config)
+    batches, loss_of = calibration(judged, train, config), plain_loss(train)
+
+    def loss(forward: Callable[..., Any]) -> float:
+        with torch.no_grad():
+            return float(mean_loss(forward, batches, loss_of))
+
     depths = [(choice, cut) for choice in supernet.space.choices for cut in choice.cuts if isinstance(cut, BlockCut)]
-    return {choice.name: _order(judged.model, choice, cut, batches) for choice, cut in depths}
+    return {choice.name: _order(judged.model, choice, cut, loss) for choice, cut in depths}
 
 
-def _order(model: nn.Module, choice: Choice, cut: BlockCut, batches: Sequence[Calibrated]) -> DropOrder:
+def _order(model: nn.Module, choice: Choice, cut: BlockCut, loss: Callable[[Callable[..., Any]], float]) -> DropOrder:
     def loss_without(dropped: Sequence[int]) -> float:
         left = tuple(block for block in cut.drop_order if block not in dropped)
         depth = cut.count - len(dropped)
         only = Choice(choice.name, (depth, cut.count), cuts=(BlockCut(cut.blocks, cut.count, (*dropped, *left)),))
         without = Supernet(model, Space((only,)))
-        with torch.no_grad():
-            return float(mean_loss(lambda **batch: without(without.space.smallest(), **batch), batches))
+        return loss(lambda **batch: without(without.space.smallest(), **batch))
 
     order = greedy(loss_without, cut.drop_order, cut.count - int(choice.options[0]))
     # The blocks of a stage follow each other in their list, and only the first of them may be one that cannot drop.

@@ -22,6 +22,10 @@ class Sampling(Protocol):
     that all processes draw alike and a resumed run draws as one never killed.
     """
 
+    @property
+    def learns(self) -> bool:
+        """Whether `observe` has any effect."""
+
     def draw(self, step: int) -> list[Candidate]:
         """The sub-networks of a step (from 1), without the full network."""
 
@@ -186,5 +190,5 @@ class Pareto:
         """See `Sampling`; the fit is made again from what it was made from."""
         self._encoded = [[int(index) for index in row] for row in state["encoded"]]
         self._losses = [float(loss) for loss in state["losses"]]
-        self._fitted_at = int(state["fitted_at"])
+        self._fitted_at, self._predictor, self._drawn = int(state["fitted_at"]), None, None
         self._fit(int(state["fitted"]))

@@ -1,15 +1,69 @@
 """The super-network's fine-tuning: equation 1 term by term, and sub-networks that learn with the full network."""
 
+import math
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nas.errors import UserError
-from nas.instatune import InstaTuneConfig, instatune
+from nas.instatune import InstaTuneConfig, InstaTuneHistory, equation_one, instatune
 from nas.seeds import generator
+from nas.tasks import Classification
 from nas.training import TrainingConfig, accuracy, fine_tune, predict
-from search_spaces import Space
+from search_spaces import Space, Supernet, space
 from tests import toy_task
+
+
+def divergence(student: list[float], teacher: list[float], temperature: float) -> float:
+    """Kullback-Leibler divergence of softened outputs of one row, in plain numbers."""
+
+    def softened(logits: list[float]) -> list[float]:
+        raised = [math.exp(logit / temperature) for logit in logits]
+        return [each / sum(raised) for each in raised]
+
+    return sum(t * math.log(t / s) for s, t in zip(softened(student), softened(teacher), strict=True))
+
+
+def label_loss(logits: list[float], label: int, smoothing: float) -> float:
+    total = math.log(sum(math.exp(logit) for logit in logits))
+    every = [total - logit for logit in logits]
+    return (1 - smoothing) * every[label] + smoothing * sum(every) / len(every)
+
+
+FULL, SUBS, STRONG = [1.0, -0.5, 0.2], [[0.3, 0.1, -2.0], [2.0, 1.0, 0.0]], [3.0, 0.0, -1.0]
+
+
+@pytest.mark.parametrize("gamma", [0, 1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_equation_one_in_plain_numbers(gamma: int, smoothing: float) -> None:
+    alpha, weight, rho = 0.4, 0.7, 2.0
+    expected = weight * label_loss(FULL, 2, smoothing)
+    expected += gamma * (1 - alpha) * rho**2 * divergence(FULL, STRONG, rho)
+    for sub in SUBS:
+        expected += alpha * label_loss(sub, 2, smoothing)
+        expected += (1 - alpha) * rho**2 * gamma * divergence(sub, STRONG, rho)
+        expected += (1 - alpha) * rho**2 * (1 - gamma) * divergence(sub, FULL, rho)
+    config = InstaTuneConfig(alpha=alpha, full_weight=weight, temperature=rho, label_smoothing=smoothing)
+    outputs = [torch.tensor([logits]) for logits in (FULL, *SUBS)]
+    strong = torch.tensor([STRONG]) if gamma else None
+    loss, own = equation_one(Classification(), outputs, strong, torch.tensor([2]), config)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert [float(each) for each in own] == pytest.approx([label_loss(x, 2, smoothing) for x in (FULL, *SUBS)])
+
+
+def test_no_gradient_reaches_a_teacher() -> None:
+    config, targets = InstaTuneConfig(alpha=1e-9, full_weight=1e-9), torch.tensor([2])
+    full, sub, strong = (torch.tensor([logits], requires_grad=True) for logits in (FULL, SUBS[0], STRONG))
+    equation_one(Classification(), [full, sub], None, targets, config)[0].backward()
+    assert float(full.grad.norm()) < 1e-6 < float(sub.grad.norm())
+    full.grad = None
+    equation_one(Classification(), [full, sub], strong, targets, config)[0].backward()
+    assert strong.grad is None
+    assert float(full.grad.norm()) > 1e-3
 
 
 @pytest.mark.parametrize("full_weight", [1.0, 0.3])
@@ -42,6 +96,198 @@ def test_distillation_does_not_move_the_teacher() -> None:
     assert seen["norm"] < 1e-6
 
 
+class Watched(nn.Module):
+    """A teacher that notes how it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.calls = toy_task.bert(seed=1), []
+        self.train()
+
+    def forward(self, **batch: torch.Tensor) -> torch.Tensor:
+        logits = self.inner(**batch).logits
+        self.calls.append((self.inner.training, logits.requires_grad, torch.is_autocast_enabled("cpu")))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("settings", "strong"),
+    [({"distillation": "high-cost"}, 6), ({"distillation": "hybrid", "hybrid_share": 0.34}, 2)],
+)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_strong_teacher_teaches_the_first_steps_and_stays_as_it_is(
+    settings: dict[str, str], strong: int, precision: str
+) -> None:
+    teacher = Watched()
+    before = toy_task.weights(teacher)
+    config = InstaTuneConfig(steps=6, batch_size=8, mixed_precision=precision, **settings)
+    instatune(toy_task.supernet(), toy_task.split(20), config, teacher=teacher)
+    # The first call only compares the outputs.
+    assert teacher.calls[1:] == [(False, False, precision == "bf16")] * strong
+    assert toy_task.same(before, toy_task.weights(teacher))
+    assert teacher.training
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_hybrid_is_high_cost_first_and_low_cost_then() -> None:
+    def losses(teacher: nn.Module | None = None, **settings: object) -> list[float]:
+        config = InstaTuneConfig(steps=4, batch_size=8, **settings)
+        history = instatune(toy_task.supernet(), toy_task.split(20), config, teacher=teacher)
+        return [step.loss for step in history.steps]
+
+    teacher = toy_task.bert(seed=1)
+    high = losses(teacher, distillation="high-cost")
+    assert losses(teacher, distillation="hybrid", hybrid_share=1.0) == high
+    assert losses(teacher, distillation="hybrid", hybrid_share=0.0) == losses()
+    mixed = losses(teacher, distillation="hybrid")
+    assert mixed[:2] == high[:2]
+    assert mixed[2] != high[2]
+
+
+def test_a_strong_teacher_is_followed() -> None:
+    """Labels with no weight: all that is learned comes from the teacher, which says the opposite of the labels."""
+    teacher, test = toy_task.bert(seed=3), toy_task.split(60, seed=1)
+    turned = toy_task.split(100)
+    turned.labels[:] = 1 - turned.labels
+    fine_tune(teacher, turned, TrainingConfig(epochs=8, batch_size=10, learning_rate=5e-3))
+    supernet = toy_task.supernet()
+    config = InstaTuneConfig(
+        epochs=8, batch_size=10, learning_rate=5e-3, alpha=1e-3, full_weight=1e-3, distillation="high-cost"
+    )
+    instatune(supernet, toy_task.split(100), config, teacher=teacher)
+    for candidate in (supernet.space.largest(), supernet.space.smallest()):
+        assert accuracy(predict(supernet.extract(candidate).eval(), test), 1 - test.labels) > 0.9
+
+
+HIGH = InstaTuneConfig(steps=1, batch_size=8, distillation="high-cost")
+
+
+def named(*names: str) -> nn.Module:
+    teacher = toy_task.bert(seed=1)
+    teacher.config.id2label = dict(enumerate(names))
+    return teacher
+
+
+def test_refuses_a_teacher_that_does_not_fit() -> None:
+    supernet, train = toy_task.supernet(), toy_task.split(8)
+    supernet.model.config.id2label = {0: "bad", 1: "good"}
+    wide = toy_task.bert(seed=1)
+    wide.classifier = nn.Linear(16, 3)
+    wide.config.id2label = {}
+    for teacher, config, message in [
+        (None, HIGH, "a teacher must be given for high-cost"),
+        (None, replace(HIGH, distillation="hybrid"), "a teacher must be given for hybrid"),
+        (named("bad", "good"), replace(HIGH, distillation="low-cost"), "must be high-cost or hybrid"),
+        (named("good", "bad"), HIGH, "must have the labels of the network, bad, good, .* got good, bad;"),
+        (wide, HIGH, "as many outputs as the network, 2, got 3"),
+        (supernet.model, HIGH, "shares weights"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            instatune(supernet, train, config, teacher=teacher)
+    for teacher in (named("bad", "good"), named("LABEL_0", "LABEL_1")):
+        instatune(supernet, train, HIGH, teacher=teacher)
+
+
+class Killed(Exception):
+    pass
+
+
+MODES = {
+    "low-cost": {},
+    "high-cost": {"distillation": "high-cost"},
+    "hybrid": {"distillation": "hybrid"},
+    "sandwich": {"sampling": "sandwich"},
+    "pareto": {"sampling": "pareto", "samples": 8},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_resumed_run_is_bit_identical_in_every_mode(tmp_path: Path, mode: str) -> None:
+    settings = {"samples": 2, "evaluate_every": 3} | MODES[mode]
+    config = InstaTuneConfig(steps=14, batch_size=8, learning_rate=1e-3, checkpoint_every_s=0, **settings)
+
+    def run(folder: Path | None, kill: int = 0):
+        def on_step(step):
+            if step.step == kill:
+                raise Killed
+
+        supernet, teacher = toy_task.supernet(), None
+        if config.distillation != "low-cost":
+            teacher = toy_task.bert(seed=1)
+        validation = toy_task.split(12, seed=1)
+        try:
+            history = instatune(
+                supernet,
+                toy_task.split(50),
+                config,
+                teacher=teacher,
+                checkpoint=folder,
+                on_step=on_step,
+                validation=validation,
+            )
+        except Killed:
+            return None
+        return history, toy_task.weights(supernet)
+
+    history, weights = run(None)
+    assert run(tmp_path / "c", kill=5) is None
+    assert run(tmp_path / "c", kill=12) is None
+    resumed, again = run(tmp_path / "c")
+    assert toy_task.same(weights, again)
+    assert [step.loss for step in resumed.steps] == [step.loss for step in history.steps]
+    assert resumed.probes == history.probes
+    assert [probe.step for probe in history.probes] == [3, 6, 9, 12, 14]
+
+
+def test_refuses_the_checkpoint_of_another_teacher_or_space(tmp_path: Path) -> None:
+    train = toy_task.split(8)
+    instatune(toy_task.supernet(), train, HIGH, teacher=toy_task.bert(seed=1), checkpoint=tmp_path / "c")
+    with pytest.raises(UserError, match="another teacher"):
+        instatune(toy_task.supernet(), train, HIGH, teacher=toy_task.bert(seed=2), checkpoint=tmp_path / "c")
+    model = toy_task.bert()
+    other = Supernet(model, space(model, depth=(1, 2), heads=(1, 4), ffn=(8, 24)))
+    with pytest.raises(UserError, match="another space"):
+        instatune(other, train, HIGH, teacher=toy_task.bert(seed=1), checkpoint=tmp_path / "c")
+
+
+def test_pareto_sampling_learns_what_sub_networks_lose_against_the_full_network() -> None:
+    """Costs say which of two kinds of networks are on the front: those that are cheap, then those that are dear."""
+
+    def drawn(costs) -> list[int]:
+        supernet, sizes = toy_task.supernet(), []
+        forward = supernet.forward
+
+        def spy(candidates, **batch):
+            sizes.extend(supernet.space.encode(candidates[1:]).sum(axis=1).tolist())
+            return forward(candidates, **batch)
+
+        supernet.forward = spy
+        config = InstaTuneConfig(steps=24, batch_size=8, samples=8, sampling="pareto")
+        instatune(supernet, toy_task.split(40), config, costs=costs)
+        return sizes[8 * 9 :]
+
+    small, large = (drawn(lambda encoded, sign=sign: sign * encoded.sum(axis=1)) for sign in (1.0, -1.0))
+    assert sum(small) != sum(large)
+    assert sum(drawn(None)) > 0
+
+
+def test_probes_are_the_scores_of_the_sub_networks_after_their_step() -> None:
+    supernet, validation = toy_task.supernet(), toy_task.split(40, seed=1)
+    config = InstaTuneConfig(steps=7, batch_size=10, learning_rate=5e-3, evaluate_every=3)
+    history = instatune(supernet, toy_task.split(40), config, validation=validation)
+    assert isinstance(history, InstaTuneHistory)
+    assert [probe.step for probe in history.probes] == [3, 6, 7]
+    supernet.eval()
+    last = history.probes[-1]
+    for candidate, score in ((supernet.space.largest(), last.largest), (supernet.space.smallest(), last.smallest)):
+        assert accuracy(predict(supernet.extract(candidate), validation), validation.labels) == score
+    assert len(last.random) == 3
+    expected = (last.largest + (last.smallest + sum(last.random)) / 4) / 2
+    assert last.score == pytest.approx(expected)
+    assert history.evaluations[-1] == (7, last.score)
+    assert instatune(toy_task.supernet(), toy_task.split(40), config).probes == ()
+
+
 def test_without_samples_it_is_plain_fine_tuning() -> None:
     supernet, module, train = toy_task.supernet(), toy_task.bert(), toy_task.split()
     instatune(supernet, train, InstaTuneConfig(steps=6, batch_size=8, samples=0, alpha=1.0))
@@ -58,7 +304,18 @@ def test_full_network_and_sub_networks_learn() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"samples": -1}, {"alpha": 0.0}, {"alpha": 1.1}, {"temperature": 0.0}, {"full_weight": 0.0}, {"steps": 0}]
+    "wrong",
+    [
+        {"samples": -1},
+        {"sampling": "worst"},
+        {"distillation": "gamma"},
+        {"hybrid_share": 1.5},
+        {"alpha": 0.0},
+        {"alpha": 1.1},
+        {"temperature": 0.0},
+        {"full_weight": 0.0},
+        {"steps": 0},
+    ],
 )
 def test_refuses_settings_that_cannot_work(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"{next(iter(wrong))} must be"):
