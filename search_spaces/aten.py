@@ -248,8 +248,8 @@ def _spatial(walk: Walk, call: Call) -> Tensor:
     return Tensor((*x.axes[:2], *walk.fixed(call.shape[2:], "is a position").axes))
 
 
-def _resized(walk: Walk, call: Call) -> Tensor:
-    """A result whose axes are the input's where the size is the same, and fixed ones elsewhere (slices, padding)."""
+def _slice(walk: Walk, call: Call) -> Tensor:
+    """A part of an axis (strided parts too), or all of it."""
     x = call["self"]
     out = []
     for axis, size in zip(x.axes, call.shape, strict=True):
@@ -258,6 +258,65 @@ def _resized(walk: Walk, call: Call) -> Tensor:
         else:
             walk.axes.freeze(axis, "is indexed")
             out.append(walk.axes.fresh(size, "is indexed"))
+    return Tensor(tuple(out), x.weight)
+
+
+def _pad(walk: Walk, call: Call) -> Tensor:
+    """A constant before and behind an axis is a concatenation with indices that stay (the shortcuts of option A)."""
+    x, pad = call["self"], list(call["pad"])
+    if min(pad, default=0) < 0 or call["mode"] not in (None, "constant"):
+        return _slice(walk, call)
+    out = list(x.axes)
+    for index in range(len(pad) // 2):
+        position = len(out) - 1 - index
+        before, behind = (
+            walk.axes.fresh(size, "is padding") if size else () for size in pad[2 * index : 2 * index + 2]
+        )
+        out[position] = (*before, *walk.axes.resolve(out[position]), *behind)
+    return Tensor(tuple(out))
+
+
+def _moved(walk: Walk, call: Call) -> Tensor | list[Tensor]:
+    """Indices of some axes change places."""
+    x, dims = call["self"], call["dims"]
+    if not dims:
+        return unknown(walk, call)
+    for dim in dims:
+        walk.axes.freeze(x.axes[dim], "is indexed")
+    return Tensor(x.axes)
+
+
+def _index(walk: Walk, call: Call) -> Tensor | list[Tensor]:
+    """Tensors of integers index some neighbouring axes; the others stay."""
+    x, indices = call["self"], list(call["indices"])
+    positions = [position for position, index in enumerate(indices) if index is not None]
+    lengths = {len(indices[position].axes) for position in positions}
+    first, count = positions[0], len(positions)
+    rank = len(call.shape) - (len(x.axes) - count)
+    if positions != list(range(first, first + count)) or rank != max(lengths):
+        return unknown(walk, call)
+    for position in positions:
+        walk.axes.freeze(x.axes[position], "is indexed")
+        for axis in indices[position].axes:
+            walk.axes.freeze(axis, "holds indices")
+    taken = walk.fixed(call.shape[first : first + rank], "is indexed").axes
+    return Tensor((*x.axes[:first], *taken, *x.axes[first + count :]))
+
+
+def _gather(walk: Walk, call: Call) -> Tensor | list[Tensor]:
+    """One axis is indexed by a tensor; along the others the index runs with the input."""
+    x, index, dim = call["self"], call["index"], call["dim"]
+    dim = dim % len(x.axes)
+    walk.axes.freeze(x.axes[dim], "is indexed")
+    out = []
+    for position, (ours, theirs) in enumerate(zip(x.axes, index.axes, strict=True)):
+        if position == dim or walk.axes.size(ours) != walk.axes.size(theirs):
+            walk.axes.freeze(ours, "is indexed")
+            walk.axes.freeze(theirs, "is indexed")
+            out.append(theirs)
+        else:
+            walk.axes.unify(ours, theirs)
+            out.append(ours)
     return Tensor(tuple(out))
 
 
@@ -296,7 +355,14 @@ def _tensors(values: Any) -> list[Tensor]:
 
 RULES: dict[str, Rule] = {
     # Elementwise, though not tagged so.
-    **dict.fromkeys(("aten::where", "aten::__and__", "aten::__or__"), elementwise),
+    **dict.fromkeys(
+        (
+            *("aten::where", "aten::__and__", "aten::__or__", "aten::masked_fill", "aten::masked_fill_"),
+            *("aten::hardswish", "aten::hardswish_", "aten::hardsigmoid_", "aten::relu6_", "aten::leaky_relu_"),
+            *("aten::zeros_like", "aten::ones_like", "aten::full_like"),
+        ),
+        elementwise,
+    ),
     "aten::linear": _linear,
     "aten::addmm": _addmm,
     **dict.fromkeys(("aten::matmul", "aten::bmm", "aten::mm"), _matmul),
@@ -335,7 +401,11 @@ RULES: dict[str, Rule] = {
         ),
         _spatial,
     ),
-    **dict.fromkeys(("aten::slice", "aten::pad", "aten::constant_pad_nd"), _resized),
+    "aten::slice": _slice,
+    **dict.fromkeys(("aten::pad", "aten::constant_pad_nd"), _pad),
+    **dict.fromkeys(("aten::roll", "aten::flip"), _moved),
+    "aten::index": _index,
+    "aten::gather": _gather,
     "aten::select": _select,
     "aten::unbind": _unbind,
     "aten::embedding": _embedding,
