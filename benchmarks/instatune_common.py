@@ -1,0 +1,281 @@
+"""What the two InstaTune benchmarks share: the stages, the picks by validation, the figures.
+
+Every stage is kept under `--out` and skipped when it is there with the same settings. The validation rows alone decide:
+the learning rate of every way, the sub-networks of every share, and which plain run is the one to beat. The test rows
+are read by what was decided on, once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from harness import Harness
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nas import InstaTuneConfig, instatune
+from nas.accuracy import accuracy, predict
+from nas.block_order import block_order
+from nas.importance import ImportanceConfig, order_by_importance
+from nas.search import search
+from nas.seeds import generator
+from nas.split import Split
+from nas.training import History
+from predictors import Ridge
+from search_spaces import Candidate, Space, Supernet, exact_costs, recalibrate
+
+SHARES = (0.3, 0.4, 0.5, 0.55, 0.6)
+PROBES, FINALISTS, CALIBRATED = 12, 8, 2048
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network, its task, and how long everything runs.
+
+    Args:
+        name: of the picture.
+        prefix: of the figures.
+        key: what decides every stage besides its own settings; a kept stage with another one is done again.
+        network: (seed) -> the pre-trained network.
+        space: (network, drop orders of the stacks of blocks; None: last first) -> its space.
+        splits: "train", "validation", "test".
+        example: inputs of which multiply-accumulates are counted, batch above 1.
+        config: of the super-network's fine-tuning; steps, batches and all but the loss hold for the others, too.
+        importance: how units and blocks are ordered.
+        rates: the grid of learning rates, for every way.
+        evaluations: of a search.
+        scored: validation rows that a search scores on; its best are then scored on all of them.
+    """
+
+    name: str
+    prefix: str
+    key: Mapping[str, float | str]
+    network: Callable[[int], nn.Module]
+    space: Callable[[nn.Module, Any], Space]
+    splits: Mapping[str, Split]
+    example: Mapping[str, Tensor]
+    config: InstaTuneConfig
+    importance: ImportanceConfig
+    rates: tuple[float, ...]
+    evaluations: int
+    scored: int
+
+    @cached_property
+    def searched(self) -> Split:
+        """The validation rows that a search scores on."""
+        return self.splits["validation"].take(self.scored, generator(0, "scored"))
+
+    @cached_property
+    def calibration(self) -> list[dict[str, Tensor]]:
+        """Training inputs for the statistics of batch norms."""
+        rows = generator(0, "calibration").permutation(len(self.splits["train"]))[:CALIBRATED]
+        return [self.splits["train"].batch(part) for part in np.array_split(rows, -(-CALIBRATED // 256))]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The stages of one problem with one seed; weights are kept in `folder` beside their results."""
+
+    harness: Harness
+    problem: Problem
+    seed: int
+    folder: Path
+
+    def ours(self) -> Result:
+        """Super-network with ordered units and blocks: front, picks and test rows; see `_way`."""
+        return self._way("ours", self._ordered()["drop_order"])
+
+    def prefix(self) -> Result:
+        """The same without any order: prefixes of the units as they are, last blocks dropped first (the paper's)."""
+        return self._way("prefix", None)
+
+    def plain(self, steps: int, name: str) -> Result:
+        """The full network fine-tuned alone, at the best rate of the grid."""
+        return self._best([self._plain(rate, steps, f"plain_{name}") for rate in self.problem.rates])
+
+    def alone(self, share: float, pick: Sequence[int], rate: float) -> Result:
+        """A sub-network extracted from the pre-trained network, units ordered, and fine-tuned by itself."""
+
+        def compute() -> Result:
+            supernet = self._supernet("ours", self._ordered()["drop_order"])
+            candidate = supernet.space.decode(np.array([pick]))[0]
+            module = self._extract(supernet, candidate)
+            history = self._train_plain(module, rate, self.problem.config.steps)
+            return self._judged(module) | {"seconds": _seconds(history)}
+
+        return self._stage(f"alone_{share:g}", compute, pick=str(list(pick)), rate=rate)
+
+    def _ordered(self) -> Result:
+        """Find the drop orders, then order the units; the ordered network is kept."""
+
+        def compute() -> Result:
+            problem, train = self.problem, self.problem.splits["train"]
+            model = problem.network(self.seed)
+            drop_order = block_order(Supernet(model, problem.space(model, None)), train, problem.importance)
+            supernet = Supernet(model, problem.space(model, drop_order))
+            order_by_importance(supernet, train, problem.importance)
+            self._keep("ordered", model)
+            return {"drop_order": drop_order}
+
+        return self._stage("ordered", compute, importance=repr(self.problem.importance))
+
+    def _supernet(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Supernet:
+        """The super-network of a way before its fine-tuning."""
+        model = self.problem.network(self.seed)
+        if way == "ours":
+            self._restore("ordered", model)
+        orders = drop_order and {name: tuple(order) for name, order in drop_order.items()}
+        return Supernet(model, self.problem.space(model, orders))
+
+    def _way(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Result:
+        """Tune, search, pick and test: `front` [[saved, accuracy]...], `picks` by share, `largest`, `step_seconds`."""
+        runs = [self._tune(way, drop_order, rate) for rate in self.problem.rates]
+        best = self._best(runs)
+        supernet = self._supernet(way, drop_order)
+        self._restore(f"{way}_{best['rate']:g}", supernet.model)
+        supernet.eval()
+        common = {"evaluations": self.problem.evaluations, "scored": self.problem.scored, "rate": best["rate"]}
+        found = self._stage(f"{way}_search", lambda: self._search(supernet), **common)
+        picked = self._stage(f"{way}_picks", lambda: self._picks(supernet, found), **common)
+        return best | found | picked
+
+    def _tune(self, way: str, drop_order: Mapping[str, Sequence[int]] | None, rate: float) -> Result:
+        config = replace(self.problem.config, learning_rate=rate, seed=self.seed)
+
+        def compute() -> Result:
+            supernet = self._supernet(way, drop_order)
+            history = instatune(supernet, self.problem.splits["train"], config)
+            self._keep(f"{way}_{rate:g}", supernet.model)
+            supernet.eval()
+            rng = generator(self.seed, "probes")
+            probes = [supernet.space.largest(), *(supernet.space.sample(rng) for _ in range(PROBES))]
+            values = [accuracy(*self._scored(supernet, each, self.problem.searched)) for each in probes]
+            return {
+                "validation_accuracy": float(np.mean(values)),
+                "seconds": _seconds(history),
+                "step_seconds": median(step.seconds for step in history.steps),
+            }
+
+        return self._stage(f"{way}_{rate:g}", compute, config=repr(config)) | {"rate": rate}
+
+    def _plain(self, rate: float, steps: int | None, name: str) -> Result:
+        def compute() -> Result:
+            module = self.problem.network(self.seed)
+            history = self._train_plain(module, rate, steps)
+            speed = {"seconds": _seconds(history), "step_seconds": median(step.seconds for step in history.steps)}
+            return self._judged(module) | speed
+
+        return self._stage(f"{name}_{rate:g}", compute, steps=steps or 0) | {"rate": rate, "steps": steps}
+
+    def _train_plain(self, module: nn.Module, rate: float, steps: int | None) -> History:
+        """Through the loop that trains the super-networks, without sub-networks."""
+        alone = Supernet(module, Space(()))
+        config = replace(self.problem.config, learning_rate=rate, seed=self.seed, steps=steps)
+        plain = replace(config, samples=0, sampling="uniform", full_weight=1.0)
+        return instatune(alone, self.problem.splits["train"], plain)
+
+    def _judged(self, module: nn.Module) -> Result:
+        module.eval()
+        validation, test = self.problem.splits["validation"], self.problem.splits["test"]
+        return {
+            "validation_accuracy": accuracy(predict(module, validation), validation.labels),
+            "test_correct": _correct(predict(module, test), test),
+        }
+
+    def _search(self, supernet: Supernet) -> Result:
+        problem = self.problem
+        study = search(
+            supernet,
+            supernet.space,
+            problem.searched,
+            ["accuracy", "macs"],
+            budget=problem.evaluations,
+            seed=self.seed,
+            example_inputs=problem.example,
+            calibration=problem.splits["train"],
+        )
+        macs = exact_costs(supernet, problem.example)["macs"]
+        full = float(macs(supernet.space.encode([supernet.space.largest()]))[0])
+        measured = [each for each in study.measurements if each.state == "measured"]
+        return {
+            "full_macs": full,
+            "encoded": supernet.space.encode([each.candidate for each in measured]).tolist(),
+            "saved": [1 - each.values["macs"] / full for each in measured],
+            "accuracy": [each.values["accuracy"] for each in measured],
+            "front": sorted([1 - each.values["macs"] / full, each.values["accuracy"]] for each in study.front()),
+        }
+
+    def _picks(self, supernet: Supernet, found: Result) -> Result:
+        """The best by validation of every share, and the largest, on the test rows."""
+        known: dict[int, float] = {}
+        picks = {f"{share:g}": self._pick(supernet, found, share, known) for share in SHARES}
+        test = self.problem.splits["test"]
+        largest = _correct(self._scored(supernet, supernet.space.largest(), test)[0], test)
+        return {"picks": picks, "largest_test_correct": largest}
+
+    def _pick(self, supernet: Supernet, found: Result, share: float, known: dict[int, float]) -> Result:
+        """Of the sub-networks that save at least `share` the one with the best smoothed accuracy."""
+        encoded, saved = np.array(found["encoded"]), np.array(found["saved"])
+        smooth = smoothed(supernet.space, encoded, np.array(found["accuracy"]))
+        allowed = np.flatnonzero(saved >= share)
+        finalists = allowed[np.argsort(-smooth[allowed], kind="stable")][:FINALISTS]
+        validation, test = self.problem.splits["validation"], self.problem.splits["test"]
+        for index in finalists:
+            if index not in known:
+                candidate = supernet.space.decode(encoded[[index]])[0]
+                known[int(index)] = accuracy(*self._scored(supernet, candidate, validation))
+        shift = smooth[finalists] - np.array(found["accuracy"])[finalists]
+        best = int(finalists[np.argmax([known[int(index)] for index in finalists] + shift)])
+        logits, _ = self._scored(supernet, supernet.space.decode(encoded[[best]])[0], test)
+        return {
+            "encoded": encoded[best].tolist(),
+            "saved": float(saved[best]),
+            "validation_accuracy": known[best],
+            "test_correct": _correct(logits, test),
+        }
+
+    def _scored(self, supernet: Supernet, candidate: Candidate, split: Split) -> tuple[Any, Any]:
+        """(logits, labels) of a sub-network."""
+        return predict(self._extract(supernet, candidate), split), split.labels
+
+    def _extract(self, supernet: Supernet, candidate: Candidate) -> nn.Module:
+        return supernet.extract(candidate, recalibrate(supernet, candidate, self.problem.calibration)).eval()
+
+    def _best(self, runs: Sequence[Result]) -> Result:
+        return max(runs, key=lambda run: float(run["validation_accuracy"]))
+
+    def _keep(self, name: str, model: nn.Module) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_file(model.state_dict(), self._path(name))
+
+    def _restore(self, name: str, model: nn.Module) -> None:
+        model.load_state_dict(load_file(self._path(name)))
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}_seed{self.seed}.safetensors"
+
+    def _stage(self, name: str, compute: Callable[[], Result], **settings: float | str) -> Result:
+        return self.harness.stage(f"{name}_seed{self.seed}", compute, **self.problem.key, **settings)
+
+
+def smoothed(space: Space, encoded: Any, measured: Any) -> Any:
+    """Measured accuracies (n,) drawn half-way to what a ridge regression on all of them says.
+
+    The best of many measurements is partly the luckiest; its neighbours tell how much.
+    """
+    features = space.features(encoded)
+    predicted, _ = Ridge().fit(features, measured).predict(features)
+    return (measured + predicted) / 2
+
+
+def _correct(logits: Any, split: Split) -> list[bool]:
+    return [bool(value) for value in logits.argmax(1) == split.labels]
+
+
+def _seconds(history: History) -> float:
+    return sum(step.seconds for step in history.steps)

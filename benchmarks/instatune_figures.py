@@ -1,0 +1,195 @@
+"""From the stages of `instatune_common.py` to figures, a table and a picture."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import Figures, Harness
+from instatune_common import SHARES, Bench, Problem, Result
+
+from nas.accuracy import PairedDifference, paired_difference
+
+NO_LOSS, ONE_POINT = 0.2, 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the table: test accuracy and what it is worth beside the plain one, in points."""
+
+    label: str
+    saved: float
+    correct: Sequence[bool]
+    beside: PairedDifference
+
+    def line(self) -> str:
+        gap = f"{self.beside.points:+6.2f}  {self.beside.low:+6.2f} .. {self.beside.high:+6.2f}"
+        return f"{self.label:<34} {100 * self.saved:6.1f} {100 * np.mean(self.correct):7.2f}   {gap}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All stages of one problem: one `Result` a seed in every list.
+
+    Args:
+        plain: by kind, "equal steps" and "equal time".
+        reference: the kind of `plain` that is the better by validation.
+        ours, prefix: see `Bench`.
+        alone: by share.
+    """
+
+    plain: Mapping[str, list[Result]]
+    reference: str
+    ours: list[Result]
+    prefix: list[Result]
+    alone: Mapping[float, list[Result]]
+
+
+def compare(harness: Harness, problem: Problem, seeds: Sequence[int], title: str, targets: Mapping[str, str]) -> None:
+    """Run everything, print the table and the figures, draw the picture (under --out, else in the working folder)."""
+    out: Path | None = harness.options.out
+    picture = (out or Path()) / f"{problem.name}.png"
+    with tempfile.TemporaryDirectory() as scratch:
+        outcome = _run([Bench(harness, problem, seed, out or Path(scratch)) for seed in seeds])
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw(outcome, title, picture)
+    print(f"{text(outcome)}\n\nPicture: {picture}\n", file=sys.stderr if harness.options.json else sys.stdout)
+    found = {f"{problem.prefix}{name}": value for name, value in figures(outcome).items()}
+    harness.report(found, {f"{problem.prefix}{name}": target for name, target in targets.items()}, seeds)
+
+
+def _run(benches: Sequence[Bench]) -> Outcome:
+    """All stages, those that are kept too."""
+    plain: dict[str, list[Result]] = {"equal steps": [], "equal time": []}
+    ours, prefix = [], []
+    alone: dict[float, list[Result]] = {share: [] for share in SHARES}
+    for bench in benches:
+        steps = bench.problem.config.total_steps(len(bench.problem.splits["train"]))
+        equal = bench.plain(steps, "steps")
+        found = bench.ours()
+        longer = round(steps * found["step_seconds"] / equal["step_seconds"])
+        plain["equal steps"].append(equal)
+        plain["equal time"].append(bench.plain(longer, "time"))
+        ours.append(found)
+        prefix.append(bench.prefix())
+        for share in SHARES:
+            alone[share].append(bench.alone(share, found["picks"][f"{share:g}"]["encoded"], equal["rate"]))
+    reference = max(plain, key=lambda kind: float(np.mean([run["validation_accuracy"] for run in plain[kind]])))
+    return Outcome(plain, reference, ours, prefix, alone)
+
+
+def table(outcome: Outcome) -> list[Row]:
+    """Every network that read the test rows, beside the plain one."""
+    reference = _joined(outcome.plain[outcome.reference])
+
+    def row(label: str, saved: float, correct: list[bool]) -> Row:
+        return Row(label, saved, correct, paired_difference(correct, reference))
+
+    rows = [row(f"(a) full network alone, {kind}", 0.0, _joined(runs)) for kind, runs in outcome.plain.items()]
+    for way, runs in (("ours", outcome.ours), ("(b) prefixes, no order", outcome.prefix)):
+        rows.append(row(f"{way}, largest", 0.0, _joined(runs, lambda run: run["largest_test_correct"])))
+        for share in SHARES:
+            saved = float(np.mean([_pick(run, share)["saved"] for run in runs]))
+            correct = _joined(runs, lambda run, share=share: _pick(run, share)["test_correct"])
+            rows.append(row(f"{way}, pick for {100 * share:g} %", saved, correct))
+    for share, runs in outcome.alone.items():
+        saved = float(np.mean([_pick(run, share)["saved"] for run in outcome.ours]))
+        rows.append(row(f"(c) extracted, alone, {100 * share:g} %", saved, _joined(runs)))
+    return rows
+
+
+def figures(outcome: Outcome) -> Figures:
+    """The figures by their names in the interface, and what they are made of."""
+    rows = {row.label: row for row in table(outcome)}
+    ours = [rows[f"ours, pick for {100 * share:g} %"] for share in SHARES]
+    paper = [rows[f"(b) prefixes, no order, pick for {100 * share:g} %"] for share in SHARES]
+    largest = rows["ours, largest"].beside
+    found: Figures = {
+        "macs_saved_no_loss": _saved(ours, NO_LOSS),
+        "macs_saved_one_point": _saved(ours, ONE_POINT),
+        "largest_minus_plain": largest.points,
+        "largest_minus_plain_low": largest.low,
+        "largest_minus_plain_high": largest.high,
+        "order_gain": float(np.mean([a.beside.points - b.beside.points for a, b in zip(ours, paper, strict=True)])),
+        "macs_saved_no_loss_prefix": _saved(paper, NO_LOSS),
+        "macs_saved_one_point_prefix": _saved(paper, ONE_POINT),
+    }
+    for kind, runs in outcome.plain.items():
+        name = kind.replace(" ", "_")
+        found[f"plain_{name}_test_accuracy"] = float(np.mean(_joined(runs)))
+        found[f"plain_{name}_seconds"] = float(np.mean([run["seconds"] for run in runs]))
+    found["ours_seconds"] = float(np.mean([run["seconds"] for run in outcome.ours]))
+    return found
+
+
+def _saved(rows: Sequence[Row], points: float) -> float:
+    """The largest share at which it and all smaller shares are at most `points` below; 0: not even the smallest."""
+    reached = 0.0
+    for share, row in zip(SHARES, rows, strict=True):
+        if row.beside.points < -points:
+            break
+        reached = share
+    return reached
+
+
+def text(outcome: Outcome) -> str:
+    """The table for people."""
+    title = f"{'network':<34} saved %  test %   points beside (a), {outcome.reference}, 95 % interval"
+    return "\n".join([title, *(row.line() for row in table(outcome))])
+
+
+def draw(outcome: Outcome, title: str, path: Path) -> None:
+    """Accuracy against the share of multiply-accumulates saved; the first seed's front."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), dpi=150, layout="constrained")
+    first = outcome.ours[0]
+    axes.scatter(
+        *_percent(zip(first["saved"], first["accuracy"], strict=True)),
+        s=14,
+        color="#d3d8dd",
+        label="measured (validation)",
+    )
+    axes.plot(*_percent(first["front"]), color="#1f6fb4", linewidth=1, label="searched front (validation)")
+    groups = {
+        "ours": ("o", "#1f6fb4"),
+        "(b)": ("s", "#d9480f"),
+        "(c)": ("^", "#2b8a3e"),
+        "(a)": ("*", "#222222"),
+    }
+    rows = table(outcome)
+    for start, (marker, colour) in groups.items():
+        chosen = [row for row in rows if row.label.startswith(start)]
+        places = _percent((row.saved, float(np.mean(row.correct))) for row in chosen)
+        name = chosen[0].label.partition(", ")[0]
+        axes.scatter(*places, marker=marker, s=60, color=colour, label=f"{name} (test)", zorder=3)
+    level = 100 * float(np.mean(_joined(outcome.plain[outcome.reference])))
+    axes.axhline(level, color="#222222", linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set(xlabel="multiply-accumulates saved (%)", ylabel="accuracy (%)", ylim=(level - 12, None))
+    axes.set_title(title, loc="left")
+    axes.grid(color="#eceff2", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    figure.savefig(path, facecolor="white")
+    pyplot.close(figure)
+
+
+def _percent(pairs: Any) -> tuple[list[float], list[float]]:
+    listed = list(pairs)
+    return [100 * x for x, _ in listed], [100 * y for _, y in listed]
+
+
+def _pick(run: Result, share: float) -> Result:
+    found: Result = run["picks"][f"{share:g}"]
+    return found
+
+
+def _joined(runs: Sequence[Result], correct: Callable[[Result], list[bool]] | None = None) -> list[bool]:
+    """The test rows of all seeds behind each other."""
+    return [value for run in runs for value in (correct(run) if correct else run["test_correct"])]

@@ -1,0 +1,75 @@
+"""InstaTune on CIFAR-10: how many multiply-accumulates of a small ViT or a ResNet are saved, and at what accuracy?
+
+`--data FOLDER` holds cifar10_test.parquet, cifar10_train20k.parquet and the weights cifar10_*.safetensors. See
+`cifar.py` for the networks and rows, `instatune_common.py` for what is run and who decides on what.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import cifar
+import torch
+from harness import Harness, parser
+from instatune_common import Problem
+from instatune_figures import compare
+from torch import nn
+
+from nas import InstaTuneConfig
+from nas.importance import ImportanceConfig
+from search_spaces import Space, last_first, plain_attention, space
+
+THREADS = 2
+TARGETS = {"macs_saved_one_point": "at least 0.3", "largest_minus_plain": "at least -0.3 points"}
+EXAMPLE = {"pixels": torch.zeros(2, 3, 32, 32)}
+
+
+def _vit(data: Path, seed: int) -> nn.Module:
+    return plain_attention(cifar.network(data, "vit"))
+
+
+def _vit_space(model: nn.Module, drop_order: Mapping[str, tuple[int, ...]] | None) -> Space:
+    heads, ffn = (4, 5, 6, 7, 8), (0.25, 0.5, 0.75, 1.0)
+    return space(model, EXAMPLE, drop_order=drop_order or last_first, depth=(4, 5, 6), heads=heads, ffn=ffn)
+
+
+def _resnet(blocks: int, data: Path, seed: int) -> nn.Module:
+    return cifar.network(data, "resnet", blocks=blocks)
+
+
+def _resnet_space(model: nn.Module, drop_order: Mapping[str, tuple[int, ...]] | None) -> Space:
+    return space(model, EXAMPLE, drop_order=drop_order or last_first, channels=(0.375, 0.5, 0.625, 0.75, 0.875, 1.0))
+
+
+def _problem(data: Path, model: str, full: bool) -> Problem:
+    blocks = 9 if full else 3
+    network, spaces = (_vit, _vit_space) if model == "vit" else (partial(_resnet, blocks), _resnet_space)
+    return Problem(
+        name=f"instatune_{model}",
+        prefix=f"{model}_",
+        key={"data": str(data.resolve()), "model": model, "blocks": blocks, "threads": THREADS},
+        network=partial(network, data),
+        space=spaces,
+        splits=cifar.splits(data, model),
+        example=EXAMPLE,
+        config=InstaTuneConfig(epochs=20 if full else 2, batch_size=64, augment=True),
+        importance=ImportanceConfig(warmup_steps=0, batch_size=64),
+        rates=(3e-4, 1e-3),
+        evaluations=250 if full else 120,
+        scored=1000,
+    )
+
+
+def main() -> None:
+    flags = parser(__doc__.splitlines()[0])
+    flags.add_argument("--data", type=Path, required=True, help="folder of the cifar10_* files")
+    flags.add_argument("--model", choices=("vit", "resnet"), default="vit", help="the ViT, or ResNet-20 (--full: 56)")
+    options = flags.parse_args()
+    torch.set_num_threads(THREADS)
+    seeds = (0, 1, 2) if options.full else (0,)
+    problem = _problem(options.data, options.model, options.full)
+    compare(Harness(options), problem, seeds, f"{options.model} on CIFAR-10", TARGETS)
+
+
+if __name__ == "__main__":
+    main()
