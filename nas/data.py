@@ -1,36 +1,26 @@
-"""Classification data of any form that `datasets` loads: read, checked, split; the only home of that library."""
+"""Labelled data of any form that `datasets` loads: read and checked; the only home of that library."""
 
-import contextlib
-import logging
+import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nas.errors import UserError
-from nas.split import (
-    PARTS,
-    Data,
-    IntArray,
-    Kind,
-    Preprocessor,
-    Row,
-    Split,
-    fingerprint_of,
-    make_split,
-    row_key,
-    stratified,
-)
-
-__all__ = ["Data", "Source", "Split", "Table", "load_data", "prepare_data", "read_table"]
+from nas.quiet import quiet
+from nas.split import Data, Kind, Preprocessor, Row
+from nas.table import Table, prepare_data
+from nas.tasks import CLASSIFICATION, Classification, Regression, Task, TokenClassification
 
 _TEXT = ("text", "sentence", "content", "review", "question", "document", "tweet", "comment", "utterance")
 _IMAGE = ("image", "img", "picture", "photo")
 _LABEL = ("label", "labels", "target", "class", "category", "sentiment", "intent", "coarse_label", "fine_label", "y")
+_NUMBER = ("score", "rating", "value", "stars", "similarity_score", *_LABEL)
+_WORDS = ("tokens", "words", *_TEXT)
+_TAGS = ("tags", "ner_tags", "pos_tags", "chunk_tags", "ner", *_LABEL)
 _BUILDERS = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -50,10 +40,11 @@ class Source:
     Args:
         location: a CSV, TSV, Parquet or JSON-lines file (also .gz), a folder of images in one folder a class, a folder
             with files for train, validation and test, or the name of a data set on the hub.
-        text: column of the text; None: found by its usual names.
+        text: column of the text, or of the words; None: found by its usual names.
         image: column of the image; None: found by its usual names.
-        label: column of the label; None: found by its usual names.
+        label: column of the label, number or tags; None: found by its usual names.
         config: configuration of a hub data set, e.g. "sst2" of "nyu-mll/glue".
+        task: what the labels mean.
     """
 
     location: str
@@ -61,15 +52,7 @@ class Source:
     image: str | None = None
     label: str | None = None
     config: str | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Raw labelled rows: part name ("train", perhaps "validation", "test") -> (rows, class indices)."""
-
-    kind: Kind
-    classes: tuple[str, ...]
-    parts: Mapping[str, tuple[Sequence[Row], IntArray]]
+    task: Task = CLASSIFICATION
 
 
 def load_data(
@@ -92,118 +75,40 @@ def read_table(source: Source) -> Table:
     Raises:
         UserError: nothing there, nothing in it, a column or labels missing, one class only, or not readable.
     """
+    form = _FORMS[type(source.task)]
     with _quiet(), tempfile.TemporaryDirectory(prefix="nas-data-", ignore_cleanup_errors=True) as cache:
         found = _named(_load(source, cache), source.location)
-        columns = found["train"].column_names
-        kind, column, label = _columns(source, columns)
-        raw = {}
+        kind, column, label = _columns(source, form, found["train"].column_names)
+        rows: dict[str, list[Row]] = {}
+        labels: dict[str, list[Any]] = {}
         for name, part in found.items():
-            labels = _raw_labels(part, label, source.location)
-            if all(value in (None, "", -1) for value in labels):
+            values = form.read_labels(part, label, source.location)
+            if all(_unlabelled(value) for value in values):
                 continue
-            missing = next((row for row, value in enumerate(labels) if value in (None, "")), None)
+            missing = next((row for row, value in enumerate(values) if _missing(value)), None)
             if missing is not None:
                 raise UserError(
                     f"every row must have a label, row {missing + 1} of {name} in {source.location} has none"
                 )
-            raw[name] = (_READERS[kind](part, column), labels)
-        names = getattr(found["train"].features[label], "names", None)
-    if "train" not in raw:
-        raise UserError(f"column {label} of {source.location} must hold labels, but none of its training rows has one")
-    ordered = _ordered({value for _, labels in raw.values() for value in labels}, names, source.location)
-    index = {value: number for number, value in enumerate(ordered)}
-    parts = {name: (rows, np.array([index[value] for value in labels])) for name, (rows, labels) in raw.items()}
-    return Table(kind, tuple(str(value) for value in ordered), parts)
+            labels[name] = values
+            rows[name] = (form.read_rows or _READERS[kind])(part, column)
+        if "train" not in labels:
+            raise UserError(
+                f"column {label} of {source.location} must hold labels, but none of its training rows has one"
+            )
+        _as_long(rows, labels, source.location)
+        names = _names(found["train"].features[label])
+    classes, indices = form.classes(labels, names, label, source.location)
+    parts = {name: (rows[name], source.task.labels(indices[name])) for name in labels}
+    return Table(kind, tuple(str(value) for value in classes), parts, source.task)
 
 
-def prepare_data(
-    table: Table,
-    preprocess: Preprocessor,
-    *,
-    seed: int,
-    shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
-    max_tokens: int = 128,
-) -> Data:
-    """Split what is not split yet and turn rows into inputs.
+def _quiet() -> AbstractContextManager[None]:
+    """No progress bars and no log lines of `datasets` and of the hub's client."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    Own splits of the data stay as they are; a missing one is taken from the training rows, stratified. A row that is in
-    test is kept out of the others, and one that is in validation out of training.
-
-    Args:
-        table: the raw rows.
-        preprocess: of the same kind as the rows.
-        seed: decides which rows become validation and test.
-        shares: of train, validation and test; only the shares of the parts to be made count.
-        max_tokens: texts are cut off here.
-
-    Raises:
-        UserError: too few rows in a class, or rows of another kind than the model reads.
-    """
-    if table.kind != preprocess.kind:
-        raise UserError(f"the model reads {preprocess.kind} rows, but the data holds {table.kind} rows")
-    if len(shares) != len(PARTS) or min(shares) <= 0:
-        raise UserError(f"shares must be three positive numbers (train, validation, test), got {shares}")
-    parts = dict(table.parts)
-    rows, labels = parts.pop("train")
-    wanted = [("train", shares[0])] + [
-        (name, share) for name, share in zip(PARTS, shares, strict=True) if name not in table.parts
-    ]
-    made = stratified(rows, labels, [share for _, share in wanted], seed, table.classes)
-    parts |= {name: ([rows[i] for i in kept], labels[kept]) for (name, _), kept in zip(wanted, made, strict=True)}
-    before = sum(len(part[0]) for part in parts.values())
-    parts = _without_leaks(parts)
-    absent = set(range(len(table.classes))) - set(parts["train"][1].tolist())
-    if absent:
-        name = table.classes[min(absent)]
-        raise UserError(f"every class must have training rows of its own, class {name} has none")
-    splits = {name: make_split(*parts[name], preprocess, max_tokens) for name in PARTS}
-    empty = next((name for name in PARTS if not len(splits[name])), None)
-    if empty is not None:
-        raise UserError(f"the {empty} split must have rows that are in no other split, it has none")
-    return Data(
-        table.kind,
-        table.classes,
-        splits["train"],
-        splits["validation"],
-        splits["test"],
-        fingerprint=fingerprint_of(table.classes, parts),
-        left_out=before - sum(len(part) for part in splits.values()),
-        max_tokens=max_tokens,
-    )
-
-
-def _without_leaks(
-    parts: Mapping[str, tuple[Sequence[Row], IntArray]],
-) -> dict[str, tuple[Sequence[Row], IntArray]]:
-    seen: set[bytes] = set()
-    kept: dict[str, tuple[Sequence[Row], IntArray]] = {}
-    for name in reversed(PARTS):
-        rows, labels = parts[name]
-        keys = [row_key(row) for row in rows]
-        rest = [i for i, key in enumerate(keys) if key not in seen]
-        kept[name] = ([rows[i] for i in rest], labels[rest])
-        seen.update(keys)
-    return kept
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no log lines of `datasets` and of the hub's client, and their settings put back."""
-    import datasets
-
-    bars = datasets.utils.are_progress_bars_disabled()
-    logs = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
-    levels = [log.level for log in logs]
-    datasets.disable_progress_bars()
-    for log in logs:
-        log.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
-        if not bars:
-            datasets.enable_progress_bars()
+    loggers = ("datasets", "huggingface_hub")
+    return quiet(loggers, lambda: not are_progress_bars_disabled(), disable_progress_bars, enable_progress_bars)
 
 
 def _load(source: Source, cache: str) -> Any:
@@ -279,22 +184,24 @@ def _named(found: Any, location: str) -> dict[str, Any]:
     return named
 
 
-def _columns(source: Source, columns: Sequence[str]) -> tuple[Kind, str, str]:
+def _columns(source: Source, form: "_Form", columns: Sequence[str]) -> tuple[Kind, str, str]:
     """(kind, column of the rows, column of the labels)."""
     shown = ", ".join(columns)
     if source.text and source.image:
         raise UserError("name a text column or an image column, not both")
+    if source.image and form.read_rows:
+        raise UserError("tags belong to words: name a column of words, not of images")
     for name in (source.text, source.image, source.label):
         if name is not None and name not in columns:
             raise UserError(f"the data in {source.location} has no column {name}; its columns are {shown}")
-    label = source.label or _usual(_LABEL, columns)
+    label = source.label or _usual(form.label_names, columns)
     if label is None:
         raise UserError(f"the data in {source.location} has no label column that I know; name one of {shown}")
     if source.text:
         return "text", source.text, label
     if source.image:
         return "image", source.image, label
-    image, text = _usual(_IMAGE, columns), _usual(_TEXT, columns)
+    image, text = None if form.read_rows else _usual(_IMAGE, columns), _usual(form.text_names, columns)
     if image is not None:
         return "image", image, label
     if text is not None:
@@ -320,30 +227,139 @@ def _images(part: Any, column: str) -> list[Row]:
     for number, value in enumerate(part[column][:]):
         if isinstance(value, dict):
             value = value.get("bytes") or (Path(value["path"]).read_bytes() if value.get("path") else None)
-        if not isinstance(value, bytes):
-            raise UserError(f"column {column} must hold encoded images (bytes), row {number + 1} has none")
-        rows.append(value)
+        if not isinstance(value, bytes | None):
+            raise UserError(f"column {column} must hold encoded images (bytes), row {number + 1} holds something else")
+        # A row without an image counts as one that cannot be decoded.
+        rows.append(value or b"")
     return rows
 
 
 _READERS: Mapping[Kind, Callable[[Any, str], list[Row]]] = {"text": _texts, "image": _images}
 
 
+def _words(part: Any, column: str) -> list[Row]:
+    rows: list[Row] = []
+    for number, value in enumerate(part[column][:]):
+        if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+            raise UserError(
+                f"column {column} must hold a list of words a row, row {number + 1} holds {str(value)[:60]!r}"
+            )
+        rows.append(tuple(value))
+    return rows
+
+
+def _as_long(rows: Mapping[str, Sequence[Row]], labels: "_RawLabels", location: str) -> None:
+    """UserError unless every word has a tag."""
+    for name, part in rows.items():
+        for number, (row, tags) in enumerate(zip(part, labels[name], strict=True)):
+            if isinstance(row, tuple) and len(row) != len(tags):
+                raise UserError(
+                    f"every word must have one tag, but row {number + 1} of {name} in {location} has {len(row)} words "
+                    f"and {len(tags)} tags"
+                )
+
+
+def _unlabelled(value: Any) -> bool:
+    """Whether a label stands for none, as in test sets whose labels are kept secret."""
+    return all(map(_unlabelled, value)) if isinstance(value, list) else value in (None, "", -1, -100)
+
+
+def _missing(value: Any) -> bool:
+    if isinstance(value, list):
+        return not value or any(tag in (None, "", -1, -100) for tag in value)
+    return value is None or value == ""
+
+
+def _names(feature: Any) -> Sequence[str] | None:
+    """The names of the classes where the data has them, of one label or of a list of tags."""
+    names: Sequence[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
+    return names
+
+
 def _raw_labels(part: Any, label: str, location: str) -> list[Any]:
     """Labels as they came, whole numbers or words; those of a ClassLabel as names."""
-    import datasets
-
     feature, values = part.features[label], part[label][:]
-    if isinstance(feature, datasets.ClassLabel):
-        return [value if value in (None, -1) else feature.int2str(value) for value in values]
+    if getattr(feature, "names", None):
+        return [_named_class(feature, value) for value in values]
     if all(value is None or (isinstance(value, float) and value.is_integer()) for value in values):
         return [None if value is None else int(value) for value in values]
     wrong = next((value for value in values if not isinstance(value, (int, str, type(None)))), None)
     if wrong is not None:
         raise UserError(
-            f"column {label} of {location} must hold one class a row (whole numbers or words), got {wrong!r}"
+            f"column {label} of {location} must hold one class a row (whole numbers or words), got {wrong!r}; "
+            "numbers to predict are the task regression, lists of tags token-classification"
         )
     return [value.strip() if isinstance(value, str) else value for value in values]
+
+
+def _named_class(feature: Any, value: Any) -> Any:
+    return value if value in (None, -1, -100) else feature.int2str(value)
+
+
+def _raw_numbers(part: Any, label: str, location: str) -> list[Any]:
+    """Numbers as they came, None where there is none."""
+    values = [None if value is None or value != value else value for value in part[label][:]]
+    wrong = next((v for v in values if v is not None and not (isinstance(v, int | float) and math.isfinite(v))), None)
+    if wrong is not None:
+        raise UserError(f"column {label} of {location} must hold one number a row, got {wrong!r}")
+    return values
+
+
+def _raw_tags(part: Any, label: str, location: str) -> list[Any]:
+    """Lists of tags as they came, whole numbers or words; those of a ClassLabel as names."""
+    feature = part.features[label]
+    values: list[Any] = part[label][:]
+    wrong = next((v for v in values if not _is_tags(v)), None)
+    if wrong is not None:
+        raise UserError(f"column {label} of {location} must hold a list of tags a row, got {str(wrong)[:60]!r}")
+    if _names(feature):
+        return [[_named_class(feature.feature, tag) for tag in tags or ()] for tags in values]
+    return values
+
+
+def _is_tags(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(tag, int | str | None) for tag in value))
+
+
+_RawLabels = Mapping[str, Sequence[Any]]
+_Indexed = tuple[Sequence[Any], dict[str, list[Any]]]
+
+
+def _of_classes(labels: _RawLabels, names: Sequence[str] | None, column: str, location: str) -> _Indexed:
+    """(the classes, every part's labels as their indices)."""
+    ordered = _ordered({value for values in labels.values() for value in values}, names, location)
+    index = {value: number for number, value in enumerate(ordered)}
+    return ordered, {name: [index[value] for value in values] for name, values in labels.items()}
+
+
+def _of_numbers(labels: _RawLabels, names: Sequence[str] | None, column: str, location: str) -> _Indexed:
+    """(the column's name, the numbers as they are)."""
+    return [column], {name: list(values) for name, values in labels.items()}
+
+
+def _of_tags(labels: _RawLabels, names: Sequence[str] | None, column: str, location: str) -> _Indexed:
+    """(the tags, every part's lists of tags as their indices)."""
+    ordered = _ordered({tag for rows in labels.values() for tags in rows for tag in tags}, names, location)
+    index = {tag: number for number, tag in enumerate(ordered)}
+    return ordered, {name: [[index[tag] for tag in tags] for tags in rows] for name, rows in labels.items()}
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How the data of a task looks: usual names of its columns, how rows and labels are read, what the classes are."""
+
+    text_names: Sequence[str]
+    label_names: Sequence[str]
+    read_labels: Callable[[Any, str, str], list[Any]]
+    classes: Callable[[_RawLabels, Sequence[str] | None, str, str], _Indexed]
+    read_rows: Callable[[Any, str], list[Row]] | None = None
+
+
+_FORMS: Mapping[type[Task], _Form] = {
+    Classification: _Form(_TEXT, _LABEL, _raw_labels, _of_classes),
+    Regression: _Form(_TEXT, _NUMBER, _raw_numbers, _of_numbers),
+    TokenClassification: _Form(_WORDS, _TAGS, _raw_tags, _of_tags, _words),
+}
 
 
 def _ordered(values: set[Any], names: Sequence[str] | None, location: str) -> list[Any]:

@@ -1,211 +1,64 @@
-"""Pre-trained networks and their preprocessing from `transformers`, safetensors only; also the user's own module."""
+"""Pre-trained networks and their preprocessing from `transformers`, safetensors only."""
 
-import contextlib
 import io
-import itertools
-import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from nas.errors import UserError
+from nas.preprocessing import ImagePreprocessor, PlainImages, TextPreprocessor
+from nas.quiet import quiet
 from nas.seeds import torch_seed
-from nas.split import IntArray, Kind, Preprocessor, Row
+from nas.split import Kind, Preprocessor
+from nas.tasks import CLASSIFICATION, Regression, Task, TokenClassification
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Tokenised texts, one after the other: row i is `flat[offsets[i]:offsets[i + 1]]`."""
-
-    flat: npt.NDArray[np.int32]
-    offsets: IntArray
-    pad: int
-
-    @property
-    def lengths(self) -> IntArray:
-        """Tokens of every row (n,)."""
-        return np.diff(self.offsets)
-
-    def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask` (rows, longest), int64."""
-        rows = [self.flat[self.offsets[i] : self.offsets[i + 1]] for i in np.asarray(indices)]
-        width = max(len(row) for row in rows)
-        ids = np.full((len(rows), width), self.pad, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = row
-            mask[number, : len(row)] = 1
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-
-
-@dataclass(frozen=True)
-class TextPreprocessor:
-    """Tokenises texts with a tokenizer of `transformers`; the padding stands on the right."""
-
-    tokenizer: Any
-
-    @property
-    def kind(self) -> Kind:
-        """Texts."""
-        return "text"
-
-    def prepare(self, rows: Sequence[Row], max_tokens: int) -> Tokens:
-        """Tokenise every row once, cut off after `max_tokens` (special tokens included)."""
-        limit = min(max_tokens, int(self.tokenizer.model_max_length))
-        encoded: list[list[int]] = []
-        if rows:
-            encoded = self.tokenizer(list(rows), truncation=True, max_length=limit, padding=False)["input_ids"]
-        offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in encoded])]).astype(np.int64)
-        flat = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.int32, count=int(offsets[-1]))
-        return Tokens(flat, offsets, int(self.tokenizer.pad_token_id or 0))
-
-    def save(self, folder: Path) -> None:
-        """Write the tokenizer's files."""
-        self.tokenizer.save_pretrained(folder)
-
-
-@dataclass(frozen=True)
-class Images:
-    """Encoded images, decoded batch by batch."""
-
-    rows: tuple[bytes, ...]
-    transform: Callable[[list[Any]], Tensor]
-    name: str
-
-    @property
-    def lengths(self) -> IntArray:
-        """All images cost the same (n,)."""
-        return np.ones(len(self.rows), dtype=np.int64)
-
-    def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
-        """Pixels (rows, channels, height, width), float32; raises UserError for an image that cannot be decoded."""
-        return {self.name: self.transform([_decoded(self.rows[i], int(i)) for i in np.asarray(indices)])}
-
-
-def _decoded(row: bytes, number: int) -> Any:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(row)) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"every image must be readable by Pillow, image {number + 1} is not: {error}") from error
-
-
-def _checked_images(rows: Sequence[Row]) -> tuple[bytes, ...]:
-    """The rows, every header read, so that a wrong file is found before hours of training."""
-    from PIL import Image
-
-    images = tuple(row for row in rows if isinstance(row, bytes))
-    for number, row in enumerate(images):
-        try:
-            Image.open(io.BytesIO(row)).close()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"every image must be readable by Pillow, image {number + 1} is not: {error}") from error
-    return images
-
-
-@dataclass(frozen=True)
-class ImagePreprocessor:
-    """Resizes and normalises images with the Pillow image processor of `transformers`."""
-
-    processor: Any
-
-    @property
-    def kind(self) -> Kind:
-        """Images."""
-        return "image"
-
-    def prepare(self, rows: Sequence[Row], max_tokens: int) -> Images:
-        """Keep the encoded rows; pixels are made batch by batch."""
-        return Images(_checked_images(rows), self._pixels, "pixel_values")
-
-    def _pixels(self, images: list[Any]) -> Tensor:
-        pixels: Tensor = self.processor(images=images, return_tensors="pt")["pixel_values"]
-        return pixels.float()
-
-    def save(self, folder: Path) -> None:
-        """Write `preprocessor_config.json`."""
-        self.processor.save_pretrained(folder)
-
-
-@dataclass(frozen=True)
-class PlainImages:
-    """Images as they are, scaled to -1..1: for a module of the user's own.
-
-    Args:
-        name: the keyword of the module's forward.
-        size: (height, width) that images are resized to.
-    """
-
-    name: str
-    size: tuple[int, int]
-
-    @property
-    def kind(self) -> Kind:
-        """Images."""
-        return "image"
-
-    def prepare(self, rows: Sequence[Row], max_tokens: int) -> Images:
-        """Keep the encoded rows; pixels are made batch by batch."""
-        return Images(_checked_images(rows), self._pixels, self.name)
-
-    def _pixels(self, images: list[Any]) -> Tensor:
-        height, width = self.size
-        sized = [image if image.size == (width, height) else image.resize((width, height)) for image in images]
-        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in sized])).permute(0, 3, 1, 2)
-        return pixels.float() / 127.5 - 1
-
-    def save(self, folder: Path) -> None:
-        """Write `preprocessor_config.json`, marked as ours."""
-        text = json.dumps({"plain_images": {"name": self.name, "size": list(self.size)}})
-        (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars, load reports and retry lines of `transformers` and the hub's client; settings are put back."""
+def _quiet() -> AbstractContextManager[None]:
+    """No progress bars, load reports and retry lines of `transformers` and the hub's client."""
     from transformers.utils import logging as settings
 
-    logs = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
-    levels, bars = [log.level for log in logs], settings.is_progress_bar_enabled()
-    settings.disable_progress_bar()
-    for log in logs:
-        log.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
-        if bars:
-            settings.enable_progress_bar()
+    loggers = ("transformers", "huggingface_hub")
+    return quiet(loggers, settings.is_progress_bar_enabled, settings.disable_progress_bar, settings.enable_progress_bar)
 
 
 def load_pretrained(
-    name_or_folder: str | Path, classes: Sequence[str], kind: Kind, *, seed: int = 0
+    name_or_folder: str | Path,
+    classes: Sequence[str],
+    kind: Kind,
+    *,
+    seed: int = 0,
+    task: Task = CLASSIFICATION,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[nn.Module, Preprocessor]:
-    """A pre-trained network with a classification head for `classes`, and its preprocessing.
+    """A pre-trained network with a head for `classes`, and its preprocessing.
 
-    A head that does not fit is made new, from `seed`; every other weight must come from the checkpoint. Weights are
-    float32. The module is in eval mode.
+    A head that is missing or has another number of outputs is made new, from `seed`; every other weight must come from
+    the checkpoint. Weights are float32. The module is in eval mode.
+
+    Args:
+        name_or_folder: a folder, or a name on the hub.
+        classes: names of the outputs: classes, tags, or the one number of a regression.
+        kind: what the rows are.
+        seed: of a new head.
+        task: decides the kind of head.
+        say: told in one sentence when a trained head is replaced.
 
     Raises:
-        UserError: no such model, no safetensors, code of its own needed, or weights that do not fit the architecture.
+        UserError: no such model, no safetensors, code of its own needed, a task that it has no head for, or weights
+            that do not fit the architecture (the sentence names the first of them).
     """
-    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
-
     name = _checked(name_or_folder)
-    auto = AutoModelForSequenceClassification if kind == "text" else AutoModelForImageClassification
-    with quiet(), torch.random.fork_rng(devices=[]):
+    auto = _auto_class(task, kind)
+    # Without it, transformers chooses the loss by the type of the labels; ours is the task's, but the file should tell.
+    problem = {"problem_type": "regression"} if isinstance(task, Regression) else {}
+    with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "head"))
         module, report = _from_hub(
             lambda: auto.from_pretrained(
@@ -218,40 +71,110 @@ def load_pretrained(
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **problem,
             ),
             name,
         )
-    _refuse_new_weights(module, report, name)
-    preprocessor = load_preprocessor(name, kind)
+    replaced = _refuse_new_weights(module, report, name)
+    if replaced and say:
+        say(f"{name} was trained for {replaced} outputs: its head is made new for {len(classes)}")
+    preprocessor = load_preprocessor(name, kind, task)
+    most = most_tokens(module)
+    if most is not None and isinstance(preprocessor, TextPreprocessor):
+        # Many tokenizers do not say where their model ends, and positions behind the last are an index error.
+        preprocessor.tokenizer.model_max_length = min(most, int(preprocessor.tokenizer.model_max_length))
     module.eval()
     return module, preprocessor
 
 
-def _refuse_new_weights(module: nn.Module, report: Mapping[str, Any], name: str) -> None:
-    """Only the head (and the pooler under it) may be new: `transformers` re-initialises anything that does not fit."""
+def _auto_class(task: Task, kind: Kind) -> Any:
+    """The class of `transformers` that has the head of the task."""
+    import transformers
+
+    if isinstance(task, TokenClassification):
+        if kind != "text":
+            raise UserError(f"token classification needs rows of words, got {kind} rows")
+        return transformers.AutoModelForTokenClassification
+    by_kind = {
+        "text": transformers.AutoModelForSequenceClassification,
+        "image": transformers.AutoModelForImageClassification,
+    }
+    return by_kind[kind]
+
+
+def _refuse_new_weights(module: nn.Module, report: Mapping[str, Any], name: str) -> int | None:
+    """How many outputs a replaced head had, None where none was replaced.
+
+    Only the head (and the pooler under it) may be new: `transformers` re-initialises anything that does not fit.
+    """
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
-    mismatched = [item[0] if isinstance(item, tuple) else item for item in report["mismatched_keys"]]
-    new = [key for key in (*report["missing_keys"], *mismatched) if key.startswith(prefix) and "pooler" not in key]
-    if new:
+    shapes = {key: (tuple(found), tuple(wanted)) for key, found, wanted in report["mismatched_keys"]}
+    heads = {key: found for key, (found, wanted) in shapes.items() if _other_head(key, found, wanted, prefix)}
+    own = list(module.state_dict())
+    wrong = [key for key in own if key in shapes and key not in heads]
+    if wrong:
+        found, wanted = shapes[wrong[0]]
         raise UserError(
-            f"the weights of {name} must fit its config.json, {len(new)} are missing or of another shape, "
-            f"among them {sorted(new)[0]}"
+            f"the weights of {name} must fit its config.json: {wrong[0]} must have the shape {wanted}, "
+            f"the file has {found} ({len(wrong)} do not fit)"
         )
+    absent = set(report["missing_keys"])
+    missing = [key for key in own if key in absent and key.startswith(prefix) and "pooler" not in key]
+    if missing:
+        raise UserError(f"the weights of {name} must fit its config.json: {missing[0]} is missing ({len(missing)} are)")
+    return next((found[0] for found in heads.values()), None)
 
 
-def load_preprocessor(name_or_folder: str | Path, kind: Kind) -> Preprocessor:
-    """The tokenizer or image processor of a folder or hub name; raises UserError when there is none."""
+def _other_head(key: str, found: tuple[int, ...], wanted: tuple[int, ...], prefix: str) -> bool:
+    """Whether a weight is of the head and has another number of outputs, and nothing else is different."""
+    return not key.startswith(prefix) and found[1:] == wanted[1:] and len(found) == len(wanted)
+
+
+def same_labels(model: nn.Module, classes: Sequence[str]) -> None:
+    """UserError unless a network gives its outputs for these classes, in this order: a teacher must.
+
+    Names are compared where both sides have words (not "LABEL_0", not numbers), whatever their case. A network without
+    a configuration of `transformers` cannot be asked and passes.
+    """
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    if not isinstance(names, Mapping):
+        return
+    theirs = [str(names[index]) for index in sorted(names)]
+    if len(theirs) != len(classes):
+        raise UserError(
+            f"the network must tell apart the {len(classes)} labels of the data, it has {len(theirs)} outputs "
+            f"({', '.join(theirs[:5])})"
+        )
+    for index, (found, wanted) in enumerate(zip(theirs, classes, strict=True)):
+        if _is_word(found) and _is_word(wanted) and found.lower() != wanted.lower():
+            raise UserError(
+                f"the network must have the labels of the data in their order: output {index} is {found}, "
+                f"the data's label is {wanted}"
+            )
+
+
+def _is_word(label: str) -> bool:
+    return not label.removeprefix("LABEL_").isdigit()
+
+
+def load_preprocessor(name_or_folder: str | Path, kind: Kind, task: Task = CLASSIFICATION) -> Preprocessor:
+    """The tokenizer or image processor of a folder or hub name; raises UserError when there is none.
+
+    For token classification every word is a word of its own: tokenizers that mark words by the space before them
+    (RoBERTa's) then put one there.
+    """
     from transformers import AutoImageProcessor, AutoTokenizer
 
     name = _checked(name_or_folder, weights=False)
-    plain = _plain_images(Path(name))
+    plain = PlainImages.load(Path(name))
     if plain is not None:
         return plain
-    with quiet():
+    with _quiet():
         if kind == "image":
             make = AutoImageProcessor.from_pretrained
             return ImagePreprocessor(_from_hub(lambda: make(name, backend="pil", trust_remote_code=False), name))
-        tokenizer = _from_hub(lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False), name)
+        words = {"add_prefix_space": True} if isinstance(task, TokenClassification) else {}
+        tokenizer = _from_hub(lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False, **words), name)
     # Without its files, transformers makes an empty tokenizer that knows no words, and says nothing.
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
         raise UserError(f"{name} must hold the files of a tokenizer (tokenizer.json or a vocabulary), it has none")
@@ -262,17 +185,6 @@ def load_preprocessor(name_or_folder: str | Path, kind: Kind) -> Preprocessor:
 def save_preprocessor(preprocessor: Preprocessor, folder: Path) -> None:
     """Write what `load_preprocessor` reads into an existing folder."""
     preprocessor.save(folder)
-
-
-def _plain_images(folder: Path) -> PlainImages | None:
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8")).get("plain_images")
-        return values and PlainImages(str(values["name"]), (int(values["size"][0]), int(values["size"][1])))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"{path} must be the JSON of an image processor, but it cannot be read: {error}") from error
 
 
 def _checked(name_or_folder: str | Path, *, weights: bool = True) -> str:

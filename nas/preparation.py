@@ -9,15 +9,16 @@ from torch import nn
 from nas.block_order import block_order
 from nas.checkpoint import model_fingerprint
 from nas.console import say
-from nas.data import Source, prepare_data, read_table
+from nas.data import Source, read_table
 from nas.errors import UserError
 from nas.files import replace_folder
 from nas.importance import ImportanceConfig
 from nas.instatune import InstaTuneConfig
-from nas.models import example_inputs, load_preprocessor, load_pretrained
+from nas.models import example_inputs, load_pretrained
 from nas.run_folder import RunFolder, RunRecord, Scalar, recorded_versions, write_record
 from nas.settings import Common, DataSettings, SpaceSettings, TrainingSettings
 from nas.split import Data, Preprocessor
+from nas.table import prepare_data
 from nas.training import TrainingConfig
 from search_spaces import Supernet, last_first, space, spread
 from search_spaces.drop_order import DropOrder
@@ -53,8 +54,8 @@ def resume(folder: RunFolder, model: str, elastic: SpaceSettings, seed: int) -> 
     UserError when the model is no longer the one that the run was begun with.
     """
     record = folder.read()
-    data = Data.load(folder.data, load_preprocessor(model, record.kind))
-    module, preprocessor = load_pretrained(model, data.classes, record.kind, seed=seed)
+    module, preprocessor = load_pretrained(model, record.classes, record.kind, seed=seed)
+    data = Data.load(folder.data, preprocessor)
     if model_fingerprint(module) != record.model_fingerprint:
         raise UserError(
             f"{folder.path} was begun with other weights than {model} has now; begin anew in another folder"

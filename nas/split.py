@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,14 @@ from torch import Tensor
 from nas.errors import UserError
 from nas.files import write_json_atomic
 from nas.seeds import generator
-from nas.tasks import Classification, Labels, Task, first_words
+from nas.tasks import CLASSIFICATION, IGNORED, Labels, Task, first_words, task_of
 
 Kind = Literal["text", "image"]
 IntArray = npt.NDArray[np.int64]
-Row = str | bytes
-"""A text, or the encoded bytes of an image."""
+Row = str | bytes | tuple[str, ...]
+"""A text, the encoded bytes of an image, or the words of a text."""
 
+_VERSION = 2
 PARTS = ("train", "validation", "test")
 _POOL = 32
 """Batches that are shuffled as one pool before like lengths are put together."""
@@ -56,7 +57,7 @@ class Split:
     """Rows of one split, ready for a model.
 
     Args:
-        rows: n texts or encoded images, as they came.
+        rows: n texts, encoded images or rows of words, as they came.
         labels: class indices (n,), numbers (n,), or tags of words (n, most words).
         inputs: the rows as the model reads them.
         task: what the labels mean.
@@ -65,7 +66,7 @@ class Split:
     rows: tuple[Row, ...]
     labels: Labels
     inputs: Inputs
-    task: Task = field(default_factory=Classification)
+    task: Task = CLASSIFICATION
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,7 +99,8 @@ class Split:
     def take(self, count: int, rng: np.random.Generator) -> "Split":
         """At most `count` rows drawn without replacement, in their own order."""
         kept = np.sort(rng.permutation(len(self))[:count])
-        return Split(tuple(self.rows[i] for i in kept), self.labels[kept], _Subset(self.inputs, kept), self.task)
+        labels = self.task.labels(self.labels[kept])
+        return Split(tuple(self.rows[i] for i in kept), labels, _Subset(self.inputs, kept), self.task)
 
     def fingerprint(self) -> str:
         """Sha256 over all rows, labels and lengths: equal for what trains a model equally."""
@@ -108,11 +110,15 @@ class Split:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write rows and labels to one Parquet file."""
+        """Write rows, labels and the task to one Parquet file."""
         import pandas
 
-        column = "image" if self.rows and isinstance(self.rows[0], bytes) else "text"
-        pandas.DataFrame({column: list(self.rows), "label": self.labels}).to_parquet(path, index=False)
+        labels: list[object] = list(self.labels)
+        if self.labels.ndim == 2:
+            labels = [tags[tags != IGNORED] for tags in self.labels]
+        table = pandas.DataFrame({_column(self.rows): list(self.rows), "label": labels})
+        table.attrs["task"] = self.task.to_json()
+        table.to_parquet(path, index=False)
 
     @classmethod
     def load(cls, path: Path, preprocessor: Preprocessor, *, max_tokens: int = 128) -> "Split":
@@ -121,13 +127,28 @@ class Split:
 
         try:
             table = pandas.read_parquet(path)
-            rows, labels = list(table[preprocessor.kind]), table["label"].to_numpy().astype(np.int64)
+            task = task_of(table.attrs.get("task"))
+            rows = [tuple(row) for row in table["words"]] if "words" in table else list(table[preprocessor.kind])
+            labels = task.labels(list(table["label"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} must be a split saved by this program, but it cannot be read: {error}") from error
-        expected = str if preprocessor.kind == "text" else bytes
-        if not all(isinstance(row, expected) for row in rows):
+            raise UserError(
+                f"{path} must be a split saved by this version of nas, it cannot be read: {error}"
+            ) from error
+        if not all(_reads(preprocessor.kind, row) for row in rows):
             raise UserError(f"{path} must hold {preprocessor.kind} rows only")
-        return make_split(rows, labels, preprocessor, max_tokens)
+        return make_split(rows, labels, preprocessor, max_tokens, task)
+
+
+def _column(rows: Sequence[Row]) -> str:
+    if rows and isinstance(rows[0], tuple):
+        return "words"
+    return "image" if rows and isinstance(rows[0], bytes) else "text"
+
+
+def _reads(kind: Kind, row: object) -> bool:
+    if kind == "image":
+        return isinstance(row, bytes)
+    return isinstance(row, str) or (isinstance(row, tuple) and all(isinstance(word, str) for word in row))
 
 
 @dataclass(frozen=True)
@@ -146,22 +167,30 @@ class _Subset:
         return first_words(self.inputs, self.kept[np.asarray(indices)])
 
 
-def make_split(rows: Sequence[Row], labels: npt.ArrayLike, preprocessor: Preprocessor, max_tokens: int = 128) -> Split:
-    """A split of raw rows and their class indices; texts are tokenised here, once."""
-    return Split(tuple(rows), np.asarray(labels, dtype=np.int64), preprocessor.prepare(rows, max_tokens))
+def make_split(
+    rows: Sequence[Row],
+    labels: Sequence[Any] | npt.NDArray[Any],
+    preprocessor: Preprocessor,
+    max_tokens: int = 128,
+    task: Task = CLASSIFICATION,
+) -> Split:
+    """A split of raw rows and their labels as the task has them; texts are tokenised here, once."""
+    return Split(tuple(rows), task.labels(labels), preprocessor.prepare(rows, max_tokens), task)
 
 
 @dataclass(frozen=True)
 class Data:
-    """A classification task: validation steers the search, test is for the final figures alone.
+    """Labelled rows for one task: validation steers the search, test is for the final figures alone.
 
     Args:
         kind: what the rows are.
-        classes: names of the classes, in the order of the class indices.
-        train, validation, test: no row of one is in another.
+        classes: names of the network's outputs in their order: classes, tags, or the one number of a regression.
+        train, validation, test: no row of one is in another; all of one task.
         fingerprint: sha256 over classes, rows, labels and splits (not over the preprocessing).
         left_out: rows not used because an identical row is in test (or, for training rows, in validation).
         max_tokens: where texts are cut off.
+        undecodable: images not used because they cannot be decoded.
+        truncated: texts that were cut off.
     """
 
     kind: Kind
@@ -172,6 +201,13 @@ class Data:
     fingerprint: str
     left_out: int = 0
     max_tokens: int = 128
+    undecodable: int = 0
+    truncated: int = 0
+
+    @property
+    def task(self) -> Task:
+        """What the labels mean."""
+        return self.train.task
 
     def save(self, folder: Path) -> None:
         """Write three Parquet files and `data.json` into `folder`."""
@@ -181,12 +217,14 @@ class Data:
         write_json_atomic(
             folder / "data.json",
             {
-                "version": 1,
+                "version": _VERSION,
                 "kind": self.kind,
                 "classes": list(self.classes),
                 "fingerprint": self.fingerprint,
                 "left_out": self.left_out,
                 "max_tokens": self.max_tokens,
+                "undecodable": self.undecodable,
+                "truncated": self.truncated,
             },
         )
 
@@ -200,9 +238,15 @@ class Data:
         path = folder / "data.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
+            version = values["version"]
+            if version != _VERSION:
+                raise UserError(f"{path} is of version {str(version)[:20]}, this nas reads {_VERSION}; start a new run")
             kind, fingerprint = values["kind"], str(values["fingerprint"])
             classes = tuple(str(name) for name in values["classes"])
             left_out, max_tokens = int(values["left_out"]), int(values["max_tokens"])
+            undecodable, truncated = int(values["undecodable"]), int(values["truncated"])
+        except UserError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} must describe the data of the run, but it cannot be read: {error}") from error
         if kind != preprocessor.kind:
@@ -212,9 +256,20 @@ class Data:
         )
         parts = {"train": train, "validation": validation, "test": test}
         found = fingerprint_of(classes, {name: (part.rows, part.labels) for name, part in parts.items()})
-        if found != fingerprint:
+        if found != fingerprint or len({part.task for part in parts.values()}) > 1:
             raise UserError(f"the data in {folder} is damaged: its rows are not those that were saved; start a new run")
-        return cls(preprocessor.kind, classes, train, validation, test, fingerprint, left_out, max_tokens)
+        return cls(
+            preprocessor.kind,
+            classes,
+            train,
+            validation,
+            test,
+            fingerprint=fingerprint,
+            left_out=left_out,
+            max_tokens=max_tokens,
+            undecodable=undecodable,
+            truncated=truncated,
+        )
 
 
 def fingerprint_of(classes: Sequence[str], parts: Mapping[str, tuple[Sequence[Row], Labels]]) -> str:
@@ -236,6 +291,8 @@ def _label_bytes(labels: Labels) -> bytes:
 
 
 def _content(row: Row) -> bytes:
+    if isinstance(row, tuple):
+        return json.dumps(row).encode()
     return row.encode(errors="surrogatepass") if isinstance(row, str) else row
 
 
@@ -245,13 +302,13 @@ def row_key(row: Row) -> bytes:
 
 
 def stratified(
-    rows: Sequence[Row], labels: IntArray, shares: Sequence[float], seed: int, classes: Sequence[str]
+    rows: Sequence[Row], strata: IntArray | None, shares: Sequence[float], seed: int, classes: Sequence[str]
 ) -> list[IntArray]:
     """Divide rows so that each class has about the same share in every part and copies of a row stay together.
 
     Args:
         rows: n rows.
-        labels: class indices (n,).
+        strata: class indices (n,); None: rows have no classes to keep in proportion.
         shares: relative sizes of the parts; every part gets at least one distinct row of every class.
         seed: decides who goes where.
         classes: their names, for the message.
@@ -260,8 +317,9 @@ def stratified(
         Row indices of each part, ascending.
 
     Raises:
-        UserError: a class has fewer distinct rows than there are parts.
+        UserError: a class, or without classes the whole, has fewer distinct rows than there are parts.
     """
+    labels = np.zeros(len(rows), dtype=np.int64) if strata is None else strata
     groups: dict[bytes, int] = {}
     group_of = np.array([groups.setdefault(row_key(row), len(groups)) for row in rows], dtype=np.int64)
     first = np.unique(group_of, return_index=True)[1]
@@ -271,9 +329,10 @@ def stratified(
     for label in np.unique(labels[first]):
         members = rng.permutation(np.flatnonzero(labels[first] == label))
         if len(members) < len(shares):
+            who, found = ("the data", "it") if strata is None else ("every class", f"class {classes[label]}")
             raise UserError(
-                f"every class needs at least {len(shares)} different rows to be split into {len(shares)} parts, "
-                f"class {classes[label]} has {len(members)}"
+                f"{who} needs at least {len(shares)} different rows to be split into {len(shares)} parts, "
+                f"{found} has {len(members)}"
             )
         cuts = np.round(bounds * len(members)).astype(np.int64)
         lowest = np.arange(1, len(shares))

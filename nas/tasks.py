@@ -4,7 +4,7 @@ A task is a frozen value that a split carries, so that training, distillation an
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,6 +54,9 @@ class Task(Protocol):
     @property
     def metric(self) -> str:
         """Name of the objective that `score` measures: accuracy or r2, higher is better."""
+
+    def labels(self, values: Sequence[Any] | npt.NDArray[Any]) -> Labels:
+        """The labels of the rows as a split holds them; TypeError or ValueError for values of another kind."""
 
     def targets(self, split: Labelled, indices: npt.ArrayLike) -> Tensor:
         """What `loss` compares the outputs of these rows with."""
@@ -111,6 +114,10 @@ class Classification:
     def metric(self) -> str:
         """accuracy."""
         return "accuracy"
+
+    def labels(self, values: Sequence[Any] | npt.NDArray[Any]) -> Labels:
+        """Class indices (n,), int64."""
+        return np.asarray(values, dtype=np.int64)
 
     def targets(self, split: Labelled, indices: npt.ArrayLike) -> Tensor:
         """Class indices (rows,), int64."""
@@ -177,6 +184,10 @@ class Regression:
         """r2."""
         return "r2"
 
+    def labels(self, values: Sequence[Any] | npt.NDArray[Any]) -> Labels:
+        """Numbers (n,), float64."""
+        return np.asarray(values, dtype=np.float64)
+
     def targets(self, split: Labelled, indices: npt.ArrayLike) -> Tensor:
         """Standardised numbers (rows,), float32."""
         labels = (split.labels[np.asarray(indices, dtype=np.int64)] - self.mean) / self.std
@@ -242,6 +253,15 @@ class TokenClassification:
         """accuracy."""
         return "accuracy"
 
+    def labels(self, values: Sequence[Any] | npt.NDArray[Any]) -> Labels:
+        """Tags (n, most words), int64, -100 behind the last word of a row; from lists or from such an array."""
+        rows = [np.asarray(tags, dtype=np.int64) for tags in values]
+        rows = [tags[tags != IGNORED] for tags in rows]
+        padded = np.full((len(rows), max(map(len, rows), default=0)), IGNORED, dtype=np.int64)
+        for number, tags in enumerate(rows):
+            padded[number, : len(tags)] = tags
+        return padded
+
     def targets(self, split: Labelled, indices: npt.ArrayLike) -> Tensor:
         """Tags of tokens (rows, longest of them), int64, -100 where there is none."""
         rows = np.asarray(indices, dtype=np.int64)
@@ -296,7 +316,8 @@ class TokenClassification:
         return {"name": self.name}
 
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (Classification(), Regression(), TokenClassification())}
+CLASSIFICATION: Task = Classification()
+TASKS: Mapping[str, Task] = {task.name: task for task in (CLASSIFICATION, Regression(), TokenClassification())}
 """By name, as the command line has them; a regression not fitted yet."""
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data import Data, Source, Split, Table, load_data, prepare_data, read_table
+from nas.data import Source, load_data, read_table
 from nas.errors import UserError
-from nas.models import PlainImages
-from nas.split import Kind, Row, make_split
+from nas.preprocessing import PlainImages
+from nas.split import Data, Kind, Row, Split, make_split
+from nas.table import Table, prepare_data
 from tests import toy_task
 
 TEXTS, LABELS = toy_task.sentences(90)

@@ -1,12 +1,14 @@
 """A toy text task: two classes told apart by their words, a word tokenizer, a BERT of a few thousand weights."""
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import nn
 
-from nas.models import TextPreprocessor
+from nas.preprocessing import TextPreprocessor
 from nas.split import Split, make_split
-from search_spaces import Supernet, space
+from search_spaces import Space, Supernet, space
 
 GOOD, BAD, PLAIN = ("good", "fine", "great"), ("bad", "poor", "awful"), ("the", "film", "was", "and", "plot", "it")
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *PLAIN)
@@ -70,8 +72,12 @@ def bert(seed: int = 0, dropout: float = 0.1) -> nn.Module:
 
 
 def supernet(seed: int = 0, dropout: float = 0.1) -> Supernet:
-    model = bert(seed, dropout)
-    return Supernet(model, space(model, depth=(1, 2), heads=(2, 4), ffn=(8, 16, 24)))
+    return Supernet(bert(seed, dropout), _space())
+
+
+@cache
+def _space() -> Space:
+    return space(bert(), depth=(1, 2), heads=(2, 4), ffn=(8, 16, 24))
 
 
 def weights(module: nn.Module) -> dict[str, torch.Tensor]:
