@@ -14,8 +14,8 @@ import torch
 
 from nas.errors import UserError
 from nas.instatune import InstaTuneConfig, instatune
-from nas.training import Step
-from tests import toy_task
+from nas.training import History, Step, TrainingConfig, TrainingFailed, fine_tune, fit
+from tests import toy_images, toy_task
 
 CONFIG = InstaTuneConfig(steps=14, batch_size=8, learning_rate=1e-3, checkpoint_every_s=0)
 
@@ -52,6 +52,93 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path, freeze: bool) -> None:
     again, supernet = run(tmp_path / "c", config, kill=1)
     assert again == resumed
     assert toy_task.same(toy_task.weights(whole), toy_task.weights(supernet))
+
+
+class Count:
+    """A loss that depends on how often it was called, and an evaluation that does."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def state(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def restore(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+    def loss_of(self, forward, batch, targets, step: int) -> torch.Tensor:
+        self.calls += 1
+        return IMAGES.task.loss(forward(**batch), targets) / self.calls
+
+
+IMAGES = toy_images.split(30)
+MODES = {
+    "plain": {},
+    "accumulate": {"accumulate": 3},
+    "layer decay": {"layer_decay": 0.7},
+    "bf16": {"mixed_precision": "bf16"},
+    "augment": {"augment": True},
+    "evaluations": {"evaluate_every": 3},
+    "early stop": {"patience": 2, "evaluate_every": 2},
+}
+MODES["all"] = {name: value for mode in MODES.values() for name, value in mode.items()}
+VALUES = {2: 0.1, 3: 0.1, 4: 0.5, 6: 0.4, 8: 0.3}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_resumes_bit_by_bit(tmp_path: Path, mode: str) -> None:
+    config = TrainingConfig(steps=11, batch_size=8, learning_rate=1e-2, checkpoint_every_s=0, **MODES[mode])
+    evaluates = "evaluate_every" in MODES[mode]
+
+    def train(folder: Path | None, kill: int) -> tuple[History | None, dict[str, torch.Tensor]]:
+        module, memory = toy_images.network(), Count()
+        validate = (lambda step: VALUES.get(step, 0.2) + memory.calls / 1e4) if evaluates else None
+        how = {"checkpoint": folder, "on_step": kill_at(kill), "validate": validate, "memory": memory}
+        try:
+            return fit(module, IMAGES, memory.loss_of, config, **how), toy_task.weights(module)
+        except Killed:
+            return None, toy_task.weights(module)
+
+    history, whole = train(None, 0)
+    for kill in (3, 6):
+        assert train(tmp_path / "c", kill)[0] is None
+    for _ in range(2):  # the second time there is nothing left to do
+        resumed, weights = train(tmp_path / "c", 0)
+        assert toy_task.same(whole, weights)
+        assert resumed.evaluations == history.evaluations
+        assert [step.loss for step in resumed.steps] == [step.loss for step in history.steps]
+    assert bool(history.evaluations) == evaluates
+    assert (len(history.steps) < 11) == ("patience" in MODES[mode])
+
+
+def test_an_evaluation_without_a_number_is_kept(tmp_path: Path) -> None:
+    config = TrainingConfig(steps=3, batch_size=8, evaluate_every=1, patience=3)
+    for _ in range(2):
+        history = fine_tune(
+            toy_images.network(), IMAGES, config, checkpoint=tmp_path / "c", validate=lambda step: float("nan")
+        )
+    assert [step for step, value in history.evaluations if value != value] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_divergent_run_keeps_the_state_before_the_bad_step(tmp_path: Path, precision: str) -> None:
+    config = TrainingConfig(
+        steps=9, batch_size=8, learning_rate=1e-2, accumulate=2, mixed_precision=precision, checkpoint_every_s=1e9
+    )
+
+    def train(folder: Path | None, bad: int) -> dict[str, torch.Tensor]:
+        module, memory = toy_images.network(), Count()
+
+        def loss_of(forward, batch, targets, step: int) -> torch.Tensor:
+            return memory.loss_of(forward, batch, targets, step) * (float("inf") if step == bad else 1)
+
+        fit(module, IMAGES, loss_of, config, checkpoint=folder, memory=memory)
+        return toy_task.weights(module)
+
+    with pytest.raises(TrainingFailed, match="step 5 of 9"):
+        train(tmp_path / "c", 5)
+    assert len(json.loads((tmp_path / "c" / "state.json").read_text())["history"]) == 4
+    assert toy_task.same(train(tmp_path / "c", 0), train(None, 0))
 
 
 def test_only_weights_and_json_are_written(tmp_path: Path) -> None:
