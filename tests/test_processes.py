@@ -1,0 +1,247 @@
+"""Two processes on one computer (gloo) train as one with the same global batch, and stop together.
+
+The module is a program too: each of the two processes runs every case and writes what it found to a file of its own.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nas.instatune import InstaTuneConfig, instatune
+from nas.split import Split
+from nas.training import LossOf, Step, TrainingConfig, TrainingFailed, fine_tune, fit, plain_loss
+from search_spaces import Supernet
+from tests import toy_images, toy_tags, toy_task
+
+pytestmark = pytest.mark.slow
+Found = dict[str, Tensor]
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def gradients(module: nn.Module, train: Split, loss_of: LossOf, **settings: object) -> Found:
+    """Gradients and loss of one step over all rows; in the main process, as on_step is told there alone."""
+    found: Found = {}
+
+    def on_step(step: Step) -> None:
+        found.update({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
+
+    config = TrainingConfig(steps=1, batch_size=len(train), clip_norm=1e9, device="cpu", **settings)
+    history = fit(module, train, loss_of, config, on_step=on_step)
+    return found | {"loss": torch.tensor(history.steps[0].loss)}
+
+
+def instatune_loss(supernet: Supernet, train: Split) -> LossOf:
+    """The largest sub-network and a random one in one call, the first teaching the second."""
+
+    def loss_of(forward: Callable, batch: dict[str, Tensor], targets: Tensor, step: int) -> Tensor:
+        candidates = [supernet.space.largest(), supernet.space.sample(np.random.default_rng(step))]
+        full, sub = (output.logits for output in forward(candidates, **batch))
+        return train.task.loss(full, targets) + train.task.distillation(sub, full, targets, 5.0)
+
+    return loss_of
+
+
+def supernet_gradients(accumulate: int = 1) -> Found:
+    supernet, train = toy_task.supernet(dropout=0.0), toy_task.split(9)
+    return gradients(supernet, train, instatune_loss(supernet, train), accumulate=accumulate)
+
+
+def tag_gradients() -> Found:
+    train = toy_tags.split((1, 2, 3, 7, 5))
+    return gradients(toy_tags.network(), train, plain_loss(train), accumulate=2)
+
+
+def fewer_rows_than_processes() -> Found:
+    train = toy_task.split(1)
+    return gradients(toy_task.bert(dropout=0.0), train, plain_loss(train))
+
+
+def instatuned() -> Found:
+    supernet = toy_task.supernet(dropout=0.0)
+    instatune(supernet, toy_task.split(43), InstaTuneConfig(steps=8, batch_size=9, device="cpu"))
+    return toy_task.weights(supernet.model)
+
+
+def batch_norms(sub_networks: bool = True) -> Found:
+    """The running statistics after some steps that learn nothing."""
+    supernet, train = toy_images.supernet(), toy_images.split(16)
+
+    def loss_of(forward: Callable, batch: dict[str, Tensor], targets: Tensor, step: int) -> Tensor:
+        candidates = [supernet.space.largest(), *[supernet.space.smallest()] * sub_networks]
+        return sum(train.task.loss(logits, targets) for logits in forward(candidates, **batch))
+
+    fit(supernet, train, loss_of, TrainingConfig(steps=3, batch_size=8, learning_rate=1e-9, device="cpu"))
+    return {name: buffer.clone() for name, buffer in supernet.model.named_buffers()}
+
+
+def early_stop() -> Found:
+    module, seen = toy_images.network(), []
+    values = iter([0.3, 0.9, 0.2, 0.1, 0.0])
+
+    def validate(step: int) -> float:
+        seen.append(step)
+        return next(values)
+
+    config = TrainingConfig(steps=9, batch_size=8, patience=2, evaluate_every=1, device="cpu")
+    history = fine_tune(module, toy_images.split(), config, validate=validate)
+    told = {"steps": torch.tensor(len(history.steps)), "asked": torch.tensor(seen)}
+    return told | {"evaluations": torch.tensor(history.evaluations)} | toy_task.weights(module)
+
+
+def divergence(folder: Path) -> Found:
+    """The loss of the last process alone is bad, in the second part of its rows."""
+    module, train, calls = toy_images.network(), toy_images.split(), []
+
+    def loss_of(forward: Callable, batch: dict[str, Tensor], targets: Tensor, step: int) -> Tensor:
+        calls.append(step)
+        bad = float("inf") if step == 3 and RANK == 1 and calls.count(3) == 2 else 0.0
+        return plain_loss(train)(forward, batch, targets, step) + bad
+
+    settings = {"batch_size": 8, "accumulate": 2, "mixed_precision": "bf16", "checkpoint_every_s": 1e9}
+    try:
+        fit(module, train, loss_of, TrainingConfig(steps=9, device="cpu", **settings), checkpoint=folder)
+    except TrainingFailed as error:
+        assert "step 3 of 9" in str(error)
+        return {"calls": torch.tensor(calls)} | toy_task.weights(module)
+    raise AssertionError("the run must fail")
+
+
+def resumed(folder: Path, kill: int) -> Found:
+    """A run that every process leaves after some steps, and goes on with."""
+    config = TrainingConfig(
+        steps=6, batch_size=8, checkpoint_every_s=0, device="cpu", augment=True, patience=9, evaluate_every=2
+    )
+    for _ in range(1 + bool(kill)):
+        module, train, calls = toy_images.network(), toy_images.split(), []
+
+        def loss_of(
+            forward: Callable,
+            batch: dict[str, Tensor],
+            targets: Tensor,
+            step: int,
+            *,
+            train: Split = train,
+            calls: list[int] = calls,
+        ) -> Tensor:
+            calls.append(step)
+            if step == kill and calls != [kill]:
+                raise KeyboardInterrupt
+            return plain_loss(train)(forward, batch, targets, step)
+
+        try:
+            fit(module, train, loss_of, config, checkpoint=folder, validate=lambda step: -abs(step - 2))
+        except KeyboardInterrupt:
+            continue
+    assert not kill or calls[0] == kill
+    return toy_task.weights(module)
+
+
+def cases(folder: Path) -> dict[str, Callable[[], Found]]:
+    return {
+        "gradients": supernet_gradients,
+        "accumulated": lambda: supernet_gradients(accumulate=2),
+        "tags": tag_gradients,
+        "few": fewer_rows_than_processes,
+        "instatuned": instatuned,
+        "norms": batch_norms,
+        "norms alone": lambda: batch_norms(sub_networks=False),
+        "early stop": early_stop,
+        "divergence": lambda: divergence(folder / "divergence"),
+        "whole": lambda: resumed(folder / "whole", 0),
+        "resumed": lambda: resumed(folder / "resumed", 4),
+    }
+
+
+def main(folder: Path) -> None:
+    for name, case in cases(folder).items():
+        save_file({key: value.clone() for key, value in case().items()}, folder / f"{name}.{RANK}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes left what they found."""
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.test_processes", str(folder)],
+            cwd=Path(__file__).parent.parent,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(timeout=300) for process in running] == [0, 0]
+    finally:
+        for process in running:
+            process.kill()
+    return folder
+
+
+def found(folder: Path, name: str) -> tuple[Found, Found]:
+    """What each of the two processes found."""
+    return load_file(folder / f"{name}.0"), load_file(folder / f"{name}.1")
+
+
+@pytest.mark.parametrize("name", ["gradients", "accumulated", "tags", "few"])
+def test_gradients_and_loss_are_those_of_one_process(folder: Path, name: str) -> None:
+    main, other = found(folder, name)
+    alone = cases(folder)[name]()
+    assert len(alone) > 3
+    torch.testing.assert_close(main, alone, rtol=1e-5, atol=1e-6)
+    assert torch.equal(other["loss"], main["loss"])
+
+
+def test_a_whole_run_ends_as_that_of_one_process(folder: Path) -> None:
+    main, other = found(folder, "instatuned")
+    assert toy_task.same(main, other)
+    torch.testing.assert_close(main, instatuned(), rtol=1e-4, atol=1e-5)
+
+
+def test_sub_networks_leave_the_running_statistics_alone(folder: Path) -> None:
+    main, other = found(folder, "norms")
+    assert any("running_mean" in name and tensor.abs().max() > 0 for name, tensor in main.items())
+    assert toy_task.same(main, other)
+    torch.testing.assert_close(main, found(folder, "norms alone")[0], rtol=1e-5, atol=1e-6)
+
+
+def test_both_stop_early_with_the_same_weights(folder: Path) -> None:
+    main, other = found(folder, "early stop")
+    assert main.pop("asked").tolist() == [1, 2, 3, 4]
+    assert other.pop("asked").tolist() == [], "the main process evaluates"
+    assert int(main["steps"]) == 4
+    assert toy_task.same(main, other)
+
+
+def test_both_stop_when_the_loss_of_one_diverges(folder: Path) -> None:
+    main, other = found(folder, "divergence")
+    assert main["calls"].tolist() == other["calls"].tolist() == [1, 1, 2, 2, 3, 3]
+    parameters = dict(toy_images.network().named_parameters())
+    assert all(torch.equal(main[name], other[name]) for name in parameters)
+    state = load_file(folder / "divergence" / "state.safetensors")
+    assert all(torch.equal(state[f"parameter.{name}"], main[name]) for name in parameters)
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    assert float(state["buffer.blocks.0.norm.num_batches_tracked"]) == 4
+
+
+def test_two_processes_resume_bit_by_bit(folder: Path) -> None:
+    whole, resumed = found(folder, "whole"), found(folder, "resumed")
+    assert toy_task.same(*whole)
+    assert toy_task.same(whole[0], resumed[0])
+    assert toy_task.same(whole[1], resumed[1])
