@@ -43,6 +43,11 @@ def batch_size(inputs: Inputs) -> int:
     return int(first.shape[0]) if first.ndim else 1
 
 
+def is_tokens(value: torch.Tensor) -> bool:
+    """Whether a tensor is a text: integers (rows, length), whose length is free."""
+    return value.ndim == 2 and not value.is_floating_point()
+
+
 def first_row(inputs: Inputs) -> Inputs:
     """The inputs with one row: tensors whose first axis is the batch keep its first entry, others stay."""
     rows = batch_size(inputs)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hardware.backend import ConversionError, Runner, first_output, relative_difference
-from hardware.inputs import Inputs, batch_size, call, map_inputs, split
+from hardware.inputs import Inputs, batch_size, call, is_tokens, map_inputs, split
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -91,13 +91,9 @@ def _free_axes(value: torch.Tensor, rows: int) -> dict[int, str]:
     axes: dict[int, str] = {}
     if value.ndim and value.shape[0] == rows:
         axes[0] = "batch"
-    if _is_tokens(value):
+    if is_tokens(value):
         axes[1] = "length"
     return axes
-
-
-def _is_tokens(value: torch.Tensor) -> bool:
-    return value.ndim == 2 and not value.is_floating_point()
 
 
 def _check(module: nn.Module, run: Runner, inputs: Inputs) -> None:
@@ -123,7 +119,7 @@ def other_size(inputs: Inputs) -> Inputs:
     def change(value: torch.Tensor) -> torch.Tensor:
         if value.ndim and value.shape[0] == rows:
             value = torch.cat([value, value[:1]])
-        if _is_tokens(value):
+        if is_tokens(value):
             value = value[:, : value.shape[1] // 2 + 1]
         return value.contiguous()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from hardware.inputs import Inputs, split
+from hardware.inputs import Inputs, is_tokens, split
 
 UNITS = {"latency_ms": "ms", "size_mib": "MiB", "energy_mj": "mJ"}
 
@@ -185,14 +185,10 @@ def _onnx_part(inputs: Inputs, files: list[str]) -> str:
         lines += [f"inputs = dict(zip([each.name for each in session.get_inputs()], [{made}]))"]
     lines += ['logits = session.run(["logits"], inputs)[0]']
     free = (
-        "Batch and length are free." if any(_is_tokens(v) for v in (*args, *kwargs.values())) else "The batch is free."
+        "Batch and length are free." if any(is_tokens(v) for v in (*args, *kwargs.values())) else "The batch is free."
     )
     ids = " The numbers of the words come from `tokenizer.json`." if "tokenizer.json" in files else ""
     return f"Needs onnxruntime only. {free}{ids}\n\n{_block(chr(10).join(lines) + chr(10))}"
-
-
-def _is_tokens(value: torch.Tensor) -> bool:
-    return value.ndim == 2 and not value.is_floating_point()
 
 
 def _made(value: torch.Tensor, library: str) -> str:

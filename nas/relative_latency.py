@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hardware.inputs import Inputs, map_inputs, split
+from hardware.inputs import Inputs, is_tokens, map_inputs, split
 from hardware.latency import measure_latency
 from nas.errors import UserError
 from nas.evaluation import FloatArray
@@ -112,9 +112,7 @@ class RelativeLatency:
 def _tokens(row: Inputs) -> int | None:
     """Length of a text (second axis of integer inputs), None for images."""
     args, kwargs = split(row)
-    lengths = [
-        value.shape[1] for value in (*args, *kwargs.values()) if value.ndim == 2 and not value.is_floating_point()
-    ]
+    lengths = [value.shape[1] for value in (*args, *kwargs.values()) if is_tokens(value)]
     return int(lengths[0]) if lengths else None
 
 

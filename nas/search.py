@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hardware.inputs import Inputs, first_row, map_inputs
+from hardware.inputs import Inputs, first_row, is_tokens, map_inputs
 from hardware.latency import fixed_threads
 from nas.accuracy import predict
 from nas.errors import UserError
@@ -133,7 +133,7 @@ def _example(given: Inputs | None, data: Split | None, tokens: int) -> Inputs | 
         return None
 
     def stretch(value: torch.Tensor) -> torch.Tensor:
-        if value.ndim != 2 or value.is_floating_point():
+        if not is_tokens(value):
             return value
         return value.repeat(1, -(-tokens // value.shape[1]))[:, :tokens].contiguous()
 
