@@ -1,9 +1,10 @@
 """What a super-network costs over plain modules: time of a forward, time and memory of a fine-tuning step.
 
-MiniLM's sizes (random weights: they do not matter here), batch 32 of 48 tokens, embeddings frozen, as the demo
-fine-tunes it. Times are taken interleaved in one process; each ratio is the median of ratios of neighbours in time.
-`step_ratio` compares one step of the full network and a random sub-network with one plain step; `step_expected` is what
-the multiply-accumulates alone would give, 1 + the mean share of the same sub-networks.
+Random weights (they do not matter here), batch 32: MiniLM's sizes with 48 tokens and frozen embeddings, as the demo
+fine-tunes it, and with a prefix a ViT and a BEiT-3 of the same sizes and a CIFAR ResNet-20, all on images of 32 pixels.
+Times are taken interleaved in one process; each ratio is the median of ratios of neighbours in time. `step_ratio`
+compares one step of the full network and a random sub-network with one plain step; `step_expected` is what the
+multiply-accumulates alone would give, 1 + the mean share of the same sub-networks.
 """
 
 import argparse
@@ -12,38 +13,92 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import cifar
 import numpy as np
 import torch
 from harness import Figures, Harness, parser
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
+from nas.accuracy import logits_of
 from search_spaces import Candidate, Supernet, exact_costs, space, spread
+from search_spaces.beit3 import Beit3Config, Beit3ForImageClassification
 
-SEED, ROWS, TOKENS, THREADS = 0, 32, 48, 1
-TARGETS = {
-    "forward_ratio": "at most 1.03",
-    "step_ratio": "at most 1.05 x step_expected",
-}
+SEED, ROWS, TOKENS, PIXELS, THREADS = 0, 32, 48, 32, 1
+_SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+_RANGES = {"heads": (3, 6, 9, 12), "ffn": (0.25, 0.5, 0.75, 1.0)}
 Step = Callable[[Candidate], Tensor]
 
 
-def _supernet() -> Supernet:
-    torch.manual_seed(SEED)
-    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
-    model = BertForSequenceClassification(config)
+@dataclass(frozen=True)
+class Family:
+    """A network of random weights: how it is made, what it reads, its ranges, and the targets of its figures."""
+
+    network: Callable[[], nn.Module]
+    inputs: Callable[[torch.Generator], dict[str, Tensor]]
+    classes: int
+    forward_target: float = 1.03
+    ranges: Mapping[str, Sequence[int | float]] = field(default_factory=lambda: _RANGES)
+
+
+def _bert() -> nn.Module:
+    model = BertForSequenceClassification(BertConfig(**_SIZES))
     model.bert.embeddings.requires_grad_(False)
-    return Supernet(model, space(model, drop_order=spread, heads=(3, 6, 9, 12), ffn=(0.25, 0.5, 0.75, 1.0)))
+    return model
 
 
-def _batch() -> tuple[dict[str, Tensor], Tensor]:
-    rng = torch.Generator().manual_seed(SEED)
+def _vit() -> nn.Module:
+    return ViTForImageClassification(ViTConfig(**_SIZES, image_size=PIXELS, patch_size=4, num_labels=10))
+
+
+def _beit3() -> nn.Module:
+    sizes = {"width": 384, "layers": 6, "heads": 12, "ffn": 1536}
+    return Beit3ForImageClassification(Beit3Config(image_size=PIXELS, patch_size=4, **sizes), 10)
+
+
+def _tokens(rng: torch.Generator) -> dict[str, Tensor]:
     ids = torch.randint(1000, 30000, (ROWS, TOKENS), generator=rng)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.randint(2, (ROWS,), generator=rng)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _pixels(name: str) -> Callable[[torch.Generator], dict[str, Tensor]]:
+    return lambda rng: {name: torch.randn(ROWS, 3, PIXELS, PIXELS, generator=rng)}
+
+
+FAMILIES = {
+    "": Family(_bert, _tokens, 2),
+    "vit_": Family(_vit, _pixels("pixel_values"), 10),
+    "resnet_": Family(lambda: cifar.ResNet(3), _pixels("pixels"), 10, 1.2, {"channels": (0.25, 0.5, 0.75, 1.0)}),
+    "beit3_": Family(_beit3, _pixels("pixel_values"), 10),
+}
+TARGETS = {
+    f"{prefix}{name}": target
+    for prefix, family in FAMILIES.items()
+    for name, target in (
+        ("forward_ratio", f"at most {family.forward_target}"),
+        ("step_ratio_over_expected", "at most 1.05" if prefix != "resnet_" else ""),
+        ("memory_ratio", "at most 1.6"),
+    )
+}
+
+
+def _supernet(family: Family) -> Supernet:
+    torch.manual_seed(SEED)
+    model = family.network()
+    inputs = {name: tensor[:2] for name, tensor in _batch(family)[0].items()}
+    ranges: dict[str, Any] = dict(family.ranges)
+    return Supernet(model, space(model.eval(), inputs, drop_order=spread, **ranges))
+
+
+def _batch(family: Family) -> tuple[dict[str, Tensor], Tensor]:
+    rng = torch.Generator().manual_seed(SEED)
+    return family.inputs(rng), torch.randint(family.classes, (ROWS,), generator=rng)
 
 
 def _candidates(supernet: Supernet, count: int) -> list[Candidate]:
@@ -57,9 +112,9 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _forward(count: int) -> Figures:
+def _forward(family: Family, count: int) -> Figures:
     """Shared over extracted, over random candidates; the two alternate, and so does who goes first."""
-    supernet, (batch, _) = _supernet().eval(), _batch()
+    supernet, (batch, _) = _supernet(family).eval(), _batch(family)
     ratios = []
     with torch.inference_mode():
         for index, candidate in enumerate(_candidates(supernet, count)):
@@ -75,9 +130,9 @@ def _forward(count: int) -> Figures:
     return {"forward_ratio": statistics.median(ratios)}
 
 
-def _steps(supernet: Supernet) -> tuple[Step, Step]:
+def _steps(family: Family, supernet: Supernet) -> tuple[Step, Step]:
     """A plain step of the full network, and a step of the full network and one sub-network."""
-    batch, labels = _batch()
+    batch, labels = _batch(family)
     trained = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     largest = supernet.space.largest()
@@ -90,20 +145,20 @@ def _steps(supernet: Supernet) -> tuple[Step, Step]:
         return loss.detach()
 
     def plain(_: Candidate) -> Tensor:
-        return update(cross_entropy(supernet.model(**batch).logits, labels))
+        return update(cross_entropy(logits_of(supernet.model(**batch)), labels))
 
     def both(candidate: Candidate) -> Tensor:
-        full, sub = (output.logits for output in supernet([largest, candidate], **batch))
+        full, sub = (logits_of(output) for output in supernet([largest, candidate], **batch))
         taught = kl_div(log_softmax(sub / 5, -1), softmax(full.detach() / 5, -1), reduction="batchmean")
         return update(cross_entropy(full, labels) + cross_entropy(sub, labels) + 25 * taught)
 
     return plain, both
 
 
-def _step(count: int) -> Figures:
-    supernet = _supernet().train()
-    plain, both = _steps(supernet)
-    macs = exact_costs(supernet, _batch()[0])["macs"]
+def _step(family: Family, count: int) -> Figures:
+    supernet = _supernet(family).train()
+    plain, both = _steps(family, supernet)
+    macs = exact_costs(supernet, _batch(family)[0])["macs"]
     candidates = _candidates(supernet, count)
     full = macs(supernet.space.encode([supernet.space.largest()]))[0]
     shares = macs(supernet.space.encode(candidates)) / full
@@ -119,16 +174,16 @@ def _step(count: int) -> Figures:
     }
 
 
-def _peak_mib(kind: str) -> float:
+def _peak_mib(prefix: str, kind: str) -> float:
     """Peak memory of a process of its own that does five steps of one kind."""
-    command = [sys.executable, __file__, "--memory-of", kind]
+    command = [sys.executable, __file__, "--memory-of", kind, "--family", prefix]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout))
 
 
-def _measure_memory(kind: str) -> None:
-    supernet = _supernet().train()
-    plain, both = _steps(supernet)
+def _measure_memory(family: Family, kind: str) -> None:
+    supernet = _supernet(family).train()
+    plain, both = _steps(family, supernet)
     for candidate in _candidates(supernet, 5):
         (plain if kind == "plain" else both)(candidate)
     # Not getrusage: on Linux its peak is inherited from the process that started this one.
@@ -136,19 +191,34 @@ def _measure_memory(kind: str) -> None:
     print(next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
+def _measure(harness: Harness, prefix: str, count: int) -> Figures:
+    family, sizes = FAMILIES[prefix], f"{ROWS} {TOKENS} {PIXELS} {THREADS}"
+    forward = harness.stage(
+        f"{prefix}forward", lambda: _forward(family, count // 2), candidates=count // 2, sizes=sizes
+    )
+    step = harness.stage(f"{prefix}step", lambda: _step(family, count), candidates=count, sizes=sizes)
+    peaks = harness.stage(
+        f"{prefix}memory", lambda: {kind: _peak_mib(prefix, kind) for kind in ("plain", "both")}, sizes=sizes
+    )
+    figures = {**forward, **step, "memory_ratio": peaks["both"] / peaks["plain"]}
+    return {f"{prefix}{name}": value for name, value in figures.items()}
+
+
 def main() -> None:
     flags = parser(__doc__.splitlines()[0])
     flags.add_argument("--memory-of", choices=("plain", "both"), help=argparse.SUPPRESS)
+    flags.add_argument(
+        "--family", choices=tuple(FAMILIES), help="the prefix of one family; without it all are measured"
+    )
     options = flags.parse_args()
     torch.set_num_threads(THREADS)
     if options.memory_of:
-        _measure_memory(options.memory_of)
+        _measure_memory(FAMILIES[options.family], options.memory_of)
         return
     harness = Harness(options)
-    count = 200 if options.full else 40
-    figures: Figures = harness.stage("forward", lambda: _forward(count // 2), candidates=count // 2)
-    figures |= harness.stage("step", lambda: _step(count), candidates=count)
-    figures |= harness.stage("memory", lambda: {"memory_ratio": _peak_mib("both") / _peak_mib("plain")})
+    figures: Figures = {}
+    for prefix in FAMILIES if options.family is None else (options.family,):
+        figures |= _measure(harness, prefix, 200 if options.full else 40)
     harness.report(figures, TARGETS, [SEED])
 
 
