@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from hardware import cost, measure_latency
+from nas.accuracy import PairedDifference, accuracy, paired_difference, predict
 from nas.opened_run import OpenedRun
 from nas.relative_latency import measured_on
-from nas.training import PairedDifference, accuracy, paired_difference, predict
 
 REPEATS, WARMUP = 30, 5
 

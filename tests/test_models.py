@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from nas.accuracy import logits_of
 from nas.errors import UserError
 from nas.models import example_inputs, load_preprocessor, load_pretrained, most_tokens, save_preprocessor
 from nas.preprocessing import PlainImages
-from nas.training import logits_of
 from tests import toy_task
 from tests.families import build
 
