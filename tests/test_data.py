@@ -11,9 +11,10 @@ from PIL import Image
 
 from nas.data import Source, load_data, read_table
 from nas.errors import UserError
-from nas.preprocessing import PlainImages
+from nas.preprocessing import PlainImages, TextPreprocessor
 from nas.split import Data, Kind, Row, Split, make_split
 from nas.table import Table, prepare_data
+from nas.tasks import Regression, TokenClassification
 from tests import toy_task
 
 TEXTS, LABELS = toy_task.sentences(90)
@@ -36,11 +37,11 @@ def png(value: int, size: int = 4) -> bytes:
     return buffer.getvalue()
 
 
-def source(path: Path, **columns: str) -> Source:
+def source(path: Path, **columns) -> Source:
     return Source(str(path), **columns)
 
 
-def load(path: Path, seed: int = 0, **columns: str) -> Data:
+def load(path: Path, seed: int = 0, **columns) -> Data:
     return load_data(source(path, **columns), toy_task.preprocessor(), seed=seed)
 
 
@@ -267,6 +268,161 @@ def test_damaged_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data" / "data.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         Data.load(tmp_path / "data", preprocessor)
+
+
+# Tasks ---------------------------------------------------------------------------------------------------------------
+
+WORDS = [["the", "film", "was", "good"], ["bad", "plot"], ["it", "unheard", "fine"]] * 10
+TAGS = [["O", "N", "O", "A"], ["A", "N"], ["O", "N", "A"]] * 10
+
+
+def tagged(path: Path, words=None, tags=None) -> Path:
+    words = [[*row, str(number)] for number, row in enumerate(words or WORDS)]
+    rows = [{"tokens": row, "tags": [*own, "O"]} for row, own in zip(words, tags or TAGS, strict=True)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def test_numbers_are_standardised_by_the_training_rows(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).normal(5, 3, 90).round(3)
+    path = csv(tmp_path / "a.csv", labels=numbers, header="text,score")
+    data = load(path, task=Regression())
+    assert (data.kind, data.classes) == ("text", ("score",))
+    assert data.task == Regression(float(data.train.labels.mean()), float(data.train.labels.std()))
+    assert data.test.task == data.task
+    truth = dict(zip(TEXTS, numbers, strict=True))
+    for split in (data.train, data.validation, data.test):
+        wanted = [(truth[row] - data.task.mean) / data.task.std for row in split.rows]
+        assert split.targets(range(len(split))).numpy() == pytest.approx(wanted, abs=1e-5)
+    data.save(tmp_path / "data")
+    again = Data.load(tmp_path / "data", toy_task.preprocessor())
+    assert (again.task, again.fingerprint) == (data.task, data.fingerprint)
+    assert np.array_equal(again.test.labels, data.test.labels)
+
+
+def test_words_and_tags(tmp_path: Path) -> None:
+    data = load(tagged(tmp_path / "a.jsonl"), task=TokenClassification())
+    assert (data.kind, data.classes, data.task) == ("text", ("A", "N", "O"), TokenClassification())
+    assert [len(data.train), len(data.validation), len(data.test)] == [21, 5, 4]
+    words = toy_task.WORDS
+    known = dict(zip(words, range(len(words)), strict=True))
+    tag_of = {word: tag for row, tags in zip(WORDS, TAGS, strict=True) for word, tag in zip(row, tags, strict=True)}
+    for row in range(len(data.train)):
+        ids, targets = data.train.batch([row])["input_ids"][0], data.train.targets([row])[0]
+        own = data.train.rows[row]
+        assert ids.tolist() == [2, *(known.get(word, 1) for word in own), 3]
+        assert targets.tolist() == [-100, *(data.classes.index(tag_of.get(word, "O")) for word in own), -100]
+    data.save(tmp_path / "data")
+    again = Data.load(tmp_path / "data", toy_task.preprocessor())
+    assert again.fingerprint == data.fingerprint
+    assert again.test.rows == data.test.rows
+    rows = range(len(data.test))
+    assert again.test.targets(rows).equal(data.test.targets(rows))
+
+
+def test_a_word_of_several_tokens_has_its_tag_on_the_first(tmp_path: Path) -> None:
+    split = make_split([("goodbad film", "it")], [[1, 0]], pieces(), task=TokenClassification())
+    assert split.inputs.lengths.tolist() == [4]
+    assert split.targets([0]).tolist() == [[1, -100, -100, 0]]
+    cut = make_split([("good", "bad", "it")], [[1, 0, 1]], pieces(), max_tokens=2, task=TokenClassification())
+    assert cut.targets([0]).tolist() == [[1, 0]]
+    assert cut.inputs.truncated == 1
+
+
+def pieces() -> TextPreprocessor:
+    """A tokenizer that cuts words in pieces and adds nothing around them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    known = {word: number for number, word in enumerate([*toy_task.WORDS, "##bad", "##film"])}
+    tokenizer = Tokenizer(models.WordPiece(known, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return TextPreprocessor(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]"))
+
+
+def test_classes_of_a_data_set_name_the_tags(tmp_path: Path) -> None:
+    import datasets
+
+    names = datasets.ClassLabel(names=["O", "A", "N"])
+    features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "ner_tags": datasets.List(names)})
+    tags = [[names.str2int(tag) for tag in row] for row in TAGS]
+    datasets.Dataset.from_dict({"tokens": WORDS, "ner_tags": tags}, features).to_parquet(tmp_path / "train.parquet")
+    table = read_table(source(tmp_path / "train.parquet", task=TokenClassification()))
+    assert table.classes == ("O", "A", "N")
+    assert table.parts["train"][0] == [tuple(row) for row in WORDS]
+    assert table.parts["train"][1][1].tolist() == [1, 2, -100, -100]
+
+
+def test_texts_cut_off_are_counted(tmp_path: Path) -> None:
+    data = load_data(source(csv(tmp_path / "a.csv")), toy_task.preprocessor(), seed=0, max_tokens=10)
+    assert data.truncated == sum(len(text.split()) + 2 > 10 for text in TEXTS) > 0
+    data.save(tmp_path / "data")
+    assert Data.load(tmp_path / "data", toy_task.preprocessor()).truncated == data.truncated
+    assert load(tmp_path / "a.csv").truncated == 0
+
+
+def pictures(damaged: dict[int, bytes], count: int = 200) -> Table:
+    rows: list[Row] = [damaged.get(number, png(number)) for number in range(count)]
+    return Table("image", ("even", "odd"), {"train": (rows, np.arange(count) % 2)})
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("damaged", [b"", b"no image", png(3)[:-30], jpeg()[: len(jpeg()) // 2]])
+def test_a_few_damaged_images_are_left_out_and_counted(tmp_path: Path, damaged: bytes) -> None:
+    preprocessor = PlainImages("x", (4, 4))
+    data = prepare_data(pictures({7: damaged, 12: jpeg()}), preprocessor, seed=0)
+    splits = (data.train, data.validation, data.test)
+    assert (data.undecodable, data.left_out, sum(map(len, splits))) == (1, 0, 199)
+    truth = {row: number % 2 for number, row in enumerate(pictures({12: jpeg()}).parts["train"][0])}
+    for split in splits:
+        split.batch(range(len(split)))
+        assert split.labels.tolist() == [truth[row] for row in split.rows]
+    data.save(tmp_path / "data")
+    assert Data.load(tmp_path / "data", preprocessor).undecodable == 1
+
+
+def test_more_than_one_damaged_image_in_a_hundred_is_refused() -> None:
+    two = {150: b"no", 31: b"image"}
+    assert prepare_data(pictures(two), PlainImages("x", (4, 4)), seed=0).undecodable == 2
+    with pytest.raises(UserError, match="but 3 of 200 cannot be decoded; the first is row 32 of train"):
+        prepare_data(pictures({**two, 199: b""}), PlainImages("x", (4, 4)), seed=0)
+
+
+def test_data_of_another_version_is_refused(tmp_path: Path) -> None:
+    load(csv(tmp_path / "a.csv")).save(tmp_path / "data")
+    path = tmp_path / "data" / "data.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
+    with pytest.raises(UserError, match=r"is of version 1, this nas reads 2; start a new run$"):
+        Data.load(tmp_path / "data", toy_task.preprocessor())
+
+
+@pytest.mark.parametrize(
+    ("write", "task", "message"),
+    [
+        (lambda path: csv(path, labels=["x", *LABELS[1:]]), Regression(), "must hold one number a row, got 'x'"),
+        (lambda path: csv(path, labels=["inf", *LABELS[1:]]), Regression(), "must hold one number a row, got inf"),
+        (lambda path: csv(path, labels=[2] * 90), Regression(), "must differ, all are 2"),
+        (lambda path: csv(path, TEXTS[:2], [1, 2]), Regression(), "the data needs at least 3 different rows .* has 2"),
+        (
+            lambda path: tagged(path, tags=[TAGS[0][:-1], *TAGS[1:]]),
+            TokenClassification(),
+            "row 1 .* 5 words and 4 tags",
+        ),
+        (lambda path: tagged(path, tags=[["O"] * 4, ["O"] * 2, ["O"] * 3] * 10), TokenClassification(), "two classes"),
+        (lambda path: write_json_lines(path), TokenClassification(), "must hold a list of tags"),
+    ],
+)
+def test_labels_that_are_not_those_of_the_task(tmp_path: Path, write, task, message: str) -> None:
+    path = tmp_path / ("a.csv" if isinstance(task, Regression) else "a.jsonl")
+    with pytest.raises(UserError, match=message) as caught:
+        load(write(path), task=task)
+    assert "\n" not in str(caught.value)
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------
