@@ -24,7 +24,7 @@ import tyro
 from nas.config_file import defaults_from, read_config
 from nas.console import print_comparison, print_object
 from nas.errors import NoFeasible, UserError
-from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
+from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, SupernetSettings, TrainingSettings
 
 _NO_PLACE = (errno.ENOENT, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
 DONE, FAILED, WRONG_INPUT, NOTHING_FEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -48,6 +48,7 @@ class Finetune:
     data: DataSettings = field(default_factory=DataSettings)
     elastic: SpaceSettings = field(default_factory=SpaceSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    recipe: SupernetSettings = field(default_factory=SupernetSettings)
     candidate: str | None = None
     """The sub-network to fine-tune further: chosen (by a search, within the limits), largest, smallest, or a JSON file
     with its choices."""
@@ -237,7 +238,7 @@ def _finetune(command: Finetune, out: TextIO) -> None:
         return
     if command.name != "default" or command.limits.given():
         raise UserError("--name and limits choose a sub-network of a finished run: give them with --candidate chosen")
-    settings = (command.model, command.data, command.elastic, command.training, command.common)
+    settings = (command.model, command.data, command.elastic, command.training, command.recipe, command.common)
     if command.dry_run:
         _print(estimate.finetuning(*settings), command.common, out)
     else:
@@ -247,10 +248,11 @@ def _finetune(command: Finetune, out: TextIO) -> None:
 def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
     from nas import delivery, estimate
 
-    if command.data != DataSettings() or command.elastic != SpaceSettings():
+    settings = (command.data, command.elastic, command.recipe)
+    if settings != (DataSettings(), SpaceSettings(), SupernetSettings()):
         raise UserError(
-            "--candidate takes the rows and the sub-networks of the run: leave out --data and its columns, "
-            "and the sizes"
+            "--candidate takes the rows and the sub-networks of the run, and trains one of them plainly: leave out "
+            "--data and its columns, the sizes, and the sampling and distillation"
         )
     run, how = Path(command.model), (command.name, command.training, command.limits, command.common)
     if command.dry_run:

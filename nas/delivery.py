@@ -1,11 +1,9 @@
 """What leaves a run: one sub-network as an exported folder, as it is or fine-tuned further on the training rows."""
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +11,18 @@ from torch import nn
 
 from nas.card import Card
 from nas.comparison import Comparison, Figures, compare
-from nas.console import Bar, say
+from nas.console import say
 from nas.errors import UserError
 from nas.export import check_target, export
-from nas.files import replace_folder
 from nas.opened_run import OpenedRun, open_run
+from nas.plain_training import score, train_in
 from nas.preparation import asked_of_further, training_config
-from nas.progress import TrainingFigures
-from nas.run_folder import JOURNAL, Finetuned, Request, RunFolder, recorded_versions, same_request, write_record
+from nas.run_folder import JOURNAL, Request, RunFolder, recorded_versions, same_request, write_record
 from nas.settings import Common, Limits, TrainingSettings
-from nas.split import Split
 from nas.study import load_study
-from nas.training import History, TrainingConfig, TrainingFailed, fine_tune, predict
 from search_spaces import Candidate
 
 _MAX_CANDIDATE_BYTES = 1 << 20
-_LAST_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ def export_run(run: Path, name: str, out: Path, limits: Limits, common: Common) 
         opened = open_run(folder, common.device)
         # 2. Its figures beside the full network's, from test rows that neither training nor search has seen, and
         # the folder, checked before it takes its place.
-        result = _deliver(opened, chosen, opened.supernet.extract(chosen.candidate), out, ())
+        result = _deliver(opened, chosen, opened.extract(chosen.candidate), out, ())
     return {**result, "search": {"run": str(run), "name": name, **chosen.values}}
 
 
@@ -94,24 +88,18 @@ def finetune_candidate(
             same_request(out, folder.read_further(out).asked, asked)
         else:
             write_record(place / "further.json", Request(asked=asked, versions=recorded_versions()))
-        module = opened.supernet.extract(chosen.candidate)
-        before = _score(opened, module)
-        # 2. Plain fine-tuning, from the checkpoint where there is one; the weights, as a whole or not at all.
-        if not (place / "weights").exists():
-            history = _fine_tune(opened, module, config, place)
-            finetuned = ended(history, _score(opened, module))
-            replace_folder(place / "weights", partial(_save, module, finetuned))
-        shutil.rmtree(place / "checkpoint", ignore_errors=True)
-        _load(module, place / "weights")
-        finetuned = folder.read_finetuned(place / "weights")
+        module, validation = opened.extract(chosen.candidate), opened.split("validation")
+        before = score(module, validation)
+        # 2. Plain fine-tuning, from the checkpoint where there is one.
+        finetuned = train_in(place, module, opened.split("train"), validation, config, "Fine-tuning further")
         # 3. Figures and export.
         note = f"After it was cut out, it was fine-tuned further for {finetuned.steps:,} steps on the training rows."
         result = _deliver(opened, chosen, module, out, (note,))
     further = {
         "steps": finetuned.steps,
         "loss": finetuned.loss,
-        "validation_accuracy_before": before,
-        "validation_accuracy": finetuned.validation_accuracy,
+        f"validation_{finetuned.metric}_before": before if math.isfinite(before) else None,
+        f"validation_{finetuned.metric}": finetuned.validation_score,
         "seconds": finetuned.seconds,
     }
     return {**result, "run": str(run), "finetuned_further": further}
@@ -148,74 +136,10 @@ def named_candidate(opened: OpenedRun, spec: str, name: str, limits: Limits) -> 
         raise UserError(f"--candidate: {path} must fit the sub-networks of {opened.folder.path}: {error}") from error
 
 
-def ended(history: History, validation_accuracy: float) -> Finetuned:
-    """The record of a fine-tuning: its loss is the mean of the last steps."""
-    last = [step.loss for step in history.steps[-_LAST_STEPS:]]
-    return Finetuned(
-        steps=len(history.steps),
-        loss=sum(last) / len(last),
-        validation_accuracy=validation_accuracy,
-        seconds=sum(step.seconds for step in history.steps),
-    )
-
-
 def _of_search(folder: RunFolder, name: str, limits: Limits) -> Chosen:
     asked = folder.read_search(name).asked
     best = load_study(folder.search(name) / JOURNAL).select(limits.given())
     return Chosen(best.candidate, best.values, _whole(asked.get("tokens"), 128), _whole(asked.get("threads"), 1))
-
-
-def _fine_tune(opened: OpenedRun, module: nn.Module, config: TrainingConfig, place: Path) -> History:
-    train, rows = opened.split("train"), opened.split("validation")
-    with Bar("Fine-tuning further", config.total_steps(len(train))) as bar, naming_checkpoint(place / "checkpoint"):
-        return fine_tune(
-            module,
-            train,
-            config,
-            checkpoint=place / "checkpoint",
-            on_step=TrainingFigures(bar),
-            validate=None if config.patience is None else lambda _: score(module, rows),
-            tracking=place / "tracking",
-        )
-
-
-@contextmanager
-def naming_checkpoint(checkpoint: Path) -> Iterator[None]:
-    """Say of a training that failed where the state before the failure is kept."""
-    try:
-        yield
-    except TrainingFailed as error:
-        kept = f"the checkpoint before it is kept in {checkpoint}; begin anew elsewhere with other settings"
-        raise TrainingFailed(f"{error}; {kept}" if checkpoint.exists() else str(error)) from error
-
-
-def score(module: nn.Module, rows: Split) -> float:
-    """The score that the task has for a network, on the device that it is on; it must be in eval mode."""
-    return rows.task.score(predict(module, rows, device=next(module.parameters()).device), rows)
-
-
-def _score(opened: OpenedRun, module: nn.Module) -> float:
-    return score(module.eval(), opened.split("validation"))
-
-
-def _save(module: nn.Module, finetuned: Finetuned, folder: Path) -> None:
-    from safetensors.torch import save_model
-
-    save_model(module, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    write_record(folder / "finetuned.json", finetuned)
-
-
-def _load(module: nn.Module, folder: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
-    try:
-        load_model(module, str(folder / "model.safetensors"))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(
-            f"the weights in {folder} cannot be read ({reason}); remove that folder to begin anew"
-        ) from error
 
 
 def _deliver(opened: OpenedRun, chosen: Chosen, module: nn.Module, out: Path, notes: tuple[str, ...]) -> dict[str, Any]:

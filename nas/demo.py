@@ -13,7 +13,15 @@ from nas.console import print_comparison, say
 from nas.delivery import export_run
 from nas.demo_files import SENTENCES, WEIGHTS, cache_folder, fetch, unpack_model, unpack_sentences
 from nas.memory import peak_memory_mib
-from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
+from nas.settings import (
+    Common,
+    DataSettings,
+    Limits,
+    SearchSettings,
+    SpaceSettings,
+    SupernetSettings,
+    TrainingSettings,
+)
 from nas.workflow import finetune_run, report_run, search_run
 
 MODEL = "all-MiniLM-L6-v2"
@@ -39,7 +47,7 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
     if not reviews.exists():
         unpack_sentences(archives[SENTENCES], reviews)
     data = DataSettings(str(reviews / "reviews.csv"))
-    finetune_run(run, str(model), data, ELASTIC, TRAINING, common)
+    finetune_run(run, str(model), data, ELASTIC, TRAINING, SupernetSettings(), common)
     found = search_run(run, SEARCH, Limits(), common)
     if found["full"] is None:
         raise RuntimeError(f"the full network could not be measured; {run / 'searches'} says why")

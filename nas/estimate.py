@@ -14,7 +14,8 @@ from nas.opened_run import named_objectives, open_run, run_search
 from nas.preparation import instatune_config, prepare, training_config
 from nas.random_search import random_search
 from nas.run_folder import RunFolder
-from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
+from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, SupernetSettings, TrainingSettings
+from nas.teaching import given_teacher
 from nas.training import Step, fine_tune
 
 _STEPS = 4
@@ -22,23 +23,30 @@ _CANDIDATES = 3
 
 
 def finetuning(
-    model: str, data: DataSettings, elastic: SpaceSettings, training: TrainingSettings, common: Common
+    model: str,
+    data: DataSettings,
+    elastic: SpaceSettings,
+    training: TrainingSettings,
+    recipe: SupernetSettings,
+    common: Common,
 ) -> dict[str, Any]:
     """Time and memory of `nas finetune`, from four steps; UserError for wrong input."""
-    config = instatune_config(training, common)
+    config = instatune_config(training, recipe, common)
     prepared = prepare(model, data, elastic, common.seed)
     train, steps = prepared.data.train, config.total_steps(len(prepared.data.train))
     seconds: list[float] = []
     # Checkpoints and the ordering of units hold a second copy of the weights.
     second = copy.deepcopy(prepared.supernet)
-    few = replace(config, steps=min(_STEPS, steps))
-    instatune(prepared.supernet, train, few, on_step=_seconds_of_steps(seconds))
-    del second
-    return {
-        "sub_networks": str(prepared.supernet.space.size()),
-        "rows": len(train),
-        **_training(seconds, steps),
-    }
+    few = replace(config, steps=min(_STEPS, steps), patience=None)
+    own = config.distillation != "low-cost" and recipe.teacher is None
+    teacher = given_teacher(recipe.teacher, prepared.data) if recipe.teacher else second.model if own else None
+    instatune(prepared.supernet, train, few, teacher=teacher, on_step=_seconds_of_steps(seconds))
+    found = {"sub_networks": str(prepared.supernet.space.size()), "rows": len(train), **_training(seconds, steps)}
+    if own:
+        plain, seconds = replace(training_config(training, common), steps=few.steps, patience=None), []
+        fine_tune(second.model, train, plain, on_step=_seconds_of_steps(seconds))
+        found = {**found, "teacher": _training(seconds, steps)}
+    return found
 
 
 def further(
@@ -50,7 +58,7 @@ def further(
     chosen = named_candidate(opened, spec, name, limits)
     train, seconds = opened.split("train"), list[float]()
     steps = config.total_steps(len(train))
-    few = replace(config, steps=min(_STEPS, steps))
+    few = replace(config, steps=min(_STEPS, steps), patience=None)
     fine_tune(opened.supernet.extract(chosen.candidate), train, few, on_step=_seconds_of_steps(seconds))
     return {"candidate": dict(chosen.candidate), "rows": len(train), **_training(seconds, steps)}
 

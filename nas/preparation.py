@@ -16,7 +16,7 @@ from nas.importance import ImportanceConfig
 from nas.instatune import InstaTuneConfig
 from nas.models import example_inputs, load_pretrained
 from nas.run_folder import RunFolder, RunRecord, Scalar, recorded_versions, write_record
-from nas.settings import Common, DataSettings, SpaceSettings, TrainingSettings
+from nas.settings import Common, DataSettings, SpaceSettings, SupernetSettings, TrainingSettings
 from nas.split import Data, Preprocessor
 from nas.table import prepare_data
 from nas.training import TrainingConfig
@@ -85,9 +85,12 @@ def training_config(training: TrainingSettings, common: Common) -> TrainingConfi
     return TrainingConfig(**{**asdict(training), "trackers": trackers}, seed=common.seed, device=common.device)
 
 
-def instatune_config(training: TrainingSettings, common: Common) -> InstaTuneConfig:
+def instatune_config(training: TrainingSettings, recipe: SupernetSettings, common: Common) -> InstaTuneConfig:
     """The recipe's configuration from what the command was told."""
-    return InstaTuneConfig(**vars(training_config(training, common)))
+    if recipe.teacher is not None and recipe.distillation == "low-cost":
+        raise UserError("--teacher needs --distillation high-cost or hybrid: with low-cost the full network teaches")
+    own = {name: value for name, value in asdict(recipe).items() if name != "teacher"}
+    return InstaTuneConfig(**vars(training_config(training, common)), **own)
 
 
 def asked_of_finetune(
@@ -95,6 +98,7 @@ def asked_of_finetune(
     data: DataSettings,
     elastic: SpaceSettings,
     training: TrainingSettings,
+    recipe: SupernetSettings,
     common: Common,
 ) -> dict[str, Scalar]:
     """What decides the outcome of a fine-tuning, by flag: a repeated command must ask for the same."""
@@ -108,6 +112,8 @@ def asked_of_finetune(
         "max_tokens": data.max_tokens,
         **asdict(elastic),
         **_decides(training),
+        **asdict(recipe),
+        "teacher": None if recipe.teacher is None else _place(str(recipe.teacher)),
         "seed": common.seed,
     }
 

@@ -4,6 +4,8 @@
 run.json                 what was asked, versions, fingerprints of model and data (this schema)
 data/                    the validation and test splits
 checkpoint/              the fine-tuning under way; gone when it is done
+teacher/                 the strong teacher, where one was fine-tuned for this run: checkpoint/, weights/
+tracking/                what trackers write
 supernet/                the fine-tuned super-network, its tokenizer or image processor; there when fine-tuning is done
 searches/<name>/         search.json (what was asked), the study, front.csv, the report
 further/<place>/         one sub-network fine-tuned further for an export: further.json (what was asked), checkpoint/,
@@ -64,14 +66,29 @@ class Request(_Record):
     versions: dict[str, str]
 
 
+class ProbeRecord(_Record):
+    """Scores of some sub-networks on validation rows after `step`; null where one gave no number."""
+
+    step: int
+    largest: float | None
+    smallest: float | None
+    random: list[float | None] = pydantic.Field(max_length=100)
+
+
 class Finetuned(_Record):
-    """`supernet/finetuned.json`, and that of one sub-network: how the fine-tuning ended."""
+    """`finetuned.json` beside the weights of a super-network, a teacher or one sub-network: how the fine-tuning ended.
+
+    `validation_score` is the full network's in the metric of the task, null where it gave no number; the probes are
+    those during the fine-tuning of a super-network.
+    """
 
     version: Literal[1] = 1
     steps: int
     loss: float
-    validation_accuracy: float
+    metric: str
+    validation_score: float | None
     seconds: float
+    probes: list[ProbeRecord] = []
 
 
 _AnyRecord = TypeVar("_AnyRecord", bound=_Record)
@@ -111,6 +128,16 @@ class RunFolder:
             )
         return self._inside(f"searches/{name}")
 
+    @property
+    def teacher(self) -> Path:
+        """The folder of the strong teacher that was fine-tuned for this run."""
+        return self._inside("teacher")
+
+    @property
+    def tracking(self) -> Path:
+        """What trackers of the fine-tuning write."""
+        return self._inside("tracking")
+
     def further(self, out: Path) -> Path:
         """The folder of the fine-tuning whose result goes to `out`: a name of its own for every place."""
         return self._inside(f"further/{hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]}")
@@ -125,7 +152,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path} is not a run folder (it has no run.json); `nas finetune ... --out {self.path}` makes one"
             )
-        return _read(self.run_json, RunRecord)
+        return read_record(self.run_json, RunRecord)
 
     def read_search(self, name: str) -> Request:
         """The record of a search; UserError where there is none, or it is damaged or of another version."""
@@ -135,15 +162,15 @@ class RunFolder:
             raise UserError(
                 f"{self.path} has no search named {name!r} (searches: {known}); `nas search {self.path}` makes one"
             )
-        return _read(path, Request)
+        return read_record(path, Request)
 
     def read_further(self, out: Path) -> Request:
         """The record of the fine-tuning whose result goes to `out`; UserError where it is damaged."""
-        return _read(self.further(out) / "further.json", Request)
+        return read_record(self.further(out) / "further.json", Request)
 
-    def read_finetuned(self, folder: Path) -> Finetuned:
-        """How the fine-tuning of the weights in `folder` ended; UserError where that is damaged."""
-        return _read(folder / "finetuned.json", Finetuned)
+    def read_finetuned(self) -> Finetuned:
+        """How the fine-tuning ended; UserError where that is damaged or of another version."""
+        return read_record(self.supernet / "finetuned.json", Finetuned)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -163,7 +190,12 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"another command is at work in {self.path}; wait for it to end") from None
-            for folder in (self.data, self.supernet, *(each / "weights" for each in self.path.glob("further/*"))):
+            for folder in (
+                self.data,
+                self.supernet,
+                self.teacher / "weights",
+                *(each / "weights" for each in self.path.glob("further/*")),
+            ):
                 recover_folder(folder)
             for left in self.path.rglob(".*.part*"):
                 if left.is_file():
@@ -224,7 +256,10 @@ def same_request(path: Path, before: Mapping[str, Scalar], now: Mapping[str, Sca
             raise UserError(f"{path} was begun with {flag} {old!r}, now it is {new!r}; {remedy}")
 
 
-def _read(path: Path, schema: type[_AnyRecord]) -> _AnyRecord:
+def read_record(path: Path, schema: type[_AnyRecord]) -> _AnyRecord:
+    """A record that `write_record` wrote; UserError where it is missing, damaged or of another version."""
+    if not path.is_file():
+        raise UserError(f"{path} must be there, it is not; begin anew in another folder")
     if path.stat().st_size > MAX_JSON_BYTES:
         raise UserError(
             f"{path} must be at most {MAX_JSON_BYTES} bytes, it has {path.stat().st_size}; it is not what nas wrote"

@@ -55,13 +55,13 @@ class SpaceSettings:
     """Inner channels of a conv net's blocks, e.g. 0.5,1.0."""
     drop_order: Literal["last", "spread", "importance"] = "last"
     """Which blocks drop first: the last ones, so that those kept stay evenly spread, or the ones that matter least."""
-    order: Literal["taylor", "none"] = "taylor"
-    """How units are put in order of importance before the fine-tuning."""
+    order: Literal["taylor", "magnitude", "activation", "none"] = "taylor"
+    """By what units are put in order of importance before the fine-tuning."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Fine-tuning of the super-network: each step trains the full network and one random sub-network."""
+    """Fine-tuning of a network."""
 
     epochs: int = 4
     """Passes over the training rows."""
@@ -95,6 +95,20 @@ class TrainingSettings:
     """Where the losses are reported to, e.g. tensorboard, or several separated by commas; files go into the run."""
     checkpoint_every_s: float = 60.0
     """Seconds between checkpoints; has no influence on the result."""
+
+
+@dataclass(frozen=True)
+class SupernetSettings:
+    """Fine-tuning of a super-network: each step trains the full network and some sub-networks."""
+
+    samples: int = 1
+    """Random sub-networks a step."""
+    sampling: Literal["uniform", "sandwich", "pareto"] = "uniform"
+    """How they are drawn: all alike; the smallest at every step too; more near the predicted front of loss and cost."""
+    distillation: Literal["low-cost", "high-cost", "hybrid"] = "low-cost"
+    """Who teaches sub-networks: the full network of the same step; a strong teacher; first the teacher, then the other."""
+    teacher: Path | None = None
+    """Folder of the strong teacher, a network fine-tuned on the same labels (default: the model, fine-tuned first)."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 A step that is done is recognised, one that was cut off goes on, and a folder that was begun otherwise is refused.
 """
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,22 +11,45 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from nas.console import Bar, say
-from nas.delivery import ended, naming_checkpoint
 from nas.errors import UserError
 from nas.evaluation import Measurement
 from nas.files import replace_folder
 from nas.importance import ImportanceConfig, order_by_importance
-from nas.instatune import instatune
+from nas.instatune import InstaTuneConfig, InstaTuneHistory, instatune
 from nas.models import save_preprocessor
 from nas.opened_run import asked_of_search, named_objectives, open_run, run_search
-from nas.preparation import Prepared, asked_of_finetune, instatune_config, prepare, record_begin, resume
+from nas.plain_training import ended, naming_checkpoint, score
+from nas.preparation import (
+    Prepared,
+    asked_of_finetune,
+    instatune_config,
+    prepare,
+    record_begin,
+    resume,
+    training_config,
+)
+from nas.probes import Probe
 from nas.progress import SearchFigures, TrainingFigures
 from nas.report import Marks, draw_front, find, write_front
-from nas.run_folder import JOURNAL, Finetuned, Request, RunFolder, recorded_versions, same_request, write_record
-from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, TrainingSettings
+from nas.run_folder import (
+    JOURNAL,
+    Finetuned,
+    ProbeRecord,
+    Request,
+    RunFolder,
+    recorded_versions,
+    same_request,
+    write_record,
+)
+from nas.seeds import generator
+from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, SupernetSettings, TrainingSettings
 from nas.study import Study, load_study
-from nas.training import History, accuracy, predict
+from nas.teaching import given_teacher, own_teacher
+
+_PROBED_ROWS = 512
 
 
 def finetune_run(
@@ -34,12 +58,13 @@ def finetune_run(
     data: DataSettings,
     elastic: SpaceSettings,
     training: TrainingSettings,
+    recipe: SupernetSettings,
     common: Common,
 ) -> dict[str, Any]:
     """Fine-tune `model` into a super-network in the run folder `out`, or go on with it; UserError for wrong input."""
     folder = RunFolder(out)
-    asked = asked_of_finetune(model, data, elastic, training, common)
-    config = instatune_config(training, common)
+    asked = asked_of_finetune(model, data, elastic, training, recipe, common)
+    config = instatune_config(training, recipe, common)
     with folder.locked():
         begun = folder.run_json.exists()
         if begun:
@@ -50,28 +75,57 @@ def finetune_run(
             prepared = (
                 resume(folder, model, elastic, common.seed) if begun else prepare(model, data, elastic, common.seed)
             )
+            given = None if recipe.teacher is None else given_teacher(recipe.teacher, prepared.data)
             if not begun:
                 record_begin(folder, prepared, asked)
-            # 2. Units in order of importance, so that every prefix is the best of its size.
+            # 2. The strong teacher, where one is asked for and the user has none.
+            teacher = given
+            if teacher is None and config.distillation != "low-cost":
+                plain = training_config(training, common)
+                teacher = own_teacher(folder, prepared.supernet.model, prepared.data, plain)
+            # 3. Units in order of importance, so that every prefix is the best of its size.
             if elastic.order != "none":
                 say("Ordering the units by importance")
-                order_by_importance(prepared.supernet, prepared.data.train, ImportanceConfig(seed=common.seed))
-            # 3. Fine-tuning, from the checkpoint where there is one.
-            steps = config.total_steps(len(prepared.data.train))
-            with Bar("Fine-tuning", steps) as bar, naming_checkpoint(folder.checkpoint):
-                figures = TrainingFigures(bar)
-                train = prepared.data.train
-                history = instatune(prepared.supernet, train, config, checkpoint=folder.checkpoint, on_step=figures)
-            # 4. The result, as a whole or not at all.
+                how = ImportanceConfig(kind=elastic.order, seed=common.seed)
+                order_by_importance(prepared.supernet, prepared.data.train, how)
+            # 4. Fine-tuning, from the checkpoint where there is one.
+            history = _instatune(folder, prepared, teacher, config)
+            # 5. The result, as a whole or not at all.
             replace_folder(folder.supernet, partial(_save, prepared, _finetuned(prepared, history)))
         shutil.rmtree(folder.checkpoint, ignore_errors=True)
     return _finetune_summary(folder)
 
 
-def _finetuned(prepared: Prepared, history: History) -> Finetuned:
-    supernet, rows = prepared.supernet, prepared.data.validation
-    supernet.eval()
-    return ended(history, accuracy(predict(partial(supernet, supernet.space.largest()), rows), rows.labels))
+def _instatune(
+    folder: RunFolder, prepared: Prepared, teacher: nn.Module | None, config: InstaTuneConfig
+) -> InstaTuneHistory:
+    data = prepared.data
+    # Probes show how the fine-tuning goes, which some rows do; early stop goes by them, and gets all rows.
+    probed = data.validation
+    if config.patience is None:
+        probed = probed.take(_PROBED_ROWS, generator(config.seed, "probed rows"))
+    with Bar("Fine-tuning", config.total_steps(len(data.train))) as bar, naming_checkpoint(folder.checkpoint):
+        return instatune(
+            prepared.supernet,
+            data.train,
+            config,
+            teacher=teacher,
+            checkpoint=folder.checkpoint,
+            on_step=TrainingFigures(bar),
+            validation=probed,
+            tracking=folder.tracking,
+        )
+
+
+def _finetuned(prepared: Prepared, history: InstaTuneHistory) -> Finetuned:
+    supernet, rows = prepared.supernet.eval(), prepared.data.validation
+    last = ended(history, score(supernet.model, rows), rows)
+    return last.model_copy(update={"probes": [_probe_record(probe) for probe in history.probes]})
+
+
+def _probe_record(probe: Probe) -> ProbeRecord:
+    largest, smallest, *others = (value if math.isfinite(value) else None for value in probe.scores)
+    return ProbeRecord(step=probe.step, largest=largest, smallest=smallest, random=others)
 
 
 def _save(prepared: Prepared, finetuned: Finetuned, folder: Path) -> None:
@@ -81,7 +135,7 @@ def _save(prepared: Prepared, finetuned: Finetuned, folder: Path) -> None:
 
 
 def _finetune_summary(folder: RunFolder) -> dict[str, Any]:
-    record, finetuned = folder.read(), folder.read_finetuned(folder.supernet)
+    record, finetuned = folder.read(), folder.read_finetuned()
     return {
         "run": str(folder.path),
         "model": record.asked.get("model"),
@@ -89,7 +143,7 @@ def _finetune_summary(folder: RunFolder) -> dict[str, Any]:
         "classes": record.classes[:100],
         "steps": finetuned.steps,
         "loss": finetuned.loss,
-        "validation_accuracy": finetuned.validation_accuracy,
+        f"validation_{finetuned.metric}": finetuned.validation_score,
         "seconds": finetuned.seconds,
     }
 

@@ -139,7 +139,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--objectives", "beauty"], "an objective must be one of accuracy, latency_ms"),
+        (["--objectives", "beauty"], "an objective must be one of accuracy, r2, latency_ms"),
         (["--objectives", ","], "at least one objective"),
         (["--objectives", "accuracy,accuracy"], "distinct"),
         (["--objectives", "no_such_module:function"], "cannot be imported"),

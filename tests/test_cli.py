@@ -1,5 +1,6 @@
 """The command: flags, configuration files, exit statuses, and standard output that holds the result alone."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -51,8 +52,8 @@ def test_the_main_job(nas_command: Command, inputs: Path, tmp_path: Path) -> Non
     limit = found["full"]["latency_ms"]
     report = json.loads(nas_command("report", run, "--max-latency-ms", limit, "--json").out)
     assert Path(report["picture"]).read_bytes().startswith(b"\x89PNG")
-    roles = [line.split(",")[0] for line in Path(report["table"]).read_text(encoding="utf-8").splitlines()]
-    assert roles[0] == "role"
+    with Path(report["table"]).open(encoding="utf-8", newline="") as file:
+        roles = [row["role"] for row in csv.DictReader(file)]
     assert any("full" in role for role in roles)
     assert any("chosen" in role for role in roles)
 

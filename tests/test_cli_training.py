@@ -1,6 +1,8 @@
 """Flags of the fine-tuning: what they do to a run, and how a training ends that fails."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,91 @@ def test_a_diverging_loss_stops_the_run(nas_command: Command, inputs: Path, tmp_
     refused(nas_command("search", run), "is not finished")
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--distillation", "hybrid", "--sampling", "sandwich", "--order", "magnitude"],
+        pytest.param(["--distillation", "high-cost", "--sampling", "pareto"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_teacher_is_fine_tuned_first(nas_command: Command, inputs: Path, tmp_path: Path, flags: list[object]) -> None:
+    run = tmp_path / "run"
+    answer = nas_command(*finetune(inputs, run, "--steps", 4, *flags))
+    assert answer.status == 0, answer.err
+    assert "Fine-tuning the teacher: 4/4" in answer.err
+    ended = json.loads((run / "supernet" / "finetuned.json").read_text(encoding="utf-8"))
+    assert [probe["step"] for probe in ended["probes"]] == [4]
+    assert all(0 <= value <= 1 for value in (ended["probes"][0]["largest"], ended["probes"][0]["smallest"]))
+    assert (run / "teacher" / "weights" / "model.safetensors").is_file()
+    assert not (run / "teacher" / "checkpoint").exists()
+
+
+def test_a_teacher_of_ones_own(nas_command: Command, inputs: Path, finished: Path, tmp_path: Path) -> None:
+    """The full network of an earlier run teaches another one; it is not trained again."""
+    teacher = ["--steps", 2, "--distillation", "high-cost", "--teacher", finished / "supernet"]
+    answer = nas_command(*finetune(inputs, tmp_path / "run", *teacher))
+    assert answer.status == 0, answer.err
+    assert "Fine-tuning the teacher" not in answer.err
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def other_labels(teacher: Path) -> None:
+    config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
+    config["id2label"] = {"0": "spam", "1": "ham"}
+    config["label2id"] = {"spam": 0, "ham": 1}
+    (teacher / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def more_labels(teacher: Path) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig.from_pretrained(teacher, num_labels=3)
+    BertForSequenceClassification(config).save_pretrained(teacher)
+
+
+def no_head(teacher: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    BertModel(BertConfig.from_pretrained(teacher)).save_pretrained(teacher)
+
+
+def other_words(teacher: Path) -> None:
+    from transformers import BertTokenizerFast
+
+    words = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "bad", "good"])
+    (teacher / "vocab.txt").write_text(words, encoding="utf-8")
+    (teacher / "tokenizer.json").unlink()
+    BertTokenizerFast(str(teacher / "vocab.txt")).save_pretrained(teacher)
+
+
+def no_config(teacher: Path) -> None:
+    (teacher / "config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (other_labels, "output 0 is spam, the data's label is negative"),
+        (more_labels, "must tell apart the 2 labels of the data, it has 3"),
+        (no_head, "must be a network that was fine-tuned for this task"),
+        (other_words, "must read rows as the model does"),
+        (no_config, "with the config.json of a network"),
+    ],
+)
+def test_teachers_that_do_not_fit(
+    nas_command: Command, inputs: Path, finished: Path, tmp_path: Path, spoil: Callable[[Path], None], sentence: str
+) -> None:
+    teacher = Path(shutil.copytree(finished / "supernet", tmp_path / "teacher"))
+    spoil(teacher)
+    rows = (inputs / "reviews.csv").read_text(encoding="utf-8").splitlines()
+    named = [rows[0], *(row[:-1] + ("positive" if row.endswith("1") else "negative") for row in rows[1:])]
+    (tmp_path / "named.csv").write_text("\n".join(named) + "\n", encoding="utf-8")
+    data = tmp_path / "named.csv" if spoil is other_labels else inputs / "reviews.csv"
+    args = ["finetune", inputs / "model", "--data", data, "--out", tmp_path / "run", "--distillation", "hybrid"]
+    refused(nas_command(*args, "--teacher", teacher), sentence)
+    assert not (tmp_path / "run").exists()
+
+
 def test_flags_are_part_of_the_request(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = ["--steps", 3, "--drop-order", "importance", "--order", "none", "--width", "0.5,1.0", "--depth", "3,4"]
@@ -46,6 +133,8 @@ def test_flags_are_part_of_the_request(nas_command: Command, inputs: Path, tmp_p
         (["--label-smoothing", 1], "label_smoothing must be below 1"),
         (["--accumulate", 33], "accumulate must be at most batch_size"),
         (["--warmup-share", 2], "warmup_share must be at most 1"),
+        (["--teacher", "somewhere"], "--teacher needs --distillation high-cost or hybrid"),
+        (["--samples", -1], "samples must be at least 0"),
         (["--patience", 0], "patience must be at least 1"),
         (["--channels", "wide"], "--channels must be numbers"),
         (["--mixed-precision", "fp8"], "--mixed-precision"),
