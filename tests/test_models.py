@@ -13,8 +13,16 @@ from torch import nn
 
 from nas.accuracy import logits_of
 from nas.errors import UserError
-from nas.models import example_inputs, load_preprocessor, load_pretrained, most_tokens, save_preprocessor
+from nas.models import (
+    example_inputs,
+    load_preprocessor,
+    load_pretrained,
+    most_tokens,
+    same_labels,
+    save_preprocessor,
+)
 from nas.preprocessing import PlainImages
+from nas.tasks import Regression, TokenClassification
 from tests import toy_task
 from tests.families import build
 
@@ -104,6 +112,80 @@ def test_example_inputs_fit_and_stay_the_same(bert: Path) -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert example_inputs(module, "text", preprocessor, tokens=99)["input_ids"].shape == (2, 32)
     assert logits_of(module(**first)).shape == (2, 3)
+
+
+# Tasks ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_task_gets_its_head(bert: Path) -> None:
+    number, preprocessor = load_pretrained(bert, ("score",), "text", task=Regression())
+    batch = preprocessor.prepare(["good film", "bad"], 128).batch([0, 1])
+    assert logits_of(number(**batch)).shape == (2, 1)
+    assert number.config.problem_type == "regression"
+    tags, preprocessor = load_pretrained(bert, CLASSES, "text", task=TokenClassification())
+    batch = preprocessor.prepare([("good", "film"), ("bad",)], 128).batch([0, 1])
+    assert logits_of(tags(**batch)).shape == (2, 4, 3)
+    with pytest.raises(UserError, match="needs rows of words, got image rows"):
+        load_pretrained(bert, CLASSES, "image", task=TokenClassification())
+
+
+def test_words_of_a_tokenizer_that_marks_them_by_spaces_are_words(tmp_path: Path) -> None:
+    from transformers import RobertaTokenizer
+
+    letters = ["<s>", "<pad>", "</s>", "<unk>", "a", "b", "Ġ", "Ġa"]
+    tokenizer = RobertaTokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[("Ġ", "a")])
+    tokenizer.save_pretrained(tmp_path)
+    words = load_preprocessor(tmp_path, "text", TokenClassification())
+    inputs = words.prepare([("a", "ab")], 128)
+    assert inputs.batch([0])["input_ids"].tolist() == [[0, 7, 7, 5, 2]]
+    assert inputs.first_words([0]).tolist() == [[-1, 0, 1, -1, -1]]
+    save_preprocessor(words, tmp_path / "saved")
+    again = load_preprocessor(tmp_path / "saved", "text").prepare([("a", "ab")], 128)
+    assert again.batch([0])["input_ids"].tolist() == [[0, 7, 7, 5, 2]]
+
+
+def test_texts_end_where_the_model_ends(bert: Path, tmp_path: Path) -> None:
+    path = bert / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 10**30}))
+    module, preprocessor = load_pretrained(bert, CLASSES, "text")
+    inputs = preprocessor.prepare(["it " * 100, "it " * 30, "it " * 31], 512)
+    assert inputs.lengths.tolist() == [32, 32, 32]
+    assert inputs.truncated == 2
+    assert logits_of(module(**inputs.batch([0]))).shape == (1, 3)
+    save_preprocessor(preprocessor, tmp_path / "saved")
+    assert load_preprocessor(tmp_path / "saved", "text").prepare(["it " * 100], 512).lengths.tolist() == [32]
+
+
+def test_a_replaced_head_is_said(bert: Path, tmp_path: Path) -> None:
+    folder, said = folder_of(toy_task.bert(), tmp_path / "tuned"), []
+    load_pretrained(folder, ("no", "yes"), "text", say=said.append)
+    load_pretrained(bert, CLASSES, "text", say=said.append)
+    assert said == []
+    load_pretrained(folder, CLASSES, "text", say=said.append)
+    assert said == [f"{folder} was trained for 2 outputs: its head is made new for 3"]
+
+
+def test_a_head_of_another_width_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(toy_task.bert(), tmp_path / "tuned")
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | {"classifier.weight": torch.zeros(2, 9)}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"classifier\.weight must have the shape \(2, 16\), the file has \(2, 9\)"):
+        load_pretrained(folder, ("no", "yes"), "text")
+
+
+def test_a_teacher_must_have_the_labels_of_the_data(bert: Path) -> None:
+    teacher, _ = load_pretrained(bert, CLASSES, "text")
+    same_labels(teacher, CLASSES)
+    same_labels(teacher, ("BAD", "Good", "odd"))
+    same_labels(teacher, ("0", "1", "2"))
+    same_labels(toy_task.bert(), ("bad", "good"))
+    same_labels(nn.Linear(2, 2), CLASSES)
+    with pytest.raises(
+        UserError, match=r"must tell apart the 2 labels of the data, it has 3 outputs \(bad, good, odd\)"
+    ):
+        same_labels(teacher, CLASSES[:2])
+    with pytest.raises(UserError, match="output 1 is good, the data's label is odd"):
+        same_labels(teacher, ("bad", "odd", "good"))
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------
