@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
-
 from nas.accuracy import predict
+from nas.recalibration import SubNetworks
+from nas.relative_latency import device_of
 from nas.seeds import generator
 from nas.split import Split
-from search_spaces import Candidate, Supernet, recalibrate
+from search_spaces import Candidate, Supernet
 
-_RANDOM, _ROWS, _BATCH = 3, 512, 64
+_RANDOM = 3
 
 
 @dataclass(frozen=True)
@@ -40,19 +39,18 @@ class Probe:
 class Probes:
     """Scores the same sub-networks whenever asked, and keeps what it found.
 
-    Sub-networks of networks with batch norms are scored with statistics measured anew on training rows, the largest
-    one with those of its training.
+    Args:
+        supernet: while it is trained.
+        train: training rows, for batch norms, whose statistics are measured anew for every score.
+        validation: rows to score on.
+        seed: of the random sub-networks.
     """
 
     def __init__(self, supernet: Supernet, train: Split, validation: Split, seed: int) -> None:
-        self._supernet, self._train, self._validation, self._seed = supernet, train, validation, seed
-        rng = generator(seed, "probes")
-        space = supernet.space
+        self._supernet, self._validation = supernet, validation
+        self._networks = SubNetworks(supernet, train, seed)
+        rng, space = generator(seed, "probes"), supernet.space
         self._candidates = [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(_RANDOM))]
-        self._norms = any(
-            isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-            for module in supernet.modules()
-        )
         self._found: dict[int, Probe] = {}
 
     @property
@@ -67,21 +65,9 @@ class Probes:
         return self._found[step].score
 
     def _score(self, candidate: Candidate) -> float:
-        supernet, validation = self._supernet, self._validation
-        device = next(supernet.parameters()).device
-        if self._norms and candidate != self._candidates[0]:
-            buffers = recalibrate(supernet, candidate, self._batches(device))
-            forward: Any = supernet.extract(candidate, buffers).eval()
-        else:
-            forward = lambda **batch: supernet(candidate, **batch)  # noqa: E731
-        return validation.task.score(predict(forward, validation, device=device), validation)
-
-    def _batches(self, device: Any) -> list[dict[str, Tensor]]:
-        """Training rows to measure statistics on, always the same ones."""
-        rows = generator(self._seed, "probes recalibration").permutation(len(self._train))[:_ROWS]
-        # Of equal size, up to one row: batch norms cannot work on a batch of one.
-        parts = np.array_split(rows, -(-len(rows) // _BATCH))
-        return [{name: tensor.to(device) for name, tensor in self._train.batch(part).items()} for part in parts]
+        forward = self._networks.forward(candidate)
+        logits = predict(forward, self._validation, device=device_of(self._supernet))
+        return self._validation.task.score(logits, self._validation)
 
     def state(self) -> dict[str, Any]:
         """All that was found, as JSON values, which have no NaN."""
@@ -89,6 +75,7 @@ class Probes:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state` gave."""
+        self._found = {}
         for step, *scores in state["probes"]:
             largest, smallest, *others = (math.nan if score is None else float(score) for score in scores)
             self._found[int(step)] = Probe(int(step), largest, smallest, tuple(others))

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from nas.accuracy import accuracy, predict
 from nas.errors import UserError
-from nas.instatune import InstaTuneConfig, InstaTuneHistory, equation_one, instatune
+from nas.instatune import InstaTuneConfig, equation_one, instatune
 from nas.seeds import generator
 from nas.tasks import Classification
-from nas.training import TrainingConfig, accuracy, fine_tune, predict
+from nas.training import TrainingConfig, fine_tune
 from search_spaces import Space, Supernet, space
 from tests import toy_task
 
@@ -269,23 +270,6 @@ def test_pareto_sampling_learns_what_sub_networks_lose_against_the_full_network(
     small, large = (drawn(lambda encoded, sign=sign: sign * encoded.sum(axis=1)) for sign in (1.0, -1.0))
     assert sum(small) != sum(large)
     assert sum(drawn(None)) > 0
-
-
-def test_probes_are_the_scores_of_the_sub_networks_after_their_step() -> None:
-    supernet, validation = toy_task.supernet(), toy_task.split(40, seed=1)
-    config = InstaTuneConfig(steps=7, batch_size=10, learning_rate=5e-3, evaluate_every=3)
-    history = instatune(supernet, toy_task.split(40), config, validation=validation)
-    assert isinstance(history, InstaTuneHistory)
-    assert [probe.step for probe in history.probes] == [3, 6, 7]
-    supernet.eval()
-    last = history.probes[-1]
-    for candidate, score in ((supernet.space.largest(), last.largest), (supernet.space.smallest(), last.smallest)):
-        assert accuracy(predict(supernet.extract(candidate), validation), validation.labels) == score
-    assert len(last.random) == 3
-    expected = (last.largest + (last.smallest + sum(last.random)) / 4) / 2
-    assert last.score == pytest.approx(expected)
-    assert history.evaluations[-1] == (7, last.score)
-    assert instatune(toy_task.supernet(), toy_task.split(40), config).probes == ()
 
 
 def test_without_samples_it_is_plain_fine_tuning() -> None:
