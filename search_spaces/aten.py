@@ -226,6 +226,24 @@ def _expand(walk: Walk, call: Call) -> Tensor:
     )
 
 
+def _repeat(walk: Walk, call: Call) -> Tensor:
+    """Whole axes end to end, as often as `repeats` says."""
+    x, repeats = call["self"], list(call["repeats"])
+    padded = (UNIT,) * (len(repeats) - len(x.axes)) + x.axes
+    copies = [walk.axes.fresh(count, "is a repetition") for count in repeats]
+    return Tensor(tuple(walk.axes.merge(pair) for pair in zip(copies, padded, strict=True)))
+
+
+def _repeat_interleave(walk: Walk, call: Call) -> Tensor | list[Tensor]:
+    """Every index of one axis several times, one after the other."""
+    x, repeats, dim = call["self"], call["repeats"], call["dim"]
+    if not isinstance(repeats, int) or dim is None:
+        return unknown(walk, call)
+    out, dim = list(x.axes), dim % len(x.axes)
+    out[dim] = walk.axes.merge([out[dim], walk.axes.fresh(repeats, "is a repetition")])
+    return Tensor(tuple(out))
+
+
 def _reduce(walk: Walk, call: Call) -> Tensor:
     x, dims = call["self"], call["dim"]
     dims = range(len(x.axes)) if dims is None else [dims] if isinstance(dims, int) else dims
@@ -303,20 +321,12 @@ def _index(walk: Walk, call: Call) -> Tensor | list[Tensor]:
     return Tensor((*x.axes[:first], *taken, *x.axes[first + count :]))
 
 
-def _gather(walk: Walk, call: Call) -> Tensor | list[Tensor]:
-    """One axis is indexed by a tensor; along the others the index runs with the input."""
-    x, index, dim = call["self"], call["index"], call["dim"]
-    dim = dim % len(x.axes)
+def _gather(walk: Walk, call: Call) -> Tensor:
+    """One axis is indexed; along the others of equal size the result runs with the input."""
+    x, dim = call["self"], call["dim"] % len(call["self"].axes)
     walk.axes.freeze(x.axes[dim], "is indexed")
-    out = []
-    for position, (ours, theirs) in enumerate(zip(x.axes, index.axes, strict=True)):
-        if position == dim or walk.axes.size(ours) != walk.axes.size(theirs):
-            walk.axes.freeze(ours, "is indexed")
-            walk.axes.freeze(theirs, "is indexed")
-            out.append(theirs)
-        else:
-            walk.axes.unify(ours, theirs)
-            out.append(ours)
+    out = list(_slice(walk, call).axes)
+    out[dim] = walk.axes.fresh(call.shape[dim], "is indexed")
     return Tensor(tuple(out))
 
 
@@ -401,6 +411,8 @@ RULES: dict[str, Rule] = {
         ),
         _spatial,
     ),
+    "aten::repeat": _repeat,
+    "aten::repeat_interleave": _repeat_interleave,
     "aten::slice": _slice,
     **dict.fromkeys(("aten::pad", "aten::constant_pad_nd"), _pad),
     **dict.fromkeys(("aten::roll", "aten::flip"), _moved),

@@ -5,6 +5,7 @@ network equals its own extraction; only this comparison notices it.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -206,7 +207,10 @@ class Judge:
                 yield (*known, *subset)
 
     def _attributes(self, dimension: Dimension, most: int = 4) -> list[AttributeCut]:
-        sizes = {cut.size * cut.unit: cut.unit for cut in dimension.cuts} | {dimension.size: 1}
+        scales = Counter[tuple[str, int]]()
+        for cut in dimension.cuts:
+            scales[cut.parameter, cut.axis] += cut.outer * cut.unit
+        sizes = {dimension.size * scale: scale for scale in (*scales.values(), 1)}
         modules = dict(self._model.named_modules())
         owners = {cut.parameter.rpartition(".")[0] for cut in dimension.cuts}
         owners |= {path.rpartition(".")[0] for path in owners}
