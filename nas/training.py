@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import processes
-from nas.accuracy import PairedDifference, accuracy, logits_of, paired_difference, predict
+from nas.accuracy import logits_of
 from nas.augmentation import augment
 from nas.checkpoint import Progress, Row, load_checkpoint, model_fingerprint, save_checkpoint
 from nas.early_stop import add_evaluation, restore_best, stopped
@@ -30,18 +30,12 @@ __all__ = [
     "History",
     "LossOf",
     "Memory",
-    "PairedDifference",
     "Step",
     "TrainingConfig",
     "TrainingFailed",
-    "accuracy",
-    "cross_entropy",
     "fine_tune",
     "fit",
-    "logits_of",
-    "paired_difference",
     "plain_loss",
-    "predict",
 ]
 
 Batch = Mapping[str, Tensor]
@@ -161,7 +155,7 @@ class _Run:
         self.identity = _identity(module, train, config) if checkpoint else {}
         self.steps = config.total_steps(len(train))
         self.device = torch.device("cpu") if config.device == "cpu" else accelerator.device
-        self.forward = accelerator.prepare_model(module.to(self.device), device_placement=False)
+        module.to(self.device)
         self.optimizer = adamw(module, config.learning_rate, config.weight_decay, config.layer_decay)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         # Running statistics and their counts: what a forward pass may change.
@@ -172,6 +166,8 @@ class _Run:
                 self.progress = load_checkpoint(checkpoint, module, self.optimizer, self.identity)
         if memory and self.progress.memory is not None:
             memory.restore(self.progress.memory)
+        # Last, since it marks the module, and a refused checkpoint must leave the module as it was.
+        self.forward = accelerator.prepare_model(module, device_placement=False)
 
     def go(self, on_step: Callable[[Step], None] | None, validate: Callable[[int], float] | None) -> None:
         """All steps that are not done yet."""
@@ -337,11 +333,6 @@ def _identity(module: nn.Module, train: Split, config: TrainingConfig) -> dict[s
         "data": train.fingerprint(),
         "model": model_fingerprint(module),
     }
-
-
-def cross_entropy(forward: Callable[..., Any], batch: Batch, labels: Tensor, step: int) -> Tensor:
-    """The loss of plain fine-tuning for classes."""
-    return nn.functional.cross_entropy(logits_of(forward(**batch)).float(), labels)
 
 
 def plain_loss(train: Split, smoothing: float = 0.0) -> LossOf:

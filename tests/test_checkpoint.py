@@ -203,6 +203,7 @@ def test_refuses_a_damaged_checkpoint_and_leaves_the_model(tmp_path: Path, damag
     with pytest.raises(UserError, match="damaged"):
         instatune(supernet, toy_task.split(50), CONFIG, checkpoint=tmp_path / "c")
     assert toy_task.same(before, toy_task.weights(supernet))
+    assert set(vars(supernet)) == set(vars(toy_task.supernet()))
 
 
 def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path) -> None:
