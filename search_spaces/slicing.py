@@ -1,6 +1,7 @@
 """Narrowing tensors and block lists to what a candidate keeps."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from search_spaces.cuts import AttributeCut, AxisCut, BlockCut
 from search_spaces.space import Candidate, Choice, Space
 
 _Keep = tuple[tuple[AxisCut, int], ...]
+Indices = tuple[tuple[int, slice | torch.Tensor], ...]
+"""(axis, what is kept along it), in the order to take them."""
 
 
 class Slicer:
@@ -26,22 +29,21 @@ class Slicer:
 
     def narrow(self, name: str, tensor: torch.Tensor, candidate: Candidate) -> torch.Tensor:
         """The part of `tensor` that the candidate keeps: a view where in one piece, `tensor` itself where whole."""
+        return take(tensor, self.indices(name, tensor.shape, candidate))
+
+    def indices(self, name: str, shape: torch.Size, candidate: Candidate) -> Indices:
+        """What `take` keeps of a tensor of that shape, axis by axis; empty where it stays whole."""
+        found = []
         for axis, cuts in self._plan.get(name, {}).items():
             keep: _Keep = tuple((cut, units_kept(candidate, choice)) for cut, choice in cuts)
-            if all(units == cut.size for cut, units in keep):
-                continue
-            index = self._index(tensor.shape[axis], keep)
-            if isinstance(index, slice):
-                tensor = tensor.narrow(axis, index.start, index.stop - index.start)
-            else:
-                tensor = tensor.index_select(axis, index.to(tensor.device))
-        return tensor
+            if any(units != cut.size for cut, units in keep):
+                found.append((axis, self._index(shape[axis], keep)))
+        return tuple(found)
 
     def shape(self, name: str, full: torch.Size, candidate: Candidate) -> tuple[int, ...]:
         """The shape that `narrow` gives a tensor of shape `full`."""
         sizes = list(full)
-        for axis, cuts in self._plan.get(name, {}).items():
-            index = self._index(full[axis], tuple((cut, units_kept(candidate, choice)) for cut, choice in cuts))
+        for axis, index in self.indices(name, full, candidate):
             sizes[axis] = index.stop - index.start if isinstance(index, slice) else len(index)
         return tuple(sizes)
 
@@ -56,6 +58,16 @@ class Slicer:
             first, last = int(kept[0]), int(kept[-1])
             self._indices[key] = slice(first, last + 1) if last - first + 1 == len(kept) else kept
         return self._indices[key]
+
+
+def take(tensor: torch.Tensor, indices: Indices) -> torch.Tensor:
+    """The part of a tensor at these indices: a view where they are slices."""
+    for axis, index in indices:
+        if isinstance(index, slice):
+            tensor = tensor.narrow(axis, index.start, index.stop - index.start)
+        else:
+            tensor = tensor.index_select(axis, index.to(tensor.device))
+    return tensor
 
 
 def kept_mask(length: int, keep: _Keep) -> torch.Tensor:
@@ -130,20 +142,37 @@ class Shells:
             shape = self._slicer.shape(name, full, candidate)
             if shape != tuple(full):
                 _copied(copies, path).normalized_shape = shape  # type: ignore[assignment]
+        for path, kept in self.kept(candidate).items():
+            parent = _copied(copies, path)
+            parent._modules = {new: parent._modules[old] for old, new in kept.items()}
+        return root
+
+    def kept(self, candidate: Candidate) -> dict[str, dict[str, str]]:
+        """Of every list that loses blocks: name of each remaining block -> its name in the shell; inner lists first."""
         dropped: dict[str, set[int]] = {}
         for choice, blocks in self._blocks:
             dropped.setdefault(blocks.blocks, set()).update(blocks.dropped(units_kept(candidate, choice)))
-        for path, indices in dropped.items():
-            parent = _copied(copies, path)
-            parent._modules = _without(parent._modules, indices)
-        return root
+        lists = sorted((path for path, indices in dropped.items() if indices), reverse=True)
+        return {path: _renamed(self._model.get_submodule(path)._modules, dropped[path]) for path in lists}
 
 
-def _without(children: dict[str, nn.Module | None], dropped: set[int]) -> dict[str, nn.Module | None]:
-    """The children that stay, numbered anew where numbers are their names."""
-    kept = [item for index, item in enumerate(children.items()) if index not in dropped]
+def _renamed(children: Mapping[str, nn.Module | None], dropped: set[int]) -> dict[str, str]:
+    """Name -> new name of the children that stay, numbered anew where numbers are their names."""
+    stay = [name for index, name in enumerate(children) if index not in dropped]
     numbered = all(name.isdigit() for name in children)
-    return {str(new) if numbered else name: child for new, (name, child) in enumerate(kept)}
+    return {name: str(new) if numbered else name for new, name in enumerate(stay)}
+
+
+def name_in_shell(name: str, kept: Mapping[str, Mapping[str, str]]) -> str | None:
+    """What a parameter is called in a shell with these lists (of `Shells.kept`); None where its block is dropped."""
+    for path, children in kept.items():
+        prefix = f"{path}." if path else ""
+        if name.startswith(prefix):
+            block, _, rest = name.removeprefix(prefix).partition(".")
+            if block not in children:
+                return None
+            name = f"{prefix}{children[block]}.{rest}"
+    return name
 
 
 def _narrowed_norms(model: nn.Module, slicer: Slicer) -> dict[str, tuple[str, torch.Size]]:

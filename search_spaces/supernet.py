@@ -7,15 +7,45 @@ slice, and nothing is patched.
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from search_spaces.batch_norm import batch_norms
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut
-from search_spaces.slicing import Shells, Slicer, cuts_of, follow_shapes, sliced_copy, units_kept
+from search_spaces.slicing import (
+    Indices,
+    Shells,
+    Slicer,
+    cuts_of,
+    follow_shapes,
+    name_in_shell,
+    sliced_copy,
+    take,
+    units_kept,
+)
 from search_spaces.space import Candidate, Choice, Space
+
+_REMEMBERED = 32
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where a parameter or buffer hangs, so that it is found again without a walk over the module."""
+
+    owner: nn.Module
+    attribute: str
+    statistic: bool
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        found = self.owner._parameters.get(self.attribute)
+        return found if found is not None else self.owner._buffers[self.attribute]  # type: ignore[return-value]
+
+
+_Plan = list[tuple[str, _Slot, Indices]]
 
 
 class Supernet(nn.Module):
@@ -37,6 +67,8 @@ class Supernet(nn.Module):
         self._slicer = Slicer(self.space)
         self._shells = Shells(model, self.space, self._slicer)
         self._largest = self.space.largest()
+        self._slots = _slots(model, self._slicer)
+        self._plans: dict[Candidate, _Plan] = {}
 
     def forward(self, candidate: Candidate | Sequence[Candidate], *args: Any, **kwargs: Any) -> Any:
         """Output of the sub-network as the model's own forward gives it; a list of candidates gives a list."""
@@ -47,8 +79,7 @@ class Supernet(nn.Module):
     def _one(self, candidate: Candidate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._is_largest(candidate):
             return self.model(*args, **kwargs)
-        shell = self.shell(candidate)
-        return torch.func.functional_call(shell, self._views(shell, candidate), args, kwargs)
+        return torch.func.functional_call(self.shell(candidate), self._views(candidate), args, kwargs)
 
     def _is_largest(self, candidate: Candidate) -> bool:
         return all(candidate[name] == option for name, option in self._largest.items())
@@ -57,23 +88,35 @@ class Supernet(nn.Module):
         """A copy of the module tree that shares all tensors, without dropped blocks, with attributes that follow."""
         return self._shells.make(candidate)
 
-    def _views(self, shell: nn.Module, candidate: Candidate) -> dict[str, torch.Tensor]:
+    def _views(self, candidate: Candidate) -> dict[str, torch.Tensor]:
         """Narrowed parameters and buffers by their names in the shell; untouched ones are left out.
 
         Running statistics belong to the full network: what a sub-network writes into them while training is thrown
         away, and its own come from `recalibrate`.
         """
-        names = _names(self.model)
         views = {}
-        for path, norm in batch_norms(shell):
-            if norm.training:
-                for name, buffer in norm.named_buffers(prefix=path):
-                    views[name] = self._slicer.narrow(names[id(buffer)], buffer, candidate).clone()
-        for name, tensor in [*shell.named_parameters(), *shell.named_buffers()]:
-            view = self._slicer.narrow(names[id(tensor)], tensor, candidate)
-            if view is not tensor and name not in views:
-                views[name] = view
+        for name, slot, indices in self._planned(candidate):
+            thrown_away = slot.statistic and slot.owner.training
+            if indices or thrown_away:
+                view = take(slot.tensor, indices)
+                views[name] = view.clone() if thrown_away else view
         return views
+
+    def _planned(self, candidate: Candidate) -> "_Plan":
+        """Names in the shell and indices of all tensors that may be narrowed; the latest candidates are remembered."""
+        plan = self._plans.get(candidate)
+        if plan is None:
+            kept = self._shells.kept(candidate)
+            named = [(name_in_shell(name, kept), name, slot) for name, slot in self._slots.items()]
+            plan = [
+                (new, slot, self._slicer.indices(name, slot.tensor.shape, candidate))
+                for new, name, slot in named
+                if new is not None
+            ]
+            if len(self._plans) >= _REMEMBERED:
+                self._plans.pop(next(iter(self._plans)))
+            self._plans[candidate] = plan
+        return plan
 
     def names(self, candidate: Candidate) -> dict[str, str]:
         """Name in the extracted module -> name in the full model, of every parameter and buffer of a candidate."""
@@ -158,6 +201,18 @@ class Supernet(nn.Module):
         from search_spaces.storage import load
 
         return cls(*load(folder, model))
+
+
+def _slots(model: nn.Module, slicer: Slicer) -> dict[str, _Slot]:
+    """By canonical name, every tensor that a choice narrows, and all batch-norm statistics."""
+    slots = {}
+    for name in [*dict(model.named_parameters()), *dict(model.named_buffers())]:
+        path, _, attribute = name.rpartition(".")
+        owner = model.get_submodule(path)
+        statistic = attribute in owner._buffers and isinstance(owner, _BatchNorm)
+        if statistic or slicer.touches(name):
+            slots[name] = _Slot(owner, attribute, statistic)
+    return slots
 
 
 def _names(model: nn.Module) -> dict[int, str]:
