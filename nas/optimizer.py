@@ -7,7 +7,7 @@ head the learning rate itself.
 Differs: blocks are found by the structure of any network, not by the names of one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import torch
 from torch import nn
@@ -33,12 +33,12 @@ def adamw(module: nn.Module, learning_rate: float, weight_decay: float, layer_de
 def layer_depths(module: nn.Module) -> dict[str, int]:
     """Depth of every parameter, by name: 0 for embeddings, 1 .. L for the blocks in their order, L + 1 for the head.
 
-    A block is an element of a list whose type comes there more than once. Where the elements have no equal shapes and
-    hold such lists themselves (stages), those inside count. What stands between two blocks has the depth of the one
-    before; an `nn.Embedding` outside of the blocks has depth 0 wherever it stands. Without any list, every layer is a
-    block.
+    Blocks are the members of lists, of a type of which two have equal shapes (so that a stage is no block); where there
+    is none, of a type that comes twice; else of any type; and without lists, every layer is a block. What stands
+    between two blocks has the depth of the one before; an `nn.Embedding` outside of the blocks has depth 0 wherever it
+    stands.
     """
-    blocks = list(_blocks(module))
+    blocks = _blocks(module)
     own = {id(p): number for number, block in enumerate(blocks, 1) for p in block.parameters()}
     tables = {id(p) for part in module.modules() if isinstance(part, nn.Embedding) for p in part.parameters()}
     depths: dict[str, int] = {}
@@ -51,35 +51,32 @@ def layer_depths(module: nn.Module) -> dict[str, int]:
     return depths
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    found = [block for stack in _stacks(module) for block in stack]
-    if found:
-        yield from found
-        return
+def _blocks(module: nn.Module) -> Sequence[nn.Module]:
+    """The blocks in the order of the module, none inside another."""
+    shapes: dict[type[nn.Module], list[tuple[torch.Size, ...]]] = {}
+    for part in module.modules():
+        for member in _members(part):
+            shapes.setdefault(type(member), []).append(tuple(parameter.shape for parameter in member.parameters()))
+    equal = {kind for kind, found in shapes.items() if len(set(found)) < len(found)}
+    repeated = {kind for kind, found in shapes.items() if len(found) > 1}
+    for kinds in (equal, repeated, set(shapes)):
+        if kinds:
+            return list(_outermost(module, kinds))
     layers = [part for part in module.modules() if next(part.parameters(recurse=False), None) is not None]
-    yield from layers[1:-1]
+    return [layer for layer in layers[1:-1] if not isinstance(layer, nn.Embedding)]
 
 
-def _stacks(module: nn.Module) -> Iterator[Sequence[nn.Module]]:
-    """The outermost lists of repeated blocks, in the order of the module."""
-    members = _repeated(module)
-    stages = bool(members) and _all_differ(members) and all(any(_stacks(member)) for member in members)
-    if members and not stages:
-        yield members
-        return
-    for child in module.children():
-        yield from _stacks(child)
-
-
-def _repeated(module: nn.Module) -> Sequence[nn.Module]:
-    """The children of a list that have parts of their own and a type that comes more than once."""
+def _members(module: nn.Module) -> list[nn.Module]:
+    """The members of a list that have parts of their own."""
     if not isinstance(module, nn.ModuleList | nn.Sequential):
-        return ()
-    whole = [child for child in module.children() if next(child.children(), None) is not None]
-    kinds = [type(child) for child in whole]
-    return [child for child in whole if kinds.count(type(child)) > 1]
+        return []
+    return [child for child in module.children() if next(child.children(), None) is not None]
 
 
-def _all_differ(members: Sequence[nn.Module]) -> bool:
-    shapes = [tuple(parameter.shape for parameter in member.parameters()) for member in members]
-    return len(set(shapes)) == len(shapes)
+def _outermost(module: nn.Module, kinds: Set[type[nn.Module]]) -> Iterator[nn.Module]:
+    members = _members(module)
+    for child in module.children():
+        if child in members and type(child) in kinds:
+            yield child
+        else:
+            yield from _outermost(child, kinds)

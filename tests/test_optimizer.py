@@ -5,10 +5,18 @@ import re
 import pytest
 import torch
 from torch import nn
-from transformers import SwinConfig, SwinForImageClassification
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+)
 
 from nas.optimizer import adamw, layer_depths
 from nas.training import TrainingConfig, fit
+from search_spaces.beit3 import Beit3Config, Beit3ForVisualQuestionAnswering
 from tests import families, networks, toy_images, toy_task
 
 _BLOCK = re.compile(r"layers?\.(\d+)\.")
@@ -46,6 +54,35 @@ def test_blocks_of_stages_count_through() -> None:
     assert depth_of(module, "downsample") == {2}
     assert depth_of(module, "embeddings") == {0}
     assert depth_of(module, "classifier") == {6}
+
+
+def test_residual_blocks_count_where_stages_hold_lists_of_layers() -> None:
+    module = ResNetForImageClassification(
+        ResNetConfig(embedding_size=4, hidden_sizes=[4, 8, 12], depths=[1, 3, 2], layer_type="basic")
+    )
+    places = [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+    found = [depth_of(module, f"stages.{stage}.layers.{layer}.") for stage, layer in places]
+    assert found == [{1}, {2}, {3}, {4}, {5}, {6}]
+    assert depth_of(module, "embedder.embedder") == {0}
+    assert depth_of(module, "classifier") == {7}
+
+
+def test_a_block_that_is_used_again_and_again_is_one() -> None:
+    config = AlbertConfig(
+        vocab_size=9, embedding_size=4, hidden_size=8, num_attention_heads=2, intermediate_size=8, num_hidden_layers=3
+    )
+    module = AlbertForSequenceClassification(config)
+    assert depth_of(module, "embeddings") == {0}
+    assert depth_of(module, "albert_layers") == {1}
+    assert depth_of(module, "pooler") == depth_of(module, "classifier") == {2}
+
+
+def test_beit3_counts_both_experts_of_a_block_once() -> None:
+    config = Beit3Config(width=8, layers=3, heads=2, ffn=8, image_size=8, patch_size=4, vocabulary=9, text_rows=9)
+    module = Beit3ForVisualQuestionAnswering(config, 3)
+    assert [depth_of(module, f"layers.{block}.") for block in range(3)] == [{1}, {2}, {3}]
+    assert depth_of(module, "embed") == {0}
+    assert depth_of(module, "pooler") == depth_of(module, "head") == {4}
 
 
 def test_networks_that_no_library_knows() -> None:
