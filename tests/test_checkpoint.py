@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from nas.errors import UserError
 from nas.instatune import InstaTuneConfig, instatune
@@ -217,18 +220,35 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from safetensors.torch import save_model
-from nas.instatune import instatune
-from tests import test_checkpoint, toy_task
-supernet = toy_task.supernet()
-instatune(supernet, toy_task.split(50), test_checkpoint.CONFIG, checkpoint=Path(sys.argv[1]) / "c",
-          on_step=lambda step: (print(step.step, flush=True), time.sleep(float(sys.argv[2]))))
-save_model(supernet, Path(sys.argv[1]) / "done.safetensors")
+from tests import test_checkpoint
+folder, mode, pause = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+module = test_checkpoint.killable(mode)(folder / "c", lambda step: (print(step.step, flush=True), time.sleep(pause)))
+save_model(module, folder / "done.safetensors")
 """
 
 
+def killable(mode: str) -> Callable[[Path | None, Callable[[Step], None] | None], nn.Module]:
+    """A run to be killed: plain InstaTune, or a loss with a memory and all modes at once."""
+
+    def tuned(folder: Path | None, on_step: Callable[[Step], None] | None) -> nn.Module:
+        supernet = toy_task.supernet()
+        instatune(supernet, toy_task.split(50), CONFIG, checkpoint=folder, on_step=on_step)
+        return supernet
+
+    def fitted(folder: Path | None, on_step: Callable[[Step], None] | None) -> nn.Module:
+        module, memory, settings = toy_images.network(), Count(), MODES["all"] | {"patience": 9}
+        config = TrainingConfig(steps=14, batch_size=8, learning_rate=1e-2, checkpoint_every_s=0, **settings)
+        how = {"checkpoint": folder, "on_step": on_step, "validate": lambda step: VALUES.get(step, 0.2)}
+        fit(module, IMAGES, memory.loss_of, config, memory=memory, **how)
+        return module
+
+    return {"instatune": tuned, "all": fitted}[mode]
+
+
 @pytest.mark.slow
-def test_kill_minus_nine(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+@pytest.mark.parametrize("mode", ["instatune", "all"])
+def test_kill_minus_nine(tmp_path: Path, mode: str) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), mode]
     root = Path(__file__).parent.parent
     for step in (3, 8):
         with subprocess.Popen([*command, "0.2"], cwd=root, stdout=subprocess.PIPE, text=True) as process:
@@ -239,7 +259,6 @@ def test_kill_minus_nine(tmp_path: Path) -> None:
                     break
     assert not (tmp_path / "done.safetensors").exists()
     subprocess.run([*command, "0"], cwd=root, check=True, stdout=subprocess.DEVNULL)
-    from safetensors.torch import load_file
-
-    found, whole = load_file(tmp_path / "done.safetensors"), run(None)[1]
+    found, whole = load_file(tmp_path / "done.safetensors"), killable(mode)(None, None)
+    assert found
     assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in found.items())
