@@ -72,7 +72,7 @@ class _Table:
                 runs[block] = self._runs(block, encoded)
             value = runs[block] * scale
             for axis in axes:
-                value = value * self._length(axis, units)
+                value = value * self._length(axis, units, len(encoded))
             total += value
         return total
 
@@ -87,8 +87,10 @@ class _Table:
                 units[index] = options[encoded[:, column]]
         return units
 
-    def _length(self, axis: tuple[tuple[int, tuple[int, ...]], ...], units: Mapping[int, FloatArray]) -> FloatArray:
-        length = np.zeros(len(next(iter(units.values()), np.zeros(0))))
+    def _length(
+        self, axis: tuple[tuple[int, tuple[int, ...]], ...], units: Mapping[int, FloatArray], candidates: int
+    ) -> FloatArray:
+        length = np.zeros(candidates)
         for factor, dimensions in axis:
             product = np.full_like(length, float(factor))
             for dimension in dimensions:
