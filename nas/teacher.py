@@ -1,8 +1,7 @@
 """The strong teacher of a super-network: a network that was fine-tuned on its own, frozen, with the same labels."""
 
 import contextlib
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from nas.accuracy import logits_of
 from nas.errors import UserError
+from nas.models import same_labels
 from nas.split import Split
 from nas.training import Batch
 
@@ -57,12 +57,12 @@ def _check(teacher: nn.Module, model: nn.Module, train: Split) -> None:
         raise UserError(
             "the teacher must be a network of its own, got one that shares weights with the network it teaches"
         )
-    theirs, ours = label_names(teacher), label_names(model)
-    if theirs and ours and theirs != ours:
-        raise UserError(
-            f"the teacher must have the labels of the network, {_shown(ours)}, in their order, got {_shown(theirs)}; "
-            "fine-tune it on the same data"
-        )
+    names: Any = getattr(getattr(model, "config", None), "id2label", None)
+    if isinstance(names, Mapping):
+        try:
+            same_labels(teacher, [str(names[key]) for key in sorted(names)])
+        except UserError as error:
+            raise UserError(f"the teacher does not fit: {error}; fine-tune it on the same data") from error
     if len(train):
         given, needed = _outputs(teacher, train), _outputs(model, train)
         if given != needed:
@@ -70,19 +70,6 @@ def _check(teacher: nn.Module, model: nn.Module, train: Split) -> None:
                 f"the teacher must have as many outputs as the network, {needed}, got {given}; "
                 "fine-tune it on the same data"
             )
-
-
-def label_names(module: nn.Module) -> tuple[str, ...]:
-    """Names of the classes in the order of a transformers model's outputs; none where they were never given."""
-    config: Any = getattr(module, "config", None)
-    names = getattr(config, "id2label", None) or {}
-    ordered = tuple(str(names[key]) for key in sorted(names, key=int))
-    # transformers fills in LABEL_0, LABEL_1, ... for classes without a name, which says nothing.
-    return () if all(re.fullmatch(r"LABEL_\d+", name) for name in ordered) else ordered
-
-
-def _shown(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:6]) + (f", ... ({len(names)} of them)" if len(names) > 6 else "")
 
 
 @torch.no_grad()
