@@ -116,7 +116,9 @@ def _load(module: nn.Module, path: Path, spec: str) -> int | None:
     if unexpected is not None:
         raise UserError(f"the weights in {path} must be those of {spec}: the network has no {unexpected}")
     shared = {own[name].data_ptr() for name in given}
-    missing = next((name for name in own if name not in given and own[name].data_ptr() not in shared), None)
+    # Many files leave out how many batches a batch norm has seen, which counts for nothing with a fixed momentum.
+    needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    missing = next((name for name in needed if name not in given and own[name].data_ptr() not in shared), None)
     if missing is not None:
         raise UserError(f"the weights in {path} must be those of {spec}: the file has no {missing}")
     heads = {f"{name}.{kind}" for name in _heads(module) for kind in ("weight", "bias")}
