@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nas.instatune import InstaTuneConfig, instatune
+from nas.sampling import Pareto
 from nas.split import Split
 from nas.training import LossOf, Step, TrainingConfig, TrainingFailed, fine_tune, fit, plain_loss
-from search_spaces import Supernet
-from tests import toy_images, toy_tags, toy_task
+from search_spaces import Candidate, Supernet
+from tests import toy_blocks, toy_images, toy_tags, toy_task
 
 pytestmark = pytest.mark.slow
 Found = dict[str, Tensor]
@@ -69,6 +70,23 @@ def instatuned() -> Found:
     supernet = toy_task.supernet(dropout=0.0)
     instatune(supernet, toy_task.split(43), InstaTuneConfig(steps=8, batch_size=9, device="cpu"))
     return toy_task.weights(supernet.model)
+
+
+def pareto() -> Found:
+    """What is drawn and observed when the draws follow from the losses of all processes."""
+    supernet, drawn, seen = toy_blocks.two_stacks(norm=False), [], []
+    observe = Pareto.observe
+
+    def spy(self: Pareto, step: int, candidates: Sequence[Candidate], losses: Sequence[float]) -> None:
+        drawn.extend(self.space.encode(candidates).tolist())
+        seen.extend(losses)
+        observe(self, step, candidates, losses)
+
+    config = InstaTuneConfig(steps=14, batch_size=9, samples=8, sampling="pareto", accumulate=2, device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pareto, "observe", spy)
+        instatune(supernet, toy_blocks.its_own_rows(supernet.model), config)
+    return {"drawn": torch.tensor(drawn), "seen": torch.tensor(seen, dtype=torch.float64)}
 
 
 def batch_norms(sub_networks: bool = True) -> Found:
@@ -152,6 +170,7 @@ def cases(folder: Path) -> dict[str, Callable[[], Found]]:
         "tags": tag_gradients,
         "few": fewer_rows_than_processes,
         "instatuned": instatuned,
+        "pareto": pareto,
         "norms": batch_norms,
         "norms alone": lambda: batch_norms(sub_networks=False),
         "early stop": early_stop,
@@ -212,6 +231,17 @@ def test_a_whole_run_ends_as_that_of_one_process(folder: Path) -> None:
     main, other = found(folder, "instatuned")
     assert toy_task.same(main, other)
     torch.testing.assert_close(main, instatuned(), rtol=1e-4, atol=1e-5)
+
+
+def test_processes_draw_alike_where_draws_follow_from_losses(folder: Path) -> None:
+    main, other = found(folder, "pareto")
+    assert toy_task.same(main, other)
+    alone = pareto()
+    assert len(alone["drawn"]) == 14 * 2 * 8
+    before_the_fit = 4 * 2 * 8
+    assert torch.equal(main["drawn"][:before_the_fit], alone["drawn"][:before_the_fit])
+    assert torch.isfinite(main["seen"]).all()
+    assert main["seen"].unique().numel() > 10
 
 
 def test_sub_networks_leave_the_running_statistics_alone(folder: Path) -> None:
