@@ -24,12 +24,22 @@ import tyro
 from nas.config_file import defaults_from, read_config
 from nas.console import print_comparison, print_object
 from nas.errors import NoFeasible, UserError
-from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, SupernetSettings, TrainingSettings
+from nas.settings import (
+    Common,
+    DataSettings,
+    Limits,
+    ModelSettings,
+    SearchSettings,
+    SpaceSettings,
+    SupernetSettings,
+    TrainingSettings,
+)
 
 _NO_PLACE = (errno.ENOENT, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
 DONE, FAILED, WRONG_INPUT, NOTHING_FEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 _Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+_Network = Annotated[str | None, tyro.conf.arg(name="model")]
 _Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
@@ -41,10 +51,11 @@ class Finetune:
     """
 
     model: _Model
-    """Folder (config.json, model.safetensors, tokenizer or image processor) or hub name of a pre-trained model; with
-    --candidate a finished run folder."""
+    """Folder (config.json, model.safetensors, tokenizer or image processor) or hub name of a pre-trained model, or your
+    own network as module:factory; with --candidate a finished run folder."""
     out: Path
     """The run folder to make or to go on with; with --candidate the folder to export to."""
+    own: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     elastic: SpaceSettings = field(default_factory=SpaceSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -54,6 +65,8 @@ class Finetune:
     with its choices."""
     name: str = "default"
     """With --candidate chosen: the search's name."""
+    network: _Network = None
+    """With --candidate, where the run is of a network of your own: its module:factory again."""
     limits: Limits = field(default_factory=Limits)
     dry_run: bool = False
     """Only estimate time and memory, from a few steps."""
@@ -67,6 +80,8 @@ class Search:
     run: _Run
     """The run folder."""
     search: SearchSettings = field(default_factory=SearchSettings)
+    model: str | None = None
+    """Where the run is of a network of your own: its module:factory again."""
     limits: Limits = field(default_factory=Limits)
     dry_run: bool = False
     """Only estimate time and memory, from a few measured sub-networks."""
@@ -95,6 +110,8 @@ class Export:
     """The folder to write; replaced only when everything in it was checked."""
     name: str = "default"
     """The search's name."""
+    model: str | None = None
+    """Where the run is of a network of your own: its module:factory again."""
     limits: Limits = field(default_factory=Limits)
     common: Common = field(default_factory=Common)
 
@@ -238,7 +255,17 @@ def _finetune(command: Finetune, out: TextIO) -> None:
         return
     if command.name != "default" or command.limits.given():
         raise UserError("--name and limits choose a sub-network of a finished run: give them with --candidate chosen")
-    settings = (command.model, command.data, command.elastic, command.training, command.recipe, command.common)
+    if command.network is not None:
+        raise UserError("--model goes with --candidate; a network to begin with stands first: nas finetune MODEL")
+    settings = (
+        command.model,
+        command.own,
+        command.data,
+        command.elastic,
+        command.training,
+        command.recipe,
+        command.common,
+    )
     if command.dry_run:
         _print(estimate.finetuning(*settings), command.common, out)
     else:
@@ -248,13 +275,13 @@ def _finetune(command: Finetune, out: TextIO) -> None:
 def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
     from nas import delivery, estimate
 
-    settings = (command.data, command.elastic, command.recipe)
-    if settings != (DataSettings(), SpaceSettings(), SupernetSettings()):
+    settings = (command.own, command.data, command.elastic, command.recipe)
+    if settings != (ModelSettings(), DataSettings(), SpaceSettings(), SupernetSettings()):
         raise UserError(
             "--candidate takes the rows and the sub-networks of the run, and trains one of them plainly: leave out "
-            "--data and its columns, the sizes, and the sampling and distillation"
+            "--data and its columns, the sizes, the sampling and distillation, and --weights and what goes with them"
         )
-    run, how = Path(command.model), (command.name, command.training, command.limits, command.common)
+    run, how = Path(command.model), (command.name, command.training, command.limits, command.common, command.network)
     if command.dry_run:
         _print(estimate.further(run, spec, *how), command.common, out)
     else:
@@ -264,7 +291,7 @@ def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
 def _search(command: Search, out: TextIO) -> None:
     from nas import estimate, workflow
 
-    settings = (command.run, command.search, command.limits, command.common)
+    settings = (command.run, command.search, command.limits, command.common, command.model)
     work = estimate.searching if command.dry_run else workflow.search_run
     _print(work(*settings), command.common, out)
 
@@ -278,7 +305,8 @@ def _report(command: Report, out: TextIO) -> None:
 def _export(command: Export, out: TextIO) -> None:
     from nas import delivery
 
-    result = delivery.export_run(command.run, command.name, command.out, command.limits, command.common)
+    how = (command.limits, command.common, command.model)
+    result = delivery.export_run(command.run, command.name, command.out, *how)
     _print(result, command.common, out, show=print_comparison)
 
 

@@ -101,16 +101,19 @@ def _plain(value: Any) -> str:
 def print_comparison(result: Mapping[str, Any], out: TextIO) -> None:
     """Print the result of an export: the full and the chosen network side by side."""
     full, chosen = result["full"], result["chosen"]
+    metric = "accuracy" if "test_accuracy" in full else "r2"
+    scored = "test accuracy" if metric == "accuracy" else "test R squared"
+    scores = [network[f"test_{metric}"] for network in (full, chosen)]
     rows = {
-        "test accuracy": (f"{100 * full['test_accuracy']:.1f} %", f"{100 * chosen['test_accuracy']:.1f} %"),
+        scored: tuple(f"{100 * score:.1f} %" if metric == "accuracy" else f"{score:.3f}" for score in scores),
         "latency": (f"{full['latency_ms']:.1f} ms", f"{chosen['latency_ms']:.1f} ms"),
         "multiply-accumulates": (_count(full["macs"]), _count(chosen["macs"])),
         "parameters": (_count(full["parameters"]), _count(chosen["parameters"])),
         "size": (f"{full['size_mib']:.1f} MiB", f"{chosen['size_mib']:.1f} MiB"),
     }
-    difference, (low, high) = result["accuracy_difference_points"], result["accuracy_difference_interval"]
+    difference, (low, high) = result[f"{metric}_difference_points"], result[f"{metric}_difference_interval"]
     change = {
-        "test accuracy": f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}]",
+        scored: f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}]",
         "latency": f"{result['speedup']:.2f}x faster",
         **{
             label: f"{100 * (chosen[key] / full[key] - 1):+.0f} %"

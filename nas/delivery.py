@@ -3,17 +3,18 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from nas.card import Card
-from nas.comparison import Comparison, Figures, compare
+from nas.comparison import Comparison, compare
 from nas.console import say
 from nas.errors import UserError
 from nas.export import check_target, export
+from nas.network import maker
 from nas.opened_run import OpenedRun, open_run
 from nas.plain_training import score, train_in
 from nas.preparation import asked_of_further, training_config
@@ -35,8 +36,12 @@ class Chosen:
     threads: int = 1
 
 
-def export_run(run: Path, name: str, out: Path, limits: Limits, common: Common) -> dict[str, Any]:
+def export_run(
+    run: Path, name: str, out: Path, limits: Limits, common: Common, model: str | None = None
+) -> dict[str, Any]:
     """Write the best candidate within the limits as a folder of its own, with figures from the test rows.
+
+    `model` is the `module:factory` of a network of the user's own.
 
     Raises:
         UserError: no such search, or a limit on something that it did not measure, or `out` is something else.
@@ -49,15 +54,22 @@ def export_run(run: Path, name: str, out: Path, limits: Limits, common: Common) 
     with folder.locked():
         # 1. The choice, by what the search measured on validation rows.
         chosen = _of_search(folder, name, limits)
-        opened = open_run(folder, common.device)
+        opened = open_run(folder, common.device, model)
         # 2. Its figures beside the full network's, from test rows that neither training nor search has seen, and
         # the folder, checked before it takes its place.
-        result = _deliver(opened, chosen, opened.extract(chosen.candidate), out, ())
+        result = _deliver(opened, chosen, opened.extract(chosen.candidate), out, model)
     return {**result, "search": {"run": str(run), "name": name, **chosen.values}}
 
 
 def finetune_candidate(
-    run: Path, spec: str, out: Path, name: str, training: TrainingSettings, limits: Limits, common: Common
+    run: Path,
+    spec: str,
+    out: Path,
+    name: str,
+    training: TrainingSettings,
+    limits: Limits,
+    common: Common,
+    model: str | None = None,
 ) -> dict[str, Any]:
     """Fine-tune one sub-network further, plainly, on the run's training rows, and write it as `export_run` does.
 
@@ -68,7 +80,9 @@ def finetune_candidate(
         run: a finished fine-tuning.
         spec: `chosen` (the best within the limits of the search `name`), `largest`, `smallest`, or a JSON file with
             the candidate's choices.
-        out: as in `export_run`.
+        out, model: as in `export_run`.
+        name, limits: for `chosen`.
+        training: as far as it goes for plain fine-tuning.
 
     Raises:
         UserError, NoFeasible, ExportError: as `export_run`; also when `out` was begun with other settings.
@@ -80,7 +94,7 @@ def finetune_candidate(
     config = training_config(training, common)
     with folder.locked():
         # 1. The sub-network, as a plain module.
-        opened = open_run(folder, common.device)
+        opened = open_run(folder, common.device, model)
         chosen = named_candidate(opened, spec, name, limits)
         asked = asked_of_further(json.dumps(dict(chosen.candidate)), training, common)
         place = folder.further(out)
@@ -94,7 +108,7 @@ def finetune_candidate(
         finetuned = train_in(place, module, opened.split("train"), validation, config, "Fine-tuning further")
         # 3. Figures and export.
         note = f"After it was cut out, it was fine-tuned further for {finetuned.steps:,} steps on the training rows."
-        result = _deliver(opened, chosen, module, out, (note,))
+        result = _deliver(opened, chosen, module, out, model, note)
     further = {
         "steps": finetuned.steps,
         "loss": finetuned.loss,
@@ -142,7 +156,9 @@ def _of_search(folder: RunFolder, name: str, limits: Limits) -> Chosen:
     return Chosen(best.candidate, best.values, _whole(asked.get("tokens"), 128), _whole(asked.get("threads"), 1))
 
 
-def _deliver(opened: OpenedRun, chosen: Chosen, module: nn.Module, out: Path, notes: tuple[str, ...]) -> dict[str, Any]:
+def _deliver(
+    opened: OpenedRun, chosen: Chosen, module: nn.Module, out: Path, model: str | None, *notes: str
+) -> dict[str, Any]:
     say("Measuring the full and the chosen network")
     comparison = compare(opened, module, tokens=chosen.tokens, threads=chosen.threads)
     say(f"Exporting to {out}")
@@ -153,6 +169,7 @@ def _deliver(opened: OpenedRun, chosen: Chosen, module: nn.Module, out: Path, no
         opened.example(chosen.tokens),
         card=replace(card, notes=(*notes, *card.notes)),
         preprocessor=opened.preprocessor,
+        factory=maker(model, len(opened.record.classes)),
     )
     return {
         **comparison.to_json(),
@@ -171,15 +188,15 @@ def _card(opened: OpenedRun, comparison: Comparison) -> Card:
         base_model=model,
         data=f"{Path(data).name}, {record.rows['train']:,} training, {comparison.test_rows:,} test rows",
         classes=tuple(record.classes),
-        figures=_numbers(comparison.chosen),
-        full=_numbers(comparison.full),
+        figures=_numbers(comparison.chosen.named(comparison.metric)),
+        full=_numbers(comparison.full.named(comparison.metric)),
         measured_on=comparison.measured_on,
         notes=(comparison.what_the_data_can_tell(),),
     )
 
 
-def _numbers(figures: Figures) -> dict[str, float]:
-    return {name: value for name, value in asdict(figures).items() if value is not None}
+def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _whole(value: object, otherwise: int) -> int:

@@ -17,6 +17,7 @@ from nas.settings import (
     Common,
     DataSettings,
     Limits,
+    ModelSettings,
     SearchSettings,
     SpaceSettings,
     SupernetSettings,
@@ -47,7 +48,7 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
     if not reviews.exists():
         unpack_sentences(archives[SENTENCES], reviews)
     data = DataSettings(str(reviews / "reviews.csv"))
-    finetune_run(run, str(model), data, ELASTIC, TRAINING, SupernetSettings(), common)
+    finetune_run(run, str(model), ModelSettings(), data, ELASTIC, TRAINING, SupernetSettings(), common)
     found = search_run(run, SEARCH, Limits(), common)
     if found["full"] is None:
         raise RuntimeError(f"the full network could not be measured; {run / 'searches'} says why")

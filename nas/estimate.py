@@ -14,7 +14,16 @@ from nas.opened_run import named_objectives, open_run, run_search
 from nas.preparation import instatune_config, prepare, training_config
 from nas.random_search import random_search
 from nas.run_folder import RunFolder
-from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, SupernetSettings, TrainingSettings
+from nas.settings import (
+    Common,
+    DataSettings,
+    Limits,
+    ModelSettings,
+    SearchSettings,
+    SpaceSettings,
+    SupernetSettings,
+    TrainingSettings,
+)
 from nas.teaching import given_teacher
 from nas.training import Step, fine_tune
 
@@ -24,6 +33,7 @@ _CANDIDATES = 3
 
 def finetuning(
     model: str,
+    own: ModelSettings,
     data: DataSettings,
     elastic: SpaceSettings,
     training: TrainingSettings,
@@ -32,17 +42,17 @@ def finetuning(
 ) -> dict[str, Any]:
     """Time and memory of `nas finetune`, from four steps; UserError for wrong input."""
     config = instatune_config(training, recipe, common)
-    prepared = prepare(model, data, elastic, common.seed)
+    prepared = prepare(model, own, data, elastic, common.seed)
     train, steps = prepared.data.train, config.total_steps(len(prepared.data.train))
     seconds: list[float] = []
     # Checkpoints and the ordering of units hold a second copy of the weights.
     second = copy.deepcopy(prepared.supernet)
     few = replace(config, steps=min(_STEPS, steps), patience=None)
-    own = config.distillation != "low-cost" and recipe.teacher is None
-    teacher = given_teacher(recipe.teacher, prepared.data) if recipe.teacher else second.model if own else None
+    teaches = config.distillation != "low-cost" and recipe.teacher is None
+    teacher = given_teacher(recipe.teacher, prepared.data) if recipe.teacher else second.model if teaches else None
     instatune(prepared.supernet, train, few, teacher=teacher, on_step=_seconds_of_steps(seconds))
     found = {"sub_networks": str(prepared.supernet.space.size()), "rows": len(train), **_training(seconds, steps)}
-    if own:
+    if teaches:
         plain, seconds = replace(training_config(training, common), steps=few.steps, patience=None), []
         fine_tune(second.model, train, plain, on_step=_seconds_of_steps(seconds))
         found = {**found, "teacher": _training(seconds, steps)}
@@ -50,11 +60,17 @@ def finetuning(
 
 
 def further(
-    run: Path, spec: str, name: str, training: TrainingSettings, limits: Limits, common: Common
+    run: Path,
+    spec: str,
+    name: str,
+    training: TrainingSettings,
+    limits: Limits,
+    common: Common,
+    model: str | None = None,
 ) -> dict[str, Any]:
     """Time and memory of `nas finetune --candidate`, from four steps; UserError or NoFeasible for wrong input."""
     config = training_config(training, common)
-    opened = open_run(RunFolder(run), common.device)
+    opened = open_run(RunFolder(run), common.device, model)
     chosen = named_candidate(opened, spec, name, limits)
     train, seconds = opened.split("train"), list[float]()
     steps = config.total_steps(len(train))
@@ -76,9 +92,11 @@ def _training(seconds: list[float], steps: int) -> dict[str, Any]:
     }
 
 
-def searching(run: Path, settings: SearchSettings, limits: Limits, common: Common) -> dict[str, Any]:
+def searching(
+    run: Path, settings: SearchSettings, limits: Limits, common: Common, model: str | None = None
+) -> dict[str, Any]:
     """Time and memory of `nas search`, from three random sub-networks; UserError for wrong input."""
-    opened = open_run(RunFolder(run), common.device)
+    opened = open_run(RunFolder(run), common.device, model)
     objectives = named_objectives(settings.objectives, limits)
     started = time.monotonic()
     few = replace(settings, budget=_CANDIDATES)

@@ -11,6 +11,7 @@ from nas.errors import UserError
 from nas.evaluation import Objective, OnResult
 from nas.linas import linas
 from nas.models import example_inputs, load_preprocessor
+from nas.network import bare_network
 from nas.nsga2 import nsga2
 from nas.random_search import random_search
 from nas.recalibration import SubNetworks
@@ -21,6 +22,7 @@ from nas.seeds import generator
 from nas.settings import Common, Limits, SearchSettings
 from nas.split import Preprocessor, Split
 from nas.study import Study
+from nas.tasks import CLASSIFICATION, TASKS
 from search_spaces import Candidate, Supernet, has_batch_norms
 
 _ALGORITHMS: dict[str, Algorithm] = {"linas": linas, "nsga2": nsga2, "random": random_search}
@@ -54,18 +56,28 @@ class OpenedRun:
         return example_inputs(self.supernet.model, self.record.kind, self.preprocessor, tokens=tokens)
 
 
-def open_run(folder: RunFolder, device: str) -> OpenedRun:
-    """Read a finished fine-tuning; UserError where it is damaged or not finished."""
+def open_run(folder: RunFolder, device: str, model: str | None = None) -> OpenedRun:
+    """Read a finished fine-tuning; UserError where it is damaged or not finished.
+
+    Args:
+        folder: of the run.
+        device: auto takes a GPU when there is one.
+        model: `module:factory` of a network of the user's own, as it was given to the fine-tuning.
+    """
     record = folder.read()
     if not folder.supernet.exists():
         raise UserError(f"the fine-tuning in {folder.path} is not finished; repeat the `nas finetune` command to go on")
+    if model is None and not (folder.supernet / "config.json").is_file():
+        raise UserError(f"{folder.path} is of a network of your own: name it again, --model module:factory")
+    module = None if model is None else bare_network(model, len(record.classes))
     try:
-        supernet = Supernet.load(folder.supernet)
+        supernet = Supernet.load(folder.supernet, module)
     except ValueError as error:
         raise UserError(f"the super-network of the run cannot be read: {error}") from error
     supernet.eval()
     supernet.to("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
-    return OpenedRun(folder, record, supernet, load_preprocessor(folder.supernet, record.kind))
+    task = TASKS.get(str(record.asked.get("task")), CLASSIFICATION)
+    return OpenedRun(folder, record, supernet, load_preprocessor(folder.supernet, record.kind, task))
 
 
 def named_objectives(names: str, limits: Limits) -> list[Objective]:

@@ -14,16 +14,17 @@ from nas.errors import UserError
 from nas.files import replace_folder
 from nas.importance import ImportanceConfig
 from nas.instatune import InstaTuneConfig
-from nas.models import example_inputs, load_pretrained
+from nas.models import example_inputs
+from nas.network import EXAMPLE_TOKENS, load_network
 from nas.run_folder import RunFolder, RunRecord, Scalar, recorded_versions, write_record
-from nas.settings import Common, DataSettings, SpaceSettings, SupernetSettings, TrainingSettings
+from nas.settings import Common, DataSettings, ModelSettings, SpaceSettings, SupernetSettings, TrainingSettings
 from nas.split import Data, Preprocessor
 from nas.table import prepare_data
+from nas.tasks import TASKS
 from nas.training import TrainingConfig
 from search_spaces import Supernet, last_first, space, spread
 from search_spaces.drop_order import DropOrder
 
-_EXAMPLE_TOKENS = 8
 _SIZES = ("depth", "heads", "ffn", "width", "channels")
 _WITHOUT_INFLUENCE = ("checkpoint_every_s", "trackers")
 _DROP_ORDERS: dict[str, Callable[[int], tuple[int, ...]]] = {"last": last_first, "spread": spread}
@@ -38,29 +39,39 @@ class Prepared:
     data: Data
 
 
-def prepare(model: str, data: DataSettings, elastic: SpaceSettings, seed: int) -> Prepared:
+def prepare(model: str, own: ModelSettings, data: DataSettings, elastic: SpaceSettings, seed: int) -> Prepared:
     """Load model and data and find the sub-networks; writes nothing. UserError for wrong input."""
     if data.data is None:
         raise UserError("--data must name the rows to fine-tune on: a file, a folder or a hub data set")
-    table = read_table(Source(data.data, data.text, data.image, data.label, data.data_config))
-    module, preprocessor = load_pretrained(model, table.classes, table.kind, seed=seed)
+    task = TASKS[data.task]
+    table = read_table(Source(data.data, data.text, data.image, data.label, data.data_config, task))
+    module, preprocessor = load_network(model, own, table.classes, table.kind, task, seed)
     ready = prepare_data(table, preprocessor, seed=seed, max_tokens=data.max_tokens)
+    for what, count in (
+        ("Images that cannot be decoded, left out", ready.undecodable),
+        ("Rows that stand in the test or validation rows too, left out", ready.left_out),
+        (f"Texts longer than {data.max_tokens} tokens, or than the model takes, cut off", ready.truncated),
+    ):
+        if count:
+            say(f"{what}: {count:,}")
     return Prepared(_supernet(module, elastic, ready, preprocessor, seed), preprocessor, ready)
 
 
-def resume(folder: RunFolder, model: str, elastic: SpaceSettings, seed: int) -> Prepared:
+def resume(
+    folder: RunFolder, model: str, own: ModelSettings, data: DataSettings, elastic: SpaceSettings, seed: int
+) -> Prepared:
     """The same again for a run that was begun: its own data, and the model anew.
 
     UserError when the model is no longer the one that the run was begun with.
     """
     record = folder.read()
-    module, preprocessor = load_pretrained(model, record.classes, record.kind, seed=seed)
-    data = Data.load(folder.data, preprocessor)
+    module, preprocessor = load_network(model, own, record.classes, record.kind, TASKS[data.task], seed)
+    ready = Data.load(folder.data, preprocessor)
     if model_fingerprint(module) != record.model_fingerprint:
         raise UserError(
             f"{folder.path} was begun with other weights than {model} has now; begin anew in another folder"
         )
-    return Prepared(_supernet(module, elastic, data, preprocessor, seed), preprocessor, data)
+    return Prepared(_supernet(module, elastic, ready, preprocessor, seed), preprocessor, ready)
 
 
 def record_begin(folder: RunFolder, prepared: Prepared, asked: dict[str, Scalar]) -> None:
@@ -95,6 +106,7 @@ def instatune_config(training: TrainingSettings, recipe: SupernetSettings, commo
 
 def asked_of_finetune(
     model: str,
+    own: ModelSettings,
     data: DataSettings,
     elastic: SpaceSettings,
     training: TrainingSettings,
@@ -104,12 +116,11 @@ def asked_of_finetune(
     """What decides the outcome of a fine-tuning, by flag: a repeated command must ask for the same."""
     return {
         "model": _place(model),
+        **asdict(own),
+        "weights": None if own.weights is None else _place(str(own.weights)),
+        "tokenizer": None if own.tokenizer is None else _place(own.tokenizer),
+        **asdict(data),
         "data": _place(str(data.data)),
-        "text": data.text,
-        "image": data.image,
-        "label": data.label,
-        "data_config": data.data_config,
-        "max_tokens": data.max_tokens,
         **asdict(elastic),
         **_decides(training),
         **asdict(recipe),
@@ -136,7 +147,7 @@ def _place(name: str) -> str:
 def _supernet(module: nn.Module, elastic: SpaceSettings, data: Data, preprocessor: Preprocessor, seed: int) -> Supernet:
     # A network of transformers has its own example, one text of which is padded.
     known = hasattr(module, "config")
-    example = None if known else example_inputs(module, data.kind, preprocessor, tokens=_EXAMPLE_TOKENS)
+    example = None if known else example_inputs(module, data.kind, preprocessor, tokens=EXAMPLE_TOKENS)
     sizes = {name: _sizes(name, getattr(elastic, name)) for name in _SIZES}
 
     def made(order: DropOrder) -> Supernet:

@@ -54,7 +54,7 @@ class RunRecord(_Record):
     model_fingerprint: str
     data_fingerprint: str
     kind: Literal["text", "image"]
-    classes: list[str] = pydantic.Field(min_length=2, max_length=100_000)
+    classes: list[str] = pydantic.Field(min_length=1, max_length=100_000)
     rows: dict[Literal["train", "validation", "test"], int]
 
 

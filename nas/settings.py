@@ -22,8 +22,24 @@ class Common:
 
 
 @dataclass(frozen=True)
+class ModelSettings:
+    """What only a network of your own needs, which is named as module:factory."""
+
+    weights: Path | None = None
+    """A .safetensors file with its weights (default: as the factory makes them)."""
+    image_size: str | None = None
+    """Side of the images in pixels, or height,width (default: its attribute image_size)."""
+    mean: str | None = None
+    """Mean of red, green and blue, of pixels scaled to 0..1, e.g. 0.49,0.48,0.45 (default: 0.5 each)."""
+    std: str | None = None
+    """Their standard deviation (default: 0.5 each)."""
+    tokenizer: str | None = None
+    """Folder or hub name of the tokenizer of its texts."""
+
+
+@dataclass(frozen=True)
 class DataSettings:
-    """The data: texts or images with one class each."""
+    """The data: texts or images with a label each."""
 
     data: str | None = None
     """A CSV, TSV, Parquet or JSON-lines file, a folder of images or of such files, or the name of a hub data set."""
@@ -33,6 +49,8 @@ class DataSettings:
     """Column of the images (default: found by its usual names)."""
     label: str | None = None
     """Column of the labels (default: found by its usual names)."""
+    task: Literal["classification", "regression", "token-classification"] = "classification"
+    """What the labels are: classes, numbers, or a tag for every word of a list of words."""
     data_config: str | None = None
     """Configuration of a hub data set, e.g. sst2 of nyu-mll/glue."""
     max_tokens: int = 128
@@ -106,7 +124,7 @@ class SupernetSettings:
     sampling: Literal["uniform", "sandwich", "pareto"] = "uniform"
     """How they are drawn: all alike; the smallest at every step too; more near the predicted front of loss and cost."""
     distillation: Literal["low-cost", "high-cost", "hybrid"] = "low-cost"
-    """Who teaches sub-networks: the full network of the same step; a strong teacher; first the teacher, then the other."""
+    """Who teaches sub-networks: the full network of the same step; a strong teacher; the teacher, then the other."""
     teacher: Path | None = None
     """Folder of the strong teacher, a network fine-tuned on the same labels (default: the model, fine-tuned first)."""
 
@@ -116,7 +134,8 @@ class SearchSettings:
     """The search among the sub-networks."""
 
     objectives: str = "accuracy,latency_ms"
-    """What to improve, the first first: accuracy, latency_ms, macs, parameters, size_mib, your own module:function."""
+    """What to improve, the first first: accuracy (r2 of a regression), latency_ms, macs, parameters, size_mib, your own
+    module:function."""
     budget: int = 60
     """How many sub-networks are measured; a larger one continues a finished search."""
     name: str = "default"
@@ -137,6 +156,8 @@ class Limits:
 
     min_accuracy: float | None = None
     """At least this accuracy (0 to 1)."""
+    min_r2: float | None = None
+    """At least this R squared, of a regression."""
     max_latency_ms: float | None = None
     """At most this latency in milliseconds."""
     max_macs: float | None = None

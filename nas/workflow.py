@@ -45,7 +45,16 @@ from nas.run_folder import (
     write_record,
 )
 from nas.seeds import generator
-from nas.settings import Common, DataSettings, Limits, SearchSettings, SpaceSettings, SupernetSettings, TrainingSettings
+from nas.settings import (
+    Common,
+    DataSettings,
+    Limits,
+    ModelSettings,
+    SearchSettings,
+    SpaceSettings,
+    SupernetSettings,
+    TrainingSettings,
+)
 from nas.study import Study, load_study
 from nas.teaching import given_teacher, own_teacher
 
@@ -55,6 +64,7 @@ _PROBED_ROWS = 512
 def finetune_run(
     out: Path,
     model: str,
+    own: ModelSettings,
     data: DataSettings,
     elastic: SpaceSettings,
     training: TrainingSettings,
@@ -63,7 +73,7 @@ def finetune_run(
 ) -> dict[str, Any]:
     """Fine-tune `model` into a super-network in the run folder `out`, or go on with it; UserError for wrong input."""
     folder = RunFolder(out)
-    asked = asked_of_finetune(model, data, elastic, training, recipe, common)
+    asked = asked_of_finetune(model, own, data, elastic, training, recipe, common)
     config = instatune_config(training, recipe, common)
     with folder.locked():
         begun = folder.run_json.exists()
@@ -72,9 +82,8 @@ def finetune_run(
         if not folder.supernet.exists():
             # 1. The network, its sub-networks and the data.
             say(f"Reading {model} and {data.data}")
-            prepared = (
-                resume(folder, model, elastic, common.seed) if begun else prepare(model, data, elastic, common.seed)
-            )
+            asked_for = (model, own, data, elastic, common.seed)
+            prepared = resume(folder, *asked_for) if begun else prepare(*asked_for)
             given = None if recipe.teacher is None else given_teacher(recipe.teacher, prepared.data)
             if not begun:
                 record_begin(folder, prepared, asked)
@@ -148,8 +157,13 @@ def _finetune_summary(folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def search_run(run: Path, settings: SearchSettings, limits: Limits, common: Common) -> dict[str, Any]:
-    """Search the run's super-network, or go on with that search; UserError for wrong input."""
+def search_run(
+    run: Path, settings: SearchSettings, limits: Limits, common: Common, model: str | None = None
+) -> dict[str, Any]:
+    """Search the run's super-network, or go on with that search; UserError for wrong input.
+
+    `model` is the `module:factory` of a network of the user's own.
+    """
     folder = RunFolder(run)
     folder.read()
     objectives = named_objectives(settings.objectives, limits)
@@ -161,7 +175,7 @@ def search_run(run: Path, settings: SearchSettings, limits: Limits, common: Comm
     with folder.locked():
         if (place / "search.json").exists():
             same_request(place, folder.read_search(settings.name).asked, asked)
-        opened = open_run(folder, common.device)
+        opened = open_run(folder, common.device, model)
         new = not (place / "search.json").exists()
         if new:
             write_record(place / "search.json", Request(asked=asked, versions=recorded_versions()))
