@@ -90,7 +90,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Report:
-    """Draw a search: pareto.png, and front.csv with the full network and the chosen one marked."""
+    """Draw how the fine-tuning went, and a search: its front with the full network and the chosen one marked."""
 
     run: _Run
     """The run folder."""

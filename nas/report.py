@@ -1,17 +1,21 @@
-"""What a search found, as a picture and a table; the only home of matplotlib."""
+"""What a search found, as a picture and a table, and how its fine-tuning went; the only home of matplotlib."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nas.evaluation import Measurement, Objective
 from nas.files import write_text_atomic
+from nas.run_folder import ProbeRecord
 from nas.study import Study
 from search_spaces.space import Candidate
 
 _AXES = {
     "accuracy": ("accuracy on the validation rows (%)", 100.0),
+    "r2": ("R squared on the validation rows", 1.0),
     "latency_ms": ("latency (ms)", 1.0),
     "macs": ("multiply-accumulates (millions)", 1e-6),
     "parameters": ("parameters (millions)", 1e-6),
@@ -74,6 +78,46 @@ def draw_front(study: Study, marks: Marks, path: Path, *, title: str, latency_of
         title: above the picture.
         latency_of: what a latency was measured with, shown on its axis, e.g. "batch 1, 128 tokens, 1 thread".
     """
+    with _picture(path, title) as axes:
+        _draw(axes, study, marks, latency_of)
+        _finish(axes)
+
+
+def draw_training(probes: Sequence[ProbeRecord], path: Path, *, epoch_steps: int, metric: str, title: str) -> None:
+    """Draw the scores of the largest, the smallest and some random sub-networks over the epochs, as a PNG.
+
+    Args:
+        probes: at least one; a score that is no number leaves a gap.
+        path: of the PNG; replaced as a whole.
+        epoch_steps: steps of one pass over the training rows.
+        metric: of the scores: accuracy (drawn in %) or r2.
+        title: above the picture.
+    """
+    scale = 100.0 if metric == "accuracy" else 1.0
+    epochs = [probe.step / epoch_steps for probe in probes]
+
+    def scaled(values: Sequence[float | None]) -> list[float]:
+        return [math.nan if value is None else scale * value for value in values]
+
+    with _picture(path, title) as axes:
+        for number in range(len(probes[0].random)):
+            label = {} if number else {"label": "random sub-networks"}
+            values = scaled([probe.random[number] if number < len(probe.random) else None for probe in probes])
+            axes.plot(epochs, values, color=_GREY, linewidth=1.0, marker="o", markersize=2.5, zorder=2, **label)
+        for name, values, color in (
+            ("largest", scaled([probe.largest for probe in probes]), _INK),
+            ("smallest", scaled([probe.smallest for probe in probes]), _CHOSEN),
+        ):
+            axes.plot(epochs, values, color=color, linewidth=1.8, marker="o", markersize=4, label=name, zorder=3)
+        axes.set_xlabel("epochs", color=_INK)
+        axes.set_ylabel(f"{_AXES[metric][0] if metric in _AXES else metric} while training", color=_INK)
+        axes.set_xlim(left=0)
+        _finish(axes)
+
+
+@contextmanager
+def _picture(path: Path, title: str) -> Iterator[Any]:
+    """Axes to draw on; the PNG takes its place when all was drawn."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -81,13 +125,21 @@ def draw_front(study: Study, marks: Marks, path: Path, *, title: str, latency_of
 
     figure, axes = pyplot.subplots(figsize=(8, 5), dpi=150, layout="constrained")
     try:
-        _draw(axes, study, marks, latency_of)
+        yield axes
         axes.set_title(title, loc="left", fontsize=12, color=_INK, pad=12)
         beside = path.with_name(f".{path.name}.part.png")
         figure.savefig(beside, facecolor="white")
         beside.replace(path)
     finally:
         pyplot.close(figure)
+
+
+def _finish(axes: Any) -> None:
+    axes.grid(color="#eceff2", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(0.08)
+    axes.legend(frameon=False, fontsize=9, loc="best")
 
 
 def _draw(axes: Any, study: Study, marks: Marks, latency_of: str) -> None:
@@ -115,11 +167,6 @@ def _draw(axes: Any, study: Study, marks: Marks, latency_of: str) -> None:
     _limits(axes, vertical, horizontal)
     axes.set_ylabel(_label(vertical, latency_of), color=_INK)
     axes.set_xlabel(_label(horizontal, latency_of) if horizontal else "order of measurement", color=_INK)
-    axes.grid(color="#eceff2", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(0.08)
-    axes.legend(frameon=False, fontsize=9, loc="best")
 
 
 def _mark(axes: Any, place: Any, marks: Marks, shown: Sequence[Objective]) -> None:

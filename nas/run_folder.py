@@ -7,6 +7,7 @@ checkpoint/              the fine-tuning under way; gone when it is done
 teacher/                 the strong teacher, where one was fine-tuned for this run: checkpoint/, weights/
 tracking/                what trackers write
 supernet/                the fine-tuned super-network, its tokenizer or image processor; there when fine-tuning is done
+training.png             how the largest, smallest and random sub-networks did while fine-tuning
 searches/<name>/         search.json (what was asked), the study, front.csv, the report
 further/<place>/         one sub-network fine-tuned further for an export: further.json (what was asked), checkpoint/,
                          weights/

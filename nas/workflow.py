@@ -33,13 +33,14 @@ from nas.preparation import (
 )
 from nas.probes import Probe
 from nas.progress import SearchFigures, TrainingFigures
-from nas.report import Marks, draw_front, find, write_front
+from nas.report import Marks, draw_front, draw_training, find, write_front
 from nas.run_folder import (
     JOURNAL,
     Finetuned,
     ProbeRecord,
     Request,
     RunFolder,
+    RunRecord,
     recorded_versions,
     same_request,
     write_record,
@@ -216,25 +217,54 @@ def _search_summary(run: Path, name: str, place: Path, study: Study) -> dict[str
 
 
 def report_run(run: Path, name: str, limits: Limits) -> dict[str, Any]:
-    """Write pareto.png and front.csv of a search, with the best candidate within the limits marked.
+    """Draw how the fine-tuning went (training.png), and of a search pareto.png and front.csv with the chosen marked.
+
+    Before the first search of a run only the fine-tuning is drawn.
 
     Raises:
         UserError: no such search, or a limit on something that it did not measure.
         NoFeasible: nothing meets the limits.
     """
     folder = RunFolder(run)
-    record, asked = folder.read(), folder.read_search(name).asked
-    place = folder.search(name)
+    record = folder.read()
     with folder.locked():
-        study = load_study(place / JOURNAL)
-        marks = Marks(find(study, study.space.largest()), study.select(limits.given()))
-        write_front(study, marks, place / "front.csv")
-        title = f"Sub-networks of {Path(str(record.asked.get('model'))).name}, {len(study.measurements)} measured"
-        tokens = f"{asked.get('tokens')} tokens, " if record.kind == "text" else ""
-        latency_of = f"batch 1, {tokens}threads: {asked.get('threads')}"
-        draw_front(study, marks, place / "pareto.png", title=title, latency_of=latency_of)
+        training = _draw_training(folder, record)
+        if training and not folder.searches() and name == SearchSettings.name and not limits.given():
+            return {"run": str(run), **training}
+        return {**_report_search(folder, record, name, limits), **training}
+
+
+def _draw_training(folder: RunFolder, record: RunRecord) -> dict[str, str]:
+    """The picture's place by name; nothing where the fine-tuning is not done or was not watched."""
+    if not folder.supernet.exists():
+        return {}
+    finetuned = folder.read_finetuned()
+    if not finetuned.probes:
+        return {}
+    batch = record.asked.get("batch_size")
+    rows = record.rows.get("train", 1)
+    picture = folder.path / "training.png"
+    draw_training(
+        finetuned.probes,
+        picture,
+        epoch_steps=max(1, -(-rows // batch)) if isinstance(batch, int) and batch > 0 else 1,
+        metric=finetuned.metric,
+        title=f"Fine-tuning of {Path(str(record.asked.get('model'))).name}, {finetuned.steps} steps",
+    )
+    return {"training": str(picture)}
+
+
+def _report_search(folder: RunFolder, record: RunRecord, name: str, limits: Limits) -> dict[str, Any]:
+    asked, place = folder.read_search(name).asked, folder.search(name)
+    study = load_study(place / JOURNAL)
+    marks = Marks(find(study, study.space.largest()), study.select(limits.given()))
+    write_front(study, marks, place / "front.csv")
+    title = f"Sub-networks of {Path(str(record.asked.get('model'))).name}, {len(study.measurements)} measured"
+    tokens = f"{asked.get('tokens')} tokens, " if record.kind == "text" else ""
+    latency_of = f"batch 1, {tokens}threads: {asked.get('threads')}"
+    draw_front(study, marks, place / "pareto.png", title=title, latency_of=latency_of)
     return {
-        "run": str(run),
+        "run": str(folder.path),
         "search": name,
         "measured": len(study.measurements),
         "front": len(study.front()),

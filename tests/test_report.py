@@ -1,12 +1,17 @@
 """The picture and the table of a search."""
 
 import csv
+import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import Command
 
 from nas.evaluation import Measurement, Objective
-from nas.report import Marks, draw_front, find, write_front
+from nas.report import Marks, draw_front, draw_training, find, write_front
+from nas.run_folder import ProbeRecord
 from nas.study import Study
 from search_spaces import Choice, Space
 
@@ -56,3 +61,44 @@ def test_picture(tmp_path: Path, objectives: tuple[Objective, ...]) -> None:
     draw_front(found, marks, tmp_path / "front.png", title="A title", latency_of="batch 1")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["front.png"]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "r2"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_training_over_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, count: int) -> None:
+    """One line for each sub-network, over epochs; a score that was no number leaves a gap."""
+    from matplotlib.axes import Axes
+
+    lines: list[tuple[list[float], list[float]]] = []
+    plot = Axes.plot
+
+    def noted(self: Axes, across: list[float], up: list[float], **how: object) -> object:
+        lines.append((across, up))
+        return plot(self, across, up, **how)
+
+    monkeypatch.setattr(Axes, "plot", noted)
+    probes = [
+        ProbeRecord(step=5 * number, largest=0.8, smallest=None, random=[0.5, 0.1 * number])
+        for number in range(1, count + 1)
+    ]
+    draw_training(probes, tmp_path / "training.png", epoch_steps=10, metric=metric, title="A title")
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["training.png"]
+    scale = 100 if metric == "accuracy" else 1
+    assert [across for across, _ in lines] == [[0.5 * number for number in range(1, count + 1)]] * 4
+    assert lines[1][1] == pytest.approx([scale * 0.1 * number for number in range(1, count + 1)])
+    assert lines[2][1] == [scale * 0.8] * count
+    assert all(math.isnan(value) for value in lines[3][1])
+
+
+def test_a_run_that_was_not_searched(nas_command: Command, finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    searched = json.loads(nas_command("report", run, "--json").out)
+    assert {"training", "picture", "table"} <= searched.keys()
+    (run / "training.png").unlink()
+    shutil.rmtree(run / "searches")
+    report = json.loads(nas_command("report", run, "--json").out)
+    assert report == {"run": str(run), "training": str(run / "training.png")}
+    assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
+    answer = nas_command("report", run, "--name", "other")
+    assert (answer.status, "has no search named 'other'" in answer.err) == (2, True)
