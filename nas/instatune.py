@@ -14,7 +14,7 @@ for every row. Other ways to draw the sub-networks than the paper's are in `nas.
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,7 +133,7 @@ def instatune(
     probes = Probes(supernet, train, validation, config.seed) if validation is not None else None
     strong_steps = config.strong_steps(config.total_steps(len(train)))
     with contextlib.ExitStack() as stack:
-        teach = stack.enter_context(strong_teacher(teacher, supernet.model, train)) if teacher else None
+        teach = None if teacher is None else stack.enter_context(strong_teacher(teacher, supernet.model, train))
 
         def loss_of(forward: Callable[..., Any], batch: Batch, targets: Tensor, step: int) -> Tensor:
             # 1. Draw the sub-networks, equal on all processes.
@@ -158,8 +158,7 @@ def instatune(
             memory=_Memory(supernet, sampling, probes, teacher) if checkpoint else None,
             tracking=tracking,
         )
-    told = {field.name: getattr(history, field.name) for field in fields(history)}
-    return InstaTuneHistory(**told, probes=probes.found if probes else ())
+    return InstaTuneHistory(history.steps, history.evaluations, probes.found if probes else ())
 
 
 def equation_one(
@@ -239,7 +238,7 @@ class _Memory:
         self._sampling, self._probes = sampling, probes
         self._identity = {
             "space": hashlib.sha256(supernet.space.to_json().encode()).hexdigest(),
-            "teacher": model_fingerprint(teacher) if teacher else "",
+            "teacher": "" if teacher is None else model_fingerprint(teacher),
         }
 
     def state(self) -> dict[str, Any]:
