@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from nas.errors import UserError
 from nas.pareto import FloatArray, IntArray, front
 from nas.seeds import generator
 from predictors import Ridge
@@ -105,10 +106,10 @@ class ParetoSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.uniform_share <= 1:
-            raise ValueError(f"uniform_share must be from 0 to 1, got {self.uniform_share}")
+            raise UserError(f"uniform_share must be from 0 to 1, got {self.uniform_share}")
         for name, bound in (("proposals", 1), ("least", 2), ("refit_every", 1), ("window", self.least)):
             if getattr(self, name) < bound:
-                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least {bound}, got {getattr(self, name)}")
 
 
 @dataclass

@@ -11,7 +11,7 @@ from nas.errors import UserError
 from nas.importance import ImportanceConfig, importance, order_by_importance
 from nas.split import make_split
 from search_spaces import AxisCut, Choice, Space, Supernet
-from tests import toy_task
+from tests import toy_images, toy_task
 
 CONFIG = ImportanceConfig(warmup_steps=5, batches=4, batch_size=8)
 
@@ -155,3 +155,21 @@ def test_refuses_settings_that_cannot_work(wrong: dict) -> None:
 def test_refuses_to_judge_without_rows() -> None:
     with pytest.raises(UserError, match="at least one training row"):
         importance(toy_task.supernet(), toy_task.split(4).take(0, np.random.default_rng(0)), still("taylor"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_channels_and_widths_of_convolutions_are_ordered_and_the_outputs_stay(kind: str) -> None:
+    supernet, rows = toy_images.supernet(), toy_images.split(16)
+    with torch.no_grad():
+        block = supernet.model.blocks[1]
+        for parameter in (block.first.weight, block.first.bias, block.norm.weight, block.norm.bias):
+            parameter[2] = 0
+        block.second.weight[:, 2] = 0
+        before = supernet.model(**rows.batch(range(8)))
+    scores = importance(supernet, rows, still(kind))
+    assert {name.partition(".")[0] for name in scores} == {"width", "channels"}
+    assert int(scores["channels.blocks.1.first"].argmin()) == 2
+    order_by_importance(supernet, rows, still(kind))
+    with torch.no_grad():
+        torch.testing.assert_close(supernet.model(**rows.batch(range(8))), before, rtol=1e-4, atol=1e-6)
+        assert not block.second.weight[:, -1].any()

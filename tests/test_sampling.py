@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from nas.errors import UserError
 from nas.instatune import InstaTuneConfig, instatune
 from nas.sampling import Pareto, ParetoSettings, Sampling, Sandwich, Uniform
 from search_spaces import Candidate, Choice, Space
@@ -143,5 +144,5 @@ def test_losses_that_are_no_numbers_are_left_out() -> None:
 
 @pytest.mark.parametrize("wrong", [{"uniform_share": 1.5}, {"proposals": 0}, {"least": 1}, {"window": 3}])
 def test_refuses_settings_that_cannot_work(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+    with pytest.raises(UserError, match=f"{next(iter(wrong))} must be"):
         ParetoSettings(**wrong)
