@@ -33,9 +33,18 @@ class Harness:
     options: argparse.Namespace
     began: float = field(default_factory=time.monotonic)
     before: float = 0.0
+    done: dict[str, Any] = field(default_factory=dict)
 
     def stage(self, name: str, compute: Callable[[], Mapping[str, Any]], **settings: float | str) -> dict[str, Any]:
-        """The result of `compute`, or what an earlier run with the same settings kept of it."""
+        """The result of `compute`, or what this or an earlier run with the same settings kept of it."""
+        known = json.dumps([name, settings])
+        if known not in self.done:
+            self.done[known] = self._kept_or_computed(name, compute, settings)
+        return dict(self.done[known])
+
+    def _kept_or_computed(
+        self, name: str, compute: Callable[[], Mapping[str, Any]], settings: Mapping[str, float | str]
+    ) -> dict[str, Any]:
         path: Path | None = self.options.out and self.options.out / f"{name}.json"
         kept = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
         if kept.get("settings") == settings:

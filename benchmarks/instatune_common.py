@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -47,6 +46,8 @@ class Problem:
         example: inputs of which multiply-accumulates are counted, batch above 1.
         config: of the super-network's fine-tuning; steps, batches and all but the loss hold for the others, too.
         importance: how units and blocks are ordered.
+        given_teacher: the pre-trained network was trained on this task and is the teacher where the distillation needs
+            one; else that is the best plain run of equal steps, whose time then counts as the super-network's.
         rates: the grid of learning rates, for every way.
         evaluations: of a search.
         scored: validation rows that a search scores on; its best are then scored on all of them.
@@ -61,6 +62,7 @@ class Problem:
     example: Mapping[str, Tensor]
     config: InstaTuneConfig
     importance: ImportanceConfig
+    given_teacher: bool
     rates: tuple[float, ...]
     evaluations: int
     scored: int
@@ -94,9 +96,19 @@ class Bench:
         """The same without any order: prefixes of the units as they are, last blocks dropped first (the paper's)."""
         return self._way("prefix", None)
 
-    def plain(self, steps: int, name: str) -> Result:
+    @property
+    def steps(self) -> int:
+        """Of every fine-tuning but that of equal time."""
+        return self.problem.config.total_steps(len(self.problem.splits["train"]))
+
+    def equal_steps(self) -> Result:
         """The full network fine-tuned alone, at the best rate of the grid."""
-        return self._best([self._plain(rate, steps, f"plain_{name}") for rate in self.problem.rates])
+        return self._best([self._plain(rate, self.steps, "plain_steps") for rate in self.problem.rates])
+
+    def equal_time(self, seconds: float) -> Result:
+        """The same with as many steps as take so long."""
+        steps = max(1, round(self.steps * seconds / self.equal_steps()["seconds"]))
+        return self._best([self._plain(rate, steps, "plain_time") for rate in self.problem.rates])
 
     def alone(self, share: float, pick: Sequence[int], rate: float) -> Result:
         """A sub-network extracted from the pre-trained network, units ordered, and fine-tuned by itself."""
@@ -105,7 +117,7 @@ class Bench:
             supernet = self._supernet("ours", self._ordered()["drop_order"])
             candidate = supernet.space.decode(np.array([pick]))[0]
             module = self._extract(supernet, candidate)
-            history = self._train_plain(module, rate, self.problem.config.steps)
+            history = self._train_plain(module, rate, self.steps)
             return self._judged(module) | {"seconds": _seconds(history)}
 
         return self._stage(f"alone_{share:g}", compute, pick=str(list(pick)), rate=rate)
@@ -133,7 +145,7 @@ class Bench:
         return Supernet(model, self.problem.space(model, orders))
 
     def _way(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Result:
-        """Tune, search, pick and test: `front` [[saved, accuracy]...], `picks` by share, `largest`, `step_seconds`."""
+        """Tune, search, pick and test: `front` [[saved, accuracy]...], `picks` by share, the largest, `seconds`."""
         runs = [self._tune(way, drop_order, rate) for rate in self.problem.rates]
         best = self._best(runs)
         supernet = self._supernet(way, drop_order)
@@ -149,7 +161,7 @@ class Bench:
 
         def compute() -> Result:
             supernet = self._supernet(way, drop_order)
-            history = instatune(supernet, self.problem.splits["train"], config)
+            history = instatune(supernet, self.problem.splits["train"], config, teacher=self._teacher())
             self._keep(f"{way}_{rate:g}", supernet.model)
             supernet.eval()
             rng = generator(self.seed, "probes")
@@ -157,26 +169,37 @@ class Bench:
             values = [accuracy(*self._scored(supernet, each, self.problem.searched)) for each in probes]
             return {
                 "validation_accuracy": float(np.mean(values)),
-                "seconds": _seconds(history),
-                "step_seconds": median(step.seconds for step in history.steps),
+                "seconds": self._teacher_seconds() + _seconds(history),
             }
 
         return self._stage(f"{way}_{rate:g}", compute, config=repr(config)) | {"rate": rate}
 
-    def _plain(self, rate: float, steps: int | None, name: str) -> Result:
+    def _teacher(self) -> nn.Module | None:
+        if self.problem.config.distillation == "low-cost":
+            return None
+        teacher = self.problem.network(self.seed)
+        if not self.problem.given_teacher:
+            self._restore(f"plain_steps_{self.equal_steps()['rate']:g}", teacher)
+        return teacher.eval()
+
+    def _teacher_seconds(self) -> float:
+        free = self.problem.given_teacher or self.problem.config.distillation == "low-cost"
+        return 0.0 if free else float(self.equal_steps()["seconds"])
+
+    def _plain(self, rate: float, steps: int, name: str) -> Result:
         def compute() -> Result:
             module = self.problem.network(self.seed)
             history = self._train_plain(module, rate, steps)
-            speed = {"seconds": _seconds(history), "step_seconds": median(step.seconds for step in history.steps)}
-            return self._judged(module) | speed
+            self._keep(f"{name}_{rate:g}", module)
+            return self._judged(module) | {"seconds": _seconds(history)}
 
-        return self._stage(f"{name}_{rate:g}", compute, steps=steps or 0) | {"rate": rate, "steps": steps}
+        return self._stage(f"{name}_{rate:g}", compute, steps=steps) | {"rate": rate, "steps": steps}
 
-    def _train_plain(self, module: nn.Module, rate: float, steps: int | None) -> History:
+    def _train_plain(self, module: nn.Module, rate: float, steps: int) -> History:
         """Through the loop that trains the super-networks, without sub-networks."""
         alone = Supernet(module, Space(()))
         config = replace(self.problem.config, learning_rate=rate, seed=self.seed, steps=steps)
-        plain = replace(config, samples=0, sampling="uniform", full_weight=1.0)
+        plain = replace(config, samples=0, sampling="uniform", full_weight=1.0, distillation="low-cost")
         return instatune(alone, self.problem.splits["train"], plain)
 
     def _judged(self, module: nn.Module) -> Result:

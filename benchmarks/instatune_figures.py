@@ -67,12 +67,9 @@ def _run(benches: Sequence[Bench]) -> Outcome:
     ours, prefix = [], []
     alone: dict[float, list[Result]] = {share: [] for share in SHARES}
     for bench in benches:
-        steps = bench.problem.config.total_steps(len(bench.problem.splits["train"]))
-        equal = bench.plain(steps, "steps")
-        found = bench.ours()
-        longer = round(steps * found["step_seconds"] / equal["step_seconds"])
+        equal, found = bench.equal_steps(), bench.ours()
         plain["equal steps"].append(equal)
-        plain["equal time"].append(bench.plain(longer, "time"))
+        plain["equal time"].append(bench.equal_time(found["seconds"]))
         ours.append(found)
         prefix.append(bench.prefix())
         for share in SHARES:
