@@ -35,17 +35,17 @@ def stop(args: Sequence[str], ready: Callable[[], bool], with_signal: signal.Sig
     return running.returncode, err
 
 
-def steps_done(run: Path) -> int:
+def steps_done(folder: Path) -> int:
     try:
-        return len(json.loads((run / "checkpoint" / "state.json").read_text(encoding="utf-8"))["history"])
+        return len(json.loads((folder / "checkpoint" / "state.json").read_text(encoding="utf-8"))["history"])
     except (OSError, ValueError):
         return 0
 
 
-def finetune(inputs: Path, run: Path) -> list[str]:
+def finetune(inputs: Path, run: Path, *flags: str) -> list[str]:
     model, data = str(inputs / "model"), str(inputs / "reviews.csv")
     often = ["--steps", "80", "--checkpoint-every-s", "0.05"]
-    return ["finetune", model, "--data", data, "--out", str(run), *often]
+    return ["finetune", model, "--data", data, "--out", str(run), *often, *flags]
 
 
 def test_finetune_killed_and_interrupted(inputs: Path, tmp_path: Path) -> None:
@@ -72,6 +72,47 @@ def test_finetune_killed_at_its_beginning(inputs: Path, tmp_path: Path) -> None:
     finish(finetune(inputs, cut))
     weights = Path("supernet") / "model.safetensors"
     assert (cut / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--distillation", "hybrid", "--sampling", "sandwich", "--drop-order", "importance"),
+        ("--distillation", "high-cost", "--sampling", "pareto", "--patience", "100", "--accumulate", "2"),
+    ],
+)
+def test_finetune_with_a_teacher_killed(inputs: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """Killed while the teacher is trained, and again while the super-network is."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(finetune(inputs, whole, *flags))
+    stop(finetune(inputs, cut, *flags), lambda: steps_done(cut / "teacher") >= 10, signal.SIGKILL)
+    assert not (cut / "teacher" / "weights").exists()
+    stop(finetune(inputs, cut, *flags), lambda: steps_done(cut) >= 10, signal.SIGKILL)
+    assert not (cut / "supernet").exists()
+    finish(finetune(inputs, cut, *flags))
+    for weights in ("teacher/weights/model.safetensors", "supernet/model.safetensors"):
+        assert (cut / weights).read_bytes() == (whole / weights).read_bytes(), weights
+    probes = [json.loads((run / "supernet" / "finetuned.json").read_text())["probes"] for run in (whole, cut)]
+    assert probes[0] == probes[1] != []
+
+
+def test_further_fine_tuning_killed(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+
+    def further(name: str) -> list[str]:
+        flags = ["--candidate", "smallest", "--steps", "300", "--checkpoint-every-s", "0.05"]
+        return ["finetune", str(run), "--out", str(tmp_path / name), *flags]
+
+    def done() -> int:
+        return max([steps_done(place) for place in run.glob("further/*")], default=0)
+
+    stop(further("cut"), lambda: done() >= 10, signal.SIGKILL)
+    assert 10 <= done() < 300
+    assert not (tmp_path / "cut").exists()
+    finish(further("cut"))
+    finish(further("whole"))
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_search_killed(finished: Path, tmp_path: Path) -> None:
