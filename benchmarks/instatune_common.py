@@ -46,8 +46,8 @@ class Problem:
         example: inputs of which multiply-accumulates are counted, batch above 1.
         config: of the super-network's fine-tuning; steps, batches and all but the loss hold for the others, too.
         importance: how units and blocks are ordered.
-        given_teacher: the pre-trained network was trained on this task and is the teacher where the distillation needs
-            one; else that is the best plain run of equal steps, whose time then counts as the super-network's.
+        first: steps of plain fine-tuning before. Its network starts the super-network, and is the strong teacher where
+            the distillation has one; 0: the pre-trained network was trained on this task and is both.
         rates: the grid of learning rates, for every way.
         evaluations: of a search.
         scored: validation rows that a search scores on; its best are then scored on all of them.
@@ -62,7 +62,7 @@ class Problem:
     example: Mapping[str, Tensor]
     config: InstaTuneConfig
     importance: ImportanceConfig
-    given_teacher: bool
+    first: int
     rates: tuple[float, ...]
     evaluations: int
     scored: int
@@ -98,7 +98,11 @@ class Bench:
 
     @property
     def steps(self) -> int:
-        """Of every fine-tuning but that of equal time."""
+        """Of the plain fine-tuning that starts a super-network, and of its own."""
+        return self.problem.first + self._second
+
+    @property
+    def _second(self) -> int:
         return self.problem.config.total_steps(len(self.problem.splits["train"]))
 
     def equal_steps(self) -> Result:
@@ -111,13 +115,13 @@ class Bench:
         return self._best([self._plain(rate, steps, "plain_time") for rate in self.problem.rates])
 
     def alone(self, share: float, pick: Sequence[int], rate: float) -> Result:
-        """A sub-network extracted from the pre-trained network, units ordered, and fine-tuned by itself."""
+        """A sub-network extracted from what the super-network starts from, and fine-tuned by itself."""
 
         def compute() -> Result:
             supernet = self._supernet("ours", self._ordered()["drop_order"])
             candidate = supernet.space.decode(np.array([pick]))[0]
             module = self._extract(supernet, candidate)
-            history = self._train_plain(module, rate, self.steps)
+            history = self._train_plain(module, rate, self._second)
             return self._judged(module) | {"seconds": _seconds(history)}
 
         return self._stage(f"alone_{share:g}", compute, pick=str(list(pick)), rate=rate)
@@ -127,7 +131,7 @@ class Bench:
 
         def compute() -> Result:
             problem, train = self.problem, self.problem.splits["train"]
-            model = problem.network(self.seed)
+            model = self._start()
             drop_order = block_order(Supernet(model, problem.space(model, None)), train, problem.importance)
             supernet = Supernet(model, problem.space(model, drop_order))
             order_by_importance(supernet, train, problem.importance)
@@ -138,7 +142,7 @@ class Bench:
 
     def _supernet(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Supernet:
         """The super-network of a way before its fine-tuning."""
-        model = self.problem.network(self.seed)
+        model = self._start()
         if way == "ours":
             self._restore("ordered", model)
         orders = drop_order and {name: tuple(order) for name, order in drop_order.items()}
@@ -161,7 +165,8 @@ class Bench:
 
         def compute() -> Result:
             supernet = self._supernet(way, drop_order)
-            history = instatune(supernet, self.problem.splits["train"], config, teacher=self._teacher())
+            teacher = None if config.distillation == "low-cost" else self._start()
+            history = instatune(supernet, self.problem.splits["train"], config, teacher=teacher)
             self._keep(f"{way}_{rate:g}", supernet.model)
             supernet.eval()
             rng = generator(self.seed, "probes")
@@ -169,22 +174,23 @@ class Bench:
             values = [accuracy(*self._scored(supernet, each, self.problem.searched)) for each in probes]
             return {
                 "validation_accuracy": float(np.mean(values)),
-                "seconds": self._teacher_seconds() + _seconds(history),
+                "seconds": self._first()["seconds"] + _seconds(history),
             }
 
         return self._stage(f"{way}_{rate:g}", compute, config=repr(config)) | {"rate": rate}
 
-    def _teacher(self) -> nn.Module | None:
-        if self.problem.config.distillation == "low-cost":
-            return None
-        teacher = self.problem.network(self.seed)
-        if not self.problem.given_teacher:
-            self._restore(f"plain_steps_{self.equal_steps()['rate']:g}", teacher)
-        return teacher.eval()
+    def _first(self) -> Result:
+        """The plain fine-tuning before, at the best rate of the grid."""
+        if not self.problem.first:
+            return {"seconds": 0.0}
+        return self._best([self._plain(rate, self.problem.first, "first") for rate in self.problem.rates])
 
-    def _teacher_seconds(self) -> float:
-        free = self.problem.given_teacher or self.problem.config.distillation == "low-cost"
-        return 0.0 if free else float(self.equal_steps()["seconds"])
+    def _start(self) -> nn.Module:
+        """What the super-network starts from and what teaches it, in eval mode."""
+        model, first = self.problem.network(self.seed), self._first()
+        if self.problem.first:
+            self._restore(f"first_{first['rate']:g}", model)
+        return model.eval()
 
     def _plain(self, rate: float, steps: int, name: str) -> Result:
         def compute() -> Result:

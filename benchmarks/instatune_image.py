@@ -54,7 +54,7 @@ def _problem(data: Path, model: str, full: bool) -> Problem:
         example=EXAMPLE,
         config=InstaTuneConfig(epochs=20 if full else 2, batch_size=64, augment=True),
         importance=ImportanceConfig(warmup_steps=0, batch_size=64),
-        given_teacher=True,
+        first=0,
         rates=(3e-4, 1e-3),
         evaluations=250 if full else 120,
         scored=1000,

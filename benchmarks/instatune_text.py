@@ -65,7 +65,7 @@ def _problem(data: Path, folder: Path, full: bool) -> Problem:
         example={"input_ids": ids, "attention_mask": torch.ones_like(ids)},
         config=InstaTuneConfig(steps=2000 if full else 300, freeze_embeddings=True),
         importance=ImportanceConfig(),
-        given_teacher=False,
+        first=0,
         rates=(1e-4, 2e-4),
         evaluations=250 if full else 120,
         scored=872,
