@@ -85,6 +85,8 @@ def finetune_run(
             say(f"Reading {model} and {data.data}")
             asked_for = (model, own, data, elastic, common.seed)
             prepared = resume(folder, *asked_for) if begun else prepare(*asked_for)
+            if training.augment and prepared.data.kind != "image":
+                raise UserError("--augment mirrors and shifts images, and the data holds texts; leave it out")
             given = None if recipe.teacher is None else given_teacher(recipe.teacher, prepared.data)
             if not begun:
                 record_begin(folder, prepared, asked)

@@ -134,6 +134,7 @@ def test_flags_are_part_of_the_request(nas_command: Command, inputs: Path, tmp_p
         (["--accumulate", 33], "accumulate must be at most batch_size"),
         (["--warmup-share", 2], "warmup_share must be at most 1"),
         (["--teacher", "somewhere"], "--teacher needs --distillation high-cost or hybrid"),
+        (["--augment"], "the data holds texts"),
         (["--samples", -1], "samples must be at least 0"),
         (["--patience", 0], "patience must be at least 1"),
         (["--channels", "wide"], "--channels must be numbers"),
