@@ -46,6 +46,15 @@ def test_a_teacher_is_fine_tuned_first(nas_command: Command, inputs: Path, tmp_p
     assert not (run / "teacher" / "checkpoint").exists()
 
 
+def test_the_estimate_counts_the_teacher(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
+    answer = nas_command(*finetune(inputs, tmp_path / "run", "--steps", 6, "--distillation", "hybrid", "--dry-run"))
+    assert answer.status == 0, answer.err
+    estimate = json.loads(answer.out)
+    assert estimate["steps"] == estimate["teacher"]["steps"] == 6
+    assert estimate["teacher"]["seconds"] > 0
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_teacher_of_ones_own(nas_command: Command, inputs: Path, finished: Path, tmp_path: Path) -> None:
     """The full network of an earlier run teaches another one; it is not trained again."""
     teacher = ["--steps", 2, "--distillation", "high-cost", "--teacher", finished / "supernet"]
