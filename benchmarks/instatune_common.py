@@ -90,11 +90,11 @@ class Bench:
 
     def ours(self) -> Result:
         """Super-network with ordered units and blocks: front, picks and test rows; see `_way`."""
-        return self._way("ours", self._ordered()["drop_order"])
+        return self._way("ours", self._ordered()["drop_order"], self.problem.rates)
 
-    def prefix(self) -> Result:
+    def prefix(self, rate: float) -> Result:
         """The same without any order: prefixes of the units as they are, last blocks dropped first (the paper's)."""
-        return self._way("prefix", None)
+        return self._way("prefix", None, (rate,))
 
     @property
     def steps(self) -> int:
@@ -148,9 +148,9 @@ class Bench:
         orders = drop_order and {name: tuple(order) for name, order in drop_order.items()}
         return Supernet(model, self.problem.space(model, orders))
 
-    def _way(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Result:
+    def _way(self, way: str, drop_order: Mapping[str, Sequence[int]] | None, rates: Sequence[float]) -> Result:
         """Tune, search, pick and test: `front` [[saved, accuracy]...], `picks` by share, the largest, `seconds`."""
-        runs = [self._tune(way, drop_order, rate) for rate in self.problem.rates]
+        runs = [self._tune(way, drop_order, rate) for rate in rates]
         best = self._best(runs)
         supernet = self._supernet(way, drop_order)
         self._restore(f"{way}_{best['rate']:g}", supernet.model)

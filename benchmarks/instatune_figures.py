@@ -71,7 +71,7 @@ def _run(benches: Sequence[Bench]) -> Outcome:
         plain["equal steps"].append(equal)
         plain["equal time"].append(bench.equal_time(found["seconds"]))
         ours.append(found)
-        prefix.append(bench.prefix())
+        prefix.append(bench.prefix(found["rate"]))
         for share in SHARES:
             alone[share].append(bench.alone(share, found["picks"][f"{share:g}"]["encoded"], equal["rate"]))
     reference = max(plain, key=lambda kind: float(np.mean([run["validation_accuracy"] for run in plain[kind]])))

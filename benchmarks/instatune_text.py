@@ -54,6 +54,7 @@ def _space(model: nn.Module, drop_order: Mapping[str, tuple[int, ...]] | None) -
 
 def _problem(data: Path, folder: Path, full: bool) -> Problem:
     _, preprocessor = load_pretrained(folder, CLASSES, "text")
+    steps = 2000 if full else 300
     ids = torch.arange(1000, 1000 + 2 * EXAMPLE_TOKENS).view(2, EXAMPLE_TOKENS)
     return Problem(
         name="instatune_text",
@@ -63,9 +64,9 @@ def _problem(data: Path, folder: Path, full: bool) -> Problem:
         space=_space,
         splits=_splits(data, preprocessor),
         example={"input_ids": ids, "attention_mask": torch.ones_like(ids)},
-        config=InstaTuneConfig(steps=2000 if full else 300, freeze_embeddings=True),
-        importance=ImportanceConfig(),
-        first=0,
+        config=InstaTuneConfig(steps=steps, freeze_embeddings=True, distillation="high-cost"),
+        importance=ImportanceConfig(warmup_steps=0, batches=40),
+        first=steps,
         rates=(1e-4, 2e-4),
         evaluations=250 if full else 120,
         scored=872,
