@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from nas.split import IntArray, Kind, Row, Split, make_split, stratified
+from nas.data.split import IntArray, Kind, Row, Split, make_split, stratified
 
 SPLIT_SEED = 0
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -124,7 +124,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Normalised:
-    """A `nas.split.Preprocessor` for small images.
+    """A `nas.data.split.Preprocessor` for small images.
 
     Args:
         mean, std: of each channel, on pixels from 0 to 1.

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nas.doctor import diagnose
+from nas.command.doctor import diagnose
 from nas.files import write_json_atomic
 
 _LIBRARIES = ("torch", "transformers", "optuna", "scikit-learn", "onnxruntime", "numpy")

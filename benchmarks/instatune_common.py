@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nas import InstaTuneConfig, instatune
-from nas.accuracy import accuracy, predict
-from nas.block_order import block_order
-from nas.importance import ImportanceConfig, order_by_importance
-from nas.search import search
+from nas.data.accuracy import accuracy, predict
+from nas.data.split import Split
+from nas.learning.block_order import block_order
+from nas.learning.importance import ImportanceConfig, order_by_importance
+from nas.learning.training import History
+from nas.searching.search import search
 from nas.seeds import generator
-from nas.split import Split
-from nas.training import History
 from predictors import Ridge
 from search_spaces import Candidate, Space, Supernet, exact_costs, recalibrate
 

@@ -11,7 +11,7 @@ import numpy as np
 from harness import Figures, Harness
 from instatune_common import SHARES, Bench, Problem, Result
 
-from nas.accuracy import PairedDifference, paired_difference
+from nas.data.accuracy import PairedDifference, paired_difference
 
 NO_LOSS, ONE_POINT = 0.2, 1.0
 

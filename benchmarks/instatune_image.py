@@ -16,7 +16,7 @@ from instatune_figures import compare
 from torch import nn
 
 from nas import InstaTuneConfig
-from nas.importance import ImportanceConfig
+from nas.learning.importance import ImportanceConfig
 from search_spaces import Space, last_first, plain_attention, space
 
 THREADS = 2

@@ -19,10 +19,10 @@ from instatune_figures import compare
 from torch import nn
 
 from nas import InstaTuneConfig
-from nas.demo_files import WEIGHTS, cache_folder, fetch, unpack_model
-from nas.importance import ImportanceConfig
-from nas.models import load_pretrained
-from nas.split import Split, make_split
+from nas.command.demo_files import WEIGHTS, cache_folder, fetch, unpack_model
+from nas.data.split import Split, make_split
+from nas.learning.importance import ImportanceConfig
+from nas.networks.pretrained import load_pretrained
 from search_spaces import Space, last_first, space
 
 MAX_TOKENS, EXAMPLE_TOKENS, THREADS = 64, 128, 2

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
-from nas.accuracy import logits_of
+from nas.data.accuracy import logits_of
 from search_spaces import Candidate, Supernet, exact_costs, space, spread
 from search_spaces.beit3 import Beit3Config, Beit3ForImageClassification
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import nas
 import search_spaces
 from hardware import measure_latency
-from nas.accuracy import paired_difference, predict
-from nas.data import Source, load_data
-from nas.importance import order_by_importance
-from nas.models import example_inputs, load_pretrained
+from nas.data.accuracy import paired_difference, predict
+from nas.data.reading import Source, load_data
+from nas.learning.importance import order_by_importance
+from nas.networks.pretrained import example_inputs, load_pretrained
 
 
 def main() -> None:

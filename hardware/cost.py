@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from hardware.inputs import Inputs, first_row, map_inputs, split
+from hardware.inputs import Inputs, device_of, first_row, map_inputs, split
 
 _MIB = 2**20
 
@@ -55,7 +55,7 @@ def cost(module: nn.Module, example_inputs: Inputs) -> Cost:
 
 
 def _macs(module: nn.Module, example_inputs: Inputs) -> int:
-    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    device = device_of(module)
     row = map_inputs(first_row(example_inputs), lambda value: value.to(device))
     # A constant tensor that is neither parameter nor buffer is met in the forward as it is.
     mode = FakeTensorMode(allow_non_fake_inputs=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 Inputs = tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
 Result = TypeVar("Result")
@@ -52,3 +53,8 @@ def first_row(inputs: Inputs) -> Inputs:
     """The inputs with one row: tensors whose first axis is the batch keep its first entry, others stay."""
     rows = batch_size(inputs)
     return map_inputs(inputs, lambda value: value[:1] if value.ndim and value.shape[0] == rows else value)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the parameters of a module are."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))

@@ -8,7 +8,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from hardware.backend import Runner, first_output
-from hardware.inputs import Inputs
+from hardware.inputs import Inputs, device_of
 from hardware.latency import fixed_threads
 
 
@@ -40,7 +40,7 @@ class PyTorchBackend:
         if precision not in (torch.float32, torch.bfloat16):
             raise ValueError(f"the precision of PyTorch must be float32 or bfloat16, got {precision}")
         module = self._modules[path].eval()
-        device = next((parameter.device.type for parameter in module.parameters()), "cpu")
+        device = device_of(module).type
 
         def run(*args: Any, **kwargs: Any) -> torch.Tensor:
             low = precision is not torch.float32

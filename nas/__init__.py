@@ -3,40 +3,32 @@
 Names are looked up when first used, so that `nas --help` and `nas doctor` start without the large libraries.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 _HOMES = {
-    "InstaTuneConfig": "nas.instatune",
-    "LinasConfig": "nas.linas",
-    "Measurement": "nas.evaluation",
+    "InstaTuneConfig": "nas.learning.instatune",
+    "LinasConfig": "nas.searching.linas",
+    "Measurement": "nas.searching.evaluation",
     "NoFeasible": "nas.errors",
-    "Objective": "nas.evaluation",
-    "Study": "nas.study",
+    "Objective": "nas.searching.evaluation",
+    "Source": "nas.data.reading",
+    "Study": "nas.searching.study",
     "UserError": "nas.errors",
-    "export": "nas.export",
-    "instatune": "nas.instatune",
-    "linas": "nas.linas",
-    "nsga2": "nas.nsga2",
-    "random_search": "nas.random_search",
+    "block_order": "nas.learning.block_order",
+    "export": "nas.runs.export",
+    "instatune": "nas.learning.instatune",
+    "linas": "nas.searching.linas",
+    "load_data": "nas.data.reading",
+    "load_pretrained": "nas.networks.pretrained",
+    "nsga2": "nas.searching.nsga2",
+    "order_by_importance": "nas.learning.importance",
+    "random_search": "nas.searching.random_search",
     "recalibrate": "search_spaces.recalibration",
-    "search": "nas.search",
+    "search": "nas.searching.search",
 }
 
 __all__ = sorted(_HOMES)
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing `nas.linas` binds the sub-module to the name of the function it is named after: keep the function.
-        if _HOMES.get(name) == f"nas.{name}" and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

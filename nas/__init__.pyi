@@ -1,16 +1,21 @@
+from nas.data.reading import Source as Source
+from nas.data.reading import load_data as load_data
 from nas.errors import NoFeasible as NoFeasible
 from nas.errors import UserError as UserError
-from nas.evaluation import Measurement as Measurement
-from nas.evaluation import Objective as Objective
-from nas.export import export as export
-from nas.instatune import InstaTuneConfig as InstaTuneConfig
-from nas.instatune import instatune as instatune
-from nas.linas import LinasConfig as LinasConfig
-from nas.linas import linas as linas
-from nas.nsga2 import nsga2 as nsga2
-from nas.random_search import random_search as random_search
-from nas.search import search as search
-from nas.study import Study as Study
+from nas.learning.block_order import block_order as block_order
+from nas.learning.importance import order_by_importance as order_by_importance
+from nas.learning.instatune import InstaTuneConfig as InstaTuneConfig
+from nas.learning.instatune import instatune as instatune
+from nas.networks.pretrained import load_pretrained as load_pretrained
+from nas.runs.export import export as export
+from nas.searching.evaluation import Measurement as Measurement
+from nas.searching.evaluation import Objective as Objective
+from nas.searching.linas import LinasConfig as LinasConfig
+from nas.searching.linas import linas as linas
+from nas.searching.nsga2 import nsga2 as nsga2
+from nas.searching.random_search import random_search as random_search
+from nas.searching.search import search as search
+from nas.searching.study import Study as Study
 from search_spaces import recalibrate as recalibrate
 
 __all__ = [
@@ -19,12 +24,17 @@ __all__ = [
     "Measurement",
     "NoFeasible",
     "Objective",
+    "Source",
     "Study",
     "UserError",
+    "block_order",
     "export",
     "instatune",
     "linas",
+    "load_data",
+    "load_pretrained",
     "nsga2",
+    "order_by_importance",
     "random_search",
     "recalibrate",
     "search",

@@ -49,10 +49,11 @@ class CausalText(nn.Module):
         layer = nn.TransformerEncoderLayer(24, 3, 40, dropout=0.0, activation="gelu", norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, 3, norm=nn.LayerNorm(24), enable_nested_tensor=False)
         self.head = nn.Linear(24, 3)
-        self.register_buffer("mask", torch.ones(6, 6, dtype=torch.bool).triu(1))
+        self.register_buffer("mask", torch.ones(32, 32, dtype=torch.bool).triu(1))
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = self.encoder(self.embed(ids).transpose(0, 1), mask=self.mask, is_causal=True)
+        mask = self.mask[: ids.shape[1], : ids.shape[1]]
+        x = self.encoder(self.embed(ids).transpose(0, 1), mask=mask, is_causal=True)
         return self.head(x.mean(0))
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 from tiny import write_model, write_reviews
 
-from nas.cli import main
+from nas.command.cli import main
 
 
 class Answer(NamedTuple):

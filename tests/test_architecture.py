@@ -15,23 +15,29 @@ MAY_IMPORT = {
     "hardware": {"hardware"},
     "nas": {"nas", "search_spaces", "predictors", "hardware"},
 }
+# The parts of `nas`, each of which may use those before it; modules outside of them are used by all.
+LAYERS = ("data", "networks", "searching", "learning", "runs", "command")
 # A recipe is one paper's method; recipes are composed by others and know nothing of each other.
-RECIPES = {"nas.linas", "nas.instatune"}
-ON_TOP = {"nas.cli": set(), "nas.demo": {"nas.cli"}, "nas.workflow": {"nas.cli", "nas.demo"}}
+RECIPES = {"nas.searching.linas", "nas.learning.instatune"}
+ON_TOP = {
+    "nas.command.cli": set(),
+    "nas.command.demo": {"nas.command.cli"},
+    "nas.runs.workflow": {"nas.command.cli", "nas.command.demo"},
+}
 
 HOMES = {
-    "accelerate": {"nas.processes"},
-    "datasets": {"nas.data"},
-    "matplotlib": {"nas.report"},
-    "moocore": {"nas.pareto"},
+    "accelerate": {"nas.learning.processes"},
+    "datasets": {"nas.data.reading"},
+    "matplotlib": {"nas.runs.report"},
+    "moocore": {"nas.searching.pareto"},
     "onnx": {"hardware.onnx"},
     "onnxruntime": {"hardware.onnxruntime"},
     "onnxscript": {"hardware.onnx"},
-    "optuna": {"nas.study"},
-    "pydantic": {"nas.run_folder", "nas.config_file"},
-    "rich": {"nas.console"},
-    "transformers": {"nas.models", "search_spaces.storage"},
-    "tyro": {"nas.cli"},
+    "optuna": {"nas.searching.study"},
+    "pydantic": {"nas.runs.run_folder", "nas.command.config_file"},
+    "rich": {"nas.runs.console"},
+    "transformers": {"nas.networks.pretrained", "search_spaces.storage"},
+    "tyro": {"nas.command.cli"},
 }
 SLOW_TO_IMPORT = {"accelerate", "datasets", "matplotlib", "onnx", "onnxruntime", "sklearn", "transformers"}
 SOURCES = {
@@ -64,6 +70,13 @@ OURS = {name: {other for other in found if other in SOURCES and other != name} f
 def test_packages_point_one_way(name: str) -> None:
     used = {other.split(".")[0] for other in OURS[name]}
     assert used <= MAY_IMPORT[name.split(".")[0]]
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.count(".") > 1 and name.startswith("nas.")])
+def test_the_parts_of_nas_point_one_way(name: str) -> None:
+    below = LAYERS[: LAYERS.index(name.split(".")[1]) + 1]
+    parts = {other.split(".")[1] for other in OURS[name] if other.startswith("nas.") and other.count(".") > 1}
+    assert parts <= set(below)
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES & SOURCES.keys()))

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from nas.augmentation import augment
 from nas.errors import UserError
+from nas.learning.augmentation import augment
+from nas.learning.training import TrainingConfig, fine_tune
 from nas.seeds import generator
-from nas.training import TrainingConfig, fine_tune
 from tests import toy_images, toy_task
 
 HEIGHT, WIDTH = 16, 8

@@ -15,7 +15,7 @@ import torch
 from conftest import Answer, Command
 from tiny import write_model, write_reviews
 
-COMMAND = [sys.executable, "-c", "import sys; from nas.cli import main; sys.exit(main())"]
+COMMAND = [sys.executable, "-c", "import sys; from nas.command.cli import main; sys.exit(main())"]
 
 
 def refused(answer: Answer, sentence: str, status: int = 2) -> None:

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import torch
 
-from nas.block_order import block_order, greedy
-from nas.importance import ImportanceConfig
+from nas.learning.block_order import block_order, greedy
+from nas.learning.importance import ImportanceConfig
 from search_spaces import Supernet, last_first, space
 from tests import toy_task
 from tests.toy_blocks import its_own_rows, one_list, two_stacks

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nas.errors import UserError
-from nas.instatune import InstaTuneConfig, instatune
-from nas.training import History, Step, TrainingConfig, TrainingFailed, fine_tune, fit
+from nas.learning.instatune import InstaTuneConfig, instatune
+from nas.learning.training import History, Step, TrainingConfig, TrainingFailed, fine_tune, fit
 from tests import toy_images, toy_task
 
 CONFIG = InstaTuneConfig(steps=14, batch_size=8, learning_rate=1e-3, checkpoint_every_s=0)

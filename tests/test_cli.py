@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-import nas.workflow
-from nas.console import Bar
+import nas.runs.workflow
+from nas.runs.console import Bar
 
 COMMANDS = ("finetune", "search", "report", "export", "demo", "doctor")
 
@@ -157,7 +157,7 @@ def test_exit_statuses(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(nas.workflow, "search_run", fail)
+    monkeypatch.setattr(nas.runs.workflow, "search_run", fail)
     answer = nas_command("search", "run")
     assert answer.status == status
     assert answer.out == ""

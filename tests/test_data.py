@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data import Source, load_data, read_table
+from nas.data.preprocessing import PlainImages, TextPreprocessor
+from nas.data.reading import Source, load_data, read_table
+from nas.data.split import Data, Kind, Row, Split, make_split
+from nas.data.table import Table, prepare_data
+from nas.data.tasks import Regression, TokenClassification
 from nas.errors import UserError
-from nas.preprocessing import PlainImages, TextPreprocessor
-from nas.split import Data, Kind, Row, Split, make_split
-from nas.table import Table, prepare_data
-from nas.tasks import Regression, TokenClassification
 from tests import toy_task
 
 TEXTS, LABELS = toy_task.sentences(90)

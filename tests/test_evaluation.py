@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.evaluation import Evaluations, Measurement, Objective, every_row, measure, one_gene_changes, violations
+from nas.searching.evaluation import (
+    Evaluations,
+    Measurement,
+    Objective,
+    every_row,
+    measure,
+    one_gene_changes,
+    violations,
+)
 from search_spaces.space import Candidate, Choice, Space
 
 SPACE = Space((Choice("depth", (1, 2)), Choice("width", (8, 16, 32), active_if=("depth", (2,))), Choice("k", (3, 5))))

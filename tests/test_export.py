@@ -20,9 +20,9 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from nas.card import Card
 from nas.errors import UserError
-from nas.export import ExportError, export, is_export
+from nas.runs.card import Card
+from nas.runs.export import ExportError, export, is_export
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
@@ -199,7 +199,7 @@ def test_a_class_of_the_users_own_needs_its_factory(tmp_path: Path) -> None:
     small = shake(Convolutions(width=5, blocks=1))
     folder = export(small, tmp_path / "own", (torch.randn(2, 3, 8, 8),), factory=Convolutions)
     record = json.loads((folder / "config.json").read_text())["subnetwork"]
-    assert record["blocks"] == {"blocks": 1}
+    assert record["blocks"] == {"blocks": {"0": "0"}}
     assert record["sizes"]["blocks.0"] == {"in_channels": 5, "out_channels": 5, "groups": 5}
     assert record["sizes"]["layer_norm"] == {"normalized_shape": [5]}
     lines: dict[str, Any] = {}

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from nas.data.split import make_split
 from nas.errors import UserError
-from nas.importance import ImportanceConfig, importance, order_by_importance
-from nas.split import make_split
+from nas.learning.importance import ImportanceConfig, importance, order_by_importance
 from search_spaces import AxisCut, Choice, Space, Supernet
 from tests import toy_images, toy_task
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from nas.accuracy import accuracy, predict
+from nas.data.accuracy import accuracy, predict
+from nas.data.tasks import Classification
 from nas.errors import UserError
-from nas.instatune import InstaTuneConfig, equation_one, instatune
+from nas.learning.instatune import InstaTuneConfig, equation_one, instatune
+from nas.learning.training import TrainingConfig, fine_tune
 from nas.seeds import generator
-from nas.tasks import Classification
-from nas.training import TrainingConfig, fine_tune
 from search_spaces import Space, Supernet, space
 from tests import toy_task
 from tests.toy_blocks import its_own_rows, two_stacks

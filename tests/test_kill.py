@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from nas.study import load_study
+from nas.searching.study import load_study
 
 pytestmark = pytest.mark.slow
-COMMAND = [sys.executable, "-c", "import sys; from nas.cli import main; sys.exit(main())"]
+COMMAND = [sys.executable, "-c", "import sys; from nas.command.cli import main; sys.exit(main())"]
 TIMEOUT_S = 300
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.evaluation import Measurement, Objective
-from nas.linas import LinasConfig, first_rows, linas, one_hot_features
-from nas.nsga2 import nsga2
-from nas.random_search import random_search
-from nas.study import Study
+from nas.searching.evaluation import Measurement, Objective
+from nas.searching.linas import LinasConfig, first_rows, linas, one_hot_features
+from nas.searching.nsga2 import nsga2
+from nas.searching.random_search import random_search
+from nas.searching.study import Study
 from predictors import Ridge
 from search_spaces.space import Candidate, Choice, Space
 

@@ -11,9 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nas.accuracy import logits_of
+from nas.data.accuracy import logits_of
+from nas.data.preprocessing import PlainImages
+from nas.data.tasks import Regression, TokenClassification
 from nas.errors import UserError
-from nas.models import (
+from nas.networks.pretrained import (
     example_inputs,
     load_preprocessor,
     load_pretrained,
@@ -21,8 +23,6 @@ from nas.models import (
     same_labels,
     save_preprocessor,
 )
-from nas.preprocessing import PlainImages
-from nas.tasks import Regression, TokenClassification
 from tests import toy_task
 from tests.families import build
 

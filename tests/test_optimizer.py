@@ -14,8 +14,8 @@ from transformers import (
     SwinForImageClassification,
 )
 
-from nas.optimizer import adamw, layer_depths
-from nas.training import TrainingConfig, fit
+from nas.learning.optimizer import adamw, layer_depths
+from nas.learning.training import TrainingConfig, fit
 from search_spaces.beit3 import Beit3Config, Beit3ForVisualQuestionAnswering
 from tests import families, networks, toy_images, toy_task
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from nas.data.preprocessing import PlainImages
 from nas.errors import UserError
-from nas.models import example_inputs, load_preprocessor, save_preprocessor
-from nas.own_model import check_outputs, own_model, own_preprocessor
-from nas.preprocessing import PlainImages
+from nas.networks.own_model import check_outputs, own_model, own_preprocessor
+from nas.networks.pretrained import example_inputs, load_preprocessor, save_preprocessor
 from tests import toy_task
 
 CODE = """

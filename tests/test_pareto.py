@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from nas import pareto
+from nas.searching import pareto
 
 
 def _values(seed: int, n: int, m: int) -> pareto.FloatArray:

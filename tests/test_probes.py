@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from nas.accuracy import accuracy, predict
-from nas.instatune import InstaTuneConfig, InstaTuneHistory, instatune
-from nas.probes import Probe, Probes
-from nas.recalibration import SubNetworks
+from nas.data.accuracy import accuracy, predict
+from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
+from nas.learning.probes import Probe, Probes
+from nas.networks.recalibration import SubNetworks
 from tests import toy_task
 from tests.toy_blocks import its_own_rows, two_stacks
 

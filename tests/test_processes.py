@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nas.instatune import InstaTuneConfig, instatune
-from nas.sampling import Pareto
-from nas.split import Split
-from nas.training import LossOf, Step, TrainingConfig, TrainingFailed, fine_tune, fit, plain_loss
+from nas.data.split import Split
+from nas.learning.instatune import InstaTuneConfig, instatune
+from nas.learning.sampling import Pareto
+from nas.learning.training import LossOf, Step, TrainingConfig, TrainingFailed, fine_tune, fit, plain_loss
 from search_spaces import Candidate, Supernet
 from tests import toy_blocks, toy_images, toy_tags, toy_task
 

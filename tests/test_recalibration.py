@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from nas.data.preprocessing import PlainImages
+from nas.data.split import Split, make_split
 from nas.errors import UserError
-from nas.preprocessing import PlainImages
-from nas.recalibration import SubNetworks
-from nas.search import search
-from nas.split import Split, make_split
+from nas.networks.recalibration import SubNetworks
+from nas.searching.search import search
 from search_spaces import Supernet, recalibrate, space
 from tests.families import build
 from tests.networks import Concatenation, MobileLike, randomised

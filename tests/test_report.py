@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-from nas.evaluation import Measurement, Objective
-from nas.report import Marks, draw_front, draw_training, find, write_front
-from nas.run_folder import ProbeRecord
-from nas.study import Study
+from nas.runs.report import Marks, draw_front, draw_training, find, write_front
+from nas.runs.run_folder import ProbeRecord
+from nas.searching.evaluation import Measurement, Objective
+from nas.searching.study import Study
 from search_spaces import Choice, Space
 
 SPACE = Space((Choice("depth", (1, 2, 3)), Choice("width.2", (8, 16), active_if=("depth", (3,)))))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.instatune import InstaTuneConfig, instatune
-from nas.sampling import Pareto, ParetoSettings, Sampling, Sandwich, Uniform
+from nas.learning.instatune import InstaTuneConfig, instatune
+from nas.learning.sampling import Pareto, ParetoSettings, Sampling, Sandwich, Uniform
 from search_spaces import Candidate, Choice, Space
 from tests import toy_task
 

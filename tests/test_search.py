@@ -13,14 +13,14 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import search_spaces
 from hardware import cost
-from nas.accuracy import accuracy, predict
+from nas.data.accuracy import accuracy, predict
+from nas.data.split import Kind, Row, Split, make_split
 from nas.errors import UserError
-from nas.evaluation import Objective
-from nas.linas import LinasConfig, linas
-from nas.random_search import random_search
-from nas.relative_latency import LatencySettings, reference_path
-from nas.search import objective, search
-from nas.split import Kind, Row, Split, make_split
+from nas.searching.evaluation import Objective
+from nas.searching.linas import LinasConfig, linas
+from nas.searching.random_search import random_search
+from nas.searching.relative_latency import LatencySettings, reference_path
+from nas.searching.search import objective, search
 from search_spaces import Space, Supernet
 
 QUICK = LatencySettings(tokens=8, repeats=1, warmup=0)

@@ -14,10 +14,10 @@ import optuna
 import pytest
 
 from nas.errors import NoFeasible, UserError
-from nas.evaluation import Measurement, Objective
-from nas.nsga2 import Nsga2Config, nsga2
-from nas.random_search import random_search
-from nas.study import Study, load_study
+from nas.searching.evaluation import Measurement, Objective
+from nas.searching.nsga2 import Nsga2Config, nsga2
+from nas.searching.random_search import random_search
+from nas.searching.study import Study, load_study
 from search_spaces.space import Candidate, Choice, Space
 
 SPACE = Space(

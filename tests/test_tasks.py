@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from nas.accuracy import predict
+from nas.data.accuracy import predict
+from nas.data.split import Split
+from nas.data.tasks import IGNORED, TASKS, Classification, Regression, TokenClassification, accuracy, task_of
 from nas.errors import UserError
-from nas.split import Split
-from nas.tasks import IGNORED, TASKS, Classification, Regression, TokenClassification, accuracy, task_of
 
 
 @dataclass(frozen=True)

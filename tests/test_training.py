@@ -11,10 +11,10 @@ from accelerate import tracking
 from accelerate.tracking import GeneralTracker
 from torch import nn
 
-from nas.accuracy import accuracy, logits_of, paired_difference, predict
+from nas.data.accuracy import accuracy, logits_of, paired_difference, predict
+from nas.data.split import Split
 from nas.errors import UserError
-from nas.split import Split
-from nas.training import History, LossOf, Step, TrainingConfig, TrainingFailed, fine_tune, fit, plain_loss
+from nas.learning.training import History, LossOf, Step, TrainingConfig, TrainingFailed, fine_tune, fit, plain_loss
 from tests import toy_images, toy_tags, toy_task
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.split import Split, make_split
+from nas.data.split import Split, make_split
 from search_spaces import BlockCut, Choice, Space, Supernet
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.split import IntArray, Split
+from nas.data.split import IntArray, Split
 from search_spaces import Supernet, space
 
 SIDE = 8

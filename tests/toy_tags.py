@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.split import IntArray, Split
-from nas.tasks import IGNORED, TokenClassification
+from nas.data.split import IntArray, Split
+from nas.data.tasks import IGNORED, TokenClassification
 
 
 @dataclass(frozen=True)

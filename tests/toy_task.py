@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas.preprocessing import TextPreprocessor
-from nas.split import Split, make_split
+from nas.data.preprocessing import TextPreprocessor
+from nas.data.split import Split, make_split
 from search_spaces import Space, Supernet, space
 
 GOOD, BAD, PLAIN = ("good", "fine", "great"), ("bad", "poor", "awful"), ("the", "film", "was", "and", "plot", "it")

@@ -4,7 +4,6 @@
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,54 +12,78 @@ import torch
 from hardware import OnnxRuntimeBackend
 from hardware.backend import relative_difference
 from hardware.onnx import TOLERANCE
-from nas.export import export
-from search_spaces import Candidate, Supernet, space, spread
-from search_spaces.inputs import default_inputs
-from tests.families import NAMES, build
+from nas import export
+from search_spaces import Candidate, Supernet
+from search_spaces.inputs import Inputs
+from tests.zoo import CASES, first, made
 
 MORE = 17
-_RANGES: dict[str, Any] = {"depth": (1, 2, 0.75, 1.0), "heads": (1, 2, 0.75), "ffn": (0.25, 7, 0.5)}
+# One of each family; of the others one candidate here, all three with the exhaustive tests.
+FAMILIES = ("bert", "vit", "beit3", "hf-resnet")
+OTHERS = tuple(name for name in CASES if name not in FAMILIES)
 
 
-def _supernet(name: str, attention: str = "sdpa") -> Supernet:
-    model = build(name, attention)
-    return Supernet(model, space(model, drop_order=spread, **_RANGES))
+def _other(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Three rows, other images, and texts of five tokens."""
+    longer = {name: torch.cat([value, value[:1]]) for name, value in dict(inputs).items()}
+    return {
+        name: torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
+        if value.is_floating_point()
+        else value[:, :5]
+        for name, value in longer.items()
+    }
 
 
-def _check(supernet: Supernet, candidate: Candidate, folder: Path) -> None:
-    module, inputs = supernet.extract(candidate).eval(), dict(default_inputs(supernet.model))
+def _check(supernet: Supernet, inputs: Inputs, candidate: Candidate, folder: Path) -> None:
+    module = supernet.extract(candidate).eval()
     run = OnnxRuntimeBackend().load(OnnxRuntimeBackend().convert(module, inputs, folder))
-    for case in (inputs, {name: torch.cat([value, value[:1]])[:, :5] for name, value in inputs.items()}):
-        if "pixel_values" in case:
-            case = {"pixel_values": torch.randn(5, *inputs["pixel_values"].shape[1:])}
+    for case in (dict(inputs), _other(inputs)):
         with torch.no_grad():
-            shared = supernet(candidate, **case).logits
+            shared = first(supernet(candidate, **case))
         assert relative_difference(shared, run(**case)) <= TOLERANCE, candidate
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_onnx_of_the_smallest_the_largest_and_a_random_candidate(name: str, tmp_path: Path) -> None:
-    supernet = _supernet(name)
+def _check_three(name: str, folder: Path) -> None:
+    supernet, inputs = made(name)
     random = supernet.space.sample(np.random.default_rng(7))
     for candidate in (supernet.space.smallest(), supernet.space.largest(), random):
-        _check(supernet, candidate, tmp_path)
+        _check(supernet, inputs, candidate, folder)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_onnx_of_the_smallest_the_largest_and_a_random_candidate(name: str, tmp_path: Path) -> None:
+    _check_three(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_onnx_of_a_random_candidate(name: str, tmp_path: Path) -> None:
+    supernet, inputs = made(name)
+    _check(supernet, inputs, supernet.space.sample(np.random.default_rng(8)), tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name", NAMES)
-def test_onnx_of_more_random_candidates(name: str, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    supernets = [_supernet(name, attention) for attention in ("sdpa", "eager")]
-    for number in range(MORE):
-        supernet = supernets[number % 2]
-        _check(supernet, supernet.space.sample(rng), tmp_path)
+@pytest.mark.parametrize("name", OTHERS)
+def test_onnx_of_the_three_candidates_of_every_network(name: str, tmp_path: Path) -> None:
+    _check_three(name, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", (*FAMILIES, "bert-eager", "vit-eager"))
+def test_onnx_of_more_random_candidates(name: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    supernet, inputs = made(name)
+    for _ in range(MORE):
+        _check(supernet, inputs, supernet.space.sample(rng), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ("bert-eager", "roberta", "vit-eager", "dinov2", "hf-resnet", "beit3", "cifar-resnet", "swin")
+)
 def test_whole_export_of_a_random_candidate(name: str, tmp_path: Path) -> None:
-    supernet = _supernet(name, "eager")
+    supernet, inputs = made(name)
     candidate = supernet.space.sample(np.random.default_rng(1))
-    inputs = default_inputs(supernet.model)
     assert (export(supernet.extract(candidate), tmp_path / "out", inputs) / "README.md").is_file()

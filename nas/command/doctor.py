@@ -1,0 +1,154 @@
+"""`nas doctor`: what is installed, usable and missing on this machine, and the command that installs the rest."""
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, TextIO
+
+from nas.runs.console import print_table
+
+_IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL"}
+_CPU_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "i8mm",
+    "bf16",
+)
+
+
+@dataclass(frozen=True)
+class Package:
+    """One library that supersieve uses: its version, whether it can be imported, and what to do where it cannot."""
+
+    name: str
+    version: str | None
+    usable: bool
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `nas doctor` found; `healthy` when everything that the commands need can be imported."""
+
+    python: str
+    system: str
+    processor: str
+    cpu_features: tuple[str, ...]
+    cpus: int
+    torch_threads: int | None
+    memory_gib: float | None
+    accelerators: tuple[str, ...]
+    packages: tuple[Package, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every library that the commands need can be used."""
+        return all(package.usable for package in self.packages)
+
+    def to_json(self) -> dict[str, Any]:
+        """The diagnosis as one object."""
+        return {"healthy": self.healthy, **asdict(self)}
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine; imports every library once, so it takes some seconds."""
+    packages = tuple(_package(name) for name in _requirements())
+    processor, features = _processor()
+    threads, accelerators = _torch()
+    return Diagnosis(
+        python=f"{platform.python_version()} ({sys.executable})",
+        system=platform.platform(),
+        processor=processor,
+        cpu_features=features,
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        torch_threads=threads,
+        memory_gib=_memory_gib(),
+        accelerators=accelerators,
+        packages=packages,
+    )
+
+
+def show(diagnosis: Mapping[str, Any], out: TextIO) -> None:
+    """Print a diagnosis for a person."""
+    threads = diagnosis["torch_threads"] or "unknown"
+    print(f"Python       {diagnosis['python']}", file=out)
+    print(f"System       {diagnosis['system']}", file=out)
+    print(f"Processor    {diagnosis['processor']}, {diagnosis['cpus']} usable, torch uses {threads} threads", file=out)
+    print(f"Features     {', '.join(diagnosis['cpu_features']) or 'none of those that matter here'}", file=out)
+    print(f"Memory       {diagnosis['memory_gib']} GiB", file=out)
+    print(f"Accelerator  {', '.join(diagnosis['accelerators']) or 'none'}", file=out)
+    rows = {
+        package["name"]: (package["version"] or "missing", "yes" if package["usable"] else "no", package["advice"])
+        for package in diagnosis["packages"]
+    }
+    print_table("Libraries", ("version", "usable", "to mend it"), rows, out)
+
+
+def _requirements() -> list[str]:
+    try:
+        lines = requires("supersieve") or []
+    except PackageNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        match = re.match(r"[A-Za-z0-9._-]+", line)
+        if match is not None and "extra ==" not in line:
+            found.append(match.group().lower())
+    return found
+
+
+def _package(name: str) -> Package:
+    try:
+        installed = version(name)
+    except PackageNotFoundError:
+        return Package(name, None, False, f"pip install {name}")
+    try:
+        import_module(_IMPORTED_AS.get(name, name))
+    except Exception as error:  # a broken library can raise anything, and saying so is the purpose here
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Package(name, installed, False, f"{reason}; pip install --force-reinstall {name}")
+    return Package(name, installed, True)
+
+
+def _processor() -> tuple[str, tuple[str, ...]]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine(), ()
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    known = set(flags.group(1).split()) if flags else set()
+    return name.group(1) if name else platform.machine(), tuple(f for f in _CPU_FEATURES if f in known)
+
+
+def _memory_gib() -> float | None:
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+    return round(total / 2**30, 1)
+
+
+def _torch() -> tuple[int | None, tuple[str, ...]]:
+    try:
+        import torch
+    except ImportError:
+        return None, ()
+    names = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    if torch.backends.mps.is_available():
+        names.append("Apple GPU (mps)")
+    return torch.get_num_threads(), tuple(names)

@@ -1,0 +1,1 @@
+"""Labelled rows: what is learned, reading, splitting, preprocessing, and how well outputs fit."""

@@ -1,0 +1,376 @@
+"""Labelled data of any form that `datasets` loads: read and checked; the only home of that library."""
+
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.data.split import Data, Kind, Preprocessor, Row
+from nas.data.table import Table, prepare_data
+from nas.data.tasks import CLASSIFICATION, Classification, Regression, Task, TokenClassification
+from nas.errors import UserError
+from nas.quiet import quiet
+
+_TEXT = ("text", "sentence", "content", "review", "question", "document", "tweet", "comment", "utterance")
+_IMAGE = ("image", "img", "picture", "photo")
+_LABEL = ("label", "labels", "target", "class", "category", "sentiment", "intent", "coarse_label", "fine_label", "y")
+_NUMBER = ("score", "rating", "value", "stars", "similarity_score", *_LABEL)
+_WORDS = ("tokens", "words", *_TEXT)
+_TAGS = ("tags", "ner_tags", "pos_tags", "chunk_tags", "ner", *_LABEL)
+_BUILDERS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+}
+_SPLITS = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+_MAX_CLASSES = 10_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the data is and which columns count.
+
+    Args:
+        location: a CSV, TSV, Parquet or JSON-lines file (also .gz), a folder of images in one folder a class, a folder
+            with files for train, validation and test, or the name of a data set on the hub.
+        text: column of the text, or of the words; None: found by its usual names.
+        image: column of the image; None: found by its usual names.
+        label: column of the label, number or tags; None: found by its usual names.
+        config: configuration of a hub data set, e.g. "sst2" of "nyu-mll/glue".
+        task: what the labels mean.
+    """
+
+    location: str
+    text: str | None = None
+    image: str | None = None
+    label: str | None = None
+    config: str | None = None
+    task: Task = CLASSIFICATION
+
+
+def load_data(
+    source: Source,
+    preprocess: Preprocessor,
+    *,
+    seed: int,
+    shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    max_tokens: int = 128,
+) -> Data:
+    """Read a source and make it ready: `read_table`, then `prepare_data`; the same arguments and errors."""
+    return prepare_data(read_table(source), preprocess, seed=seed, shares=shares, max_tokens=max_tokens)
+
+
+def read_table(source: Source) -> Table:
+    """Read all rows and find out their kind and classes.
+
+    Splits whose labels are all missing (as in the test sets of many benchmarks) do not count as labelled data.
+
+    Raises:
+        UserError: nothing there, nothing in it, a column or labels missing, one class only, or not readable.
+    """
+    form = _FORMS[type(source.task)]
+    with _quiet(), tempfile.TemporaryDirectory(prefix="nas-data-", ignore_cleanup_errors=True) as cache:
+        found = _named(_load(source, cache), source.location)
+        kind, column, label = _columns(source, form, found["train"].column_names)
+        rows: dict[str, list[Row]] = {}
+        labels: dict[str, list[Any]] = {}
+        for name, part in found.items():
+            values = form.read_labels(part, label, source.location)
+            if all(_unlabelled(value) for value in values):
+                continue
+            missing = next((row for row, value in enumerate(values) if _missing(value)), None)
+            if missing is not None:
+                raise UserError(
+                    f"every row must have a label, row {missing + 1} of {name} in {source.location} has none"
+                )
+            labels[name] = values
+            rows[name] = (form.read_rows or _READERS[kind])(part, column)
+        if "train" not in labels:
+            raise UserError(
+                f"column {label} of {source.location} must hold labels, but none of its training rows has one"
+            )
+        _as_long(rows, labels, source.location)
+        names = _names(found["train"].features[label])
+    classes, indices = form.classes(labels, names, label, source.location)
+    parts = {name: (rows[name], source.task.labels(indices[name])) for name in labels}
+    return Table(kind, tuple(str(value) for value in classes), parts, source.task)
+
+
+def _quiet() -> AbstractContextManager[None]:
+    """No progress bars and no log lines of `datasets` and of the hub's client."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    loggers = ("datasets", "huggingface_hub")
+    return quiet(loggers, lambda: not are_progress_bars_disabled(), disable_progress_bars, enable_progress_bars)
+
+
+def _load(source: Source, cache: str) -> Any:
+    import datasets
+
+    path = Path(source.location).expanduser()
+    if path.is_file():
+        return _load_file(path, cache)
+    if path.is_dir():
+        if not any(item.is_file() for item in path.rglob("*")):
+            raise UserError(f"the data folder {path} must hold files, it is empty")
+        return _readable(lambda: datasets.load_dataset(str(path.resolve()), cache_dir=cache), str(path))
+    if path.suffix in {*_BUILDERS, ".gz"} or source.location.startswith((".", "/", "~")) or len(path.parts) > 2:
+        raise UserError(f"the data must be a file, a folder or the name of a hub data set, there is no {path}")
+    return _readable(lambda: datasets.load_dataset(source.location, source.config), source.location)
+
+
+def _load_file(path: Path, cache: str) -> Any:
+    import datasets
+
+    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
+    builder = _BUILDERS.get(suffixes[-1].lower()) if suffixes else None
+    if builder is None:
+        raise UserError(f"the data file must end in {', '.join(_BUILDERS)} (or these with .gz), got {path.name}")
+    if not path.stat().st_size:
+        raise UserError(f"the data file {path} must hold rows, it is empty")
+    options: dict[str, Any] = {"data_files": {"train": str(path)}, "cache_dir": cache}
+    if builder == "csv":
+        # A text that reads "NA" or "null" is a text, and the first of too many fields is not a name of the row.
+        separator = "\t" if suffixes[-1].lower() == ".tsv" else ","
+        options |= {"keep_default_na": False, "index_col": False, "sep": separator}
+    return _readable(lambda: datasets.load_dataset(builder, **options), str(path))
+
+
+def _readable(load: Callable[[], Any], name: str) -> Any:
+    """The result of `load`; whatever `datasets` raises becomes one sentence with the innermost cause."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Length of header or names does not match")
+            return load()
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = str(cause).strip().splitlines() or [""]
+        if "corresponds to no data" in lines[0]:
+            raise UserError(f"the data in {name} must hold rows, it is empty") from error
+        if "Length of header" in lines[0]:
+            raise UserError(
+                f"every row of {name} must have as many fields as its header; put quotes around a text with a separator"
+            ) from error
+        if isinstance(error, ConnectionError):
+            raise UserError(
+                f"there is no file or folder {name}, and no such data set can be reached on the hub"
+            ) from error
+        raise UserError(f"{name} cannot be read as a data set: {type(cause).__name__}: {lines[0][:300]}") from error
+
+
+def _named(found: Any, location: str) -> dict[str, Any]:
+    """Splits under the names train, validation, test; others are left out, empty ones too."""
+    filled = {str(name): part for name, part in found.items() if part.num_rows}
+    if not filled:
+        raise UserError(f"the data in {location} must hold rows, it is empty")
+    named = {"train": filled["train"]} if "train" in filled else {}
+    if not named and len(filled) == 1:
+        return {"train": next(iter(filled.values()))}
+    if not named:
+        raise UserError(f"the data in {location} must have a train split, got the splits {', '.join(filled)}")
+    for name, aliases in _SPLITS.items():
+        alias = next((alias for alias in aliases if alias in filled), None)
+        if alias is not None:
+            named[name] = filled[alias]
+    return named
+
+
+def _columns(source: Source, form: "_Form", columns: Sequence[str]) -> tuple[Kind, str, str]:
+    """(kind, column of the rows, column of the labels)."""
+    shown = ", ".join(columns)
+    if source.text and source.image:
+        raise UserError("name a text column or an image column, not both")
+    if source.image and form.read_rows:
+        raise UserError("tags belong to words: name a column of words, not of images")
+    for name in (source.text, source.image, source.label):
+        if name is not None and name not in columns:
+            raise UserError(f"the data in {source.location} has no column {name}; its columns are {shown}")
+    label = source.label or _usual(form.label_names, columns)
+    if label is None:
+        raise UserError(f"the data in {source.location} has no label column that I know; name one of {shown}")
+    if source.text:
+        return "text", source.text, label
+    if source.image:
+        return "image", source.image, label
+    image, text = None if form.read_rows else _usual(_IMAGE, columns), _usual(form.text_names, columns)
+    if image is not None:
+        return "image", image, label
+    if text is not None:
+        return "text", text, label
+    raise UserError(f"the data in {source.location} has no text or image column that I know; name one of {shown}")
+
+
+def _usual(names: Sequence[str], columns: Sequence[str]) -> str | None:
+    lower = {column.lower(): column for column in columns}
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def _texts(part: Any, column: str) -> list[Row]:
+    return ["" if value is None else str(value) for value in part[column][:]]
+
+
+def _images(part: Any, column: str) -> list[Row]:
+    import datasets
+
+    if isinstance(part.features[column], datasets.Image):
+        part = part.cast_column(column, datasets.Image(decode=False))
+    rows: list[Row] = []
+    for number, value in enumerate(part[column][:]):
+        if isinstance(value, dict):
+            value = value.get("bytes") or (Path(value["path"]).read_bytes() if value.get("path") else None)
+        if not isinstance(value, bytes | None):
+            raise UserError(f"column {column} must hold encoded images (bytes), row {number + 1} holds something else")
+        # A row without an image counts as one that cannot be decoded.
+        rows.append(value or b"")
+    return rows
+
+
+_READERS: Mapping[Kind, Callable[[Any, str], list[Row]]] = {"text": _texts, "image": _images}
+
+
+def _words(part: Any, column: str) -> list[Row]:
+    rows: list[Row] = []
+    for number, value in enumerate(part[column][:]):
+        if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+            raise UserError(
+                f"column {column} must hold a list of words a row, row {number + 1} holds {str(value)[:60]!r}"
+            )
+        rows.append(tuple(value))
+    return rows
+
+
+def _as_long(rows: Mapping[str, Sequence[Row]], labels: "_RawLabels", location: str) -> None:
+    """UserError unless every word has a tag."""
+    for name, part in rows.items():
+        for number, (row, tags) in enumerate(zip(part, labels[name], strict=True)):
+            if isinstance(row, tuple) and len(row) != len(tags):
+                raise UserError(
+                    f"every word must have one tag, but row {number + 1} of {name} in {location} has {len(row)} words "
+                    f"and {len(tags)} tags"
+                )
+
+
+def _unlabelled(value: Any) -> bool:
+    """Whether a label stands for none, as in test sets whose labels are kept secret."""
+    return all(map(_unlabelled, value)) if isinstance(value, list) else value in (None, "", -1, -100)
+
+
+def _missing(value: Any) -> bool:
+    if isinstance(value, list):
+        return not value or any(tag in (None, "", -1, -100) for tag in value)
+    return value is None or value == ""
+
+
+def _names(feature: Any) -> Sequence[str] | None:
+    """The names of the classes where the data has them, of one label or of a list of tags."""
+    names: Sequence[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
+    return names
+
+
+def _raw_labels(part: Any, label: str, location: str) -> list[Any]:
+    """Labels as they came, whole numbers or words; those of a ClassLabel as names."""
+    feature, values = part.features[label], part[label][:]
+    if getattr(feature, "names", None):
+        return [_named_class(feature, value) for value in values]
+    if all(value is None or (isinstance(value, float) and value.is_integer()) for value in values):
+        return [None if value is None else int(value) for value in values]
+    wrong = next((value for value in values if not isinstance(value, (int, str, type(None)))), None)
+    if wrong is not None:
+        raise UserError(
+            f"column {label} of {location} must hold one class a row (whole numbers or words), got {wrong!r}; "
+            "numbers to predict are the task regression, lists of tags token-classification"
+        )
+    return [value.strip() if isinstance(value, str) else value for value in values]
+
+
+def _named_class(feature: Any, value: Any) -> Any:
+    return value if value in (None, -1, -100) else feature.int2str(value)
+
+
+def _raw_numbers(part: Any, label: str, location: str) -> list[Any]:
+    """Numbers as they came, None where there is none."""
+    values = [None if value is None or value != value else value for value in part[label][:]]
+    wrong = next((v for v in values if v is not None and not (isinstance(v, int | float) and math.isfinite(v))), None)
+    if wrong is not None:
+        raise UserError(f"column {label} of {location} must hold one number a row, got {wrong!r}")
+    return values
+
+
+def _raw_tags(part: Any, label: str, location: str) -> list[Any]:
+    """Lists of tags as they came, whole numbers or words; those of a ClassLabel as names."""
+    feature = part.features[label]
+    values: list[Any] = part[label][:]
+    wrong = next((v for v in values if not _is_tags(v)), None)
+    if wrong is not None:
+        raise UserError(f"column {label} of {location} must hold a list of tags a row, got {str(wrong)[:60]!r}")
+    if _names(feature):
+        return [[_named_class(feature.feature, tag) for tag in tags or ()] for tags in values]
+    return values
+
+
+def _is_tags(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(tag, int | str | None) for tag in value))
+
+
+_RawLabels = Mapping[str, Sequence[Any]]
+_Indexed = tuple[Sequence[Any], dict[str, list[Any]]]
+
+
+def _of_classes(labels: _RawLabels, names: Sequence[str] | None, column: str, location: str) -> _Indexed:
+    """(the classes, every part's labels as their indices)."""
+    ordered = _ordered({value for values in labels.values() for value in values}, names, location)
+    index = {value: number for number, value in enumerate(ordered)}
+    return ordered, {name: [index[value] for value in values] for name, values in labels.items()}
+
+
+def _of_numbers(labels: _RawLabels, names: Sequence[str] | None, column: str, location: str) -> _Indexed:
+    """(the column's name, the numbers as they are)."""
+    return [column], {name: list(values) for name, values in labels.items()}
+
+
+def _of_tags(labels: _RawLabels, names: Sequence[str] | None, column: str, location: str) -> _Indexed:
+    """(the tags, every part's lists of tags as their indices)."""
+    ordered = _ordered({tag for rows in labels.values() for tags in rows for tag in tags}, names, location)
+    index = {tag: number for number, tag in enumerate(ordered)}
+    return ordered, {name: [[index[tag] for tag in tags] for tags in rows] for name, rows in labels.items()}
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How the data of a task looks: usual names of its columns, how rows and labels are read, what the classes are."""
+
+    text_names: Sequence[str]
+    label_names: Sequence[str]
+    read_labels: Callable[[Any, str, str], list[Any]]
+    classes: Callable[[_RawLabels, Sequence[str] | None, str, str], _Indexed]
+    read_rows: Callable[[Any, str], list[Row]] | None = None
+
+
+_FORMS: Mapping[type[Task], _Form] = {
+    Classification: _Form(_TEXT, _LABEL, _raw_labels, _of_classes),
+    Regression: _Form(_TEXT, _NUMBER, _raw_numbers, _of_numbers),
+    TokenClassification: _Form(_WORDS, _TAGS, _raw_tags, _of_tags, _words),
+}
+
+
+def _ordered(values: set[Any], names: Sequence[str] | None, location: str) -> list[Any]:
+    """The distinct labels as classes: in the order of `names`, whole numbers ascending, or words sorted."""
+    if len(values) < 2:
+        raise UserError(f"the labels in {location} must have at least two classes, all are {next(iter(values))!r}")
+    if len(values) > _MAX_CLASSES:
+        raise UserError(f"the labels in {location} must have at most {_MAX_CLASSES} classes, got {len(values)}")
+    if names is not None:
+        return [name for name in names if name in values]
+    try:
+        return sorted(values, key=int)
+    except ValueError:
+        return sorted(values, key=str)

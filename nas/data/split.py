@@ -1,0 +1,341 @@
+"""Labelled rows that are ready for a model: batches of like lengths, leak-free splits, storage as Parquet."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from nas.data.tasks import CLASSIFICATION, IGNORED, Labels, Task, first_words, task_of
+from nas.errors import UserError
+from nas.files import write_json_atomic
+from nas.seeds import generator
+
+Kind = Literal["text", "image"]
+IntArray = npt.NDArray[np.int64]
+Row = str | bytes | tuple[str, ...]
+"""A text, the encoded bytes of an image, or the words of a text."""
+
+_VERSION = 2
+PARTS = ("train", "validation", "test")
+_POOL = 32
+"""Batches that are shuffled as one pool before like lengths are put together."""
+
+
+class Inputs(Protocol):
+    """Rows turned into what a model reads."""
+
+    @property
+    def lengths(self) -> IntArray:
+        """What a row costs, (n,): tokens, or 1 for images."""
+
+    def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
+        """Keyword inputs of the model for these rows, padded to the longest of them."""
+
+
+class Preprocessor(Protocol):
+    """Turns raw rows into inputs; `nas.networks.pretrained` has one for texts and one for images."""
+
+    @property
+    def kind(self) -> Kind:
+        """What rows it reads."""
+
+    def prepare(self, rows: Sequence[Row], max_tokens: int) -> Inputs:
+        """Turn rows into inputs, texts cut off after `max_tokens`; raises UserError for rows that cannot be read."""
+
+    def save(self, folder: Path) -> None:
+        """Write what `nas.networks.pretrained.load_preprocessor` reads again."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one split, ready for a model.
+
+    Args:
+        rows: n texts, encoded images or rows of words, as they came.
+        labels: class indices (n,), numbers (n,), or tags of words (n, most words).
+        inputs: the rows as the model reads them.
+        task: what the labels mean.
+    """
+
+    rows: tuple[Row, ...]
+    labels: Labels
+    inputs: Inputs
+    task: Task = CLASSIFICATION
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
+        """Keyword inputs of the model for these rows, without labels, padded to the longest of them."""
+        return self.inputs.batch(indices)
+
+    def targets(self, indices: npt.ArrayLike) -> Tensor:
+        """What the task's loss compares the outputs of these rows with: int64 or float32, see the task."""
+        return self.task.targets(self, indices)
+
+    def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> list[IntArray]:
+        """Indices of every row once, in batches of at most `batch_size` rows of like length.
+
+        Args:
+            batch_size: at least 1; the batches are of equal size, up to one row.
+            rng: draws the order and who meets whom; None: longest rows first, for evaluation.
+        """
+        count = -(-len(self) // batch_size)
+        if rng is None:
+            return np.array_split(np.argsort(-self.inputs.lengths, kind="stable"), count) if count else []
+        order, pool = rng.permutation(len(self)), _POOL * batch_size
+        lengths = self.inputs.lengths
+        pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+        order = np.concatenate([rows[np.argsort(lengths[rows], kind="stable")] for rows in pools])
+        batches = np.array_split(order, count)
+        return [batches[index] for index in rng.permutation(count)]
+
+    def take(self, count: int, rng: np.random.Generator) -> "Split":
+        """At most `count` rows drawn without replacement, in their own order."""
+        kept = np.sort(rng.permutation(len(self))[:count])
+        labels = self.task.labels(self.labels[kept])
+        return Split(tuple(self.rows[i] for i in kept), labels, _Subset(self.inputs, kept), self.task)
+
+    def fingerprint(self) -> str:
+        """Sha256 over all rows, labels and lengths: equal for what trains a model equally."""
+        digest = hashlib.sha256(_label_bytes(self.labels) + self.inputs.lengths.astype("<i8").tobytes())
+        for row in self.rows:
+            digest.update(row_key(row))
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write rows, labels and the task to one Parquet file."""
+        import pandas
+
+        labels: list[object] = list(self.labels)
+        if self.labels.ndim == 2:
+            labels = [tags[tags != IGNORED] for tags in self.labels]
+        table = pandas.DataFrame({_column(self.rows): list(self.rows), "label": labels})
+        table.attrs["task"] = self.task.to_json()
+        table.to_parquet(path, index=False)
+
+    @classmethod
+    def load(cls, path: Path, preprocessor: Preprocessor, *, max_tokens: int = 128) -> "Split":
+        """Read what `save` wrote and make it ready again; raises UserError for anything else."""
+        import pandas
+
+        try:
+            table = pandas.read_parquet(path)
+            task = task_of(table.attrs.get("task"))
+            rows = [tuple(row) for row in table["words"]] if "words" in table else list(table[preprocessor.kind])
+            labels = task.labels(list(table["label"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} must be a split saved by this version of nas, it cannot be read: {error}"
+            ) from error
+        if not all(_reads(preprocessor.kind, row) for row in rows):
+            raise UserError(f"{path} must hold {preprocessor.kind} rows only")
+        return make_split(rows, labels, preprocessor, max_tokens, task)
+
+
+def _column(rows: Sequence[Row]) -> str:
+    if rows and isinstance(rows[0], tuple):
+        return "words"
+    return "image" if rows and isinstance(rows[0], bytes) else "text"
+
+
+def _reads(kind: Kind, row: object) -> bool:
+    if kind == "image":
+        return isinstance(row, bytes)
+    return isinstance(row, str) or (isinstance(row, tuple) and all(isinstance(word, str) for word in row))
+
+
+@dataclass(frozen=True)
+class _Subset:
+    inputs: Inputs
+    kept: IntArray
+
+    @property
+    def lengths(self) -> IntArray:
+        return self.inputs.lengths[self.kept]
+
+    def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
+        return self.inputs.batch(self.kept[np.asarray(indices)])
+
+    def first_words(self, indices: npt.ArrayLike) -> IntArray:
+        return first_words(self.inputs, self.kept[np.asarray(indices)])
+
+
+def make_split(
+    rows: Sequence[Row],
+    labels: Sequence[Any] | npt.NDArray[Any],
+    preprocessor: Preprocessor,
+    max_tokens: int = 128,
+    task: Task = CLASSIFICATION,
+) -> Split:
+    """A split of raw rows and their labels as the task has them; texts are tokenised here, once."""
+    return Split(tuple(rows), task.labels(labels), preprocessor.prepare(rows, max_tokens), task)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labelled rows for one task: validation steers the search, test is for the final figures alone.
+
+    Args:
+        kind: what the rows are.
+        classes: names of the network's outputs in their order: classes, tags, or the one number of a regression.
+        train, validation, test: no row of one is in another; all of one task.
+        fingerprint: sha256 over classes, rows, labels and splits (not over the preprocessing).
+        left_out: rows not used because an identical row is in test (or, for training rows, in validation).
+        max_tokens: where texts are cut off.
+        undecodable: images not used because they cannot be decoded.
+        truncated: texts that were cut off.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    fingerprint: str
+    left_out: int = 0
+    max_tokens: int = 128
+    undecodable: int = 0
+    truncated: int = 0
+
+    @property
+    def task(self) -> Task:
+        """What the labels mean."""
+        return self.train.task
+
+    def save(self, folder: Path) -> None:
+        """Write three Parquet files and `data.json` into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in PARTS:
+            getattr(self, name).save(folder / f"{name}.parquet")
+        write_json_atomic(
+            folder / "data.json",
+            {
+                "version": _VERSION,
+                "kind": self.kind,
+                "classes": list(self.classes),
+                "fingerprint": self.fingerprint,
+                "left_out": self.left_out,
+                "max_tokens": self.max_tokens,
+                "undecodable": self.undecodable,
+                "truncated": self.truncated,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path, preprocessor: Preprocessor) -> "Data":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: something is missing or damaged, or the rows are not those of the fingerprint.
+        """
+        path = folder / "data.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values["version"]
+            if version != _VERSION:
+                raise UserError(f"{path} is of version {str(version)[:20]}, this nas reads {_VERSION}; start a new run")
+            kind, fingerprint = values["kind"], str(values["fingerprint"])
+            classes = tuple(str(name) for name in values["classes"])
+            left_out, max_tokens = int(values["left_out"]), int(values["max_tokens"])
+            undecodable, truncated = int(values["undecodable"]), int(values["truncated"])
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} must describe the data of the run, but it cannot be read: {error}") from error
+        if kind != preprocessor.kind:
+            raise UserError(f"the data in {folder} must be {preprocessor.kind} rows, got {str(kind)[:20]}")
+        train, validation, test = (
+            Split.load(folder / f"{name}.parquet", preprocessor, max_tokens=max_tokens) for name in PARTS
+        )
+        parts = {"train": train, "validation": validation, "test": test}
+        found = fingerprint_of(classes, {name: (part.rows, part.labels) for name, part in parts.items()})
+        if found != fingerprint or len({part.task for part in parts.values()}) > 1:
+            raise UserError(f"the data in {folder} is damaged: its rows are not those that were saved; start a new run")
+        return cls(
+            preprocessor.kind,
+            classes,
+            train,
+            validation,
+            test,
+            fingerprint=fingerprint,
+            left_out=left_out,
+            max_tokens=max_tokens,
+            undecodable=undecodable,
+            truncated=truncated,
+        )
+
+
+def fingerprint_of(classes: Sequence[str], parts: Mapping[str, tuple[Sequence[Row], Labels]]) -> str:
+    """Sha256 over the classes and, split by split, all rows and labels."""
+    digest = hashlib.sha256(json.dumps(list(classes)).encode())
+    for name in PARTS:
+        rows, labels = parts[name]
+        digest.update(f"{name} {len(rows)}".encode())
+        digest.update(_label_bytes(labels))
+        for row in rows:
+            content = _content(row)
+            digest.update(len(content).to_bytes(8, "little"))
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def _label_bytes(labels: Labels) -> bytes:
+    return labels.astype(labels.dtype.newbyteorder("<")).tobytes()
+
+
+def _content(row: Row) -> bytes:
+    if isinstance(row, tuple):
+        return json.dumps(row).encode()
+    return row.encode(errors="surrogatepass") if isinstance(row, str) else row
+
+
+def row_key(row: Row) -> bytes:
+    """Equal for rows that must not stand in two splits: the same text up to space at its ends, the same bytes."""
+    return hashlib.sha256(_content(row.strip() if isinstance(row, str) else row)).digest()
+
+
+def stratified(
+    rows: Sequence[Row], strata: IntArray | None, shares: Sequence[float], seed: int, classes: Sequence[str]
+) -> list[IntArray]:
+    """Divide rows so that each class has about the same share in every part and copies of a row stay together.
+
+    Args:
+        rows: n rows.
+        strata: class indices (n,); None: rows have no classes to keep in proportion.
+        shares: relative sizes of the parts; every part gets at least one distinct row of every class.
+        seed: decides who goes where.
+        classes: their names, for the message.
+
+    Returns:
+        Row indices of each part, ascending.
+
+    Raises:
+        UserError: a class, or without classes the whole, has fewer distinct rows than there are parts.
+    """
+    labels = np.zeros(len(rows), dtype=np.int64) if strata is None else strata
+    groups: dict[bytes, int] = {}
+    group_of = np.array([groups.setdefault(row_key(row), len(groups)) for row in rows], dtype=np.int64)
+    first = np.unique(group_of, return_index=True)[1]
+    part_of = np.zeros(len(groups), dtype=np.int64)
+    bounds = np.cumsum(shares)[:-1] / np.sum(shares)
+    rng = generator(seed, "split")
+    for label in np.unique(labels[first]):
+        members = rng.permutation(np.flatnonzero(labels[first] == label))
+        if len(members) < len(shares):
+            who, found = ("the data", "it") if strata is None else ("every class", f"class {classes[label]}")
+            raise UserError(
+                f"{who} needs at least {len(shares)} different rows to be split into {len(shares)} parts, "
+                f"{found} has {len(members)}"
+            )
+        cuts = np.round(bounds * len(members)).astype(np.int64)
+        lowest = np.arange(1, len(shares))
+        cuts = np.clip(np.maximum.accumulate(np.maximum(cuts, lowest)), lowest, len(members) - lowest[::-1])
+        part_of[members] = np.searchsorted(cuts, np.arange(len(members)), side="right")
+    return [np.flatnonzero(part_of[group_of] == part) for part in range(len(shares))]

@@ -1,0 +1,131 @@
+"""Raw labelled rows made ready for a model: unreadable images left out, splits without leaks, the task fitted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nas.data.preprocessing import undecodable
+from nas.data.split import PARTS, Data, Kind, Preprocessor, Row, fingerprint_of, make_split, row_key, stratified
+from nas.data.tasks import CLASSIFICATION, Labels, Task
+from nas.errors import UserError
+
+_MOST_UNDECODABLE = 0.01
+Part = tuple[Sequence[Row], Labels]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Raw labelled rows.
+
+    Args:
+        kind: what the rows are.
+        classes: names of the network's outputs: classes, tags, or the one number of a regression.
+        parts: part name ("train", perhaps "validation", "test") -> (rows, labels as the task has them).
+        task: what the labels mean; a regression is fitted to the training rows by `prepare_data`.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]
+    parts: Mapping[str, Part]
+    task: Task = CLASSIFICATION
+
+
+def prepare_data(
+    table: Table,
+    preprocess: Preprocessor,
+    *,
+    seed: int,
+    shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    max_tokens: int = 128,
+) -> Data:
+    """Split what is not split yet and turn rows into inputs.
+
+    Own splits of the data stay as they are; a missing one is taken from the training rows, stratified where rows have
+    classes. A row that is in test is kept out of the others, and one that is in validation out of training. Images that
+    cannot be decoded are left out, up to one in a hundred.
+
+    Args:
+        table: the raw rows.
+        preprocess: of the same kind as the rows.
+        seed: decides which rows become validation and test.
+        shares: of train, validation and test; only the shares of the parts to be made count.
+        max_tokens: texts are cut off here, or where the model ends.
+
+    Raises:
+        UserError: too few rows in a class, too many unreadable images, or rows of another kind than the model reads.
+    """
+    if table.kind != preprocess.kind:
+        raise UserError(f"the model reads {preprocess.kind} rows, but the data holds {table.kind} rows")
+    if len(shares) != len(PARTS) or min(shares) <= 0:
+        raise UserError(f"shares must be three positive numbers (train, validation, test), got {shares}")
+    readable = _readable(table.parts)
+    parts = _without_leaks(_split(readable, table, seed, shares))
+    strata = table.task.strata(parts["train"][1])
+    absent = set() if strata is None else set(range(len(table.classes))) - set(strata.tolist())
+    if absent:
+        name = table.classes[min(absent)]
+        raise UserError(f"every class must have training rows of its own, class {name} has none")
+    empty = next((name for name in PARTS if not len(parts[name][0])), None)
+    if empty is not None:
+        raise UserError(f"the {empty} split must have rows that are in no other split, it has none")
+    task = table.task.fitted(parts["train"][1])
+    splits = {name: make_split(*parts[name], preprocess, max_tokens, task) for name in PARTS}
+    return Data(
+        table.kind,
+        table.classes,
+        splits["train"],
+        splits["validation"],
+        splits["test"],
+        fingerprint=fingerprint_of(table.classes, {name: (part.rows, part.labels) for name, part in splits.items()}),
+        left_out=_count(readable) - _count(parts),
+        max_tokens=max_tokens,
+        undecodable=_count(table.parts) - _count(readable),
+        # Only texts can be cut off, so other inputs need no such count.
+        truncated=sum(int(getattr(part.inputs, "truncated", 0)) for part in splits.values()),
+    )
+
+
+def _count(parts: Mapping[str, Part]) -> int:
+    return sum(len(rows) for rows, _ in parts.values())
+
+
+def _kept(part: Part, indices: Sequence[int] | Labels) -> Part:
+    rows, labels = part
+    kept = np.asarray(indices, dtype=np.int64)
+    return [rows[i] for i in kept], labels[kept]
+
+
+def _readable(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """The parts without images that cannot be decoded; UserError when these are more than one in a hundred."""
+    bad = {name: set(undecodable(rows)) for name, (rows, _) in parts.items()}
+    count, rows = sum(map(len, bad.values())), _count(parts)
+    if count > _MOST_UNDECODABLE * rows:
+        name = next(name for name in PARTS if bad.get(name))
+        raise UserError(
+            f"at most {_MOST_UNDECODABLE:.0%} of the images may be damaged, but {count} of {rows} cannot be decoded; "
+            f"the first is row {min(bad[name]) + 1} of {name}"
+        )
+    return {
+        name: _kept(part, [i for i in range(len(part[0])) if i not in bad[name]]) if bad[name] else part
+        for name, part in parts.items()
+    }
+
+
+def _split(parts: Mapping[str, Part], table: Table, seed: int, shares: Sequence[float]) -> dict[str, Part]:
+    """All three parts, the missing ones taken from the training rows."""
+    wanted = [(name, share) for name, share in zip(PARTS, shares, strict=True) if name == "train" or name not in parts]
+    rows, labels = parts["train"]
+    made = stratified(rows, table.task.strata(labels), [share for _, share in wanted], seed, table.classes)
+    taken = {name: _kept(parts["train"], kept) for (name, _), kept in zip(wanted, made, strict=True)}
+    return {**parts, **taken}
+
+
+def _without_leaks(parts: Mapping[str, Part]) -> dict[str, Part]:
+    seen: set[bytes] = set()
+    kept: dict[str, Part] = {}
+    for name in reversed(PARTS):
+        keys = [row_key(row) for row in parts[name][0]]
+        kept[name] = _kept(parts[name], [i for i, key in enumerate(keys) if key not in seen])
+        seen.update(keys)
+    return kept

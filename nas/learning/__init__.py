@@ -1,0 +1,1 @@
+"""Training: the one loop, InstaTune, and the orders of units and blocks before it."""

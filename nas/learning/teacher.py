@@ -1,0 +1,89 @@
+"""The strong teacher of a super-network: a network that was fine-tuned on its own, frozen, with the same labels."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.data.accuracy import logits_of
+from nas.data.split import Split
+from nas.errors import UserError
+from nas.learning.training import Batch
+from nas.networks.pretrained import same_labels
+
+Teacher = Callable[[Batch], Tensor]
+"""Keyword inputs -> the teacher's logits, without gradient."""
+
+
+@contextlib.contextmanager
+def strong_teacher(teacher: nn.Module, model: nn.Module, train: Split) -> Iterator[Teacher]:
+    """The teacher in evaluation mode, on the device of the inputs; its modes and device are as before afterwards.
+
+    It runs in the precision of the caller.
+
+    Args:
+        teacher: takes the same inputs as `model`.
+        model: the full network that is trained.
+        train: rows to compare their outputs on.
+
+    Raises:
+        UserError: the teacher shares weights with the network, or has other labels or outputs.
+    """
+    _check(teacher, model, train)
+    modes = {each: each.training for each in teacher.modules()}
+    home = _device(teacher)
+    teacher.eval()
+
+    def teach(batch: Batch) -> Tensor:
+        here = next(iter(batch.values())).device
+        if _device(teacher) != here:
+            teacher.to(here)
+        with torch.no_grad():
+            return logits_of(teacher(**batch)).float()
+
+    try:
+        yield teach
+    finally:
+        teacher.to(home)
+        for each, mode in modes.items():
+            each.training = mode
+
+
+def _check(teacher: nn.Module, model: nn.Module, train: Split) -> None:
+    own = {id(parameter) for parameter in model.parameters()}
+    if any(id(parameter) in own for parameter in teacher.parameters()):
+        raise UserError(
+            "the teacher must be a network of its own, got one that shares weights with the network it teaches"
+        )
+    names: Any = getattr(getattr(model, "config", None), "id2label", None)
+    if isinstance(names, Mapping):
+        try:
+            same_labels(teacher, [str(names[key]) for key in sorted(names)])
+        except UserError as error:
+            raise UserError(f"the teacher does not fit: {error}; fine-tune it on the same data") from error
+    if len(train):
+        given, needed = _outputs(teacher, train), _outputs(model, train)
+        if given != needed:
+            raise UserError(
+                f"the teacher must have as many outputs as the network, {needed}, got {given}; "
+                "fine-tune it on the same data"
+            )
+
+
+@torch.no_grad()
+def _outputs(module: nn.Module, train: Split) -> int:
+    """Number of outputs a row (or a token) of the module in evaluation mode."""
+    modes = {each: each.training for each in module.modules()}
+    device = _device(module)
+    try:
+        logits = logits_of(module.eval()(**{name: tensor.to(device) for name, tensor in train.batch([0]).items()}))
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
+    return int(logits.shape[-1])
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in [*module.parameters(), *module.buffers()]), torch.device("cpu"))

@@ -1,0 +1,1 @@
+"""Networks to begin from, and sub-networks as they are measured."""

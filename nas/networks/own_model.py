@@ -1,0 +1,210 @@
+"""A network of the user's own: made by `module:factory`, weights from a safetensors file, and its preprocessing.
+
+Only a command line names a factory: importing it runs the user's code, so a run folder must never do it.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.data.accuracy import logits_of
+from nas.data.preprocessing import Channels, PlainImages
+from nas.data.split import Kind, Preprocessor
+from nas.data.tasks import CLASSIFICATION, Task
+from nas.errors import UserError
+from nas.networks.pretrained import load_preprocessor
+from nas.seeds import torch_seed
+
+Say = Callable[[str], None]
+_MIDDLE: Channels = (0.5, 0.5, 0.5)
+
+
+def own_model(spec: str, weights: Path | None, outputs: int, *, seed: int = 0, say: Say | None = None) -> nn.Module:
+    """The network that `factory(outputs)`, or `factory()` where it takes no argument, makes; in eval mode.
+
+    The head is the last linear layer, and others of the same size. It alone may be made new: where the weights are of
+    a head that differs in the number of outputs and in nothing else, or where a factory without an argument makes
+    another number of outputs.
+
+    Args:
+        spec: `module:factory`; the module is looked for in the current folder first.
+        weights: a safetensors file with every parameter and buffer by name; None: as the factory makes them.
+        outputs: classes or tags of the data, or 1 for a regression.
+        seed: of what the factory draws, and of a new head.
+        say: told in one sentence when the head is made new.
+
+    Raises:
+        UserError: nothing to import, a factory that fails or makes no `nn.Module`, or weights that do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(seed, "own model"))
+        module, told = _made(spec, outputs)
+        replaced = None if weights is None else _load(module, weights, spec)
+        heads = _heads(module)
+        made = next((head.out_features for head in heads.values()), outputs)
+        if not told and made != outputs:
+            replaced = made
+            _renew(module, heads, outputs)
+    if replaced is not None and say:
+        say(f"{', '.join(heads)} of {spec} has {replaced} outputs: it is made new for {outputs}")
+    return module.eval()
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """The current folder comes first among the places of modules, as with `python -m`."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _made(spec: str, outputs: int) -> tuple[nn.Module, bool]:
+    """(the network, whether the factory was told the number of outputs)."""
+    place, _, name = spec.partition(":")
+    if not place or not name:
+        raise UserError(f"a network of your own is named as module:factory, e.g. networks:small, got {spec!r}")
+    with _current_folder():
+        try:
+            factory = getattr(import_module(place), name)
+            told = _takes_one(factory)
+            module = factory(outputs) if told else factory()
+        except Exception as error:
+            # The user's code may raise anything; --debug shows where.
+            line = (str(error).strip().splitlines() or [""])[0][:300]
+            raise UserError(f"{spec} cannot make a network: {type(error).__name__}: {line}") from error
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{spec} must make a torch.nn.Module, it made {type(module).__name__}")
+    return module, told
+
+
+def _takes_one(factory: Callable[..., Any]) -> bool:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(parameter.kind in kinds for parameter in inspect.signature(factory).parameters.values())
+
+
+def _heads(module: nn.Module) -> dict[str, nn.Linear]:
+    """The last linear layer, and those of the same size (a second head whose outputs join in), by name."""
+    linears = {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    last = next(reversed(linears.values()), None)
+    sizes = {name: (part.in_features, part.out_features) for name, part in linears.items()}
+    return {
+        name: part for name, part in linears.items() if last and sizes[name] == (last.in_features, last.out_features)
+    }
+
+
+def _renew(module: nn.Module, heads: Mapping[str, nn.Linear], outputs: int) -> None:
+    for name, old in heads.items():
+        new = nn.Linear(old.in_features, outputs, bias=old.bias is not None, device=old.weight.device)
+        parent, _, child = name.rpartition(".")
+        setattr(module.get_submodule(parent), child, new.to(old.weight.dtype))
+
+
+def _load(module: nn.Module, path: Path, spec: str) -> int | None:
+    """Copy the file's weights into the network; how many outputs its head has where that was left out."""
+    given, own = _read(path), module.state_dict()
+    unexpected = next((name for name in given if name not in own), None)
+    if unexpected is not None:
+        raise UserError(f"the weights in {path} must be those of {spec}: the network has no {unexpected}")
+    shared = {own[name].data_ptr() for name in given}
+    # Many files leave out how many batches a batch norm has seen, which counts for nothing with a fixed momentum.
+    needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    missing = next((name for name in needed if name not in given and own[name].data_ptr() not in shared), None)
+    if missing is not None:
+        raise UserError(f"the weights in {path} must be those of {spec}: the file has no {missing}")
+    heads = {f"{name}.{kind}" for name in _heads(module) for kind in ("weight", "bias")}
+    other = {name: tensor for name, tensor in given.items() if tensor.shape != own[name].shape}
+    for name in (name for name in own if name in other):
+        found, wanted = tuple(other[name].shape), tuple(own[name].shape)
+        if name not in heads or found[1:] != wanted[1:] or len(found) != len(wanted):
+            raise UserError(
+                f"the weights in {path} must be those of {spec}: {name} must have the shape {wanted}, "
+                f"the file has {found}"
+            )
+    kept = {name: tensor for name, tensor in given.items() if name not in heads or not other}
+    module.load_state_dict(kept, strict=False)
+    return next((int(tensor.shape[0]) for tensor in other.values()), None)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if path.suffix != ".safetensors":
+        raise UserError(f"--weights must name a .safetensors file (others may run code when read), got {path}")
+    try:
+        found: Mapping[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"the weights in {path} cannot be read: {error}") from error
+    return found
+
+
+def own_preprocessor(
+    module: nn.Module,
+    kind: Kind,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    mean: Channels = _MIDDLE,
+    std: Channels = _MIDDLE,
+    tokenizer: str | Path | None = None,
+    task: Task = CLASSIFICATION,
+) -> Preprocessor:
+    """How rows are read for a network of the user's own.
+
+    Images go to the first argument of its forward; texts to `input_ids` and `attention_mask`.
+
+    Args:
+        module: the network.
+        kind: what the rows are.
+        image_size: side, or (height, width), in pixels; None: the network's attribute `image_size`.
+        mean, std: of red, green and blue, each scaled to 0..1; with the defaults the pixels go from -1 to 1.
+        tokenizer: folder or hub name of the texts' tokenizer.
+        task: what the labels mean.
+
+    Raises:
+        UserError: no size, no tokenizer, or a forward that does not take these inputs.
+    """
+    parameters = inspect.signature(module.forward).parameters
+    if kind == "text":
+        if tokenizer is None:
+            raise UserError("texts for a network of your own need --tokenizer: the folder or hub name of a tokenizer")
+        free = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+        absent = next((name for name in ("input_ids", "attention_mask") if not free and name not in parameters), None)
+        if absent is not None:
+            raise UserError(
+                f"the forward of a network for texts must take input_ids and attention_mask, it has no {absent}"
+            )
+        return load_preprocessor(tokenizer, kind, task)
+    first = next(iter(parameters.values()), None)
+    if first is None or first.kind != inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        raise UserError("the forward of a network for images must name its first argument, the pixels")
+    size = getattr(module, "image_size", None) if image_size is None else image_size
+    if size is None:
+        raise UserError("images for a network of your own need --image-size, or an attribute image_size of the network")
+    try:
+        height, width = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise UserError(f"an image size is a side or (height, width) in pixels, got {size!r}") from error
+    return PlainImages(first.name, (height, width), mean, std)
+
+
+def check_outputs(module: nn.Module, inputs: Mapping[str, Tensor], outputs: int) -> None:
+    """Run a network once: UserError unless it takes these inputs and its last axis holds `outputs` numbers."""
+    try:
+        with torch.no_grad():
+            found = tuple(logits_of(module(**inputs)).shape)
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [""])[0][:300]
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
+        raise UserError(f"the network must take {shapes}, but it raised {type(error).__name__}: {line}") from error
+    if found[-1:] != (outputs,) and not (outputs == 1 and len(found) == 1):
+        raise UserError(f"the network must give {outputs} outputs a row for this data, it gives the shape {found}")

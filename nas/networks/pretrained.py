@@ -1,0 +1,272 @@
+"""Pre-trained networks and their preprocessing from `transformers`, safetensors only."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas.data.preprocessing import ImagePreprocessor, PlainImages, TextPreprocessor
+from nas.data.split import Kind, Preprocessor
+from nas.data.tasks import CLASSIFICATION, Regression, Task, TokenClassification
+from nas.errors import UserError
+from nas.quiet import quiet
+from nas.seeds import torch_seed
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
+
+
+def _quiet() -> AbstractContextManager[None]:
+    """No progress bars, load reports and retry lines of `transformers` and the hub's client."""
+    from transformers.utils import logging as settings
+
+    loggers = ("transformers", "huggingface_hub")
+    return quiet(loggers, settings.is_progress_bar_enabled, settings.disable_progress_bar, settings.enable_progress_bar)
+
+
+def load_pretrained(
+    name_or_folder: str | Path,
+    classes: Sequence[str],
+    kind: Kind,
+    *,
+    seed: int = 0,
+    task: Task = CLASSIFICATION,
+    say: Callable[[str], None] | None = None,
+) -> tuple[nn.Module, Preprocessor]:
+    """A pre-trained network with a head for `classes`, and its preprocessing.
+
+    A head that is missing or has another number of outputs is made new, from `seed`; every other weight must come from
+    the checkpoint. Weights are float32. The module is in eval mode.
+
+    Args:
+        name_or_folder: a folder, or a name on the hub.
+        classes: names of the outputs: classes, tags, or the one number of a regression.
+        kind: what the rows are.
+        seed: of a new head.
+        task: decides the kind of head.
+        say: told in one sentence when a trained head is replaced.
+
+    Raises:
+        UserError: no such model, no safetensors, code of its own needed, a task that it has no head for, or weights
+            that do not fit the architecture (the sentence names the first of them).
+    """
+    name = _checked(name_or_folder)
+    auto = _auto_class(task, kind)
+    # Without it, transformers chooses the loss by the type of the labels; ours is the task's, but the file should tell.
+    problem = {"problem_type": "regression"} if isinstance(task, Regression) else {}
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(seed, "head"))
+        module, report = _from_hub(
+            lambda: auto.from_pretrained(
+                name,
+                num_labels=len(classes),
+                id2label=dict(enumerate(classes)),
+                label2id={label: index for index, label in enumerate(classes)},
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **problem,
+            ),
+            name,
+        )
+    replaced = _refuse_new_weights(module, report, name)
+    if replaced and say:
+        say(f"{name} was trained for {replaced} outputs: its head is made new for {len(classes)}")
+    preprocessor = load_preprocessor(name, kind, task)
+    most = most_tokens(module)
+    if most is not None and isinstance(preprocessor, TextPreprocessor):
+        # Many tokenizers do not say where their model ends, and positions behind the last are an index error.
+        preprocessor.tokenizer.model_max_length = min(most, int(preprocessor.tokenizer.model_max_length))
+    module.eval()
+    return module, preprocessor
+
+
+def _auto_class(task: Task, kind: Kind) -> Any:
+    """The class of `transformers` that has the head of the task."""
+    import transformers
+
+    if isinstance(task, TokenClassification):
+        if kind != "text":
+            raise UserError(f"token classification needs rows of words, got {kind} rows")
+        return transformers.AutoModelForTokenClassification
+    by_kind = {
+        "text": transformers.AutoModelForSequenceClassification,
+        "image": transformers.AutoModelForImageClassification,
+    }
+    return by_kind[kind]
+
+
+def _refuse_new_weights(module: nn.Module, report: Mapping[str, Any], name: str) -> int | None:
+    """How many outputs a replaced head had, None where none was replaced.
+
+    Only the head (and the pooler under it) may be new: `transformers` re-initialises anything that does not fit.
+    """
+    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    shapes = {key: (tuple(found), tuple(wanted)) for key, found, wanted in report["mismatched_keys"]}
+    heads = {key: found for key, (found, wanted) in shapes.items() if _other_head(key, found, wanted, prefix)}
+    own = list(module.state_dict())
+    wrong = [key for key in own if key in shapes and key not in heads]
+    if wrong:
+        found, wanted = shapes[wrong[0]]
+        raise UserError(
+            f"the weights of {name} must fit its config.json: {wrong[0]} must have the shape {wanted}, "
+            f"the file has {found} ({len(wrong)} do not fit)"
+        )
+    absent = set(report["missing_keys"])
+    missing = [key for key in own if key in absent and key.startswith(prefix) and "pooler" not in key]
+    if missing:
+        raise UserError(f"the weights of {name} must fit its config.json: {missing[0]} is missing ({len(missing)} are)")
+    return next((found[0] for found in heads.values()), None)
+
+
+def _other_head(key: str, found: tuple[int, ...], wanted: tuple[int, ...], prefix: str) -> bool:
+    """Whether a weight is of the head and has another number of outputs, and nothing else is different."""
+    return not key.startswith(prefix) and found[1:] == wanted[1:] and len(found) == len(wanted)
+
+
+def same_labels(model: nn.Module, classes: Sequence[str]) -> None:
+    """UserError unless a network gives its outputs for these classes, in this order: a teacher must.
+
+    Names are compared where both sides have words (not "LABEL_0", not numbers), whatever their case. A network without
+    a configuration of `transformers` cannot be asked and passes.
+    """
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    if not isinstance(names, Mapping):
+        return
+    theirs = [str(names[index]) for index in sorted(names)]
+    if len(theirs) != len(classes):
+        raise UserError(
+            f"the network must tell apart the {len(classes)} labels of the data, it has {len(theirs)} outputs "
+            f"({', '.join(theirs[:5])})"
+        )
+    for index, (found, wanted) in enumerate(zip(theirs, classes, strict=True)):
+        if _is_word(found) and _is_word(wanted) and found.lower() != wanted.lower():
+            raise UserError(
+                f"the network must have the labels of the data in their order: output {index} is {found}, "
+                f"the data's label is {wanted}"
+            )
+
+
+def _is_word(label: str) -> bool:
+    return not label.removeprefix("LABEL_").isdigit()
+
+
+def load_preprocessor(name_or_folder: str | Path, kind: Kind, task: Task = CLASSIFICATION) -> Preprocessor:
+    """The tokenizer or image processor of a folder or hub name; raises UserError when there is none.
+
+    For token classification every word is a word of its own: tokenizers that mark words by the space before them
+    (RoBERTa's) then put one there.
+    """
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    name = _checked(name_or_folder, weights=False)
+    plain = PlainImages.load(Path(name))
+    if plain is not None:
+        return plain
+    with _quiet():
+        if kind == "image":
+            make = AutoImageProcessor.from_pretrained
+            return ImagePreprocessor(_from_hub(lambda: make(name, backend="pil", trust_remote_code=False), name))
+        words = {"add_prefix_space": True} if isinstance(task, TokenClassification) else {}
+        tokenizer = _from_hub(lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False, **words), name)
+    # Without its files, transformers makes an empty tokenizer that knows no words, and says nothing.
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        raise UserError(f"{name} must hold the files of a tokenizer (tokenizer.json or a vocabulary), it has none")
+    tokenizer.padding_side = "right"
+    return TextPreprocessor(tokenizer)
+
+
+def save_preprocessor(preprocessor: Preprocessor, folder: Path) -> None:
+    """Write what `load_preprocessor` reads into an existing folder."""
+    preprocessor.save(folder)
+
+
+def _checked(name_or_folder: str | Path, *, weights: bool = True) -> str:
+    """The name for `transformers`; raises UserError for a folder that cannot hold a model."""
+    folder = Path(name_or_folder).expanduser()
+    if folder.is_file():
+        raise UserError(f"the model must be a folder or a hub name, {folder} is a file")
+    if not folder.is_dir():
+        if isinstance(name_or_folder, Path) or str(name_or_folder)[:1] in "./~" or len(folder.parts) > 2:
+            raise UserError(f"the model must be a folder or a hub name, there is no folder {folder}")
+        return str(name_or_folder)
+    if not weights:
+        return str(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"the model folder {folder} must hold a config.json, it has none")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(item.name for item in folder.iterdir() if item.suffix in _PICKLES)
+        found = (
+            f"it holds {pickled[0]}, which may run code when read: convert it first"
+            if pickled
+            else "it holds no weights"
+        )
+        raise UserError(f"the model folder {folder} must hold its weights as safetensors, {found}")
+    return str(folder)
+
+
+def _from_hub(load: Callable[[], Any], name: str) -> Any:
+    """The result of `load`; what `transformers` raises for a wrong name, file or architecture becomes one sentence."""
+    try:
+        return load()
+    except ImportError as error:
+        raise UserError(f"{name} needs a package that is not installed: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        if "couldn't connect" in str(error) or "is not a local folder" in str(error):
+            raise UserError(f"there is no folder {name}, and no such model can be reached on the hub") from error
+        raise UserError(f"{name} cannot be loaded with transformers: {_first_line(error)}") from error
+    except Exception as error:
+        # safetensors and tokenizers raise classes of their own, directly under Exception.
+        raise UserError(f"{name} is damaged or not what its name says: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def example_inputs(
+    module: nn.Module, kind: Kind, preprocessor: Preprocessor, tokens: int = 128, batch: int = 2
+) -> dict[str, Tensor]:
+    """Keyword inputs of the module without padding, always the same: random tokens, or noise as an image.
+
+    Args:
+        module: its config bounds the number of tokens and of words.
+        kind: texts or images.
+        preprocessor: that of the module.
+        tokens: of every text.
+        batch: rows.
+    """
+    rng = np.random.default_rng(0)
+    if kind == "image":
+        from PIL import Image
+
+        pixels = rng.integers(0, 256, size=(batch, 64, 64, 3), dtype=np.uint8)
+        rows = []
+        for image in pixels:
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "PNG")
+            rows.append(buffer.getvalue())
+        return preprocessor.prepare(rows, tokens).batch(range(batch))
+    config = getattr(module, "config", None)
+    width = min(tokens, most_tokens(module) or tokens)
+    words = int(getattr(config, "vocab_size", 0) or len(getattr(preprocessor, "tokenizer", ())))
+    ids = torch.from_numpy(rng.integers(min(1000, words // 2), words, size=(batch, width)))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def most_tokens(module: nn.Module) -> int | None:
+    """How many tokens a transformers model has positions for, None where its configuration does not say.
+
+    Relatives of RoBERTa count positions from behind the padding index, so that the first ones are never used.
+    """
+    positions = getattr(getattr(module, "config", None), "max_position_embeddings", None)
+    if not isinstance(positions, int):
+        return None
+    tables = [part for part in module.modules() if isinstance(part, nn.Embedding) and part.num_embeddings == positions]
+    return positions - max((part.padding_idx + 1 for part in tables if part.padding_idx is not None), default=0)

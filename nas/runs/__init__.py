@@ -1,0 +1,1 @@
+"""The commands as steps on a run folder."""

@@ -1,0 +1,203 @@
+"""What leaves a run: one sub-network as an exported folder, as it is or fine-tuned further on the training rows."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nas.errors import UserError
+from nas.runs.card import Card
+from nas.runs.comparison import Comparison, compare
+from nas.runs.console import say
+from nas.runs.export import check_target, export
+from nas.runs.network import maker
+from nas.runs.opened_run import OpenedRun, open_run
+from nas.runs.plain_training import score, train_in
+from nas.runs.preparation import asked_of_further, training_config
+from nas.runs.run_folder import JOURNAL, Request, RunFolder, recorded_versions, same_request, write_record
+from nas.runs.settings import Common, Limits, TrainingSettings
+from nas.searching.study import load_study
+from search_spaces import Candidate
+
+_MAX_CANDIDATE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A sub-network, and what a search measured of it (empty where none was asked)."""
+
+    candidate: Candidate
+    values: Mapping[str, float]
+    tokens: int = 128
+    threads: int = 1
+
+
+def export_run(
+    run: Path, name: str, out: Path, limits: Limits, common: Common, model: str | None = None
+) -> dict[str, Any]:
+    """Write the best candidate within the limits as a folder of its own, with figures from the test rows.
+
+    `model` is the `module:factory` of a network of the user's own.
+
+    Raises:
+        UserError: no such search, or a limit on something that it did not measure, or `out` is something else.
+        NoFeasible: nothing meets the limits.
+        ExportError: what was written computes something else; nothing is left.
+    """
+    folder = RunFolder(run)
+    folder.read()
+    check_target(out)
+    with folder.locked():
+        # 1. The choice, by what the search measured on validation rows.
+        chosen = _of_search(folder, name, limits)
+        opened = open_run(folder, common.device, model)
+        # 2. Its figures beside the full network's, from test rows that neither training nor search has seen, and
+        # the folder, checked before it takes its place.
+        result = _deliver(opened, chosen, opened.extract(chosen.candidate), out, model)
+    return {**result, "search": {"run": str(run), "name": name, **chosen.values}}
+
+
+def finetune_candidate(
+    run: Path,
+    spec: str,
+    out: Path,
+    name: str,
+    training: TrainingSettings,
+    limits: Limits,
+    common: Common,
+    model: str | None = None,
+) -> dict[str, Any]:
+    """Fine-tune one sub-network further, plainly, on the run's training rows, and write it as `export_run` does.
+
+    Killed and repeated it goes on; the trained weights stay in the run folder, so that a repeated command only writes
+    the export anew.
+
+    Args:
+        run: a finished fine-tuning.
+        spec: `chosen` (the best within the limits of the search `name`), `largest`, `smallest`, or a JSON file with
+            the candidate's choices.
+        out, model: as in `export_run`.
+        name, limits: for `chosen`.
+        training: as far as it goes for plain fine-tuning.
+
+    Raises:
+        UserError, NoFeasible, ExportError: as `export_run`; also when `out` was begun with other settings.
+        TrainingFailed: the loss is not finite.
+    """
+    folder = RunFolder(run)
+    folder.read()
+    check_target(out)
+    config = training_config(training, common)
+    with folder.locked():
+        # 1. The sub-network, as a plain module.
+        opened = open_run(folder, common.device, model)
+        chosen = named_candidate(opened, spec, name, limits)
+        asked = asked_of_further(json.dumps(dict(chosen.candidate)), training, common)
+        place = folder.further(out)
+        if (place / "further.json").exists():
+            same_request(out, folder.read_further(out).asked, asked)
+        else:
+            write_record(place / "further.json", Request(asked=asked, versions=recorded_versions()))
+        module, validation = opened.extract(chosen.candidate), opened.split("validation")
+        before = score(module, validation)
+        # 2. Plain fine-tuning, from the checkpoint where there is one.
+        finetuned = train_in(place, module, opened.split("train"), validation, config, "Fine-tuning further")
+        # 3. Figures and export.
+        note = f"After it was cut out, it was fine-tuned further for {finetuned.steps:,} steps on the training rows."
+        result = _deliver(opened, chosen, module, out, model, note)
+    further = {
+        "steps": finetuned.steps,
+        "loss": finetuned.loss,
+        f"validation_{finetuned.metric}_before": before if math.isfinite(before) else None,
+        f"validation_{finetuned.metric}": finetuned.validation_score,
+        "seconds": finetuned.seconds,
+    }
+    return {**result, "run": str(run), "finetuned_further": further}
+
+
+def named_candidate(opened: OpenedRun, spec: str, name: str, limits: Limits) -> Chosen:
+    """The sub-network that `--candidate` names.
+
+    Raises:
+        UserError: no such search, or a file that is missing, damaged or of another space.
+        NoFeasible: nothing meets the limits.
+    """
+    if spec == "chosen":
+        return _of_search(opened.folder, name, limits)
+    if limits.given():
+        raise UserError("limits choose among the candidates of a search: give them with --candidate chosen only")
+    space = opened.supernet.space
+    if spec in ("largest", "smallest"):
+        return Chosen(space.largest() if spec == "largest" else space.smallest(), {})
+    path = Path(spec)
+    if not path.is_file():
+        raise UserError(f"--candidate must be chosen, largest, smallest or a JSON file, there is no file {spec}")
+    if path.stat().st_size > _MAX_CANDIDATE_BYTES:
+        raise UserError(f"--candidate: {path} must be at most {_MAX_CANDIDATE_BYTES} bytes; it holds no candidate")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"--candidate: {path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--candidate: {path} must hold one object with an option for each choice, e.g. depth")
+    try:
+        return Chosen(space.candidate(values), {})
+    except ValueError as error:
+        raise UserError(f"--candidate: {path} must fit the sub-networks of {opened.folder.path}: {error}") from error
+
+
+def _of_search(folder: RunFolder, name: str, limits: Limits) -> Chosen:
+    asked = folder.read_search(name).asked
+    best = load_study(folder.search(name) / JOURNAL).select(limits.given())
+    return Chosen(best.candidate, best.values, _whole(asked.get("tokens"), 128), _whole(asked.get("threads"), 1))
+
+
+def _deliver(
+    opened: OpenedRun, chosen: Chosen, module: nn.Module, out: Path, model: str | None, *notes: str
+) -> dict[str, Any]:
+    say("Measuring the full and the chosen network")
+    comparison = compare(opened, module, tokens=chosen.tokens, threads=chosen.threads)
+    say(f"Exporting to {out}")
+    card = _card(opened, comparison)
+    export(
+        module,
+        out,
+        opened.example(chosen.tokens),
+        card=replace(card, notes=(*notes, *card.notes)),
+        preprocessor=opened.preprocessor,
+        factory=maker(model, len(opened.record.classes)),
+    )
+    return {
+        **comparison.to_json(),
+        "speedup": comparison.full.latency_ms / comparison.chosen.latency_ms,
+        "candidate": dict(chosen.candidate),
+        "what_the_data_can_tell": comparison.what_the_data_can_tell(),
+        "export": str(out),
+    }
+
+
+def _card(opened: OpenedRun, comparison: Comparison) -> Card:
+    record = opened.record
+    model, data = (str(record.asked.get(key)) for key in ("model", "data"))
+    return Card(
+        title=f"A sub-network of {Path(model).name}",
+        base_model=model,
+        data=f"{Path(data).name}, {record.rows['train']:,} training, {comparison.test_rows:,} test rows",
+        classes=tuple(record.classes),
+        figures=_numbers(comparison.chosen.named(comparison.metric)),
+        full=_numbers(comparison.full.named(comparison.metric)),
+        measured_on=comparison.measured_on,
+        notes=(comparison.what_the_data_can_tell(),),
+    )
+
+
+def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _whole(value: object, otherwise: int) -> int:
+    return value if isinstance(value, int) and value > 0 else otherwise

@@ -1,0 +1,112 @@
+"""What `--dry-run` prints: time and memory, from a few steps that are really run and leave nothing behind."""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nas.learning.instatune import instatune
+from nas.learning.training import Step, fine_tune
+from nas.runs.delivery import named_candidate
+from nas.runs.memory import peak_memory_mib
+from nas.runs.opened_run import named_objectives, open_run, run_search
+from nas.runs.preparation import instatune_config, prepare, training_config
+from nas.runs.run_folder import RunFolder
+from nas.runs.settings import (
+    Common,
+    DataSettings,
+    Limits,
+    ModelSettings,
+    SearchSettings,
+    SpaceSettings,
+    SupernetSettings,
+    TrainingSettings,
+)
+from nas.runs.teaching import given_teacher
+from nas.searching.random_search import random_search
+
+_STEPS = 4
+_CANDIDATES = 3
+
+
+def finetuning(
+    model: str,
+    own: ModelSettings,
+    data: DataSettings,
+    elastic: SpaceSettings,
+    training: TrainingSettings,
+    recipe: SupernetSettings,
+    common: Common,
+) -> dict[str, Any]:
+    """Time and memory of `nas finetune`, from four steps; UserError for wrong input."""
+    config = instatune_config(training, recipe, common)
+    prepared = prepare(model, own, data, elastic, common.seed)
+    train, steps = prepared.data.train, config.total_steps(len(prepared.data.train))
+    seconds: list[float] = []
+    # Checkpoints and the ordering of units hold a second copy of the weights.
+    second = copy.deepcopy(prepared.supernet)
+    few = replace(config, steps=min(_STEPS, steps), patience=None)
+    teaches = config.distillation != "low-cost" and recipe.teacher is None
+    teacher = given_teacher(recipe.teacher, prepared.data) if recipe.teacher else second.model if teaches else None
+    instatune(prepared.supernet, train, few, teacher=teacher, on_step=_seconds_of_steps(seconds))
+    found = {"sub_networks": str(prepared.supernet.space.size()), "rows": len(train), **_training(seconds, steps)}
+    if teaches:
+        plain, seconds = replace(training_config(training, common), steps=few.steps, patience=None), []
+        fine_tune(second.model, train, plain, on_step=_seconds_of_steps(seconds))
+        found = {**found, "teacher": _training(seconds, steps)}
+    return found
+
+
+def further(
+    run: Path,
+    spec: str,
+    name: str,
+    training: TrainingSettings,
+    limits: Limits,
+    common: Common,
+    model: str | None = None,
+) -> dict[str, Any]:
+    """Time and memory of `nas finetune --candidate`, from four steps; UserError or NoFeasible for wrong input."""
+    config = training_config(training, common)
+    opened = open_run(RunFolder(run), common.device, model)
+    chosen = named_candidate(opened, spec, name, limits)
+    train, seconds = opened.split("train"), list[float]()
+    steps = config.total_steps(len(train))
+    few = replace(config, steps=min(_STEPS, steps), patience=None)
+    fine_tune(opened.supernet.extract(chosen.candidate), train, few, on_step=_seconds_of_steps(seconds))
+    return {"candidate": dict(chosen.candidate), "rows": len(train), **_training(seconds, steps)}
+
+
+def _seconds_of_steps(seconds: list[float]) -> Callable[[Step], None]:
+    return lambda step: seconds.append(step.seconds)
+
+
+def _training(seconds: list[float], steps: int) -> dict[str, Any]:
+    return {
+        "steps": steps,
+        "seconds_a_step": min(seconds),
+        "seconds": steps * sum(seconds) / len(seconds),
+        "peak_memory_mib": peak_memory_mib(),
+    }
+
+
+def searching(
+    run: Path, settings: SearchSettings, limits: Limits, common: Common, model: str | None = None
+) -> dict[str, Any]:
+    """Time and memory of `nas search`, from three random sub-networks; UserError for wrong input."""
+    opened = open_run(RunFolder(run), common.device, model)
+    objectives = named_objectives(settings.objectives, limits)
+    started = time.monotonic()
+    few = replace(settings, budget=_CANDIDATES)
+    study = run_search(opened, objectives, few, common.seed, storage=None, algorithm=random_search)
+    each = [measurement.seconds for measurement in study.measurements]
+    start_up = time.monotonic() - started - sum(each)
+    return {
+        "sub_networks": str(opened.supernet.space.size()),
+        "budget": settings.budget,
+        "seconds_a_candidate": sum(each) / len(each),
+        "seconds": start_up + settings.budget * sum(each) / len(each),
+        "peak_memory_mib": peak_memory_mib(),
+    }

@@ -1,0 +1,139 @@
+"""A run whose fine-tuning is done, opened for the commands that come after it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nas.data.split import Preprocessor, Split
+from nas.data.tasks import CLASSIFICATION, TASKS
+from nas.errors import UserError
+from nas.networks.pretrained import example_inputs, load_preprocessor
+from nas.networks.recalibration import SubNetworks
+from nas.runs.network import bare_network
+from nas.runs.run_folder import RunFolder, RunRecord, Scalar
+from nas.runs.settings import Common, Limits, SearchSettings
+from nas.searching.evaluation import Objective, OnResult
+from nas.searching.linas import linas
+from nas.searching.nsga2 import nsga2
+from nas.searching.random_search import random_search
+from nas.searching.relative_latency import LatencySettings
+from nas.searching.search import Algorithm, objective, search
+from nas.searching.study import Study
+from nas.seeds import generator
+from search_spaces import Candidate, Supernet, has_batch_norms
+
+_ALGORITHMS: dict[str, Algorithm] = {"linas": linas, "nsga2": nsga2, "random": random_search}
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """The super-network of a run, in evaluation mode, and the way to its data."""
+
+    folder: RunFolder
+    record: RunRecord
+    supernet: Supernet
+    preprocessor: Preprocessor
+
+    def split(self, name: str) -> Split:
+        """The validation or test rows; UserError when they are damaged."""
+        tokens = self.record.asked.get("max_tokens")
+        length = tokens if isinstance(tokens, int) else 128
+        return Split.load(self.folder.data / f"{name}.parquet", self.preprocessor, max_tokens=length)
+
+    def calibration(self) -> Split | None:
+        """Training rows, where sub-networks need them for their batch norms."""
+        return self.split("train") if has_batch_norms(self.supernet.model) else None
+
+    def extract(self, candidate: Candidate) -> nn.Module:
+        """A sub-network as a plain module, in evaluation mode, its batch-norm statistics its own."""
+        return SubNetworks(self.supernet, self.calibration()).extract(candidate)
+
+    def example(self, tokens: int) -> dict[str, Tensor]:
+        """Two inputs without padding, texts of that many tokens."""
+        return example_inputs(self.supernet.model, self.record.kind, self.preprocessor, tokens=tokens)
+
+
+def open_run(folder: RunFolder, device: str, model: str | None = None) -> OpenedRun:
+    """Read a finished fine-tuning; UserError where it is damaged or not finished.
+
+    Args:
+        folder: of the run.
+        device: auto takes a GPU when there is one.
+        model: `module:factory` of a network of the user's own, as it was given to the fine-tuning.
+    """
+    record = folder.read()
+    if not folder.supernet.exists():
+        raise UserError(f"the fine-tuning in {folder.path} is not finished; repeat the `nas finetune` command to go on")
+    if model is None and not (folder.supernet / "config.json").is_file():
+        raise UserError(f"{folder.path} is of a network of your own: name it again, --model module:factory")
+    module = None if model is None else bare_network(model, len(record.classes))
+    try:
+        supernet = Supernet.load(folder.supernet, module)
+    except ValueError as error:
+        raise UserError(f"the super-network of the run cannot be read: {error}") from error
+    supernet.eval()
+    supernet.to("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
+    task = TASKS.get(str(record.asked.get("task")), CLASSIFICATION)
+    return OpenedRun(folder, record, supernet, load_preprocessor(folder.supernet, record.kind, task))
+
+
+def named_objectives(names: str, limits: Limits) -> list[Objective]:
+    """Objectives by their names, separated by commas, each with its limit; UserError for an unknown name or limit."""
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted:
+        raise UserError("--objectives must name at least one objective, e.g. accuracy,latency_ms")
+    bounds = {}
+    for flag, bound in limits.given().items():
+        name = flag.partition("_")[2]
+        if name not in wanted:
+            raise UserError(f"--{flag.replace('_', '-')} needs {name} among --objectives, got {names}")
+        bounds[name] = bound
+    return [replace(objective(name), limit=bounds.get(name)) for name in wanted]
+
+
+def asked_of_search(settings: SearchSettings, limits: Limits, common: Common) -> dict[str, Scalar]:
+    """What decides the outcome of a search but its budget, which may grow."""
+    return {
+        "objectives": settings.objectives.replace(" ", ""),
+        "algorithm": settings.algorithm,
+        "rows": settings.rows,
+        "tokens": settings.tokens,
+        "threads": settings.threads,
+        **limits.given(),
+        "seed": common.seed,
+    }
+
+
+def run_search(
+    opened: OpenedRun,
+    objectives: Sequence[Objective],
+    settings: SearchSettings,
+    seed: int,
+    *,
+    storage: Path | None,
+    on_result: OnResult | None = None,
+    algorithm: Algorithm | None = None,
+) -> Study:
+    """One search of an opened run on its validation rows; UserError for settings out of range."""
+    rows = opened.split("validation")
+    if settings.rows is not None:
+        if settings.rows < 1:
+            raise UserError(f"--rows must be at least 1, got {settings.rows}")
+        rows = rows.take(settings.rows, generator(seed, "search rows"))
+    return search(
+        opened.supernet,
+        opened.supernet.space,
+        rows,
+        objectives,
+        budget=settings.budget,
+        seed=seed,
+        algorithm=algorithm or _ALGORITHMS[settings.algorithm],
+        storage=storage,
+        example_inputs=opened.example(settings.tokens),
+        latency=LatencySettings(tokens=settings.tokens, threads=settings.threads),
+        calibration=opened.calibration(),
+        on_result=on_result,
+    )

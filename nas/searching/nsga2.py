@@ -1,0 +1,91 @@
+"""NSGA-II on measured candidates, without any predictor (Deb et al. 2002).
+
+Differs: integer vectors with uniform crossover and mutation by option; candidates are canonical, and none is measured
+twice, so every generation holds new candidates only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.errors import UserError
+from nas.searching.evaluation import Evaluate, Objective, OnResult
+from nas.searching.evolution import Genes, Population, VectorGenome, evolve, nsga2_survival
+from nas.searching.study import Recipe, Study, searching
+from nas.seeds import generator
+from search_spaces.space import Space
+
+
+@dataclass(frozen=True)
+class Nsga2Config:
+    """Settings of NSGA-II: the defaults are the usual ones.
+
+    `crossover`: share of children with two parents; `mutation`: probability that a gene changes, None for one over the
+    number of choices.
+
+    Raises:
+        UserError: a population below 2, a probability outside 0..1.
+    """
+
+    population: int = 50
+    crossover: float = 0.9
+    mutation: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.population < 2:
+            raise UserError(f"population must be at least 2, got {self.population}")
+        for name, value in (("crossover", self.crossover), ("mutation", self.mutation)):
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"{name} must be between 0 and 1, got {value}")
+
+
+def nsga2(
+    space: Space,
+    evaluate: Evaluate,
+    objectives: Sequence[Objective],
+    *,
+    budget: int,
+    seed: int,
+    config: Nsga2Config | None = None,
+    storage: Path | None = None,
+    chunk_size: int = 1,
+    lag: int = 1,
+    on_result: OnResult | None = None,
+) -> Study:
+    """Evolve measured candidates; arguments and errors as in `nas.linas.linas`."""
+    config = config or Nsga2Config()
+    with searching(
+        space,
+        evaluate,
+        objectives,
+        Recipe("nsga2", config, seed, lag),
+        budget=budget,
+        storage=storage,
+        chunk_size=chunk_size,
+        on_result=on_result,
+    ) as (study, run):
+        rng = generator(seed, "nsga2")
+        genome = VectorGenome(space, 1 / max(1, len(space.choices)) if config.mutation is None else config.mutation)
+        shown = 0
+
+        def score(genes: Genes) -> Population:
+            nonlocal shown
+            run.propose(genes, rng)
+            seen = run.results()
+            new, shown = slice(shown, len(seen)), len(seen)
+            return Population.of(seen.rows[new], seen.values[new], seen.violations[new])
+
+        generations = evolve(
+            genome,
+            score,
+            nsga2_survival,
+            genome.sample(config.population, rng),
+            size=config.population,
+            offspring=config.population,
+            crossover=config.crossover,
+            rng=rng,
+        )
+        for _ in generations:
+            if not run.remaining:
+                break
+    return study

@@ -1,0 +1,59 @@
+"""Choosing one measured candidate by limits: no reading of fronts needed."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from nas.errors import NoFeasible, UserError
+from nas.searching.evaluation import Measurement, Objective
+
+Bound = tuple[str, float, float]
+
+
+def select(
+    measurements: Sequence[Measurement], objectives: Sequence[Objective], limits: Mapping[str, float]
+) -> Measurement:
+    """The best in the first objective, ties by the next, of those within `limits` and the objectives' own limits.
+
+    Args:
+        limits: bounds on raw values, `max_` or `min_` + objective name.
+
+    Raises:
+        UserError: a limit on something that is no objective, or that is no finite number.
+        NoFeasible: nothing measured meets the limits; the message names the nearest.
+    """
+    bounds = _bounds(objectives, limits)
+    measured = [m for m in measurements if m.state == "measured"]
+    if not measured:
+        raise NoFeasible(f"no candidate was measured successfully ({len(measurements)} failed)")
+
+    def cost(measurement: Measurement) -> list[float]:
+        return [objective.sign * measurement.values[objective.name] for objective in objectives]
+
+    feasible = [m for m in measured if _excess(m, bounds) <= 0]
+    if feasible:
+        return min(feasible, key=cost)
+    nearest = min(measured, key=lambda m: (_excess(m, bounds), cost(m)))
+    asked = " and ".join(f"{name} {'<=' if sign > 0 else '>='} {bound:g}" for name, sign, bound in bounds)
+    has = ", ".join(f"{name} {value:.6g}" for name, value in nearest.values.items())
+    raise NoFeasible(f"none of {len(measured)} measured candidates meets {asked}; the nearest has {has}")
+
+
+def _excess(measurement: Measurement, bounds: Sequence[Bound]) -> float:
+    """By how much the bounds are broken, as a sum of shares of the bounds; 0 when they are met."""
+    shares = (sign * (measurement.values[name] - bound) / (abs(bound) or 1.0) for name, sign, bound in bounds)
+    return sum(max(0.0, share) for share in shares)
+
+
+def _bounds(objectives: Sequence[Objective], limits: Mapping[str, float]) -> list[Bound]:
+    """(objective, 1 for at most and -1 for at least, bound) of every limit."""
+    bounds = [(o.name, o.sign, o.limit) for o in objectives if o.limit is not None]
+    names = [objective.name for objective in objectives]
+    for key, bound in limits.items():
+        side, _, name = key.partition("_")
+        if side not in ("max", "min") or name not in names:
+            known = ", ".join(f"max_{n}, min_{n}" for n in names)
+            raise UserError(f"a limit must be one of {known}, got {key}")
+        if not math.isfinite(bound):
+            raise UserError(f"{key} must be a finite number, got {bound}")
+        bounds.append((name, 1.0 if side == "max" else -1.0, float(bound)))
+    return bounds
