@@ -71,9 +71,9 @@ def _run(benches: Sequence[Bench]) -> Outcome:
         plain["equal steps"].append(equal)
         plain["equal time"].append(bench.equal_time(found["seconds"]))
         ours.append(found)
-        prefix.append(bench.prefix(found["rate"]))
+        prefix.append(bench.prefix())
         for share in SHARES:
-            alone[share].append(bench.alone(share, found["picks"][f"{share:g}"]["encoded"], equal["rate"]))
+            alone[share].append(bench.alone(share, found["picks"][f"{share:g}"]["encoded"]))
     reference = max(plain, key=lambda kind: float(np.mean([run["validation_accuracy"] for run in plain[kind]])))
     return Outcome(plain, reference, ours, prefix, alone)
 

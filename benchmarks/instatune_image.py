@@ -50,7 +50,7 @@ def _problem(data: Path, model: str, full: bool) -> Problem:
         key={"data": str(data.resolve()), "model": model, "blocks": blocks, "threads": THREADS},
         network=partial(network, data),
         space=spaces,
-        splits=cifar.splits(data, model),
+        splits=cifar.splits(data),
         example=EXAMPLE,
         config=InstaTuneConfig(epochs=20 if full else 2, batch_size=64, augment=True),
         importance=ImportanceConfig(warmup_steps=0, batch_size=64),
