@@ -30,7 +30,7 @@ from predictors import Ridge
 from search_spaces import Candidate, Space, Supernet, exact_costs, recalibrate
 
 SHARES = (0.3, 0.4, 0.5, 0.55, 0.6)
-PROBES, FINALISTS, CALIBRATED = 12, 8, 2048
+FINALISTS, CALIBRATED = 8, 2048
 Result = dict[str, Any]
 
 
@@ -50,7 +50,8 @@ class Problem:
         importance: how units and blocks are ordered.
         first: steps of plain fine-tuning before. Its network starts the super-network, and is the strong teacher where
             the distillation has one; 0: the pre-trained network was trained on this task and is both.
-        rates: the grid of learning rates, for every way.
+        rates: the grid of learning rates. The full network alone chooses; everything else takes its choice.
+        shared_rate: of the super-networks and of sub-networks tuned alone, where not that choice.
         evaluations: of a search.
         scored: validation rows that a search scores on; its best are then scored on all of them.
     """
@@ -66,6 +67,7 @@ class Problem:
     importance: ImportanceConfig
     first: int
     rates: tuple[float, ...]
+    shared_rate: float | None
     evaluations: int
     scored: int
 
@@ -118,11 +120,11 @@ class Bench:
 
     def ours(self) -> Result:
         """Super-network with ordered units and blocks: front, picks and test rows; see `_way`."""
-        return self._way("ours", self._ordered()["drop_order"], self.problem.rates)
+        return self._way("ours", self._ordered()["drop_order"])
 
-    def prefix(self, rate: float) -> Result:
+    def prefix(self) -> Result:
         """The same without any order: prefixes of the units as they are, last blocks dropped first (the paper's)."""
-        return self._way("prefix", None, (rate,))
+        return self._way("prefix", None)
 
     @property
     def steps(self) -> int:
@@ -134,25 +136,34 @@ class Bench:
         return self.problem.config.total_steps(len(self.problem.splits["train"]))
 
     def equal_steps(self) -> Result:
-        """The full network fine-tuned alone, at the best rate of the grid."""
-        return self._best([self._plain(rate, self.steps, "plain_steps") for rate in self.problem.rates])
+        """The full network fine-tuned alone, at the rate of the grid that is best by validation."""
+        runs = [self._plain(rate, self.steps, "plain_steps") for rate in self.problem.rates]
+        return max(runs, key=lambda run: float(run["validation_accuracy"]))
+
+    @cached_property
+    def _rate(self) -> float:
+        return float(self.equal_steps()["rate"])
+
+    @cached_property
+    def _shared_rate(self) -> float:
+        return self.problem.shared_rate or self._rate
 
     def equal_time(self, seconds: float) -> Result:
         """The same with as many steps as take so long."""
         steps = max(1, round(self.steps * seconds / self.equal_steps()["seconds"]))
-        return self._best([self._plain(rate, steps, "plain_time") for rate in self.problem.rates])
+        return self._plain(self._rate, steps, "plain_time")
 
-    def alone(self, share: float, pick: Sequence[int], rate: float) -> Result:
+    def alone(self, share: float, pick: Sequence[int]) -> Result:
         """A sub-network extracted from what the super-network starts from, and fine-tuned by itself."""
 
         def compute() -> Result:
             supernet = self._supernet("ours", self._ordered()["drop_order"])
             candidate = supernet.space.decode(np.array([pick]))[0]
             module = self._extract(supernet, candidate)
-            history = self._train_plain(module, rate, self._second)
+            history = self._train_plain(module, self._shared_rate, self._second)
             return self._judged(module) | {"seconds": _seconds(history)}
 
-        return self._stage(f"alone_{share:g}", compute, pick=str(list(pick)), rate=rate)
+        return self._stage(f"alone_{share:g}", compute, pick=str(list(pick)), rate=self._shared_rate)
 
     def _ordered(self) -> Result:
         """Find the drop orders, then order the units; the ordered network is kept."""
@@ -176,48 +187,40 @@ class Bench:
         orders = drop_order and {name: tuple(order) for name, order in drop_order.items()}
         return Supernet(model, self.problem.space(model, orders))
 
-    def _way(self, way: str, drop_order: Mapping[str, Sequence[int]] | None, rates: Sequence[float]) -> Result:
+    def _way(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Result:
         """Tune, search, pick and test: `front` [[saved, accuracy]...], `picks` by share, the largest, `seconds`."""
-        runs = [self._tune(way, drop_order, rate) for rate in rates]
-        best = self._best(runs)
+        tuned = self._tune(way, drop_order)
         supernet = self._supernet(way, drop_order)
-        self._restore(f"{way}_{best['rate']:g}", supernet.model)
+        self._restore(way, supernet.model)
         supernet.eval()
-        common = {"evaluations": self.problem.evaluations, "scored": self.problem.scored, "rate": best["rate"]}
+        common = {"evaluations": self.problem.evaluations, "scored": self.problem.scored, "rate": self._shared_rate}
         found = self._stage(f"{way}_search", lambda: self._search(supernet), **common)
         picked = self._stage(f"{way}_picks", lambda: self._picks(supernet, found), **common)
-        return best | found | picked
+        return tuned | found | picked
 
-    def _tune(self, way: str, drop_order: Mapping[str, Sequence[int]] | None, rate: float) -> Result:
-        config = replace(self.problem.config, learning_rate=rate, seed=self.seed)
+    def _tune(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Result:
+        config = replace(self.problem.config, learning_rate=self._shared_rate, seed=self.seed)
 
         def compute() -> Result:
             supernet = self._supernet(way, drop_order)
             teacher = None if config.distillation == "low-cost" else self._start()
             history = instatune(supernet, self.problem.splits["train"], config, teacher=teacher)
-            self._keep(f"{way}_{rate:g}", supernet.model)
-            supernet.eval()
-            rng = generator(self.seed, "probes")
-            probes = [supernet.space.largest(), *(supernet.space.sample(rng) for _ in range(PROBES))]
-            values = [accuracy(*self._scored(supernet, each, self.problem.searched)) for each in probes]
-            return {
-                "validation_accuracy": float(np.mean(values)),
-                "seconds": self._first()["seconds"] + _seconds(history),
-            }
+            self._keep(way, supernet.model)
+            return {"seconds": self._first()["seconds"] + _seconds(history)}
 
-        return self._stage(f"{way}_{rate:g}", compute, config=repr(config)) | {"rate": rate}
+        return self._stage(way, compute, config=repr(config))
 
     def _first(self) -> Result:
-        """The plain fine-tuning before, at the best rate of the grid."""
+        """The plain fine-tuning before."""
         if not self.problem.first:
             return {"seconds": 0.0}
-        return self._best([self._plain(rate, self.problem.first, "first") for rate in self.problem.rates])
+        return self._plain(self._rate, self.problem.first, "first")
 
     def _start(self) -> nn.Module:
         """What the super-network starts from and what teaches it, in eval mode."""
-        model, first = self.problem.network(self.seed), self._first()
+        model = self.problem.network(self.seed)
         if self.problem.first:
-            self._restore(f"first_{first['rate']:g}", model)
+            self._restore(f"first_{self._first()['rate']:g}", model)
         return model.eval()
 
     def _plain(self, rate: float, steps: int, name: str) -> Result:
@@ -302,9 +305,6 @@ class Bench:
 
     def _extract(self, supernet: Supernet, candidate: Candidate) -> nn.Module:
         return supernet.extract(candidate, recalibrate(supernet, candidate, self.problem.calibration)).eval()
-
-    def _best(self, runs: Sequence[Result]) -> Result:
-        return max(runs, key=lambda run: float(run["validation_accuracy"]))
 
     def _keep(self, name: str, model: nn.Module) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

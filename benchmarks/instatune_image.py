@@ -21,6 +21,8 @@ from search_spaces import Space, last_first, plain_attention, space
 
 THREADS = 2
 TARGETS = {"macs_saved_one_point": "at least 0.3", "largest_minus_plain": "at least -0.3 points"}
+# Inner widths alone: a dropped block or a narrower stage costs a network of 20 layers far more for what it saves.
+RESNET = {"depth": (1.0,), "width": (1.0,), "channels": (0.25, 0.5, 0.625, 0.75, 0.875, 1.0)}
 EXAMPLE = {"pixels": torch.zeros(2, 3, 32, 32)}
 
 
@@ -38,7 +40,7 @@ def _resnet(blocks: int, data: Path, seed: int) -> nn.Module:
 
 
 def _resnet_space(model: nn.Module, drop_order: Mapping[str, tuple[int, ...]] | None) -> Space:
-    return space(model, EXAMPLE, drop_order=drop_order or last_first, channels=(0.375, 0.5, 0.625, 0.75, 0.875, 1.0))
+    return space(model, EXAMPLE, drop_order=drop_order or last_first, **RESNET)
 
 
 def _problem(data: Path, model: str, full: bool) -> Problem:
@@ -52,10 +54,11 @@ def _problem(data: Path, model: str, full: bool) -> Problem:
         space=spaces,
         splits=cifar.splits(data),
         example=EXAMPLE,
-        config=InstaTuneConfig(epochs=20 if full else 2, batch_size=64, augment=True),
+        config=InstaTuneConfig(epochs=20 if full else 2, augment=True, distillation="high-cost"),
         importance=ImportanceConfig(warmup_steps=0, batch_size=64),
         first=0,
-        rates=(3e-4, 1e-3),
+        rates=(1e-4, 3e-4),
+        shared_rate=1e-3,
         evaluations=250 if full else 120,
         scored=1000,
     )

@@ -68,6 +68,7 @@ def _problem(data: Path, folder: Path, full: bool) -> Problem:
         importance=ImportanceConfig(warmup_steps=0, batches=40),
         first=steps,
         rates=(1e-4, 2e-4),
+        shared_rate=None,
         evaluations=250 if full else 120,
         scored=872,
     )
