@@ -167,7 +167,7 @@ def _on_meta(make: Factory) -> nn.Module:
 
 
 def _record(network: nn.Module, fresh: nn.Module | None) -> dict[str, Any]:
-    """What a loader sets: `blocks` (lists by path, as `_kept` has them), `sizes` (integers by path and name), `ties`."""
+    """What a loader sets: `blocks` (lists by path, see `_kept`), `sizes` (integers by path and name), `ties`."""
     record: dict[str, Any] = {"format": _FORMAT, "blocks": {}, "sizes": {}, "ties": _ties(network)}
     if fresh is None:
         sizes = {path: _integers(part) for path, part in network.named_modules()}
@@ -189,7 +189,7 @@ def _record(network: nn.Module, fresh: nn.Module | None) -> dict[str, Any]:
 
 
 def _kept(network: nn.Module, fresh: nn.Module) -> dict[str, dict[str, str]]:
-    """Lists of blocks that are shorter than the class makes them: path -> name of each block -> its name in the full one.
+    """Lists of blocks that are shorter than the class makes them: path -> name of a block -> its name in the full list.
 
     `fresh` loses the same blocks.
     """
@@ -218,9 +218,13 @@ def _matched(path: str, part: nn.Module, full: nn.Module) -> dict[str, str]:
 def _built(module: nn.Module) -> list[Any]:
     """What tells blocks of one class apart, beside their sizes: their modules, and what is switched on in these."""
     return [
-        (path, type(part), {name: value for name, value in vars(part).items() if isinstance(value, bool | str | float)})
+        (path, type(part), {name: value for name, value in vars(part).items() if _is_switch(name, value)})
         for path, part in module.named_modules()
     ]
+
+
+def _is_switch(name: str, value: Any) -> bool:
+    return isinstance(value, bool | str | float) and name != "training" and not name.startswith("_")
 
 
 def _integers(part: nn.Module) -> dict[str, int | list[int]]:
