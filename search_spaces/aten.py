@@ -4,71 +4,19 @@ A rule gets the walk and the call's arguments by position, with tensors replaced
 returns the axes of its result. What no rule covers freezes everything that it touches, so nothing is sliced by guess.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-from search_spaces.axes import UNIT, Axes, Axis
-
-HEADS = "heads"
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """Axes of one tensor; `weight` tells parameters (and their transposes) from activations."""
-
-    axes: tuple[Axis, ...]
-    weight: bool = False
-
-
-@dataclass(frozen=True)
-class Call:
-    """One aten call: its arguments by schema name and the shapes of its results."""
-
-    arguments: dict[str, Any]
-    shape: tuple[int, ...]
-    shapes: tuple[tuple[int, ...], ...] = ()
-
-    def __getitem__(self, name: str) -> Any:
-        return self.arguments.get(name)
-
-
-@dataclass
-class Walk:
-    """What the rules share: the algebra; contractions (multiply-accumulates) and groups of convolutions met so far."""
-
-    axes: Axes = field(default_factory=Axes)
-    contractions: list[tuple[Axis, ...]] = field(default_factory=list)
-    groups: list[Axis] = field(default_factory=list)
-    unknown: set[str] = field(default_factory=set)
-
-    def fixed(self, shape: Sequence[int], reason: str) -> Tensor:
-        """A tensor of the given shape whose axes never shrink."""
-        return Tensor(tuple(self.axes.fresh(size, reason) for size in shape))
-
-    def broadcast(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Axes of an elementwise result, aligned from the right; equal sizes are the same indices."""
-        rank = max((len(tensor.axes) for tensor in tensors), default=0)
-        result: list[Axis] = [UNIT] * rank
-        for tensor in tensors:
-            for position, axis in enumerate(tensor.axes, start=rank - len(tensor.axes)):
-                if result[position] == UNIT:
-                    result[position] = axis
-                elif axis != UNIT:
-                    self.axes.unify(result[position], axis)
-        return Tensor(tuple(result))
-
-    def contract(self, *axes: Axis) -> None:
-        """Note a matrix product or convolution: as many multiply-accumulates as the product of the axes' sizes."""
-        self.contractions.append(axes)
-
-
-Rule = Callable[[Walk, Call], Any]
+from search_spaces import indexing
+from search_spaces.axes import UNIT
+from search_spaces.walk import HEADS, Call, Rule, Tensor, Walk, unknown
 
 
 def elementwise(walk: Walk, call: Call) -> Tensor:
     """Every tensor argument broadcasts against the others."""
     return walk.broadcast([value for value in call.arguments.values() if isinstance(value, Tensor)])
+
+
+def _constant(walk: Walk, call: Call) -> Tensor:
+    """A new tensor of a given shape, which takes only the type of its input."""
+    return walk.fixed(call.shape, "is a constant")
 
 
 def _linear(walk: Walk, call: Call) -> Tensor:
@@ -226,24 +174,6 @@ def _expand(walk: Walk, call: Call) -> Tensor:
     )
 
 
-def _repeat(walk: Walk, call: Call) -> Tensor:
-    """Whole axes end to end, as often as `repeats` says."""
-    x, repeats = call["self"], list(call["repeats"])
-    padded = (UNIT,) * (len(repeats) - len(x.axes)) + x.axes
-    copies = [walk.axes.fresh(count, "is a repetition") for count in repeats]
-    return Tensor(tuple(walk.axes.merge(pair) for pair in zip(copies, padded, strict=True)))
-
-
-def _repeat_interleave(walk: Walk, call: Call) -> Tensor | list[Tensor]:
-    """Every index of one axis several times, one after the other."""
-    x, repeats, dim = call["self"], call["repeats"], call["dim"]
-    if not isinstance(repeats, int) or dim is None:
-        return unknown(walk, call)
-    out, dim = list(x.axes), dim % len(x.axes)
-    out[dim] = walk.axes.merge([out[dim], walk.axes.fresh(repeats, "is a repetition")])
-    return Tensor(tuple(out))
-
-
 def _reduce(walk: Walk, call: Call) -> Tensor:
     x, dims = call["self"], call["dim"]
     dims = range(len(x.axes)) if dims is None else [dims] if isinstance(dims, int) else dims
@@ -266,103 +196,6 @@ def _spatial(walk: Walk, call: Call) -> Tensor:
     return Tensor((*x.axes[:2], *walk.fixed(call.shape[2:], "is a position").axes))
 
 
-def _slice(walk: Walk, call: Call) -> Tensor:
-    """A part of an axis (strided parts too), or all of it."""
-    x = call["self"]
-    out = []
-    for axis, size in zip(x.axes, call.shape, strict=True):
-        if walk.axes.size(axis) == size:
-            out.append(axis)
-        else:
-            walk.axes.freeze(axis, "is indexed")
-            out.append(walk.axes.fresh(size, "is indexed"))
-    return Tensor(tuple(out), x.weight)
-
-
-def _pad(walk: Walk, call: Call) -> Tensor:
-    """A constant before and behind an axis is a concatenation with indices that stay (the shortcuts of option A)."""
-    x, pad = call["self"], list(call["pad"])
-    if min(pad, default=0) < 0 or call["mode"] not in (None, "constant"):
-        return _slice(walk, call)
-    out = list(x.axes)
-    for index in range(len(pad) // 2):
-        position = len(out) - 1 - index
-        before, behind = (
-            walk.axes.fresh(size, "is padding") if size else () for size in pad[2 * index : 2 * index + 2]
-        )
-        out[position] = (*before, *walk.axes.resolve(out[position]), *behind)
-    return Tensor(tuple(out))
-
-
-def _moved(walk: Walk, call: Call) -> Tensor | list[Tensor]:
-    """Indices of some axes change places."""
-    x, dims = call["self"], call["dims"]
-    if not dims:
-        return unknown(walk, call)
-    for dim in dims:
-        walk.axes.freeze(x.axes[dim], "is indexed")
-    return Tensor(x.axes)
-
-
-def _index(walk: Walk, call: Call) -> Tensor | list[Tensor]:
-    """Tensors of integers index some neighbouring axes; the others stay."""
-    x, indices = call["self"], list(call["indices"])
-    positions = [position for position, index in enumerate(indices) if index is not None]
-    lengths = {len(indices[position].axes) for position in positions}
-    first, count = positions[0], len(positions)
-    rank = len(call.shape) - (len(x.axes) - count)
-    if positions != list(range(first, first + count)) or rank != max(lengths):
-        return unknown(walk, call)
-    for position in positions:
-        walk.axes.freeze(x.axes[position], "is indexed")
-        for axis in indices[position].axes:
-            walk.axes.freeze(axis, "holds indices")
-    taken = walk.fixed(call.shape[first : first + rank], "is indexed").axes
-    return Tensor((*x.axes[:first], *taken, *x.axes[first + count :]))
-
-
-def _gather(walk: Walk, call: Call) -> Tensor:
-    """One axis is indexed; along the others of equal size the result runs with the input."""
-    x, dim = call["self"], call["dim"] % len(call["self"].axes)
-    walk.axes.freeze(x.axes[dim], "is indexed")
-    out = list(_slice(walk, call).axes)
-    out[dim] = walk.axes.fresh(call.shape[dim], "is indexed")
-    return Tensor(tuple(out))
-
-
-def _select(walk: Walk, call: Call) -> Tensor:
-    x, dim = call["self"], call["dim"] % len(call["self"].axes)
-    walk.axes.freeze(x.axes[dim], "is indexed")
-    return Tensor(x.axes[:dim] + x.axes[dim + 1 :])
-
-
-def _unbind(walk: Walk, call: Call) -> list[Tensor]:
-    return [_select(walk, Call({"self": call["self"], "dim": call["dim"] or 0}, shape)) for shape in call.shapes]
-
-
-def _embedding(walk: Walk, call: Call) -> Tensor:
-    weight, indices = call["weight"], call["indices"]
-    walk.axes.freeze(weight.axes[0], "is a vocabulary")
-    return Tensor((*indices.axes, weight.axes[1]))
-
-
-def unknown(walk: Walk, call: Call) -> Tensor | list[Tensor]:
-    """No rule: everything touched keeps its size."""
-    for tensor in _tensors(call.arguments.values()):
-        for axis in tensor.axes:
-            walk.axes.freeze(axis, "goes through an operator without a rule")
-    results = [walk.fixed(shape, "comes from an operator without a rule") for shape in call.shapes or (call.shape,)]
-    return results if call.shapes else results[0]
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-        return []
-    return [tensor for value in values for tensor in _tensors(value)]
-
-
 RULES: dict[str, Rule] = {
     # Elementwise, though not tagged so.
     **dict.fromkeys(
@@ -373,6 +206,7 @@ RULES: dict[str, Rule] = {
         ),
         elementwise,
     ),
+    **dict.fromkeys(("aten::new_zeros", "aten::new_ones", "aten::new_full", "aten::new_empty"), _constant),
     "aten::linear": _linear,
     "aten::addmm": _addmm,
     **dict.fromkeys(("aten::matmul", "aten::bmm", "aten::mm"), _matmul),
@@ -411,14 +245,14 @@ RULES: dict[str, Rule] = {
         ),
         _spatial,
     ),
-    "aten::repeat": _repeat,
-    "aten::repeat_interleave": _repeat_interleave,
-    "aten::slice": _slice,
-    **dict.fromkeys(("aten::pad", "aten::constant_pad_nd"), _pad),
-    **dict.fromkeys(("aten::roll", "aten::flip"), _moved),
-    "aten::index": _index,
-    "aten::gather": _gather,
-    "aten::select": _select,
-    "aten::unbind": _unbind,
-    "aten::embedding": _embedding,
+    "aten::repeat": indexing.repeat,
+    "aten::repeat_interleave": indexing.repeat_interleave,
+    "aten::slice": indexing.part,
+    **dict.fromkeys(("aten::pad", "aten::constant_pad_nd"), indexing.pad),
+    **dict.fromkeys(("aten::roll", "aten::flip"), indexing.moved),
+    "aten::index": indexing.index,
+    "aten::gather": indexing.gather,
+    "aten::select": indexing.select,
+    "aten::unbind": indexing.unbind,
+    "aten::embedding": indexing.embedding,
 }

@@ -16,10 +16,11 @@ import torch
 from torch import nn
 from torch.fx.node import Argument, Node
 
-from search_spaces.aten import HEADS, RULES, Call, Rule, Tensor, Walk, elementwise, unknown
+from search_spaces.aten import RULES, elementwise
 from search_spaces.axes import Axis
 from search_spaces.cuts import AttributeCut, AxisCut
 from search_spaces.inputs import Inputs, split_inputs
+from search_spaces.walk import HEADS, Call, Rule, Tensor, Walk, unknown
 
 _ADDITIONS = frozenset({"aten::add", "aten::add_"})
 _ON_A_RESIDUAL_PATH = _ADDITIONS | {
