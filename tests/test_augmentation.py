@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import pad
 
 from nas.errors import UserError
-from nas.learning.augmentation import augment
+from nas.learning.augmentation import augment, augmented
 from nas.learning.training import TrainingConfig, fine_tune
 from nas.seeds import generator
 from tests import toy_images, toy_task
@@ -62,3 +62,12 @@ def test_fit_augments_when_asked() -> None:
         return fine_tune(toy_images.network(), toy_images.split(8), config).steps[0].loss
 
     assert first_loss(True) != first_loss(False)
+
+
+def test_an_augmented_split_shows_the_same_rows_moved_always_alike() -> None:
+    split = toy_images.split(8)
+    moved, rows = augmented(split), [1, 4, 6]
+    (plain,), (first,), (again,) = (list(each.batch(rows).values()) for each in (split, moved, moved))
+    assert first.shape == plain.shape and not torch.equal(first, plain)
+    assert torch.equal(first, again)
+    assert moved.fingerprint() == split.fingerprint()

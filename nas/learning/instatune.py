@@ -25,6 +25,7 @@ from nas.data.accuracy import logits_of
 from nas.data.split import Split
 from nas.data.tasks import Task
 from nas.errors import UserError
+from nas.learning.augmentation import augmented
 from nas.learning.checkpoint import model_fingerprint
 from nas.learning.probes import Probe, Probes
 from nas.learning.sampling import Pareto, Sampling, Sandwich, Uniform
@@ -130,7 +131,8 @@ def instatune(
     _check_given(teacher, config)
     largest, task = supernet.space.largest(), train.task
     sampling = _sampling(supernet, train, config, costs)
-    probes = Probes(supernet, train, validation, config.seed) if validation is not None else None
+    shown = augmented(train) if config.augment else train
+    probes = Probes(supernet, shown, validation, config.seed) if validation is not None else None
     strong_steps = config.strong_steps(config.total_steps(len(train)))
     with contextlib.ExitStack() as stack:
         teach = None if teacher is None else stack.enter_context(strong_teacher(teacher, supernet.model, train))

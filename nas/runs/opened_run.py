@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nas.data.split import Preprocessor, Split
 from nas.data.tasks import CLASSIFICATION, TASKS
 from nas.errors import UserError
+from nas.learning.augmentation import augmented
 from nas.networks.pretrained import example_inputs, load_preprocessor
 from nas.networks.recalibration import SubNetworks
 from nas.runs.network import bare_network
@@ -44,8 +45,10 @@ class OpenedRun:
         return Split.load(self.folder.data / f"{name}.parquet", self.preprocessor, max_tokens=length)
 
     def calibration(self) -> Split | None:
-        """Training rows, where sub-networks need them for their batch norms."""
-        return self.split("train") if has_batch_norms(self.supernet.model) else None
+        """Training rows as the network saw them, where sub-networks need them for their batch norms."""
+        if not has_batch_norms(self.supernet.model):
+            return None
+        return augmented(self.split("train")) if self.record.asked.get("augment") else self.split("train")
 
     def extract(self, candidate: Candidate) -> nn.Module:
         """A sub-network as a plain module, in evaluation mode, its batch-norm statistics its own."""
