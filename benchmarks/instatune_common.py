@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from harness import Harness
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nas import InstaTuneConfig, instatune
 from nas.data.accuracy import accuracy, predict
-from nas.data.split import Inputs, IntArray, Split
-from nas.learning.augmentation import augment
+from nas.data.split import Split
+from nas.learning.augmentation import augmented
 from nas.learning.block_order import block_order
 from nas.learning.importance import ImportanceConfig, order_by_importance
 from nas.learning.training import History
@@ -80,33 +79,13 @@ class Problem:
     def calibrating(self) -> Split:
         """Training rows for the statistics of batch norms, mirrored and shifted where they are while training."""
         train = self.splits["train"]
-        return replace(train, inputs=Augmented(train.inputs)) if self.config.augment else train
+        return augmented(train) if self.config.augment else train
 
     @cached_property
     def calibration(self) -> list[dict[str, Tensor]]:
         """Inputs of some of them."""
         rows = generator(0, "calibration").permutation(len(self.calibrating))[:CALIBRATED]
         return [self.calibrating.batch(part) for part in np.array_split(rows, -(-CALIBRATED // 256))]
-
-
-@dataclass(frozen=True)
-class Augmented:
-    """Images mirrored and shifted, the same rows always alike.
-
-    Statistics belong to what a network is trained on: a CIFAR ResNet-20 that learned from shifted images loses 3 points
-    with the statistics of images as they are.
-    """
-
-    inputs: Inputs
-
-    @property
-    def lengths(self) -> IntArray:
-        return self.inputs.lengths
-
-    def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
-        rows = np.asarray(indices)
-        rng = generator(0, "augment", int(rows.sum()))
-        return augment(self.inputs.batch(rows), len(rows), np.arange(len(rows)), rng)
 
 
 @dataclass(frozen=True)
