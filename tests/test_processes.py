@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +183,9 @@ def cases(folder: Path) -> dict[str, Callable[[], Found]]:
 def main(folder: Path) -> None:
     for name, case in cases(folder).items():
         save_file({key: value.clone() for key, value in case().items()}, folder / f"{name}.{RANK}")
+    # Together: one that just exits can abort while the other still closes its connections.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
@@ -197,20 +200,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.test_processes", str(folder)],
-            cwd=Path(__file__).parent.parent,
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
+    logs = [folder / f"log.{rank}" for rank in range(2)]
+    running = [_start(rank, folder, os.environ | shared, log) for rank, log in enumerate(logs)]
     try:
-        assert [process.wait(timeout=300) for process in running] == [0, 0]
+        statuses = [process.wait(timeout=300) for process in running]
     finally:
         for process in running:
             process.kill()
+    assert statuses == [0, 0], "\n".join(log.read_text(encoding="utf-8", errors="replace")[-4000:] for log in logs)
     return folder
+
+
+def _start(rank: int, folder: Path, environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """One of the two processes; what it prints goes to its log."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.test_processes", str(folder)],
+            cwd=Path(__file__).parent.parent,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def found(folder: Path, name: str) -> tuple[Found, Found]:
