@@ -66,7 +66,7 @@ def _problem(data: Path, folder: Path, full: bool) -> Problem:
         example={"input_ids": ids, "attention_mask": torch.ones_like(ids)},
         config=InstaTuneConfig(steps=steps, freeze_embeddings=True, distillation="high-cost"),
         importance=ImportanceConfig(warmup_steps=0, batches=40),
-        first=steps,
+        first=2 * steps,
         rates=(1e-4, 2e-4),
         shared_rate=None,
         evaluations=250 if full else 120,
