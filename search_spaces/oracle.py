@@ -7,7 +7,6 @@ network equals its own extraction; only this comparison notices it.
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -19,11 +18,14 @@ from torch.overrides import TorchFunctionMode
 from search_spaces.coupling import Dimension
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut, Cut
 from search_spaces.inputs import Inputs, split_inputs
+from search_spaces.recalibration import recalibrate
 from search_spaces.slicing import Shells, kept_mask
 from search_spaces.space import Candidate, Choice, Space
 from search_spaces.supernet import Supernet
 
 TOLERANCE = 1e-4
+# Less than this is noise of float32, and nothing tells a right cut from a wrong one.
+_NOISE = 1e-5
 # Size attributes that no forward reads; extraction makes them true to the weights.
 _DERIVED = frozenset({"in_features", "out_features", "in_channels", "out_channels", "num_features", "embedding_dim"})
 
@@ -34,8 +36,7 @@ def masked_forward(supernet: Supernet, candidate: Candidate, inputs: Inputs) -> 
     A layer norm or root-mean-square norm whose own weight loses units averages over the kept ones only.
     """
     model, space = supernet.model, supernet.space
-    blocks_only = Space(tuple(replace(choice, cuts=_blocks(choice)) for choice in space.choices))
-    shell = Shells(model, blocks_only).make(candidate)
+    shell = Shells(model, space).bypassed(candidate)
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     masks = _masks(space, candidate)
     zeroed: dict[str, torch.Tensor] = {}
@@ -79,10 +80,6 @@ class _NormsOverKept(TorchFunctionMode):
         return result
 
 
-def _blocks(choice: Choice) -> tuple[Cut, ...]:
-    return tuple(cut for cut in choice.cuts if isinstance(cut, BlockCut))
-
-
 def _masks(space: Space, candidate: Candidate) -> dict[str, dict[int, list[tuple[AxisCut, int]]]]:
     masks: dict[str, dict[int, list[tuple[AxisCut, int]]]] = {}
     for choice in space.choices:
@@ -113,6 +110,19 @@ def difference(left: Any, right: Any) -> float:
     return worst if worst == worst else float("inf")
 
 
+class _NothingDead(TorchFunctionMode):
+    """Rectifiers let a fifth of negative values through: units that happen to be silent would hide how they are cut."""
+
+    _rectifiers = (functional.relu, functional.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in self._rectifiers:
+            return functional.leaky_relu((*args, *(kwargs or {}).values())[0], 0.2)
+        return func(*args, **(kwargs or {}))
+
+
 class Judge:
     """Accepts dimensions of one model by running them on randomised weights.
 
@@ -123,22 +133,26 @@ class Judge:
         self._model = copy.deepcopy(model).eval()
         self._inputs = inputs
         generator = torch.Generator().manual_seed(0)
-        for name, tensor in [*self._model.named_parameters(), *self._model.named_buffers()]:
-            if tensor.is_floating_point():
-                noise = torch.randn(tensor.shape, generator=generator).to(tensor)
-                # A running variance must stay positive.
-                tensor.data.add_(noise.abs() if name.endswith("running_var") else noise, alpha=0.05)
+        _perturb(dict(self._model.named_parameters()), generator)
+        # Statistics that do not fit the perturbed weights would damp the signal until nothing is seen at the output.
+        empty = Supernet(self._model, Space(()))
+        with torch.no_grad(), _NothingDead():
+            for name, measured in recalibrate(empty, empty.space.largest(), [inputs]).items():
+                self._model.get_buffer(name).copy_(measured)
+            _perturb(dict(self._model.named_buffers()), generator)
+            self._full = self._model(*self._args[0], **self._args[1])
 
     def accept(self, dimensions: Sequence[Dimension]) -> list[tuple[Cut, ...] | None]:
         """For each dimension its cuts, with the attributes that must follow, or None where it must keep its size.
 
-        What passes alone but not together with those before it is left out as well.
+        What passes alone but not together with those before it is left out as well, and so is what leaves the output
+        as it is, since nothing there tells a right cut from a wrong one.
         """
         plain: list[tuple[Cut, ...]] = [(*dimension.cuts, *dimension.attributes) for dimension in dimensions]
-        if not plain or self._passes(plain):
+        if not plain or (self._passes(plain) and all(self._moved(cuts) > 10 * TOLERANCE for cuts in plain)):
             return list(plain)
         alone = [
-            next((cuts for cuts in self._variants(dimension) if self._passes([cuts])), None) for dimension in dimensions
+            next((cuts for cuts in self._variants(dimension) if self._right(cuts)), None) for dimension in dimensions
         ]
         if self._passes([cuts for cuts in alone if cuts is not None]):
             return alone
@@ -167,25 +181,22 @@ class Judge:
                 return name
         raise AssertionError("the full network must equal itself")
 
-    def _equal(self, supernet: Supernet, candidate: Candidate) -> bool:
+    def _equal(self, supernet: Supernet, candidate: Candidate, tolerance: float = TOLERANCE) -> bool:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _NothingDead():
                 shared = supernet(candidate, *self._args[0], **self._args[1])
-                return difference(shared, masked_forward(supernet, candidate, self._inputs)) <= TOLERANCE
+                return difference(shared, masked_forward(supernet, candidate, self._inputs)) <= tolerance
         except Exception:  # whatever a user's forward raises on a narrowed tensor: the candidate is not usable
             return False
 
     def runs_without(self, cut: BlockCut, depth: int) -> bool:
-        """Whether the network still runs with `depth` of a stage's blocks, and differs."""
-        space = Space((Choice("depth", (depth, cut.count), cuts=(cut,)),))
-        supernet = Supernet(self._model, space)
-        try:
-            with torch.no_grad():
-                shorter = supernet(space.smallest(), *self._args[0], **self._args[1])
-                full = self._model(*self._args[0], **self._args[1])
-        except Exception:  # whatever a user's forward raises without its blocks: the depth is not usable
-            return False
-        return 0 < difference(shorter, full) < float("inf")
+        """Whether the network with `depth` of a stage's blocks is the one that bypasses the others, and differs.
+
+        It is another one where blocks are told apart by their number: types of attention that alternate, say.
+        """
+        supernet = Supernet(self._model, Space((Choice("depth", (depth, cut.count), cuts=(cut,)),)))
+        shorter = supernet.space.smallest()
+        return self._equal(supernet, shorter) and self._movement(supernet, shorter) > TOLERANCE
 
     @property
     def _args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -196,6 +207,30 @@ class Judge:
             return False
         space = Space(tuple(_halved(f"group.{index}", cuts) for index, cuts in enumerate(groups)))
         return self._equal(Supernet(self._model, space), space.smallest())
+
+    def _right(self, cuts: tuple[Cut, ...]) -> bool:
+        """Whether a dimension alone gives what it should, by far less than what it changes."""
+        supernet, candidates = self._alone(cuts)
+        moved = self._moved(cuts)
+        return moved > _NOISE and all(self._equal(supernet, each, min(TOLERANCE, moved / 4)) for each in candidates)
+
+    def _moved(self, cuts: tuple[Cut, ...]) -> float:
+        supernet, candidates = self._alone(cuts)
+        return max(self._movement(supernet, each) for each in candidates)
+
+    def _alone(self, cuts: tuple[Cut, ...]) -> tuple[Supernet, list[Candidate]]:
+        """One dimension with half of its units, and with one."""
+        size = _size(cuts)
+        space = Space((Choice("units", tuple(sorted({1, max(1, size // 2), size})), cuts=cuts),))
+        return Supernet(self._model, space), [space.candidate({"units": n}) for n in space.choices[0].options[:-1]]
+
+    def _movement(self, supernet: Supernet, candidate: Candidate) -> float:
+        """How far a candidate is from the full network; 0 where it does not run."""
+        try:
+            with torch.no_grad(), _NothingDead():
+                return difference(supernet(candidate, *self._args[0], **self._args[1]), self._full)
+        except Exception:  # as in `_equal`
+            return 0.0
 
     def _variants(self, dimension: Dimension) -> Iterator[tuple[Cut, ...]]:
         """The cuts alone, then with integer attributes of the modules around that equal a size of the dimension."""
@@ -223,10 +258,21 @@ class Judge:
         return found[:most]
 
 
+def _perturb(tensors: Mapping[str, torch.Tensor], generator: torch.Generator) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+            # A running variance must stay positive.
+            tensor.data.add_(noise.abs() if name.endswith("running_var") else noise, alpha=0.05)
+
+
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: option for name, option in values.items() if option is not None}
 
 
 def _halved(name: str, cuts: tuple[Cut, ...]) -> Choice:
-    size = next(cut.size for cut in cuts if isinstance(cut, AxisCut))
-    return Choice(name, (max(1, size // 2), size), cuts=cuts)
+    return Choice(name, (max(1, _size(cuts) // 2), _size(cuts)), cuts=cuts)
+
+
+def _size(cuts: tuple[Cut, ...]) -> int:
+    return next(cut.size for cut in cuts if isinstance(cut, AxisCut))

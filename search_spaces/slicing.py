@@ -1,8 +1,8 @@
 """Narrowing tensors and block lists to what a candidate keeps."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -155,12 +155,48 @@ class Shells:
         lists = sorted((path for path, indices in dropped.items() if indices), reverse=True)
         return {path: _renamed(self._model.get_submodule(path)._modules, dropped[path]) for path in lists}
 
+    def bypassed(self, candidate: Candidate) -> nn.Module:
+        """The full network, in which the blocks that a candidate drops stay in place and give back their input."""
+        copies = {"": _copy(self._model)}
+        for path, kept in self.kept(candidate).items():
+            for name in self._model.get_submodule(path)._modules:
+                if name not in kept:
+                    _bypass(copies, f"{path}.{name}" if path else name)
+        return copies[""]
+
 
 def _renamed(children: Mapping[str, nn.Module | None], dropped: set[int]) -> dict[str, str]:
     """Name -> new name of the children that stay, numbered anew where numbers are their names."""
     stay = [name for index, name in enumerate(children) if index not in dropped]
     numbered = all(name.isdigit() for name in children)
     return {name: str(new) if numbered else name for new, name in enumerate(stay)}
+
+
+def _bypass(copies: dict[str, nn.Module], path: str) -> None:
+    """Let a block give back its first input, in the form of its output; a list gives its members' outputs as zeros.
+
+    The members of a list are called one by one, and what they give is added to the stream outside.
+    """
+    block = _copied(copies, path)
+    if isinstance(block, nn.ModuleList):
+        for name in block._modules:
+            member = _copied(copies, f"{path}.{name}")
+            member.forward = _returning(member.forward, lambda x, output: torch.zeros_like(output))
+    else:
+        block.forward = _returning(block.forward, lambda x, output: x)
+
+
+def _returning(forward: Callable[..., Any], instead: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """`forward` with its output, or the first value of it, replaced by `instead(first input, output)`."""
+
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        x, output = args[0] if args else next(iter(kwargs.values())), forward(*args, **kwargs)
+        if isinstance(output, Mapping):
+            first, kind = next(iter(output)), cast(Any, type(output))
+            return kind({**output, first: instead(x, output[first])})
+        return (instead(x, output[0]), *output[1:]) if isinstance(output, tuple) else instead(x, output)
+
+    return replaced
 
 
 def name_in_shell(name: str, kept: Mapping[str, Mapping[str, str]]) -> str | None:

@@ -137,8 +137,9 @@ def _depths(stages: Sequence[Stage], judge: Judge, drop_order: DropOrder, sizes:
         order = order_of(drop_order, name, count, [stage.members.index(i) for i in stage.droppable], len(elastic))
         cut = BlockCut(stage.path, count, tuple(stage.members[i] for i in order))
         options = _options(name, count, sizes, lowest=max(1, count - len(order)))
-        if options and judge.runs_without(cut, options[0]):
-            choices.append(Choice(name, options, cuts=(cut,)))
+        right = tuple(depth for depth in options if depth == count or judge.runs_without(cut, depth))
+        if len(right) > 1:
+            choices.append(Choice(name, right, cuts=(cut,)))
     return choices
 
 

@@ -3,9 +3,12 @@
 import json
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from search_spaces import BlockCut, NotElastic, Space, Supernet, last_first, space, spread
+from search_spaces.oracle import difference
 from tests.families import build
 from tests.networks import FusedBlock, PlainTransformer, randomised
 
@@ -84,3 +87,88 @@ def test_a_damaged_folder_is_refused(tmp_path) -> None:
     (tmp_path / "space.json").write_text('{"version": 1, "choices": []}')
     with pytest.raises(ValueError, match="the weights in"):
         Supernet.load(tmp_path, nn.Linear(1, 1))
+
+
+class Told(FusedBlock):
+    """Computes its addition to the stream from the stream and a context that it is told."""
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        return x + (super().forward(x + context) - (x + context))
+
+
+class Alternating(PlainTransformer):
+    """Tells every second block another context, by its place in the list, as masks that alternate are chosen."""
+
+    def __init__(self) -> None:
+        super().__init__(FusedBlock)
+        self.blocks = nn.ModuleList(Told(24, 3) for _ in range(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        contexts = (torch.zeros_like(x), x.roll(1, 1))
+        for number, block in enumerate(self.blocks):
+            x = block(x, contexts[number % 2])
+        return self.head(x)
+
+
+def test_a_depth_at_which_blocks_would_change_places_is_not_offered() -> None:
+    network = randomised(Alternating())
+    last = space(network, network.inputs, depth=(1, 2, 3, 4), drop_order=last_first)
+    assert last["depth"].options == (1, 2, 3, 4, 5)
+    pairs = space(network, network.inputs, depth=(1, 2, 3, 4), drop_order=(1, 2, 0, 3, 4))
+    # Those that stay keep the parity of their places at depths 3 (0, 3, 4) and 1 (4) alone.
+    assert pairs["depth"].options == (1, 3, 5)
+    supernet = Supernet(network, pairs)
+    candidate = pairs.candidate({**pairs.largest(), "depth": 3})
+    with torch.no_grad():
+        # Blocks 0, 3 and 4, each with the context of its own place.
+        contexts = (torch.zeros_like(network.inputs[0]), network.inputs[0].roll(1, 1))
+        x = network.blocks[0](network.inputs[0], contexts[0])
+        expected = network.head(network.blocks[4](network.blocks[3](x, contexts[1]), contexts[0]))
+        assert difference(supernet(candidate, *network.inputs), expected) <= 1e-6
+
+
+class LiteralHeads(nn.Module):
+    """Three heads by a number in the code, so that half of the rows regroups them, before many layers that damp it."""
+
+    inputs = (torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0)),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 4, 4)
+        self.query, self.key, self.value, self.out = (nn.Linear(32, 32) for _ in range(4))
+        layers = [[nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()] for _ in range(16)]
+        self.body = nn.Sequential(*[layer for block in layers for layer in block])
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        rows, tokens, _ = x.shape
+        query, key, value = (
+            part(x).reshape(rows, tokens, 4, -1).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )
+        attended = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        x = x + self.out(attended.reshape(rows, tokens, -1))
+        return self.head(self.body(x.transpose(1, 2).reshape(rows, 32, 3, 3)).mean((2, 3)))
+
+
+def test_a_wrong_dimension_is_seen_through_layers_whose_statistics_damp_it() -> None:
+    torch.manual_seed(0)
+    network = LiteralHeads().eval()
+    choices = space(network, network.inputs, heads=(0.5,), channels=(0.5,)).choices
+    assert choices
+    assert not [choice.name for choice in choices if choice.name.startswith("heads")]
+
+
+class MutedBlock(FusedBlock):
+    """Multiplies its feed-forward layer by zero, so that nothing at the output tells how it was cut."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.down.register_forward_hook(lambda module, inputs, output: 0 * output)
+
+
+def test_what_leaves_the_output_as_it_is_is_not_offered() -> None:
+    network = randomised(PlainTransformer(MutedBlock))
+    names = [choice.name for choice in space(network, network.inputs, heads=(1,), ffn=(0.5,)).choices]
+    assert [name for name in names if name.startswith("ffn")] == []
+    assert [name for name in names if name.startswith("heads")] == ["heads.0", "heads.1", "heads.2"]
