@@ -79,12 +79,41 @@ def load_pretrained(
     if replaced and say:
         say(f"{name} was trained for {replaced} outputs: its head is made new for {len(classes)}")
     preprocessor = load_preprocessor(name, kind, task)
-    most = most_tokens(module)
-    if most is not None and isinstance(preprocessor, TextPreprocessor):
-        # Many tokenizers do not say where their model ends, and positions behind the last are an index error.
-        preprocessor.tokenizer.model_max_length = min(most, int(preprocessor.tokenizer.model_max_length))
+    if isinstance(preprocessor, TextPreprocessor):
+        _agree(module, preprocessor.tokenizer, name)
     module.eval()
     return module, preprocessor
+
+
+def _agree(module: Any, tokenizer: Any, name: str) -> None:
+    """Let a text network and its tokenizer have the same end of texts, the same padding, and the same tokens.
+
+    UserError where the tokenizer has more tokens than the network, or neither says what padding is.
+    """
+    most = most_tokens(module)
+    if most is not None:
+        # Many tokenizers do not say where their model ends, and positions behind the last are an index error.
+        tokenizer.model_max_length = min(most, int(tokenizer.model_max_length))
+    config = module.config.get_text_config()
+    tokens = len(tokenizer)
+    words = getattr(config, "vocab_size", tokens)
+    if tokens > words:
+        raise UserError(
+            f"the tokenizer of {name} must be that of its network: the network knows {words} tokens, the tokenizer has "
+            f"{tokens}; take the files of one model"
+        )
+    # A network that only reads keeps nothing for the next word.
+    config.use_cache = False
+    known = config.pad_token_id if isinstance(config.pad_token_id, int) else -1
+    if 0 <= known < tokens:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(known)
+        return
+    # Decoders are trained without padding; they look for the last token before it, so it has to be named.
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise UserError(f"the tokenizer of {name} must name a padding token or an end of texts, it has neither")
+    config.pad_token_id = tokenizer.pad_token_id
 
 
 def _auto_class(task: Task, kind: Kind) -> Any:
