@@ -80,6 +80,24 @@ def test_a_trained_head_of_the_same_size_is_kept_and_another_replaced(tmp_path: 
     assert replaced.classifier.weight.shape == (3, 16)
 
 
+def test_heads_of_other_tasks_are_left_out(tmp_path: Path) -> None:
+    from transformers import BertForPreTraining
+
+    folder = folder_of(BertForPreTraining(toy_task.bert().config), tmp_path / "pretrained")
+    assert load_pretrained(folder, CLASSES, "text")[0].classifier.out_features == 3
+    # The pooler belongs to no word.
+    load_pretrained(folder, CLASSES, "text", task=TokenClassification())
+
+
+def test_a_bias_without_a_place_is_refused(tmp_path: Path) -> None:
+    folder = decoder(tmp_path / "llama")
+    path = folder / "model.safetensors"
+    name = "model.layers.0.self_attn.q_proj.bias"
+    save_file(load_file(path) | {name: torch.zeros(16)}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"the file has {name}, for which the network has no place"):
+        load_pretrained(folder, CLASSES, "text")
+
+
 def decoder(folder: Path) -> Path:
     """As decoders are published: their tokenizer has an end of texts and no padding, and they return caches."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -257,6 +275,11 @@ def more_layers(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
 
 
+def fewer_layers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+
+
 def more_tokens(folder: Path) -> None:
     tokenizer = load_preprocessor(folder, "text").tokenizer
     tokenizer.add_tokens(["unheard"])
@@ -283,6 +306,7 @@ def no_tokenizer(folder: Path) -> None:
             r"layer\.0\.intermediate\.dense\.weight must have the shape \(48, 16\), the file has \(24, 16\) \(6",
         ),
         (more_layers, r"layer\.2\.attention\.self\.query\.weight is missing \(16 are"),
+        (fewer_layers, r"the file has .*layer\.1\.attention\.output\.LayerNorm\.bias, for which .* no place \(16 have"),
         (more_tokens, "must be that of its network: the network knows 16 tokens, the tokenizer has 17"),
         (no_tokenizer, "must hold the files of a tokenizer"),
     ],
