@@ -130,6 +130,15 @@ def test_finetune_refuses(
     assert sorted(tmp_path.rglob("*")) == before, "nothing is left of a run that was refused"
 
 
+def test_several_processes_are_refused(
+    nas_command: Command, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    args = ["finetune", inputs / "model", "--data", inputs / "reviews.csv", "--out", tmp_path / "run"]
+    refused(nas_command(*args), "must run in one process, a launcher started 2")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that a test may spoil."""
