@@ -174,7 +174,8 @@ def made(name: str) -> tuple[Supernet, Inputs]:
     """The super-network of a case and its example inputs; not to be changed."""
     model = CASES[name].build()
     inputs = example_inputs(model)
-    return Supernet(model, space(model, inputs, drop_order=spread, **CASES[name].ranges)), inputs
+    ranges = {kind: sizes for kind, sizes in CASES[name].ranges.items() if kind in CASES[name].choices}
+    return Supernet(model, space(model, inputs, drop_order=spread, **ranges)), inputs
 
 
 def example_inputs(model: nn.Module) -> Inputs:
