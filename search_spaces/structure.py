@@ -72,9 +72,10 @@ def space(
 
     Raises:
         NotElastic: none of the model's dimensions can be narrowed.
-        ValueError: options or a drop order that do not fit, or a kind that was asked for
+        ValueError: weights that are no numbers, options or a drop order that do not fit, or a kind that was asked for
             and is not there.
     """
+    _finite(model)
     inputs = default_inputs(model) if example_inputs is None else example_inputs
     coupling, judge = analyse(model, inputs), Judge(model, inputs)
     stages = find_stages(model, coupling)
@@ -100,6 +101,19 @@ def space(
     full |= {(_kind(each.name), each.dimension.size) for each in present}
     _all_there(choices, {kind: getattr(ranges, kind) for kind in asked}, full)
     return Space(choices)
+
+
+def _finite(model: nn.Module) -> None:
+    """ValueError, naming the first, where weights are no numbers: outputs would be none either, and tell nothing."""
+    wrong = {name: ~weight.isfinite() for name, weight in model.named_parameters()}
+    # Buffers may hold infinities: masks do.
+    wrong |= {name: buffer.isnan() for name, buffer in model.named_buffers()}
+    for name, where in wrong.items():
+        if where.any():
+            raise ValueError(
+                f"the weights of the model must be finite numbers, {name} holds {int(where.sum())} that are not; "
+                "take a checkpoint that is whole"
+            )
 
 
 def _all_there(choices: Sequence[Choice], asked: Mapping[str, Sizes], full: Set[tuple[str, int]]) -> None:

@@ -1,6 +1,7 @@
-"""Sizes that were asked for are never left out unsaid."""
+"""Sizes that were asked for are never left out unsaid, and weights that are no numbers are named."""
 
 import pytest
+import torch
 
 from search_spaces import space
 from tests.families import build
@@ -18,3 +19,13 @@ def test_the_full_size_alone_and_the_defaults_ask_for_nothing() -> None:
     assert "depth" not in {choice.name for choice in space(build("vit")).choices}
     with pytest.raises(ValueError, match="sizes of depth must be given"):
         space(build("vit"), depth=(11 / 12,))
+
+
+def test_weights_that_are_no_numbers_are_named() -> None:
+    model = build("minilm")
+    with torch.no_grad():
+        model.bert.encoder.layer[2].output.dense.bias[3] = torch.nan
+    with pytest.raises(
+        ValueError, match=r"must be finite numbers, bert\.encoder\.layer\.2\.output\.dense\.bias holds 1"
+    ):
+        space(model)
