@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,19 +41,34 @@ def convert(module: nn.Module, example_inputs: Inputs, path: Path, *, load: Call
         raise ConversionError("a network of more than 2 GiB does not fit into one ONNX file; choose a smaller one")
     inputs = _two_rows(example_inputs)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    training = [part for part in module.modules() if part.training]
-    module.eval()
     try:
-        _export(module, inputs, beside)
-        _check(module, load(beside), inputs)
+        with _evaluating(module):
+            _export(module, inputs, beside)
+            _check(module, load(beside), inputs)
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+    return path
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no key-value caches among the outputs, which a file could not hold; then as before."""
+    training = [part for part in module.modules() if part.training]
+    configs: list[Any] = [part.config for part in module.modules() if hasattr(part, "config")]
+    caching = {id(config): config for config in configs if getattr(config, "use_cache", False) is True}.values()
+    module.eval()
+    for config in caching:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
         for part in training:
             part.training = True
-    return path
 
 
 def _two_rows(inputs: Inputs) -> Inputs:

@@ -19,6 +19,7 @@ from torch.fx.node import Argument, Node
 from search_spaces.aten import RULES, elementwise
 from search_spaces.axes import Axis
 from search_spaces.cuts import AttributeCut, AxisCut
+from search_spaces.evaluating import evaluating
 from search_spaces.inputs import Inputs, split_inputs
 from search_spaces.walk import HEADS, Call, Rule, Tensor, Walk, unknown
 
@@ -95,16 +96,13 @@ def analyse(model: nn.Module, example_inputs: Inputs) -> Coupling:
         ValueError: `torch.export` cannot trace the module.
     """
     args, kwargs = split_inputs(example_inputs)
-    training = model.training
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), evaluating(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model.eval(), args, kwargs, strict=False)
+            program = torch.export.export(model, args, kwargs, strict=False)
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ValueError(f"the model must be traceable by torch.export, which says: {reason}") from error
-    finally:
-        model.train(training)
     return _Reader(model, program).read()
 
 

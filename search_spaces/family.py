@@ -56,12 +56,13 @@ class Family:
 
         Raises:
             NotElastic: nothing in the model can be narrowed; the message says what was looked for and found.
-            ValueError: missing example inputs, or options that do not fit.
+            ValueError: missing example inputs, weights that are no numbers, options that do not fit, or that were
+                given for a kind of which the model has nothing to narrow.
         """
         given = {"depth": depth, "heads": heads, "ffn": ffn, "width": width, "channels": channels}
         chosen = {kind: sizes for kind, sizes in given.items() if sizes is not None}
         ranges = replace(self.ranges, **chosen)
-        return structure.space(model, example_inputs, drop_order=drop_order, ranges=ranges)
+        return structure.space(model, example_inputs, drop_order=drop_order, ranges=ranges, asked=tuple(chosen))
 
 
 def reads(name: str) -> Callable[[nn.Module], bool]:

@@ -31,11 +31,13 @@ def default_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
         mask = torch.ones(2, tokens, dtype=torch.long)
         mask[1, tokens - tokens // 3 :] = 0
         return {"input_ids": ids % config.vocab_size, "attention_mask": mask}
-    if name == "pixel_values" and hasattr(config, "num_channels"):
+    # The image half of a network for images and texts (CLIP, SigLIP) has a configuration of its own.
+    image = getattr(config, "vision_config", config)
+    if name == "pixel_values" and hasattr(image, "num_channels"):
         # A convolutional network has no size of its own: any that its strides leave something of will do.
-        size = getattr(config, "image_size", None) or 64
+        size = getattr(image, "image_size", None) or 64
         height, width = size if isinstance(size, Sequence) else (size, size)
-        shape = (2, int(config.num_channels), int(height), int(width))
+        shape = (2, int(image.num_channels), int(height), int(width))
         return {"pixel_values": torch.randn(shape, generator=torch.Generator().manual_seed(0))}
     raise ValueError(
         f"example_inputs must be given for {type(model).__name__}: a tuple or a mapping of tensors with a batch above 1"

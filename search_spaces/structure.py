@@ -1,7 +1,7 @@
 """The space of any network, by structure: its stages give depths, its coupled axes heads, features and channels."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,6 +59,7 @@ def space(
     *,
     drop_order: DropOrder = last_first,
     ranges: Ranges,
+    asked: Sequence[str] = (),
 ) -> Space:
     """The space of a model: depths, then heads, features, channels and widths, in the order of its blocks.
 
@@ -67,18 +68,20 @@ def space(
         example_inputs: tuple or mapping of tensors, batch above 1; derived from a transformers configuration.
         drop_order: which blocks drop first.
         ranges: options of each kind.
+        asked: the kinds whose options the user gave: these must not be left out unsaid.
 
     Raises:
         NotElastic: none of the model's dimensions can be narrowed.
-        ValueError: options or a drop order that do not fit.
+        ValueError: weights that are no numbers, options or a drop order that do not fit, or a kind that was asked for
+            and is not there.
     """
+    _finite(model)
     inputs = default_inputs(model) if example_inputs is None else example_inputs
     coupling, judge = analyse(model, inputs), Judge(model, inputs)
     stages = find_stages(model, coupling)
     depths = _depths(stages, judge, drop_order, ranges.depth)
-    named = [
-        each for each in _names(model, coupling, stages, ranges) if _options(each.name, each.dimension.size, each.sizes)
-    ]
+    present = _names(model, coupling, stages, ranges)
+    named = [each for each in present if _options(each.name, each.dimension.size, each.sizes)]
     accepted = judge.accept([each.dimension for each in named])
     conditions = {block: condition for stage in stages for block, condition in _conditions(stage, depths)}
     widths = [
@@ -94,7 +97,39 @@ def space(
     choices = _jointly(judge, (*depths, *widths))
     if not choices:
         raise NotElastic(_nothing_found(model, stages, named, coupling))
+    full = {("depth", len(stage.members)) for stage in stages}
+    full |= {(_kind(each.name), each.dimension.size) for each in present}
+    _all_there(choices, {kind: getattr(ranges, kind) for kind in asked}, full)
     return Space(choices)
+
+
+def _finite(model: nn.Module) -> None:
+    """ValueError, naming the first, where weights are no numbers: outputs would be none either, and tell nothing."""
+    wrong = {name: ~weight.isfinite() for name, weight in model.named_parameters()}
+    # Buffers may hold infinities: masks do.
+    wrong |= {name: buffer.isnan() for name, buffer in model.named_buffers()}
+    for name, where in wrong.items():
+        if where.any():
+            raise ValueError(
+                f"the weights of the model must be finite numbers, {name} holds {int(where.sum())} that are not; "
+                "take a checkpoint that is whole"
+            )
+
+
+def _all_there(choices: Sequence[Choice], asked: Mapping[str, Sizes], full: Set[tuple[str, int]]) -> None:
+    """ValueError for a kind that the user gave sizes for, other than the full one, and that no choice is of."""
+    found = sorted({_kind(choice.name) for choice in choices})
+    for kind, sizes in asked.items():
+        other = [size for size in sizes if size != 1.0 and (kind, size) not in full]
+        if other and kind not in found:
+            raise ValueError(
+                f"sizes of {kind} must be given for something that the model can narrow, {other[0]} gives nothing to "
+                f"choose here: there are choices of {', '.join(found)}; give other sizes, or leave {kind} out"
+            )
+
+
+def _kind(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _jointly(judge: Judge, choices: tuple[Choice, ...], candidates: int = 6) -> tuple[Choice, ...]:

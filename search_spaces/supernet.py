@@ -143,11 +143,14 @@ class Supernet(nn.Module):
         return module
 
     def _follow_depth(self, module: nn.Module, candidate: Candidate) -> None:
-        """Keep the block count of a transformers config true."""
+        """Keep the block count of a transformers config true; a cache would go by the blocks' old numbers."""
         config = getattr(module, "config", None)
         depths = cuts_of(self.space, BlockCut)
         if len(depths) == 1 and getattr(config, "num_hidden_layers", None) == depths[0][1].count:
-            setattr(config, "num_hidden_layers", units_kept(candidate, depths[0][0]))  # noqa: B010
+            kept = units_kept(candidate, depths[0][0])
+            setattr(config, "num_hidden_layers", kept)  # noqa: B010
+            if kept < depths[0][1].count and getattr(config, "use_cache", False):
+                setattr(config, "use_cache", False)  # noqa: B010
 
     def unit_sums(self, name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum a quantity given per parameter element over the elements of each unit of a choice.

@@ -84,6 +84,11 @@ def words_as_depth(folder: Path) -> list[object]:
     return [folder / "model", "--data", folder / "reviews.csv", "--depth", "few"]
 
 
+def absent_kind(folder: Path) -> list[object]:
+    write_model(folder / "model", layers=1)
+    return [folder / "model", "--data", folder / "reviews.csv", "--depth", "0.5"]
+
+
 def no_steps(folder: Path) -> list[object]:
     return [folder / "model", "--data", folder / "reviews.csv", "--steps", 0]
 
@@ -114,6 +119,7 @@ def a_file(folder: Path) -> list[object]:
         (not_elastic, "must have"),
         (wrong_depth, "depth"),
         (words_as_depth, "--depth must be numbers separated by commas"),
+        (absent_kind, "sizes of depth must be given for something that the model can narrow"),
         (no_steps, "steps must be at least 1"),
         (other_files, "holds other files and no run"),
         (a_file, "is a file"),
@@ -128,6 +134,15 @@ def test_finetune_refuses(
     before = sorted(tmp_path.rglob("*"))
     refused(nas_command("finetune", *args, "--out", tmp_path / "run"), sentence)
     assert sorted(tmp_path.rglob("*")) == before, "nothing is left of a run that was refused"
+
+
+def test_several_processes_are_refused(
+    nas_command: Command, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    args = ["finetune", inputs / "model", "--data", inputs / "reviews.csv", "--out", tmp_path / "run"]
+    refused(nas_command(*args), "must run in one process, a launcher started 2")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

@@ -51,6 +51,14 @@ def test_a_plain_transformer_with_fused_attention_has_a_space(block: type[FusedB
             assert difference(shared, masked_forward(supernet, candidate, network.inputs)) <= 1e-5
 
 
+def test_a_network_is_left_in_its_modes() -> None:
+    network = randomised(MobileLike()).train()
+    network.blocks[0].norm3.eval()
+    before = [part.training for part in network.modules()]
+    analyse(network, network.inputs)
+    assert [part.training for part in network.modules()] == before
+
+
 class Regrouping(PlainTransformer):
     """Reads a fixed number of columns, so narrowing its feed-forward layer would be wrong."""
 

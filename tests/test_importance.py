@@ -10,7 +10,7 @@ from torch import nn
 from nas.data.split import make_split
 from nas.errors import UserError
 from nas.learning.importance import ImportanceConfig, importance, order_by_importance
-from search_spaces import AxisCut, Choice, Space, Supernet
+from search_spaces import AxisCut, Choice, Space, Supernet, space
 from tests import toy_images, toy_task
 
 CONFIG = ImportanceConfig(warmup_steps=5, batches=4, batch_size=8)
@@ -71,6 +71,22 @@ def test_magnitude_is_the_norm_of_all_weights_of_a_unit() -> None:
     for norm in (1, 2):
         scores = importance(supernet, toy_task.split(), still("magnitude", norm=norm))
         torch.testing.assert_close(scores["ffn.1"], weights.norm(p=norm, dim=1))
+
+
+def test_activations_of_gpt2_are_read_along_the_other_axis() -> None:
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    sizes = {"n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 24, "pad_token_id": 0}
+    model = GPT2ForSequenceClassification(GPT2Config(vocab_size=len(toy_task.WORDS), **sizes)).eval()
+    with torch.no_grad():
+        model.transformer.h[0].mlp.c_fc.weight[:, [3, 7]] = 0
+        model.transformer.h[0].mlp.c_fc.bias[[3, 7]] = 0
+        model.transformer.h[1].attn.c_attn.weight[:, 72:80] = 0
+        model.transformer.h[1].attn.c_attn.bias[72:80] = 0
+    supernet = Supernet(model, space(model, depth=(1, 2), heads=(2, 4), ffn=(0.5,)))
+    scores = importance(supernet, toy_task.split(), still("activation"))
+    assert set(scores["ffn.0"].argsort()[:2].tolist()) == {3, 7}
+    assert int(scores["heads.1"].argmin()) == 1
 
 
 def test_activation_is_what_the_next_layer_reads() -> None:

@@ -23,6 +23,7 @@ from nas.networks.pretrained import (
     same_labels,
     save_preprocessor,
 )
+from search_spaces import space
 from tests import toy_task
 from tests.families import build
 
@@ -77,6 +78,49 @@ def test_a_trained_head_of_the_same_size_is_kept_and_another_replaced(tmp_path: 
     assert toy_task.same(toy_task.weights(kept), toy_task.weights(module))
     replaced, _ = load_pretrained(folder, CLASSES, "text")
     assert replaced.classifier.weight.shape == (3, 16)
+
+
+def test_heads_of_other_tasks_are_left_out(tmp_path: Path) -> None:
+    from transformers import BertForPreTraining
+
+    folder = folder_of(BertForPreTraining(toy_task.bert().config), tmp_path / "pretrained")
+    assert load_pretrained(folder, CLASSES, "text")[0].classifier.out_features == 3
+    # The pooler belongs to no word.
+    load_pretrained(folder, CLASSES, "text", task=TokenClassification())
+
+
+def test_a_bias_without_a_place_is_refused(tmp_path: Path) -> None:
+    folder = decoder(tmp_path / "llama")
+    path = folder / "model.safetensors"
+    name = "model.layers.0.self_attn.q_proj.bias"
+    save_file(load_file(path) | {name: torch.zeros(16)}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"the file has {name}, for which the network has no place"):
+        load_pretrained(folder, CLASSES, "text")
+
+
+def decoder(folder: Path) -> Path:
+    """As decoders are published: their tokenizer has an end of texts and no padding, and they return caches."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+    words = len(toy_task.WORDS)
+    LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=words, max_position_embeddings=32)).save_pretrained(folder)
+    tokenizer = toy_task.preprocessor().tokenizer
+    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_decoder_without_padding_reads_rows_of_all_lengths(tmp_path: Path) -> None:
+    module, preprocessor = load_pretrained(decoder(tmp_path / "llama"), CLASSES, "text")
+    inputs = preprocessor.prepare(["good film", "bad"], 128)
+    with torch.no_grad():
+        both, alone = module(**inputs.batch([0, 1])), module(**inputs.batch([1]))
+    assert set(both) == {"logits"}, "no cache"
+    torch.testing.assert_close(both.logits[1:], alone.logits)
+    save_preprocessor(preprocessor, tmp_path / "saved")
+    assert load_preprocessor(tmp_path / "saved", "text").tokenizer.pad_token == "[SEP]"
+    assert space(module)["depth"].options == (1, 2)
 
 
 def test_weights_are_float32_whatever_the_file_holds(bert: Path) -> None:
@@ -231,6 +275,17 @@ def more_layers(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
 
 
+def fewer_layers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+
+
+def more_tokens(folder: Path) -> None:
+    tokenizer = load_preprocessor(folder, "text").tokenizer
+    tokenizer.add_tokens(["unheard"])
+    tokenizer.save_pretrained(folder)
+
+
 def no_tokenizer(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
@@ -251,6 +306,8 @@ def no_tokenizer(folder: Path) -> None:
             r"layer\.0\.intermediate\.dense\.weight must have the shape \(48, 16\), the file has \(24, 16\) \(6",
         ),
         (more_layers, r"layer\.2\.attention\.self\.query\.weight is missing \(16 are"),
+        (fewer_layers, r"the file has .*layer\.1\.attention\.output\.LayerNorm\.bias, for which .* no place \(16 have"),
+        (more_tokens, "must be that of its network: the network knows 16 tokens, the tokenizer has 17"),
         (no_tokenizer, "must hold the files of a tokenizer"),
     ],
 )

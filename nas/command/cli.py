@@ -158,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return DONE
         command = _parse(args)
         if command is not None:
+            _one_process()
             with _own_stdout() as out:
                 _HANDLERS[type(command)](command, out)
         return DONE
@@ -245,6 +246,15 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     if any(os.strerror(number) in text for number in _NO_PLACE):  # libraries in Rust wrap what the system said
         return WRONG_INPUT, f"error: {text[:300]}; nothing is lost, mend it and repeat the command"
     return FAILED, f"error: the work failed: {type(error).__name__}: {text[:300]} (--debug shows where)"
+
+
+def _one_process() -> None:
+    """UserError where a launcher started several processes: a run folder belongs to one."""
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+        raise UserError(
+            f"a command must run in one process, a launcher started {os.environ['WORLD_SIZE']}; start it without the "
+            "launcher, or call nas.instatune in a program of your own under accelerate launch"
+        )
 
 
 def _finetune(command: Finetune, out: TextIO) -> None:

@@ -186,12 +186,17 @@ def _see(seen: _Seen, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str
 
 def _readers(supernet: Supernet, name: str) -> list[tuple[str, AxisCut]]:
     """(path of a layer that reads the units, where they are among its inputs)."""
-    layers = {f"{path}.weight": path for path, part in supernet.model.named_modules() if isinstance(part, _LAYERS)}
+    axes = {(f"{path}.weight", _read_axis(part)): path for path, part in supernet.model.named_modules()}
     cuts = [cut for cut in supernet.space[name].cuts if isinstance(cut, AxisCut)]
-    return [(layers[cut.parameter], cut) for cut in cuts if cut.axis == 1 and cut.parameter in layers]
+    return [(axes[cut.parameter, cut.axis], cut) for cut in cuts if (cut.parameter, cut.axis) in axes]
 
 
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def _read_axis(part: nn.Module) -> int | None:
+    """The axis of a layer's weight along which it reads its inputs; None where that is not known."""
+    if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return 1
+    # The linear layer of GPT-2 in transformers has its weight the other way round.
+    return 0 if type(part).__name__ == "Conv1D" else None
 
 
 def _units(values: Tensor, cut: AxisCut) -> Tensor:

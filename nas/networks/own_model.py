@@ -197,14 +197,24 @@ def own_preprocessor(
     return PlainImages(first.name, (height, width), mean, std)
 
 
-def check_outputs(module: nn.Module, inputs: Mapping[str, Tensor], outputs: int) -> None:
-    """Run a network once: UserError unless it takes these inputs and its last axis holds `outputs` numbers."""
+def check_outputs(module: nn.Module, inputs: Mapping[str, Tensor], outputs: int, remedy: str = "") -> None:
+    """Run a network once: UserError unless it takes these inputs and its last axis holds `outputs` numbers.
+
+    Args:
+        module: in evaluation mode.
+        inputs: by keyword.
+        outputs: of a row.
+        remedy: what to do where it does not take them.
+    """
     try:
         with torch.no_grad():
             found = tuple(logits_of(module(**inputs)).shape)
     except Exception as error:
         line = (str(error).strip().splitlines() or [""])[0][:300]
+        remedy = f"; {remedy}" if remedy else ""
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
-        raise UserError(f"the network must take {shapes}, but it raised {type(error).__name__}: {line}") from error
+        raise UserError(
+            f"the network must take {shapes}, but it raised {type(error).__name__}: {line}{remedy}"
+        ) from error
     if found[-1:] != (outputs,) and not (outputs == 1 and len(found) == 1):
         raise UserError(f"the network must give {outputs} outputs a row for this data, it gives the shape {found}")

@@ -1,7 +1,8 @@
 """Pre-trained networks and their preprocessing from `transformers`, safetensors only."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nas.errors import UserError
 from nas.quiet import quiet
 from nas.seeds import torch_seed
 
+_NUMBER = re.compile(r"\.\d+\.")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
@@ -79,12 +81,41 @@ def load_pretrained(
     if replaced and say:
         say(f"{name} was trained for {replaced} outputs: its head is made new for {len(classes)}")
     preprocessor = load_preprocessor(name, kind, task)
-    most = most_tokens(module)
-    if most is not None and isinstance(preprocessor, TextPreprocessor):
-        # Many tokenizers do not say where their model ends, and positions behind the last are an index error.
-        preprocessor.tokenizer.model_max_length = min(most, int(preprocessor.tokenizer.model_max_length))
+    if isinstance(preprocessor, TextPreprocessor):
+        _agree(module, preprocessor.tokenizer, name)
     module.eval()
     return module, preprocessor
+
+
+def _agree(module: Any, tokenizer: Any, name: str) -> None:
+    """Let a text network and its tokenizer have the same end of texts, the same padding, and the same tokens.
+
+    UserError where the tokenizer has more tokens than the network, or neither says what padding is.
+    """
+    most = most_tokens(module)
+    if most is not None:
+        # Many tokenizers do not say where their model ends, and positions behind the last are an index error.
+        tokenizer.model_max_length = min(most, int(tokenizer.model_max_length))
+    config = module.config.get_text_config()
+    tokens = len(tokenizer)
+    words = getattr(config, "vocab_size", tokens)
+    if tokens > words:
+        raise UserError(
+            f"the tokenizer of {name} must be that of its network: the network knows {words} tokens, the tokenizer has "
+            f"{tokens}; take the files of one model"
+        )
+    # A network that only reads keeps nothing for the next word.
+    config.use_cache = False
+    known = config.pad_token_id if isinstance(config.pad_token_id, int) else -1
+    if 0 <= known < tokens:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(known)
+        return
+    # Decoders are trained without padding; they look for the last token before it, so it has to be named.
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise UserError(f"the tokenizer of {name} must name a padding token or an end of texts, it has neither")
+    config.pad_token_id = tokenizer.pad_token_id
 
 
 def _auto_class(task: Task, kind: Kind) -> Any:
@@ -105,9 +136,10 @@ def _auto_class(task: Task, kind: Kind) -> Any:
 def _refuse_new_weights(module: nn.Module, report: Mapping[str, Any], name: str) -> int | None:
     """How many outputs a replaced head had, None where none was replaced.
 
-    Only the head (and the pooler under it) may be new: `transformers` re-initialises anything that does not fit.
+    Only the head (and the pooler under it) may be new: `transformers` re-initialises anything that does not fit, and
+    drops what it has no place for.
     """
-    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    prefix = _body(module)
     shapes = {key: (tuple(found), tuple(wanted)) for key, found, wanted in report["mismatched_keys"]}
     heads = {key: found for key, (found, wanted) in shapes.items() if _other_head(key, found, wanted, prefix)}
     own = list(module.state_dict())
@@ -122,7 +154,35 @@ def _refuse_new_weights(module: nn.Module, report: Mapping[str, Any], name: str)
     missing = [key for key in own if key in absent and key.startswith(prefix) and "pooler" not in key]
     if missing:
         raise UserError(f"the weights of {name} must fit its config.json: {missing[0]} is missing ({len(missing)} are)")
+    surplus = _surplus(report["unexpected_keys"], own, prefix)
+    if surplus:
+        raise UserError(
+            f"the weights of {name} must fit its config.json: the file has {surplus[0]}, for which the network has no "
+            f"place ({len(surplus)} have none)"
+        )
     return next((found[0] for found in heads.values()), None)
+
+
+def _body(module: nn.Module) -> str:
+    """The prefix of all weights below the head: that of the base model, else of the first part."""
+    base = getattr(module, "base_model_prefix", "")
+    if isinstance(getattr(module, base, None), nn.Module):
+        return f"{base}."
+    return f"{next((name for name, _ in module.named_children()), base)}."
+
+
+def _surplus(unexpected: Iterable[str], own: Sequence[str], prefix: str) -> list[str]:
+    """Weights of more blocks, or biases of more layers, than the network has; heads of other tasks may be left over."""
+    body = [key for key in own if key.startswith(prefix)]
+    blocks = {_NUMBER.sub(".*.", key) for key in body}
+    layers = {key.rpartition(".")[0] for key in body if key.endswith((".weight", ".bias"))}
+
+    def needed(key: str) -> bool:
+        inner = key if key.startswith(prefix) else f"{prefix}{key}"
+        layer, _, kind = inner.rpartition(".")
+        return _NUMBER.sub(".*.", inner) in blocks or (kind in ("weight", "bias") and layer in layers)
+
+    return sorted(filter(needed, unexpected))
 
 
 def _other_head(key: str, found: tuple[int, ...], wanted: tuple[int, ...], prefix: str) -> bool:

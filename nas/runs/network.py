@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from nas.data.preprocessing import Channels
+from nas.data.preprocessing import Channels, TextPreprocessor
 from nas.data.split import Kind, Preprocessor
 from nas.data.tasks import Task
 from nas.errors import UserError
@@ -52,7 +52,11 @@ def load_network(
         tokenizer=settings.tokenizer,
         task=task,
     )
-    check_outputs(module, example_inputs(module, kind, preprocessor, tokens=EXAMPLE_TOKENS), len(classes))
+    example = example_inputs(module, kind, preprocessor, tokens=EXAMPLE_TOKENS)
+    if isinstance(preprocessor, TextPreprocessor):
+        example["input_ids"][0, 0] = max(preprocessor.tokenizer.get_vocab().values())
+    remedy = "it must know every token of --tokenizer" if kind == "text" else "--image-size sets the size of images"
+    check_outputs(module, example, len(classes), remedy)
     return _plain(module), preprocessor
 
 

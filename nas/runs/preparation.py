@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from nas.data.reading import Source, read_table
@@ -17,6 +18,7 @@ from nas.learning.checkpoint import model_fingerprint
 from nas.learning.importance import ImportanceConfig
 from nas.learning.instatune import InstaTuneConfig
 from nas.learning.training import TrainingConfig
+from nas.networks.own_model import check_outputs
 from nas.networks.pretrained import example_inputs
 from nas.runs.console import say
 from nas.runs.network import EXAMPLE_TOKENS, load_network
@@ -54,7 +56,21 @@ def prepare(model: str, own: ModelSettings, data: DataSettings, elastic: SpaceSe
     ):
         if count:
             say(f"{what}: {count:,}")
+    _reads_all(module, ready)
     return Prepared(_supernet(module, elastic, ready, preprocessor, seed), preprocessor, ready)
+
+
+def _reads_all(module: nn.Module, data: Data) -> None:
+    """Run the network on the longest row of all, as it was prepared: UserError unless it gives the task's outputs."""
+    longest = max((data.train, data.validation, data.test), key=lambda split: int(split.inputs.lengths.max()))
+    row = longest.batch([int(longest.inputs.lengths.argmax())])
+    remedy = (
+        "the image processor, or --image-size, must make images of the network's size"
+        if data.kind == "image"
+        else "a lower --max-tokens cuts texts off"
+    )
+    # Two rows: one alone hides a network that cannot tell padding.
+    check_outputs(module, {name: torch.cat([each, each]) for name, each in row.items()}, len(data.classes), remedy)
 
 
 def resume(
