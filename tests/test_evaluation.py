@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.searching.evaluation import (
-    Evaluations,
-    Measurement,
-    Objective,
-    every_row,
-    measure,
-    one_gene_changes,
-    violations,
-)
+from nas.searching.enumeration import every_row, one_gene_changes
+from nas.searching.evaluation import Evaluations, Measurement, Objective, measure, violations
 from search_spaces.space import Candidate, Choice, Space
 
 SPACE = Space((Choice("depth", (1, 2)), Choice("width", (8, 16, 32), active_if=("depth", (2,))), Choice("k", (3, 5))))
