@@ -129,7 +129,10 @@ def test_wrong_config_files(nas_command: Command, tmp_path: Path, name: str, tex
 def test_standard_output_is_ours_alone(
     nas_command: Command, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "import os\ndef size(module):\n    os.write(1, b'noise')\n    print('noise')\n    return 1.0\n"
+    code = (
+        "import os\ndef size(module):\n    os.write(1, b'noise')\n    print('noise')\n"
+        "    return float(sum(p.numel() for p in module.parameters()))\n"
+    )
     (tmp_path / "noisy_objective.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     shutil.copytree(finished, tmp_path / "run")

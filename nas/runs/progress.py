@@ -30,6 +30,8 @@ class TrainingFigures:
 class SearchFigures:
     """Called with every result: shows the size of the front, its hypervolume, and the best within the limits.
 
+    Known results, which are numbered 0, count for the figures and not for the progress.
+
     The hypervolume is a share of the box between the full network's costs (and zero of what is maximised) and the
     ideal, so that it can be compared from one moment of a search to the next; shown once the full network is measured.
     """
