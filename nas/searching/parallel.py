@@ -17,6 +17,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -175,7 +176,8 @@ class _Pool:
 
         torch = sys.modules.get("torch")
         threads = None if torch is None else torch.get_num_threads()
-        kind = ray.remote(_Measurer).options(num_cpus=1, num_gpus=self._workers.gpus, max_restarts=0)
+        needs = {"num_cpus": 1, "num_gpus": self._workers.gpus, "runtime_env": _environment(self._workers)}
+        kind = ray.remote(_Measurer).options(max_restarts=0, **needs)
         with self._lock:
             if self._closing:
                 raise RuntimeError("the search has ended")
@@ -261,34 +263,52 @@ def _session(workers: Workers, payload_bytes: int) -> Iterator[None]:
         if ray.is_initialized():
             yield
             return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        try:
-            ray.init(**_settings(workers, payload_bytes))
-        except (OSError, RuntimeError, ValueError) as error:
-            where = "on this machine" if workers.address is None else f"at {workers.address}"
-            raise UserError(f"Ray cannot be reached {where}: {_last_line(error)}") from error
+        _connect(workers, payload_bytes)
         try:
             yield
         finally:
             ray.shutdown()
 
 
+def _connect(workers: Workers, payload_bytes: int) -> None:
+    """Start Ray on this machine, again where a busy machine was too slow for it, or join a cluster."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    end = time.monotonic() + workers.start_s
+    while True:
+        try:
+            ray.init(**_settings(workers, payload_bytes))
+            return
+        except Exception as error:  # Ray raises plain exceptions here
+            ray.shutdown()
+            if "timed out during startup" in str(error) and time.monotonic() < end:
+                continue
+            where = "be started on this machine" if workers.address is None else f"be reached at {workers.address}"
+            raise UserError(f"Ray cannot {where}: {_last_line(error)}") from error
+
+
 def _settings(workers: Workers, payload_bytes: int) -> dict[str, Any]:
-    threads = os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
-    variables = {name: os.environ.get(name, threads) for name in _THREADS}
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": _environment(workers)}
     if workers.address is not None:
-        return {"address": workers.address, "runtime_env": {"env_vars": variables}, **quiet}
-    variables["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
+        return {"address": workers.address, **quiet}
     return {
         "address": "local",
         "num_cpus": workers.count,
         "include_dashboard": False,
         "object_store_memory": max(_LEAST_STORE, 2 * payload_bytes),
-        "runtime_env": {"env_vars": variables},
         **quiet,
     }
+
+
+def _environment(workers: Workers) -> dict[str, Any]:
+    """As many threads as here; on this machine, modules from where this process has them."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
+    variables = {name: os.environ.get(name, threads) for name in _THREADS}
+    if workers.address is None:
+        variables["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
+    return {"env_vars": variables}
 
 
 class _ThreadsApart:
