@@ -1,30 +1,23 @@
 """What a search found, in one object and a few sentences, and when there is nothing to be found."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nas.errors import UserError
 from nas.runs.console import say
 from nas.runs.report import find
-from nas.searching.evaluation import Measurement, OnResult
+from nas.searching.evaluation import Measurement
 from nas.searching.study import Study
 
 ENOUGH_FAILED = 20
 """After so many failures and nothing else a search gives up."""
 
 
-def giving_up(on_result: OnResult) -> OnResult:
-    """`on_result`, and UserError as soon as the first candidates have all failed."""
-    failed: list[Measurement] = []
-    good: list[Measurement] = []
-
-    def checked(measurement: Measurement, number: int) -> None:
-        on_result(measurement, number)
-        (failed if measurement.state == "failed" else good).append(measurement)
-        if not good and len(failed) >= ENOUGH_FAILED:
-            raise UserError(_none_measured(failed))
-
-    return checked
+def give_up(measurements: Sequence[Measurement]) -> None:
+    """UserError as soon as the first candidates have all failed: the others would fare alike."""
+    if len(measurements) >= ENOUGH_FAILED and all(m.state == "failed" for m in measurements):
+        raise UserError(_none_measured(measurements))
 
 
 def summary(run: Path, name: str, table: Path, study: Study) -> dict[str, Any]:
@@ -55,7 +48,7 @@ def summary(run: Path, name: str, table: Path, study: Study) -> dict[str, Any]:
     }
 
 
-def _none_measured(failed: list[Measurement]) -> str:
+def _none_measured(failed: Sequence[Measurement]) -> str:
     reason = failed[0].reason if failed else "nothing was asked for"
     return f"none of {len(failed)} sub-networks could be measured; the first failed: {reason}"
 

@@ -22,7 +22,7 @@ from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
 from nas.learning.probes import Probe
 from nas.networks.pretrained import save_preprocessor
 from nas.runs.console import Bar, say
-from nas.runs.findings import giving_up, summary, tell_end
+from nas.runs.findings import summary, tell_end
 from nas.runs.opened_run import asked_of_search, named_objectives, objective_names, open_run, run_search
 from nas.runs.plain_training import ended, naming_checkpoint, score
 from nas.runs.preparation import (
@@ -196,7 +196,7 @@ def search_run(
                 common.seed,
                 storage=storage,
                 latency_file=reference_path(place / JOURNAL),
-                on_result=giving_up(SearchFigures(bar, space, objectives)),
+                on_result=SearchFigures(bar),
             )
         if is_url(storage):
             # What comes after a search reads the journal.

@@ -17,7 +17,6 @@ import os
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -271,22 +270,20 @@ def _session(workers: Workers, payload_bytes: int) -> Iterator[None]:
 
 
 def _connect(workers: Workers, payload_bytes: int) -> None:
-    """Start Ray on this machine, again where a busy machine was too slow for it, or join a cluster."""
+    """Start Ray on this machine, or join a cluster."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    end = time.monotonic() + workers.start_s
-    while True:
-        try:
-            ray.init(**_settings(workers, payload_bytes))
-            return
-        except Exception as error:  # Ray raises plain exceptions here
-            ray.shutdown()
-            if "timed out during startup" in str(error) and time.monotonic() < end:
-                continue
-            where = "be started on this machine" if workers.address is None else f"be reached at {workers.address}"
-            raise UserError(f"Ray cannot {where}: {_last_line(error)}") from error
+    try:
+        ray.init(**_settings(workers, payload_bytes))
+    except Exception as error:  # Ray raises plain exceptions here
+        ray.shutdown()
+        if workers.address is not None:
+            remedy = "look whether it runs, with the Ray and Python of this machine"
+            raise UserError(f"no Ray cluster answers at {workers.address} ({_last_line(error)}); {remedy}") from error
+        remedy = "repeat the command when this machine is less busy, or measure with one worker"
+        raise UserError(f"Ray cannot be started here ({_last_line(error)}); {remedy}") from error
 
 
 def _settings(workers: Workers, payload_bytes: int) -> dict[str, Any]:

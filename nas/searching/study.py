@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,10 @@ class Study:
 
     Args:
         keep: called with each further measurement before it counts.
+
+    Attributes:
+        quality: round by round, how well the newest candidates were predicted before they were learned from, by the
+            name of the objective; empty where nothing is predicted, and not stored.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Study:
         self.objectives = tuple(objectives)
         self._measurements = list(measurements)
         self._keep = keep
+        self.quality: list[dict[str, Any]] = []
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -127,6 +132,17 @@ class Study:
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.objectives))
 
 
+@runtime_checkable
+class Watcher(Protocol):
+    """An `on_result` that is shown the study too, before the first result."""
+
+    def begin(self, study: Study) -> None:
+        """The search begins, or goes on."""
+
+    def __call__(self, measurement: Measurement, number: int) -> None:
+        """As `on_result`."""
+
+
 @contextmanager
 def searching(
     space: Space,
@@ -157,6 +173,8 @@ def searching(
     _check(space, objectives, recipe, counts)
     identity = _identity(space, objectives, recipe, known)
     with _record(storage, space, objectives, identity) as study, mapped(workers, timeout_s) as run_chunks:
+        if isinstance(on_result, Watcher):
+            on_result.begin(study)
         run = Evaluations(
             space,
             evaluate,
