@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from search_workers import worker_efficiency
 
 from nas.errors import UserError
 from nas.searching.evaluation import Measurement, Objective
@@ -147,6 +148,14 @@ class _Short:
     def __call__(self, candidates: Sequence[Candidate]) -> list[list[float]]:
         full = [SPACE.candidate({**SPACE.smallest(), "heads.0": c["heads.0"]}) for c in candidates]
         return [list(row) for row in self._trouble(full)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_linas_keeps_its_workers_busy_with_the_lag_it_has() -> None:
+    figures = worker_efficiency((1, 4), evaluations=48, seconds=0.2)
+    assert figures.keys() == {"worker_efficiency_1", "worker_efficiency_4"}
+    assert all(0 < efficiency <= 1 for efficiency in figures.values())
 
 
 def _wrong(candidates: Sequence[Candidate]) -> list[list[float]]:

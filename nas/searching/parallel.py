@@ -140,8 +140,9 @@ class _Pool:
 
     def close(self) -> None:
         """End the workers, and Ray where it was started here."""
-        self._closing = True
         self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closing = True
         for actor in list(self._actors):
             self._end(actor)
         self._threads.shutdown(wait=True)
