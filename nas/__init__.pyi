@@ -10,12 +10,15 @@ from nas.networks.pretrained import load_pretrained as load_pretrained
 from nas.runs.export import export as export
 from nas.searching.evaluation import Measurement as Measurement
 from nas.searching.evaluation import Objective as Objective
+from nas.searching.known import known_results as known_results
 from nas.searching.linas import LinasConfig as LinasConfig
 from nas.searching.linas import linas as linas
 from nas.searching.nsga2 import nsga2 as nsga2
+from nas.searching.parallel import Workers as Workers
 from nas.searching.random_search import random_search as random_search
 from nas.searching.search import search as search
 from nas.searching.study import Study as Study
+from nas.searching.study import load_study as load_study
 from search_spaces import recalibrate as recalibrate
 
 __all__ = [
@@ -27,12 +30,15 @@ __all__ = [
     "Source",
     "Study",
     "UserError",
+    "Workers",
     "block_order",
     "export",
     "instatune",
+    "known_results",
     "linas",
     "load_data",
     "load_pretrained",
+    "load_study",
     "nsga2",
     "order_by_importance",
     "random_search",

@@ -105,6 +105,10 @@ class Candidate(Mapping[str, Option | None]):
     def __repr__(self) -> str:
         return f"Candidate({self._values})"
 
+    def __reduce__(self) -> tuple[type["Candidate"], tuple[dict[str, Option | None]]]:
+        # Hashes of words differ from process to process, so the hash stays behind.
+        return Candidate, (self._values,)
+
 
 @dataclass(frozen=True)
 class Space:

@@ -33,13 +33,15 @@ HOMES = {
     "onnx": {"hardware.onnx"},
     "onnxruntime": {"hardware.onnxruntime"},
     "onnxscript": {"hardware.onnx"},
-    "optuna": {"nas.searching.study"},
+    "optuna": {"nas.searching.storage", "nas.searching.study", "nas.searching.trials"},
     "pydantic": {"nas.runs.run_folder", "nas.command.config_file"},
+    "ray": {"nas.searching.parallel"},
     "rich": {"nas.runs.console"},
+    "sqlalchemy": {"nas.searching.storage"},
     "transformers": {"nas.networks.pretrained", "search_spaces.storage"},
     "tyro": {"nas.command.cli"},
 }
-SLOW_TO_IMPORT = {"accelerate", "datasets", "matplotlib", "onnx", "onnxruntime", "sklearn", "transformers"}
+SLOW_TO_IMPORT = {"accelerate", "datasets", "matplotlib", "onnx", "onnxruntime", "ray", "sklearn", "transformers"}
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for package in PACKAGES

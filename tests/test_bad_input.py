@@ -163,8 +163,16 @@ def run(finished: Path, tmp_path: Path) -> Path:
         (["--rows", 0], "--rows must be at least 1"),
         (["--tokens", 0], "--tokens must be at least 1"),
         (["--name", "../outside"], "a search's name is"),
-        (["--max-macs", 5], "--max-macs needs macs among --objectives"),
+        (["--max-macs", 5, "--objectives", "accuracy"], "--max-macs needs macs among --objectives"),
         (["--max-latency-ms", "nan"], "finite"),
+        (["--workers", 0], "--workers must be at least 1, got 0"),
+        (["--patience", 0], "--patience must be at least 1, got 0"),
+        (["--accuracy-threads", 0], "--accuracy-threads must be at least 1, got 0"),
+        (["--timeout-s", 0], "--timeout-s must be above 0, got 0"),
+        (["--storage", "studies.db"], "--storage must be the URL of a database"),
+        (["--storage", "sqlite:////no/such/folder/studies.db"], "cannot be reached"),
+        (["--warm-start", "none.csv"], "cannot read none.csv"),
+        (["--warm-start", "nowhere"], "there is no study at nowhere"),
         (["--algorithm", "guess"], "--algorithm"),
         (["--seed", -1, "--objectives", "accuracy"], "seed must not be negative"),
         (["--name", "default", "--objectives", "accuracy,macs", "--seed", 3], "was begun with seed 0, now it is 3"),
@@ -176,6 +184,57 @@ def test_search_refuses(nas_command: Command, run: Path, flags: list[object], se
     before = sorted(run.parent.rglob("*"))
     refused(nas_command("search", run, *default, *flags), sentence)
     assert sorted(run.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [({"beauty": 1}, "has a column 'beauty'"), ({}, "must have a column 'depth'")],
+)
+def test_warm_starts_from_other_tables(
+    nas_command: Command, run: Path, tmp_path: Path, columns: dict[str, int], sentence: str
+) -> None:
+    table = tmp_path / "table.csv"
+    cells = {"accuracy": 0.5, **columns}
+    table.write_text(",".join(cells) + "\n" + ",".join(map(str, cells.values())) + "\n", encoding="utf-8")
+    flags = ["--name", "new", "--objectives", "accuracy,macs", "--warm-start", table]
+    refused(nas_command("search", run, *flags), sentence)
+
+
+def test_a_warm_start_of_another_space(nas_command: Command, run: Path, inputs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    data = ["--data", inputs / "reviews.csv", "--depth", "3,4", "--heads", "none", "--ffn", "none", "--steps", 2]
+    assert nas_command("finetune", inputs / "model", *data, "--out", other).status == 0
+    refused(nas_command("search", other, "--objectives", "accuracy,macs", "--warm-start", run), "is of another space")
+
+
+def test_limits_that_nothing_meets(nas_command: Command, run: Path) -> None:
+    flags = ["--name", "new", "--budget", 8]
+    refused(nas_command("search", run, *flags, "--max-macs", 5), "no sub-network has macs <= 5; the smallest has", 3)
+    assert not (run / "searches" / "new").exists()
+    flags += ["--objectives", "accuracy,macs", "--min-accuracy", 1.1]
+    refused(nas_command("search", run, *flags), "none of 8 measured candidates meets accuracy >= 1.1; the nearest", 3)
+    assert (run / "searches" / "new" / "study.journal").exists(), "what was measured is kept"
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("return float('nan')", "none of 8 sub-networks could be measured; the first failed: own_number:of is nan"),
+        ("raise RuntimeError('no key')", "could be measured; the first failed: RuntimeError: no key"),
+        ("return 3.0", "own_number:of is 3 for all of 8 sub-networks measured: there is nothing to choose"),
+    ],
+)
+def test_objectives_that_tell_nothing(
+    nas_command: Command, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, sentence: str
+) -> None:
+    (tmp_path / "own_number.py").write_text(f"def of(module):\n    {body}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_number", raising=False)
+    flags = ["--name", "new", "--objectives", "own_number:of", "--budget"]
+    refused(nas_command("search", run, *flags, 8), sentence)
+    if "return 3" not in body:
+        answer = nas_command("search", run, *flags[:-1], "--name", "again", "--budget", 60)
+        refused(answer, "none of 20 sub-networks could be measured")
 
 
 def other_version(run: Path) -> None:

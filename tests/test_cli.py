@@ -129,7 +129,10 @@ def test_wrong_config_files(nas_command: Command, tmp_path: Path, name: str, tex
 def test_standard_output_is_ours_alone(
     nas_command: Command, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "import os\ndef size(module):\n    os.write(1, b'noise')\n    print('noise')\n    return 1.0\n"
+    code = (
+        "import os\ndef size(module):\n    os.write(1, b'noise')\n    print('noise')\n"
+        "    return float(sum(p.numel() for p in module.parameters()))\n"
+    )
     (tmp_path / "noisy_objective.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     shutil.copytree(finished, tmp_path / "run")
@@ -139,6 +142,39 @@ def test_standard_output_is_ours_alone(
     assert answer.status == 0
     assert json.loads(answer.out)["measured"] == 3
     assert "noise" in answer.err
+
+
+def test_a_limit_alone_is_a_whole_specification(nas_command: Command, finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    flags = ("search", run, "--name", "limited", "--budget", 8, "--json")
+    found = json.loads(nas_command(*flags, "--max-macs", 2e6).out)
+    assert set(found["full"]) == {"accuracy", "macs"} and all(row["macs"] <= 2e6 for row in found["front"])
+    again = nas_command(*flags, "--max-macs", 2e6, "--objectives", "accuracy,macs")
+    assert json.loads(again.out) == found, "said in full it is the same search"
+
+
+def test_a_database_and_a_warm_start(nas_command: Command, finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    url = f"sqlite:///{tmp_path}/studies.db"
+    flags = ("--objectives", "accuracy,macs", "--budget", 5, "--json")
+    stored = ("search", run, "--name", "stored", "--storage", url, *flags)
+    found = json.loads(nas_command(*stored).out)
+    assert found["measured"] == 5 and json.loads(nas_command(*stored).out) == found
+    assert json.loads(nas_command("report", run, "--name", "stored", "--json").out)["measured"] == 5
+    assert "was begun with storage 'sqlite'" in nas_command("search", run, "--name", "stored", *flags).err
+    for name, source in (("a", run / "searches" / "stored"), ("b", run / "searches" / "default" / "front.csv")):
+        warm = json.loads(nas_command("search", run, "--name", name, "--warm-start", source, *flags).out)
+        assert warm["measured"] == 5 and warm["known"] >= 1
+
+
+def test_everything_is_measured_where_the_budget_allows(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    sizes = ("--depth", "3,4", "--heads", "none", "--ffn", "none", "--steps", 2)
+    data = ("--data", inputs / "reviews.csv", "--out", run)
+    assert nas_command("finetune", inputs / "model", *data, *sizes).status == 0
+    answer = nas_command("search", run, "--objectives", "macs", "--budget", 50, "--json")
+    assert json.loads(answer.out)["measured"] == 2 and json.loads(answer.out)["every_sub_network"]
+    assert "There are 2 sub-networks, and all of them were measured, --budget 50 is past that" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.searching.evaluation import (
-    Evaluations,
-    Measurement,
-    Objective,
-    every_row,
-    measure,
-    one_gene_changes,
-    violations,
-)
+from nas.searching.enumeration import every_row, one_gene_changes
+from nas.searching.evaluation import Evaluations, Measurement, Objective, Staged, measure, violations
+from nas.searching.stagnation import stagnant
 from search_spaces.space import Candidate, Choice, Space
 
 SPACE = Space((Choice("depth", (1, 2)), Choice("width", (8, 16, 32), active_if=("depth", (2,))), Choice("k", (3, 5))))
@@ -172,7 +166,115 @@ def test_a_record_is_replayed_and_wins_over_the_proposals() -> None:
     assert [count for _, count in heard] == [1, 2, 3, 4, 5, 6] and [m for m, _ in heard] == first.measurements
 
 
-@pytest.mark.parametrize("name", ["budget", "chunk_size", "lag"])
+@pytest.mark.parametrize("name", ["budget", "chunk_size", "lag", "patience"])
 def test_settings_below_one_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} must be at least 1"):
         _run(_Kept(), **{"budget": 1, name: 0})
+
+
+def test_a_stage_that_stays_here_is_measured_in_order_where_the_rest_did_not_fail() -> None:
+    seen: list[Candidate] = []
+
+    def anywhere(candidates: Sequence[Candidate]) -> np.ndarray:
+        return np.array([[np.nan if c["k"] == 5 else float(c["depth"])] for c in candidates])
+
+    def latency(candidate: Candidate) -> float:
+        seen.append(candidate)
+        if candidate["width"] == 32:
+            raise RuntimeError("no clock")
+        return 7.0
+
+    objectives = (Objective("latency_ms"), Objective("accuracy", "maximize", exact=lambda rows: rows[:, 0]))
+    record = _Kept()
+    staged = Staged(anywhere, {"latency_ms": latency}, objectives)
+    run = Evaluations(SPACE, staged, objectives, record, budget=8, chunk_size=3)
+    run.propose(every_row(SPACE), RNG)
+    run.finish()
+    assert seen == [m.candidate for m in record.measurements if m.candidate["k"] == 3]
+    for measurement in record.measurements:
+        if measurement.candidate["k"] == 5:
+            assert measurement.reason == "accuracy is nan"
+        elif measurement.candidate["width"] == 32:
+            assert (measurement.state, measurement.reason) == ("failed", "RuntimeError: no clock")
+        else:
+            expected = {"latency_ms": 7.0, "accuracy": float(measurement.candidate["depth"] or 0)}
+            assert dict(measurement.values) == expected and list(measurement.values) == ["latency_ms", "accuracy"]
+
+
+def _known(*rows: Sequence[int]) -> list[Measurement]:
+    candidates = SPACE.decode(np.array(rows))
+    return [Measurement(c, {"accuracy": 0.5, "macs": 1.0}, "measured", None, 0.0) for c in candidates]
+
+
+def test_known_results_are_seen_first_and_cost_nothing() -> None:
+    record, heard, measured = _Kept(), [], []
+
+    def evaluate(candidates: Sequence[Candidate]) -> np.ndarray:
+        measured.extend(candidates)
+        return _evaluate(candidates)
+
+    def run() -> Evaluations:
+        return Evaluations(
+            SPACE,
+            evaluate,
+            OBJECTIVES,
+            record,
+            budget=3,
+            known=_known([0, 0, 0], [1, 2, 1]),
+            on_result=lambda m, number: heard.append((m.known, number)),
+        )
+
+    search = run()
+    assert len(search.results()) == search.known == 2 and search.remaining == 3
+    search.propose(every_row(SPACE), RNG)
+    seen = search.finish()
+    assert seen.rows[:2].tolist() == [[0, 0, 0], [1, 2, 1]] and len(seen) == 5
+    assert [m.known for m in record.measurements] == [True, True, False, False, False]
+    assert heard == [(True, 0), (True, 0), (False, 1), (False, 2), (False, 3)]
+    assert len(measured) == 3 and not {m.candidate for m in record.measurements[:2]} & set(measured)
+    again = run()
+    again.propose(every_row(SPACE), RNG)
+    again.finish()
+    assert len(measured) == 3 and len(record.measurements) == 5
+
+
+def test_known_results_get_here_what_only_compares_here() -> None:
+    objectives = (Objective("accuracy", "maximize"), Objective("latency_ms"))
+    staged = Staged(lambda c: [[1.0]] * len(c), {"latency_ms": lambda _: 3.0}, objectives)
+    known = [Measurement(SPACE.smallest(), {"accuracy": 0.5}, "measured", None, 0.0)]
+    record = _Kept()
+    Evaluations(SPACE, staged, objectives, record, budget=1, known=known)
+    assert dict(record.measurements[0].values) == {"accuracy": 0.5, "latency_ms": 3.0}
+
+
+def test_patience_ends_a_search_that_finds_nothing_more() -> None:
+    wide = Space((Choice("a", tuple(range(50))),))
+
+    def evaluate(candidates: Sequence[Candidate]) -> np.ndarray:
+        return np.array([[max(float(c["a"] or 0), 40.0)] for c in candidates])
+
+    def found(patience: int | None, lag: int = 1) -> list[Measurement]:
+        record = _Kept()
+        run = Evaluations(wide, evaluate, (Objective("x"),), record, budget=50, patience=patience, lag=lag)
+        for row in range(49, -1, -1):
+            run.propose(np.array([[row]]), RNG)
+        run.finish()
+        return record.measurements
+
+    # Improves up to the tenth result, 40; five without improvement follow, and what was under way by then.
+    assert len(found(5)) == 15 and len(found(5, lag=4)) == 18 and len(found(None)) == 50
+
+
+def test_nothing_stagnates_before_something_meets_the_limits() -> None:
+    values, broken = np.array([[3.0], [2.0], [2.0], [2.0]]), np.array([1.0, 1.0, 1.0, 0.0])
+    assert not stagnant(values, broken, 2)
+    assert stagnant(values, np.zeros(4), 2) and not stagnant(values, np.zeros(4), 3)
+    assert not stagnant(values[:2], np.zeros(2), 2)
+    assert not stagnant(np.full((4, 1), np.nan), np.zeros(4), 2)
+
+
+def test_what_is_pending_is_what_is_hidden() -> None:
+    run = _run(_Kept(), budget=8, lag=3)
+    assert len(run.pending) == 0
+    run.propose(every_row(SPACE)[:4], RNG)
+    assert run.pending.tolist() == every_row(SPACE)[2:4].tolist() and len(run.results()) == 2

@@ -205,7 +205,7 @@ def test_batches_grow_with_what_is_measured() -> None:
             return super().fit(x, y)
 
     rounds: list[int] = []
-    linas(SPACE, _evaluate, OBJECTIVES, budget=130, seed=0, config=LinasConfig(predictor=Watch))
+    linas(SPACE, _evaluate, OBJECTIVES, budget=130, seed=0, config=LinasConfig(predictor=Watch, lag=1))
     sizes = np.diff(rounds)
     assert rounds[0] == 20 and sizes[0] == 5 and sizes[-1] > 8 and (np.diff(sizes) >= 0).all()
 

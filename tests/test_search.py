@@ -15,12 +15,13 @@ import search_spaces
 from hardware import cost
 from nas.data.accuracy import accuracy, predict
 from nas.data.split import Kind, Row, Split, make_split
-from nas.errors import UserError
-from nas.searching.evaluation import Objective
+from nas.errors import NoFeasible, UserError
+from nas.searching.evaluation import Objective, Staged
 from nas.searching.linas import LinasConfig, linas
 from nas.searching.random_search import random_search
 from nas.searching.relative_latency import LatencySettings, reference_path
 from nas.searching.search import objective, search
+from nas.searching.study import Study
 from search_spaces import Space, Supernet
 
 QUICK = LatencySettings(tokens=8, repeats=1, warmup=0)
@@ -178,3 +179,42 @@ def test_what_cannot_be_measured(supernet: Supernet, name: str, message: str) ->
         search(supernet, supernet.space, None, [name], budget=1, seed=0)
     with pytest.raises(UserError, match="tokens of latency must be at least 1"):
         LatencySettings(tokens=0)
+
+
+def test_what_a_worker_gets_measures_the_same(supernet: Supernet, rows: Split) -> None:
+    """Sent as Ray sends it: all but latency, which stays with the process that owns the search."""
+    import ray
+
+    own, caught = f"{__name__}:blocks", []
+
+    def algorithm(space: Space, evaluate: Staged, objectives: Sequence[Objective], **settings: object) -> Study:
+        caught.append(evaluate)
+        return Study(space, objectives)
+
+    names = ["latency_ms", "accuracy", "macs", own]
+    search(supernet, supernet.space, rows, names, budget=4, seed=0, algorithm=algorithm, latency=QUICK)
+    function = caught[0].function
+    there = ray.cloudpickle.loads(ray.cloudpickle.dumps(function))
+    candidates = supernet.space.decode(supernet.space.random(4, np.random.default_rng(0)))
+    here, sent = function(candidates), there(candidates)
+    assert [(m.candidate, dict(m.values)) for m in sent] == [(m.candidate, dict(m.values)) for m in here]
+    assert list(here[0].values) == names[1:]
+    complete = caught[0].completed(sent[0])
+    assert list(complete.values) == names and complete.values["latency_ms"] > 0
+
+
+def test_latencies_in_a_database_need_a_place_for_the_full_networks(supernet: Supernet, rows: Split) -> None:
+    with pytest.raises(UserError, match="latencies in a database need latency_file"):
+        search(supernet, supernet.space, rows, ["latency_ms"], budget=1, seed=0, storage="sqlite:///unused.db")
+
+
+def test_a_warm_start_learns_everything_but_latency(supernet: Supernet, rows: Split, tmp_path: Path) -> None:
+    run = partial(search, supernet, supernet.space, rows, seed=0, latency=QUICK)
+    before = run(["accuracy", "macs"], budget=3, storage=tmp_path / "before.journal")
+    after = run(["accuracy", "latency_ms"], budget=2, warm_start=tmp_path / "before.journal")
+    assert [m.known for m in after.measurements] == [True] * 3 + [False] * 2
+    for known, measured in zip(after.measurements, before.measurements, strict=False):
+        assert known.candidate == measured.candidate and known.values["accuracy"] == measured.values["accuracy"]
+        assert known.values["latency_ms"] > 0
+    with pytest.raises(NoFeasible, match="no sub-network has macs <= 1; the smallest has"):
+        run([objective("macs", limit=1.0)], budget=2)

@@ -17,6 +17,7 @@ from nas.errors import NoFeasible, UserError
 from nas.searching.evaluation import Measurement, Objective
 from nas.searching.nsga2 import Nsga2Config, nsga2
 from nas.searching.random_search import random_search
+from nas.searching.storage import Storage, copy_to_journal
 from nas.searching.study import Study, load_study
 from search_spaces.space import Candidate, Choice, Space
 
@@ -52,7 +53,7 @@ class _Killed:
         return _evaluate(candidates)
 
 
-def _search(path: Path | None = None, evaluate: Any = _evaluate, **changed: Any) -> Study:
+def _search(path: Storage | None = None, evaluate: Any = _evaluate, **changed: Any) -> Study:
     settings: dict[str, Any] = {"budget": 30, "seed": 5, "config": Nsga2Config(population=8), "storage": path}
     return nsga2(SPACE, evaluate, OBJECTIVES, **{**settings, **changed})
 
@@ -260,6 +261,100 @@ def test_nothing_is_printed_and_no_logging_is_changed(tmp_path: Path, capfd: pyt
         warnings.simplefilter("error")
         _search(tmp_path / "study.journal")
     assert capfd.readouterr() == ("", "") and optuna.logging.get_verbosity() == before
+
+
+def test_a_database_keeps_what_a_journal_keeps(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db#mine"
+    whole = _search()
+    with pytest.raises(KeyboardInterrupt):
+        _search(url, _Killed(9))
+    assert len(load_study(url).measurements) == 9
+    assert _told(_search(url)) == _told(load_study(url)) == _told(whole)
+    stored = optuna.load_study(study_name="mine", storage=url.partition("#")[0])
+    assert [trial.number for trial in stored.trials] == list(range(30)) and len(stored.best_trials) > 0
+    assert _told(_search(url.replace("mine", "other"), seed=6)) == _told(_search(seed=6)), "one database, two studies"
+    with pytest.raises(UserError, match="belongs to a search with another seed"):
+        _search(url, seed=6)
+    journal = tmp_path / "study.journal"
+    copy_to_journal(url, journal)
+    assert _told(load_study(journal)) == _told(whole)
+    assert _told(_search(journal)) == _told(whole), "the copy can be gone on with"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["studies.db", "study.journal"]
+
+
+def test_a_database_has_one_writer_the_last_to_begin(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    whole = _told(_search())
+
+    def overtaken(candidates: Sequence[Candidate]) -> np.ndarray:
+        assert _told(_search(url)) == whole
+        return _evaluate(candidates)
+
+    with pytest.raises(UserError, match="taken over by another process"):
+        _search(url, overtaken)
+    assert _told(load_study(url)) == whole
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("nothing://somewhere", "nothing://somewhere cannot be reached"),
+        ("sqlite:////no/such/folder/studies.db", "cannot be reached"),
+        ("postgresql://me:secret@localhost:1/studies", r"postgresql://me:\*\*\*@localhost:1/studies cannot be reached"),
+    ],
+)
+def test_a_database_out_of_reach(url: str, sentence: str) -> None:
+    for use in (lambda: _search(url), lambda: load_study(url)):
+        with pytest.raises(UserError, match=sentence) as error:
+            use()
+        assert "secret" not in str(error.value)
+
+
+def test_a_database_without_our_study(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    optuna.create_study(study_name="theirs", storage=url)
+    with pytest.raises(UserError, match="holds no study of this project"):
+        load_study(f"{url}#theirs")
+    with pytest.raises(UserError, match="holds no study of this project"):
+        load_study(url)
+
+
+def test_a_budget_past_the_size_measures_everything_once() -> None:
+    small = Space(SPACE.choices[:2])
+    calls: list[Candidate] = []
+
+    def evaluate(candidates: Sequence[Candidate]) -> np.ndarray:
+        calls.extend(candidates)
+        return np.array([[float(c["depth"] or 0), 1.0] for c in candidates])
+
+    for algorithm in (nsga2, random_search):
+        calls.clear()
+        found = algorithm(small, evaluate, OBJECTIVES, budget=1000, seed=0).measurements
+        assert len(calls) == len(found) == len({m.candidate for m in found}) == small.size()
+    some = nsga2(small, evaluate, OBJECTIVES, budget=3, seed=0, known=found[:4])
+    assert [m.known for m in some.measurements] == [True] * 4 + [False] * 3
+
+
+def test_a_limit_that_a_formula_shows_to_be_out_of_reach() -> None:
+    small = Space(SPACE.choices[:2])
+    macs = Objective("macs", limit=5.0, exact=lambda rows: 10.0 + rows[:, 0])
+    with pytest.raises(NoFeasible, match=r"none of the \d+ candidates has macs of at most 5; the nearest has 10"):
+        random_search(small, lambda _: [[1.0]], [macs], budget=5, seed=0)
+    depth = Objective("depth", "maximize", limit=9.0, exact=lambda rows: rows[:, 0] + 1.0)
+    with pytest.raises(NoFeasible, match="depth of at least 9; the nearest has 3"):
+        random_search(small, lambda _: [[1.0]], [depth], budget=5, seed=0)
+
+
+def test_known_results_make_another_study(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    known = _search(seed=9, budget=8).measurements
+    study = _search(path, known=known, budget=10)
+    assert [m.candidate for m in study.measurements[:8]] == [m.candidate for m in known]
+    assert study.to_pandas()["known"].tolist() == [True] * 8 + [False] * 10
+    assert _told(load_study(path)) == _told(study) == _told(_search(path, known=known, budget=10))
+    assert [m.known for m in load_study(path).measurements] == [m.known for m in study.measurements]
+    with pytest.raises(UserError, match="another known"):
+        _search(path, budget=10)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ Progress goes to standard error: bars in a terminal, elsewhere one plain line no
 
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 PLAIN_EVERY_S = 30.0
+_RECENT = 20
 
 
 class Bar:
@@ -25,6 +27,7 @@ class Bar:
         self._task = TaskID(0)
         self._started = self._printed = time.monotonic()
         self._last = (0, "")
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT)
 
     def __enter__(self) -> "Bar":
         if self._stream.isatty():
@@ -49,6 +52,7 @@ class Bar:
     def update(self, done: int, figures: str) -> None:
         """Show that `done` of the total are done, with the figures of the moment."""
         self._last = (done, figures)
+        self._recent.append((time.monotonic(), done))
         if self._progress is not None:
             self._progress.update(self._task, completed=done, figures=figures)
         elif time.monotonic() - self._printed >= PLAIN_EVERY_S:
@@ -58,7 +62,16 @@ class Bar:
     def _print_line(self) -> None:
         done, figures = self._last
         seconds = time.monotonic() - self._started
-        print(f"{self._title}: {done}/{self._total}, {figures}, {seconds:.0f} s", file=self._stream, flush=True)
+        left = self._seconds_left()
+        ahead = "" if left is None else f", about {left:.0f} s left"
+        print(f"{self._title}: {done}/{self._total}, {figures}, {seconds:.0f} s{ahead}", file=self._stream, flush=True)
+
+    def _seconds_left(self) -> float | None:
+        """By the pace of the last updates, so that what a resumed work finds done does not count; None at the end."""
+        (first, before), (last, done) = self._recent[0], self._recent[-1]
+        if done <= before or done >= self._total:
+            return None
+        return (self._total - done) * (last - first) / (done - before)
 
 
 def say(message: str, stream: TextIO | None = None) -> None:

@@ -14,14 +14,16 @@ from nas.learning.augmentation import augmented
 from nas.networks.pretrained import example_inputs, load_preprocessor
 from nas.networks.recalibration import SubNetworks
 from nas.runs.network import bare_network
-from nas.runs.run_folder import RunFolder, RunRecord, Scalar
+from nas.runs.run_folder import JOURNAL, RunFolder, RunRecord, Scalar
 from nas.runs.settings import Common, Limits, SearchSettings
 from nas.searching.evaluation import Objective, OnResult
 from nas.searching.linas import linas
 from nas.searching.nsga2 import nsga2
+from nas.searching.parallel import Workers
 from nas.searching.random_search import random_search
 from nas.searching.relative_latency import LatencySettings
 from nas.searching.search import Algorithm, objective, search
+from nas.searching.storage import Storage, is_url
 from nas.searching.study import Study
 from nas.seeds import generator
 from search_spaces import Candidate, Supernet, has_batch_norms
@@ -83,6 +85,15 @@ def open_run(folder: RunFolder, device: str, model: str | None = None) -> Opened
     return OpenedRun(folder, record, supernet, load_preprocessor(folder.supernet, record.kind, task))
 
 
+def objective_names(settings: SearchSettings, limits: Limits, record: RunRecord) -> str:
+    """What the search is for: as asked, else the metric of the task and what is limited, or latency."""
+    if settings.objectives is not None:
+        return settings.objectives
+    metric = TASKS.get(str(record.asked.get("task")), CLASSIFICATION).metric
+    limited = [flag.partition("_")[2] for flag in limits.given()]
+    return ",".join([metric, *([name for name in limited if name != metric] or ["latency_ms"])])
+
+
 def named_objectives(names: str, limits: Limits) -> list[Objective]:
     """Objectives by their names, separated by commas, each with its limit; UserError for an unknown name or limit."""
     wanted = [name.strip() for name in names.split(",") if name.strip()]
@@ -99,13 +110,18 @@ def named_objectives(names: str, limits: Limits) -> list[Objective]:
 
 def asked_of_search(settings: SearchSettings, limits: Limits, common: Common) -> dict[str, Scalar]:
     """What decides the outcome of a search but its budget, which may grow."""
+    named = {"accuracy_threads": settings.accuracy_threads, "warm_start": settings.warm_start}
+    if settings.storage is not None:
+        # The rest of the URL may hold a password.
+        named["storage"] = settings.storage.partition("://")[0]
     return {
-        "objectives": settings.objectives.replace(" ", ""),
+        "objectives": (settings.objectives or "").replace(" ", ""),
         "algorithm": settings.algorithm,
         "rows": settings.rows,
         "tokens": settings.tokens,
         "threads": settings.threads,
         **limits.given(),
+        **{name: value for name, value in named.items() if value is not None},
         "seed": common.seed,
     }
 
@@ -116,7 +132,8 @@ def run_search(
     settings: SearchSettings,
     seed: int,
     *,
-    storage: Path | None,
+    storage: Storage | None,
+    latency_file: Path | None = None,
     on_result: OnResult | None = None,
     algorithm: Algorithm | None = None,
 ) -> Study:
@@ -137,6 +154,28 @@ def run_search(
         storage=storage,
         example_inputs=opened.example(settings.tokens),
         latency=LatencySettings(tokens=settings.tokens, threads=settings.threads),
+        latency_file=latency_file,
         calibration=opened.calibration(),
+        threads=settings.accuracy_threads,
         on_result=on_result,
+        workers=Workers(settings.workers, settings.ray, settings.ray_address),
+        timeout_s=settings.timeout_s,
+        patience=settings.patience,
+        warm_start=None if settings.warm_start is None else _study_at(settings.warm_start),
     )
+
+
+def _study_at(place: str) -> Storage:
+    """The study or table that a warm start names, where it may name the folder of a search or of a run too."""
+    path = Path(place)
+    if is_url(place) or not path.is_dir():
+        return place if is_url(place) else path
+    folder = RunFolder(path)
+    if not folder.run_json.is_file():
+        return path / JOURNAL
+    names = folder.searches()
+    name = names[0] if len(names) == 1 else SearchSettings.name
+    if name not in names:
+        known = ", ".join(names) or "none yet"
+        raise UserError(f"{place} has no search named {name} (searches: {known}); name the folder of a search")
+    return folder.search(name) / JOURNAL

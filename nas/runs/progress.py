@@ -1,14 +1,13 @@
 """The figures that a progress bar shows: what matters while fine-tuning and while searching."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from nas.learning.training import Step
 from nas.runs.console import Bar
-from nas.searching.evaluation import Measurement, Objective
+from nas.runs.findings import give_up
+from nas.runs.report import find
+from nas.searching.evaluation import Measurement
 from nas.searching.study import Study
-from search_spaces import Space
 
 _SMOOTHING = 0.95
 
@@ -28,33 +27,48 @@ class TrainingFigures:
 
 
 class SearchFigures:
-    """Called with every result: shows the size of the front, its hypervolume, and the best within the limits.
+    """Called with every result: shows the front's size, its hypervolume, the best within the limits, the predictors.
 
     The hypervolume is a share of the box between the full network's costs (and zero of what is maximised) and the
     ideal, so that it can be compared from one moment of a search to the next; shown once the full network is measured.
+    Predictors are judged by Kendall's tau on what was measured since the last round, each objective on its own. Known
+    results, which are numbered 0, count for the figures and not for the progress.
+
+    Raises:
+        UserError: from the call, when the first candidates have all failed.
     """
 
-    def __init__(self, bar: Bar, space: Space, objectives: Sequence[Objective]) -> None:
-        self._bar, self._study = bar, Study(space, objectives)
-        self._largest = space.largest()
-        self._reference: list[float] | None = None
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._study: Study | None = None
+
+    def begin(self, study: Study) -> None:
+        """The search begins, or goes on; `study` is what it writes to."""
+        self._study = study
 
     def __call__(self, measurement: Measurement, number: int) -> None:
         """One more candidate was measured, the `number`-th."""
-        self._study.commit(measurement)
-        if measurement.candidate == self._largest and measurement.state == "measured":
-            self._reference = [
-                0.0 if o.direction == "maximize" else 1.05 * measurement.values[o.name] for o in self._study.objectives
-            ]
+        assert self._study is not None, "a search begins before it has results"
         front = self._study.front()
         figures = [f"front {len(front)}"]
-        if self._reference is not None:
-            figures.append(f"hypervolume {self._study.hypervolume(self._reference) / self._box():.3f}")
+        reference = self._reference(self._study)
+        if reference is not None:
+            # The length of a maximised objective is taken as 1, as for an accuracy.
+            box = float(np.prod([value or 1.0 for value in reference]))
+            figures.append(f"hypervolume {self._study.hypervolume(reference) / box:.3f}")
         if front:
-            best = ", ".join(f"{name} {value:.4g}" for name, value in front[0].values.items())
-            figures.append(f"best {best}")
+            figures.append("best " + ", ".join(f"{name} {value:.4g}" for name, value in front[0].values.items()))
+        figures += self._predictors(self._study)
         self._bar.update(number, ", ".join(figures))
+        give_up(self._study.measurements)
 
-    def _box(self) -> float:
-        """Volume of the box: the length of a maximised objective is taken as 1, as for an accuracy."""
-        return float(np.prod([value or 1.0 for value in self._reference or [1.0]]))
+    def _reference(self, study: Study) -> list[float] | None:
+        full = find(study, study.space.largest())
+        if full is None:
+            return None
+        return [0.0 if o.direction == "maximize" else 1.05 * full.values[o.name] for o in study.objectives]
+
+    def _predictors(self, study: Study) -> list[str]:
+        newest = study.quality[-1] if study.quality else {}
+        taus = {name: quality.kendall_tau for name, quality in newest.items() if quality.kendall_tau is not None}
+        return ["predicted " + ", ".join(f"{name} tau {tau:.2f}" for name, tau in taus.items())] if taus else []

@@ -133,9 +133,9 @@ class SupernetSettings:
 class SearchSettings:
     """The search among the sub-networks."""
 
-    objectives: str = "accuracy,latency_ms"
+    objectives: str | None = None
     """What to improve, the first first: accuracy (r2 of a regression), latency_ms, macs, parameters, size_mib, your own
-    module:function."""
+    module:function (default: accuracy or r2, and what is limited, else latency_ms)."""
     budget: int = 60
     """How many sub-networks are measured; a larger one continues a finished search."""
     name: str = "default"
@@ -148,6 +148,22 @@ class SearchSettings:
     """Length of the text that latency and MACs are for."""
     threads: int = 1
     """Threads of the latency measurement."""
+    accuracy_threads: int | None = None
+    """Threads of the accuracy measurement (default: all processors); with several workers 1 is faster."""
+    workers: int = 1
+    """How many sub-networks are measured at a time, each in a process of its own; never changes the result."""
+    ray: bool = False
+    """Measure in a process of its own (a Ray worker) with one worker too."""
+    ray_address: str | None = None
+    """Measure on a Ray cluster, host:port or auto, where this project is installed (default: on this machine)."""
+    timeout_s: float | None = None
+    """A sub-network that takes longer, in seconds, has failed (default: any time is fine)."""
+    patience: int | None = None
+    """Stop when so many measurements in a row did not enlarge the hypervolume."""
+    warm_start: str | None = None
+    """Begin with what was measured before: a run or search folder, a study (journal or database URL) or a CSV file."""
+    storage: str | None = None
+    """URL of a database that keeps the study, e.g. sqlite:///studies.db (default: a journal in the run folder)."""
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,27 @@
 A step that is done is recognised, one that was cut off goes on, and a folder that was begun otherwise is refused.
 """
 
+import hashlib
 import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from nas.errors import UserError
+from nas.errors import NoFeasible, UserError
 from nas.files import replace_folder
 from nas.learning.importance import ImportanceConfig, order_by_importance
 from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
 from nas.learning.probes import Probe
 from nas.networks.pretrained import save_preprocessor
 from nas.runs.console import Bar, say
-from nas.runs.opened_run import asked_of_search, named_objectives, open_run, run_search
+from nas.runs.findings import summary, tell_end
+from nas.runs.opened_run import asked_of_search, named_objectives, objective_names, open_run, run_search
 from nas.runs.plain_training import ended, naming_checkpoint, score
 from nas.runs.preparation import (
     Prepared,
@@ -56,7 +59,9 @@ from nas.runs.settings import (
 )
 from nas.runs.teaching import given_teacher, own_teacher
 from nas.searching.evaluation import Measurement
-from nas.searching.study import Study, load_study
+from nas.searching.relative_latency import reference_path
+from nas.searching.storage import Storage, copy_to_journal, is_url
+from nas.searching.study import load_study
 from nas.seeds import generator
 
 _PROBED_ROWS = 512
@@ -168,26 +173,61 @@ def search_run(
     `model` is the `module:factory` of a network of the user's own.
     """
     folder = RunFolder(run)
-    folder.read()
-    objectives = named_objectives(settings.objectives, limits)
-    for flag, value in (("budget", settings.budget), ("tokens", settings.tokens), ("threads", settings.threads)):
-        if value < 1:
-            raise UserError(f"--{flag} must be at least 1, got {value}")
+    settings = replace(settings, objectives=objective_names(settings, limits, folder.read()))
+    objectives = named_objectives(str(settings.objectives), limits)
+    _check_search(settings)
     asked = asked_of_search(settings, limits, common)
     place = folder.search(settings.name)
     with folder.locked():
         if (place / "search.json").exists():
             same_request(place, folder.read_search(settings.name).asked, asked)
         opened = open_run(folder, common.device, model)
+        space = opened.supernet.space
         new = not (place / "search.json").exists()
         if new:
             write_record(place / "search.json", Request(asked=asked, versions=recorded_versions()))
-        title = f"Searching {opened.supernet.space.size():,} sub-networks"
-        with _unless_refused(place, new), Bar(title, settings.budget) as bar:
-            figures = SearchFigures(bar, opened.supernet.space, objectives)
-            study = run_search(opened, objectives, settings, common.seed, storage=place / JOURNAL, on_result=figures)
-        write_front(study, Marks(find(study, study.space.largest()), None), place / "front.csv")
-    return _search_summary(run, settings.name, place, study)
+        storage = _storage(folder, settings)
+        title = f"Searching {space.size():,} sub-networks"
+        with _unless_refused(place, new), Bar(title, min(settings.budget, space.size())) as bar:
+            study = run_search(
+                opened,
+                objectives,
+                settings,
+                common.seed,
+                storage=storage,
+                latency_file=reference_path(place / JOURNAL),
+                on_result=SearchFigures(bar),
+            )
+        if is_url(storage):
+            # What comes after a search reads the journal.
+            copy_to_journal(storage, place / JOURNAL)
+        write_front(study, Marks(find(study, space.largest()), None), place / "front.csv")
+    tell_end(study, settings.budget, settings.patience)
+    return summary(run, settings.name, place / "front.csv", study)
+
+
+def _check_search(settings: SearchSettings) -> None:
+    for name in ("budget", "tokens", "threads", "accuracy_threads", "workers", "patience"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if settings.timeout_s is not None and not settings.timeout_s > 0:
+        raise UserError(f"--timeout-s must be above 0, got {settings.timeout_s}")
+    if settings.storage is not None and not is_url(settings.storage):
+        raise UserError(
+            f"--storage must be the URL of a database, e.g. sqlite:///studies.db, got {settings.storage}; "
+            "without it the study is a journal in the run folder"
+        )
+
+
+def _storage(folder: RunFolder, settings: SearchSettings) -> Storage:
+    """The journal of the run, or its study in the database: of a name that no other run has."""
+    if settings.storage is None:
+        return folder.search(settings.name) / JOURNAL
+    if "#" in settings.storage:
+        return settings.storage
+    identity = hashlib.sha256(folder.run_json.read_bytes()).hexdigest()[:8]
+    return f"{settings.storage}#{folder.path.resolve().name}-{identity}/{settings.name}"
 
 
 @contextmanager
@@ -195,27 +235,10 @@ def _unless_refused(place: Path, new: bool) -> Iterator[None]:
     """Leave no trace of a new search that is refused for its settings."""
     try:
         yield
-    except UserError:
+    except (UserError, NoFeasible):
         if new:
             shutil.rmtree(place, ignore_errors=True)
         raise
-
-
-def _search_summary(run: Path, name: str, place: Path, study: Study) -> dict[str, Any]:
-    failed = [m for m in study.measurements if m.state == "failed"]
-    if len(failed) == len(study.measurements):
-        reason = failed[0].reason if failed else "nothing was asked for"
-        raise RuntimeError(f"none of {len(failed)} sub-networks could be measured; the first failed: {reason}")
-    full = find(study, study.space.largest())
-    return {
-        "run": str(run),
-        "search": name,
-        "measured": len(study.measurements) - len(failed),
-        "failed": len(failed),
-        "full": None if full is None else dict(full.values),
-        "front": [dict(m.values) for m in study.front()],
-        "table": str(place / "front.csv"),
-    }
 
 
 def report_run(run: Path, name: str, limits: Limits) -> dict[str, Any]:

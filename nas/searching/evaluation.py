@@ -9,7 +9,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Literal, Protocol
 
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.errors import UserError
+from nas.searching.enumeration import every_row
+from nas.searching.stagnation import stagnant
 from search_spaces.space import Candidate, Space
 
 IntArray = npt.NDArray[np.int64]
@@ -63,13 +66,17 @@ class Objective:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What became of one candidate: raw values by objective name, empty when it failed for `reason`."""
+    """What became of one candidate: raw values by objective name, empty when it failed for `reason`.
+
+    `known`: it was measured elsewhere and given to the search, outside of its budget.
+    """
 
     candidate: Candidate
     values: Mapping[str, float]
     state: Literal["measured", "failed"]
     reason: str | None
     seconds: float
+    known: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
@@ -154,6 +161,49 @@ def _measurement(
     return Measurement(candidate, named, "measured", None, seconds)
 
 
+Own = Callable[[Candidate], float]
+
+
+@dataclass(frozen=True)
+class Staged:
+    """An evaluation in two stages: what any process can measure, and what only this one may.
+
+    Latencies compare only where they were measured side by side in one process, so they stay here, one candidate at a
+    time and in order, whatever the workers do meanwhile.
+
+    Args:
+        anywhere: candidates -> (n, m - h), the objectives that are not in `here`, in their order.
+        here: candidate -> raw value, by the name of the objective; called where the others did not fail.
+        objectives: all of them, in their order.
+    """
+
+    anywhere: Evaluate
+    here: Mapping[str, Own]
+    objectives: tuple[Objective, ...]
+
+    @property
+    def function(self) -> Callable[[list[Candidate]], list[Measurement]]:
+        """Measures a chunk, as far as that can be done anywhere; all that it needs can be sent to another process."""
+        # The formulas of exact objectives stay here: they are not needed and may be large.
+        elsewhere = tuple(replace(o, exact=None) for o in self.objectives if o.name not in self.here)
+        return partial(measure, self.anywhere, objectives=elsewhere)
+
+    def completed(self, measurement: Measurement) -> Measurement:
+        """The measurement with the objectives that stay in this process; raises as `measure`."""
+        if not self.here or measurement.state == "failed":
+            return measurement
+
+        def evaluate(candidates: Sequence[Candidate]) -> list[list[float]]:
+            return [[own(candidate) for own in self.here.values()] for candidate in candidates]
+
+        added = measure(evaluate, [measurement.candidate], [Objective(name) for name in self.here])[0]
+        seconds = measurement.seconds + added.seconds
+        if added.state == "failed":
+            return replace(added, seconds=seconds, known=measurement.known)
+        both = {**measurement.values, **added.values}
+        return replace(measurement, values={o.name: both[o.name] for o in self.objectives}, seconds=seconds)
+
+
 @dataclass(frozen=True)
 class Results:
     """What a search may see: `rows` (n, k) encoded, `values` (n, m) minimised (NaN: failed), `violations` (n,)."""
@@ -178,19 +228,24 @@ class Evaluations:
     proposals (a record carried to another machine, whose arithmetic differs in the last digit) the record wins.
 
     Args:
-        budget: number of candidates in the end, failed ones included.
+        evaluate: all objectives of a candidate, or a `Staged` one, whose one part stays in this process.
+        budget: number of candidates in the end, failed ones included and known ones not.
         chunk_size: the longest list that `evaluate` gets.
         lag: proposal i sees results 0 .. i - lag.
-        on_result: called after each commitment with the measurement and how many there are now, replayed ones included.
+        on_result: called after each commitment with the measurement and how many there are now, replayed ones included
+            and known ones not.
+        known: results from elsewhere, seen by every proposal and never proposed; one without values for the objectives
+            that stay in this process gets them here.
+        patience: stop when so many results in a row did not enlarge the hypervolume; None: never.
 
     Raises:
-        UserError: budget, chunk_size or lag below 1.
+        UserError: budget, chunk_size, lag or patience below 1.
     """
 
     def __init__(
         self,
         space: Space,
-        evaluate: Evaluate,
+        evaluate: Evaluate | Staged,
         objectives: Sequence[Objective],
         record: Record,
         *,
@@ -198,23 +253,29 @@ class Evaluations:
         chunk_size: int = 1,
         lag: int = 1,
         on_result: OnResult | None = None,
+        known: Sequence[Measurement] = (),
+        patience: int | None = None,
         run_chunks: Map = map,
     ) -> None:
-        for name, value in (("budget", budget), ("chunk_size", chunk_size), ("lag", lag)):
-            if value < 1:
+        counts = {"budget": budget, "chunk_size": chunk_size, "lag": lag, "patience": patience}
+        for name, value in counts.items():
+            if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
         self._space, self._objectives, self._record = space, tuple(objectives), record
-        self._replay = list(record.measurements)
-        self._replay_rows = space.encode([measurement.candidate for measurement in self._replay])
-        total = min(budget, space.size())
-        self._total = total if len(self._replay) < total else 0
         self._chunk_size, self._lag, self._on_result, self._map = chunk_size, lag, on_result, run_chunks
-        self._function = lambda chunk: measure(evaluate, chunk, self._objectives)
+        self._patience = patience
+        self._staged = evaluate if isinstance(evaluate, Staged) else Staged(evaluate, {}, self._objectives)
+        self._function = self._staged.function
         self._rows: list[IntArray] = []
         self._seen: set[bytes] = set()
         self._values: list[list[float]] = []
         self._running: deque[Iterator[list[Measurement]]] = deque()
         self._arrived: deque[Measurement] = deque()
+        self._known = self._commit_known(known)
+        self._replay = list(record.measurements)[len(known) :]
+        self._replay_rows = space.encode([measurement.candidate for measurement in self._replay])
+        total = min(budget, space.size() - len(known))
+        self._total = total if len(self._replay) < total else 0
 
     @property
     def proposed(self) -> int:
@@ -223,8 +284,19 @@ class Evaluations:
 
     @property
     def remaining(self) -> int:
-        """Number of proposals still to make: 0 when the budget is spent or every candidate of the space is known."""
-        return self._total - len(self._rows)
+        """Number of proposals still to make: 0 when the budget is spent, the space is exhausted or patience is over."""
+        return max(0, self._total - len(self._rows))
+
+    @property
+    def known(self) -> int:
+        """Number of results that were given."""
+        return len(self._known)
+
+    @property
+    def pending(self) -> IntArray:
+        """What was proposed and is not in `results()` (n, k): a proposal should not lie beside it by chance."""
+        hidden = self._rows[max(0, self.proposed - self._lag + 1) :]
+        return np.array(hidden, dtype=np.int64).reshape(len(hidden), len(self._space.choices))
 
     def is_new(self, rows: IntArray) -> npt.NDArray[np.bool_]:
         """Which canonical rows (n, k) were not proposed before, (n,)."""
@@ -232,6 +304,8 @@ class Evaluations:
 
     def propose(self, rows: IntArray, rng: np.random.Generator) -> None:
         """Add the new ones of `rows` (n, k) up to the budget; when none is new, one random new candidate."""
+        if self._out_of_patience():
+            self._total = self.proposed
         start = self.proposed
         self._add(rows)
         if self.proposed == start and self.remaining:
@@ -251,11 +325,19 @@ class Evaluations:
         """Everything proposed, measured now where it is not yet."""
         return self._first(self.proposed)
 
+    def _out_of_patience(self) -> bool:
+        if self._patience is None or self.proposed - self._lag + 1 < self._patience:
+            return False
+        seen = self.results()
+        return stagnant(seen.values, seen.violations, self._patience)
+
     def _first(self, count: int) -> Results:
         while len(self._values) < count:
             self._commit_next()
-        values = np.array(self._values[:count], dtype=np.float64).reshape(count, len(self._objectives))
-        rows = np.array(self._rows[:count], dtype=np.int64).reshape(count, len(self._space.choices))
+        found = [self._minimised(measurement) for measurement in self._known] + self._values[:count]
+        values = np.array(found, dtype=np.float64).reshape(len(found), len(self._objectives))
+        shown = np.array(self._rows[:count], dtype=np.int64).reshape(count, len(self._space.choices))
+        rows = np.concatenate([self._space.encode([each.candidate for each in self._known]), shown])
         return Results(rows, values, violations(values, self._objectives))
 
     def _add(self, rows: IntArray) -> None:
@@ -278,6 +360,19 @@ class Evaluations:
         rows = every_row(self._space)
         return rng.permutation(rows[self.is_new(rows)])[:1]
 
+    def _commit_known(self, known: Sequence[Measurement]) -> list[Measurement]:
+        """The known results, taken from the record where it has them, else completed and committed."""
+        found = list(self._record.measurements)[: len(known)]
+        for measurement in known[len(found) :]:
+            measurement = self._staged.completed(replace(measurement, known=True))
+            self._record.commit(measurement)
+            found.append(measurement)
+        for measurement, row in zip(found, self._space.encode([each.candidate for each in found]), strict=True):
+            self._seen.add(row.tobytes())
+            if self._on_result is not None:
+                self._on_result(measurement, 0)
+        return found
+
     def _commit_next(self) -> None:
         while not self._arrived:
             self._arrived.extend(next(self._running[0], ()))
@@ -285,32 +380,11 @@ class Evaluations:
                 self._running.popleft()
         measurement = self._arrived.popleft()
         if len(self._values) >= len(self._replay):
+            measurement = self._staged.completed(measurement)
             self._record.commit(measurement)
-        named = [measurement.values.get(objective.name, math.nan) for objective in self._objectives]
-        self._values.append([value * o.sign for value, o in zip(named, self._objectives, strict=True)])
+        self._values.append(self._minimised(measurement))
         if self._on_result is not None:
             self._on_result(measurement, len(self._values))
 
-
-def every_row(space: Space) -> IntArray:
-    """All encoded candidates (size, k) of a small space, found by changing one gene at a time."""
-    reached = np.zeros((1, len(space.choices)), dtype=np.int64)
-    frontier = reached
-    while len(frontier):
-        near = np.unique(one_gene_changes(space, frontier), axis=0)
-        known = {row.tobytes() for row in reached}
-        frontier = near[[row.tobytes() not in known for row in near]] if len(near) else near
-        reached = np.concatenate([reached, frontier])
-    return reached
-
-
-def one_gene_changes(space: Space, rows: IntArray) -> IntArray:
-    """Every canonical row that differs from one of `rows` (n, k) in the option of one choice."""
-    changed = [np.zeros((0, len(space.choices)), dtype=np.int64)]
-    for column, count in enumerate(space.option_counts.tolist()):
-        for option in range(count):
-            copy = rows.copy()
-            copy[:, column] = option
-            copy = space.canonical(copy)
-            changed.append(copy[(copy != rows).any(axis=1)])
-    return np.concatenate(changed)
+    def _minimised(self, measurement: Measurement) -> list[float]:
+        return [o.sign * measurement.values.get(o.name, math.nan) for o in self._objectives]

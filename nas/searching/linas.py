@@ -9,15 +9,25 @@ with a formula are computed, not predicted; limits of objectives count as violat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from nas.errors import UserError
 from nas.searching import pareto
-from nas.searching.evaluation import Evaluate, Evaluations, Objective, OnResult, Results, violations
+from nas.searching.evaluation import (
+    Evaluate,
+    Evaluations,
+    Measurement,
+    Objective,
+    OnResult,
+    Results,
+    Staged,
+    violations,
+)
 from nas.searching.evolution import Genes, Population, VectorGenome, evolve, nsga2_survival
+from nas.searching.parallel import Workers
+from nas.searching.storage import Storage
 from nas.searching.study import Recipe, Study, searching
 from nas.seeds import generator
 from predictors import Predictor, published_chooser, quick_chooser
@@ -55,6 +65,7 @@ class LinasConfig:
         warm_start: begin the inner search with the best measured candidates, else with random ones only.
         margin: measure next what adds most predicted hypervolume, up to a reference beyond the measured front's worst
             values by this share of its range; None: the best ranks of the inner search, as in the paper.
+        lag: proposal i depends on results 0 .. i - lag only, however many workers measure: so many keep 8 of them busy.
 
     Raises:
         UserError: a size below 1, bounds in the wrong order, a negative margin, or a probability outside 0..1.
@@ -73,9 +84,10 @@ class LinasConfig:
     mutation: float | None = None
     warm_start: bool = True
     margin: float | None = 0.3
+    lag: int = 12
 
     def __post_init__(self) -> None:
-        for name in ("first_batch", "least_batch", "inner_population", "inner_generations"):
+        for name in ("first_batch", "least_batch", "inner_population", "inner_generations", "lag"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.most_batch < self.least_batch:
@@ -105,21 +117,26 @@ class LinasConfig:
             mutation=0.02,
             warm_start=False,
             margin=None,
+            lag=1,
         )
 
 
 def linas(
     space: Space,
-    evaluate: Evaluate,
+    evaluate: Evaluate | Staged,
     objectives: Sequence[Objective],
     *,
     budget: int,
     seed: int,
     config: LinasConfig | None = None,
-    storage: Path | None = None,
+    storage: Storage | None = None,
     chunk_size: int = 1,
-    lag: int = 1,
+    lag: int | None = None,
     on_result: OnResult | None = None,
+    workers: int | Workers = 1,
+    timeout_s: float | None = None,
+    patience: int | None = None,
+    known: Sequence[Measurement] = (),
 ) -> Study:
     """Search `space` with at most `budget` measured candidates.
 
@@ -127,28 +144,39 @@ def linas(
         evaluate: candidates -> raw values (n, m), one column an objective; an exception or NaN fails that candidate.
         budget: failed candidates count; it ends earlier when every candidate of the space is measured.
         seed: the same seed gives the same study, killed and resumed or not.
-        storage: journal file of the study; a study of the same search is resumed, with a larger budget if asked.
-            None: kept in memory.
+        storage: journal file of the study, or URL of a database (`nas.searching.storage`); a study of the same search
+            is resumed, with a larger budget if asked. None: kept in memory.
         chunk_size: longest list that `evaluate` is called with.
-        lag: proposal i depends on results 0 .. i - lag only.
+        lag: proposal i depends on results 0 .. i - lag only; None: as `config` says.
         on_result: called after each commitment with the measurement and the number committed, replayed ones included.
+        workers: how many candidates are measured at a time, in Ray actors where it is more than one; never changes the
+            study.
+        timeout_s: seconds after which a candidate has failed; needs Ray for one worker too (`nas.searching.parallel`).
+        patience: stop when so many results in a row did not enlarge the hypervolume; None: never.
+        known: results from elsewhere (`nas.searching.known`), learned from and never measured again; they do not count.
 
     Raises:
-        UserError: settings out of range, a storage that cannot be used, or an `evaluate` of the wrong shape.
+        UserError: settings out of range, a storage or workers that cannot be used, or an `evaluate` of the wrong shape.
+        NoFeasible: every candidate of a small space breaks the limit of an objective with a formula.
     """
     config = config or LinasConfig()
     with searching(
         space,
         evaluate,
         objectives,
-        Recipe("linas", config, seed, lag),
+        Recipe("linas", config, seed, config.lag if lag is None else lag),
         budget=budget,
         storage=storage,
         chunk_size=chunk_size,
         on_result=on_result,
+        workers=workers,
+        timeout_s=timeout_s,
+        patience=patience,
+        known=known,
     ) as (study, run):
         rng = generator(seed, "linas")
-        run.propose(first_rows(space, config, rng), rng)
+        # Known results stand for as many of the first batch, but not for its ends and middle.
+        run.propose(first_rows(space, config, rng)[: max(3, config.first_batch - run.known)], rng)
         while run.remaining:
             rng = generator(seed, "linas", run.proposed)
             data = run.results()

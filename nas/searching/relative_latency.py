@@ -74,11 +74,11 @@ def reference_path(storage: Path) -> Path:
 class RelativeLatency:
     """Latency of a candidate relative to the full network measured beside it, times the latter's stored latency."""
 
-    def __init__(self, supernet: Supernet, row: Inputs, settings: LatencySettings, storage: Path | None) -> None:
+    def __init__(self, supernet: Supernet, row: Inputs, settings: LatencySettings, place: Path | None) -> None:
         device = device_of(supernet)
         self._supernet, self._settings = supernet, settings
         self._row = map_inputs(row, lambda value: value.to(device))
-        self._path = None if storage is None else reference_path(Path(storage))
+        self._path = place
         self._how = {**measured_on(device), "batch": 1, **asdict(settings), "tokens": _tokens(row)}
         self._reference = None if self._path is None else _read_reference(self._path, self._how)
 

@@ -1,0 +1,102 @@
+"""How a whole search scales with workers: LINAS as it is, evaluations that sleep, 1 to 8 Ray workers.
+
+Efficiency is the sleeping time divided among the workers, over the wall time from the beginning of the first
+evaluation to the end of the search: proposals, fits and the record count, the start of Ray and its workers does not.
+The studies must be the same whatever the number of workers.
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from harness import Figures, Harness, parser
+
+import nas
+from search_spaces import Candidate, Choice, Space
+
+WORKERS = (1, 2, 4, 8)
+EVALUATIONS = 320
+SECONDS = 1.0
+TARGETS = {"worker_efficiency_8": ">= 0.9"}
+
+SPACE = Space(
+    (
+        Choice("depth", (4, 6, 8)),
+        *(Choice(f"heads.{i}", (2, 4, 6, 8)) for i in range(4)),
+        *(Choice(f"heads.{i}", (2, 4, 6, 8), active_if=("depth", (6, 8))) for i in range(4, 6)),
+        *(Choice(f"ffn.{i}", (128, 256, 512)) for i in range(16)),
+    )
+)
+OBJECTIVES = (nas.Objective("accuracy", "maximize"), nas.Objective("latency_ms"))
+
+
+class Sleeping:
+    """An evaluation that takes its time: smooth values, and a line in `folder` for when it was first called."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self._folder, self._seconds = folder, seconds
+
+    def __call__(self, candidates: Sequence[Candidate]) -> np.ndarray:
+        (self._folder / f"{time.time():.6f}-{time.perf_counter_ns()}").touch()
+        time.sleep(self._seconds * len(candidates))
+        rows = SPACE.encode(candidates).astype(float)
+        gain = np.sqrt(rows + 1) @ np.linspace(0.2, 1.0, rows.shape[1])
+        return np.stack([1 - np.exp(-gain / 20), 5 + rows @ np.linspace(1.0, 0.3, rows.shape[1])], axis=1)
+
+
+def run(workers: int, *, evaluations: int, seconds: float) -> tuple[float, list[tuple[float, ...]]]:
+    """Wall seconds of one search from its first evaluation on, and what it measured, in order."""
+    with tempfile.TemporaryDirectory() as folder:
+        starts = Path(folder) / "starts"
+        starts.mkdir()
+        study = nas.linas(
+            SPACE,
+            Sleeping(starts, seconds),
+            OBJECTIVES,
+            budget=evaluations,
+            seed=0,
+            storage=Path(folder) / "study.journal",
+            workers=nas.Workers(workers, ray=True),
+            on_result=(ends := _Last()),
+        )
+        began = min(float(path.name.partition("-")[0]) for path in starts.iterdir())
+    return ends.at - began, [tuple(m.values.values()) for m in study.measurements]
+
+
+class _Last:
+    """When the last result came."""
+
+    at = 0.0
+
+    def __call__(self, measurement: nas.Measurement, number: int) -> None:
+        self.at = time.time()
+
+
+def worker_efficiency(
+    workers: Sequence[int] = WORKERS, *, evaluations: int = EVALUATIONS, seconds: float = SECONDS
+) -> Figures:
+    """`worker_efficiency_<n>`: ideal wall time over the measured one; ValueError where two studies differ."""
+    figures, studies = {}, []
+    for count in workers:
+        wall, study = run(count, evaluations=evaluations, seconds=seconds)
+        figures[f"worker_efficiency_{count}"] = evaluations * seconds / count / wall
+        studies.append(study)
+    if any(study != studies[0] for study in studies):
+        raise ValueError(f"searches with {tuple(workers)} workers must measure the same, they did not")
+    return figures
+
+
+def main() -> None:
+    flags = parser(__doc__.splitlines()[0])
+    flags.add_argument("--workers", type=int, nargs="+", default=WORKERS, help="how many, one search each")
+    options = flags.parse_args()
+    harness, figures = Harness(options), Figures()
+    for count in options.workers:
+        figures |= harness.stage(f"workers_{count}", lambda count=count: worker_efficiency([count]))
+    harness.report(figures, TARGETS, [0])
+
+
+if __name__ == "__main__":
+    main()

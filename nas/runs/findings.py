@@ -1,0 +1,79 @@
+"""What a search found, in one object and a few sentences, and when there is nothing to be found."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nas.errors import UserError
+from nas.runs.console import say
+from nas.runs.report import find
+from nas.searching.evaluation import Measurement
+from nas.searching.study import Study
+
+ENOUGH_FAILED = 20
+"""After so many failures and nothing else a search gives up."""
+
+
+def give_up(measurements: Sequence[Measurement]) -> None:
+    """UserError as soon as the first candidates have all failed: the others would fare alike."""
+    if len(measurements) >= ENOUGH_FAILED and all(m.state == "failed" for m in measurements):
+        raise UserError(_none_measured(measurements))
+
+
+def summary(run: Path, name: str, table: Path, study: Study) -> dict[str, Any]:
+    """The result of a search as one object.
+
+    Raises:
+        UserError: nothing could be measured, or no objective tells the candidates apart.
+        NoFeasible: nothing measured meets the limits; the message names the nearest.
+    """
+    failed = [m for m in study.measurements if m.state == "failed"]
+    if len(failed) == len(study.measurements):
+        raise UserError(_none_measured(failed))
+    if any(objective.limit is not None for objective in study.objectives):
+        study.select()
+    _tell_constants(study)
+    full = find(study, study.space.largest())
+    known = sum(m.known for m in study.measurements)
+    return {
+        "run": str(run),
+        "search": name,
+        "measured": len(study.measurements) - len(failed) - known,
+        "failed": len(failed),
+        "known": known,
+        "every_sub_network": len(study.measurements) >= study.space.size(),
+        "full": None if full is None else dict(full.values),
+        "front": [dict(m.values) for m in study.front()],
+        "table": str(table),
+    }
+
+
+def _none_measured(failed: Sequence[Measurement]) -> str:
+    reason = failed[0].reason if failed else "nothing was asked for"
+    return f"none of {len(failed)} sub-networks could be measured; the first failed: {reason}"
+
+
+def _tell_constants(study: Study) -> None:
+    measured = [m for m in study.measurements if m.state == "measured"]
+    if len(measured) < 2:
+        return
+    constant = [o.name for o in study.objectives if len({m.values[o.name] for m in measured}) == 1]
+    told = " and ".join(f"{name} is {measured[0].values[name]:.6g}" for name in constant)
+    if len(constant) == len(study.objectives):
+        raise UserError(
+            f"{told} for all of {len(measured)} sub-networks measured: there is nothing to choose between; "
+            "name other objectives"
+        )
+    if constant:
+        say(f"{told} for all of {len(measured)} sub-networks measured: that does not tell them apart")
+
+
+def tell_end(study: Study, budget: int, patience: int | None) -> None:
+    """Say why a search ended before its budget, where it did."""
+    known = sum(m.known for m in study.measurements)
+    new = len(study.measurements) - known
+    if len(study.measurements) >= study.space.size():
+        beyond = f", --budget {budget} is past that" if budget > new else ""
+        say(f"There are {study.space.size():,} sub-networks, and all of them were measured{beyond}")
+    elif new < budget and patience is not None:
+        say(f"Stopped after {new} of {budget}: {patience} measurements in a row did not enlarge the hypervolume")

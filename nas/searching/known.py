@@ -1,0 +1,156 @@
+"""Results from elsewhere for a search to begin with: another study, or a table of measurements.
+
+They are learned from, stand in the study and its front as `known`, are never measured again, and do not count against
+the budget. So they must be of the same super-network and rows: nothing here can know.
+"""
+
+import csv
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nas.errors import UserError
+from nas.searching.evaluation import Measurement, Objective
+from nas.searching.storage import Storage, is_url, shown
+from nas.searching.study import load_study
+from search_spaces.space import Candidate, Choice, Option, Space
+
+_OURS = ("number", "state", "reason", "seconds", "known", "role")
+_MAX_ROWS = 100_000
+
+
+def known_results(
+    source: Storage, space: Space, objectives: Sequence[Objective], *, without: Collection[str] = ()
+) -> list[Measurement]:
+    """What was measured in `source`, in its order, for a search with these objectives.
+
+    Args:
+        source: a study (journal file or URL of a database), or a CSV file with a column for every choice (empty where
+            it does not matter) and every objective, named as they are, as `nas report` writes, or as
+            `Study.to_pandas` names them; failed measurements are left out.
+        space: that of the search.
+        objectives: of the search; those with a formula are computed, and need no column.
+        without: objectives that are measured anew, such as latencies, which only compare within one process.
+
+    Raises:
+        UserError: a source that cannot be read, is of another space, or lacks or has unknown columns.
+    """
+    wanted = [o for o in objectives if o.exact is None and o.name not in without]
+    if not is_url(source) and Path(source).suffix.lower() == ".csv":
+        found = _from_csv(Path(source), space, [o.name for o in wanted])
+    else:
+        found = _from_study(source, space, wanted)
+    exact = [o for o in objectives if o.exact is not None]
+    return [Measurement(c, _with_exact(space, c, v, exact, objectives), "measured", None, 0.0, True) for c, v in found]
+
+
+_Found = list[tuple[Candidate, dict[str, float]]]
+
+
+def _with_exact(
+    space: Space,
+    candidate: Candidate,
+    values: Mapping[str, float],
+    exact: Sequence[Objective],
+    objectives: Sequence[Objective],
+) -> dict[str, float]:
+    computed = {o.name: float(np.asarray(o.exact(space.encode([candidate])))[0]) for o in exact if o.exact is not None}
+    both = {**values, **computed}
+    return {o.name: both[o.name] for o in objectives if o.name in both}
+
+
+def _from_study(source: Storage, space: Space, wanted: Sequence[Objective]) -> _Found:
+    study = load_study(source)
+    if _options(study.space) != _options(space):
+        raise UserError(f"the study at {shown(source)} is of another space; take one of the same sub-networks")
+    there = {o.name: o.direction for o in study.objectives}
+    for objective in wanted:
+        if there.get(objective.name) != objective.direction:
+            raise UserError(
+                f"the study at {shown(source)} must have measured {objective.name} ({objective.direction}d), "
+                f"it has {', '.join(there)}; leave that objective out or take another study"
+            )
+    names = [o.name for o in wanted]
+    return [
+        (space.candidate(m.candidate), {name: m.values[name] for name in names})
+        for m in study.measurements
+        if m.state == "measured"
+    ]
+
+
+def _options(space: Space) -> list[tuple[str, list[Option], object]]:
+    return [(choice.name, list(choice.options), choice.active_if) for choice in space.choices]
+
+
+def _from_csv(path: Path, space: Space, wanted: Sequence[str]) -> _Found:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = _columns(path, reader.fieldnames or [], space, wanted)
+            return _rows(path, reader, space, columns, wanted)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} must be a CSV file in UTF-8: {error}") from error
+
+
+def _columns(path: Path, header: Iterable[str], space: Space, wanted: Sequence[str]) -> dict[str, str]:
+    """Our name of every column of the table that is read, by its name there."""
+    choices = [choice.name for choice in space.choices]
+    columns, unknown = {}, []
+    for column in header:
+        name = column.removeprefix("params_").removeprefix("values_")
+        if name in choices or name in wanted:
+            columns[column] = name
+        elif column not in _OURS and not column.startswith("values_"):
+            unknown.append(column)
+    missing = [name for name in (*choices, *wanted) if name not in columns.values()]
+    if unknown:
+        raise UserError(
+            f"{path} has a column {unknown[0]!r}, which is no choice of the space and no objective of the search; "
+            f"its columns may be {', '.join(wanted)} and the choices {', '.join(choices[:4])} ..."
+        )
+    if missing:
+        raise UserError(f"{path} must have a column {missing[0]!r}, it has {', '.join(header)}")
+    return columns
+
+
+def _rows(
+    path: Path, reader: Iterable[Mapping[str, str]], space: Space, columns: Mapping[str, str], wanted: Sequence[str]
+) -> _Found:
+    found: dict[Candidate, dict[str, float]] = {}
+    for number, row in enumerate(reader, start=2):
+        if number > _MAX_ROWS:
+            raise UserError(f"{path} must have at most {_MAX_ROWS} rows")
+        cells = {name: row[column] or "" for column, name in columns.items()}
+        if row.get("state") == "failed":
+            continue
+        try:
+            options = {choice.name: _option(choice, cells[choice.name]) for choice in space.choices}
+            candidate = space.candidate(options)
+            values = {name: float(cells[name]) for name in wanted}
+            if not all(map(math.isfinite, values.values())):
+                raise ValueError(f"values must be finite, got {values}")
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}; mend or leave out that line") from error
+        found.setdefault(candidate, values)
+    return list(found.items())
+
+
+def _option(choice: Choice, cell: str) -> Option | None:
+    """The option that a cell names, None where it is empty; numbers may be written as pandas does (4.0 for 4)."""
+    if not cell:
+        return None
+    for option in choice.options:
+        if str(option) == cell:
+            return option
+    try:
+        number = float(cell)
+    except ValueError:
+        raise ValueError(f"{choice.name} has no option {cell!r}") from None
+    for option in choice.options:
+        if not isinstance(option, str) and float(option) == number:
+            return option
+    raise ValueError(f"{choice.name} has no option {cell!r}")
