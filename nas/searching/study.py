@@ -30,6 +30,7 @@ from nas.searching import pareto
 from nas.searching.evaluation import Evaluate, Evaluations, Measurement, Objective, OnResult, violations
 from nas.searching.selection import select
 from nas.seeds import generator
+from predictors import Quality
 from search_spaces.space import Candidate, Choice, Space
 
 FloatArray = npt.NDArray[np.float64]
@@ -54,6 +55,10 @@ class Study:
 
     Args:
         keep: called with each further measurement before it counts.
+
+    Attributes:
+        quality: round by round, how well the newest candidates were predicted before they were learned from, by the
+            name of the objective; empty where nothing is predicted, and not stored.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Study:
         self.objectives = tuple(objectives)
         self._measurements = list(measurements)
         self._keep = keep
+        self.quality: list[dict[str, Quality]] = []
 
     @property
     def measurements(self) -> list[Measurement]:
