@@ -166,9 +166,8 @@ def _maximised(x: FloatArray, y: FloatArray, groups: IntArray, start: Any, steps
     from scipy.optimize import minimize
 
     count = int(groups.max()) + 1
-    # One unit of variance in all: a feature is about as large as its group says.
-    power = np.bincount(groups, weights=(x**2).mean(axis=0), minlength=count)
-    means = np.concatenate([-np.log(count * np.maximum(power, 1e-3)), _PRIOR_MEANS])
+    # All weights together are about one.
+    means = np.concatenate([np.full(count, -np.log(count)), _PRIOR_MEANS])
     spreads = np.concatenate([np.full(count, _WEIGHT_SPREAD), _PRIOR_SPREADS])
     bounds = np.stack([means - 4 * spreads, means + 4 * spreads], axis=1)
     bounds[-1, 0] = np.log(_LEAST_NOISE)

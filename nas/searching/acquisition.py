@@ -16,6 +16,8 @@ from nas.searching.evolution import Population
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+_SURVIVAL_RAYS = 100
+
 
 @lru_cache(maxsize=16)
 def directions(objectives: int, count: int) -> FloatArray:
@@ -106,25 +108,24 @@ def most_expected(
     return np.array(picked, dtype=np.int64)
 
 
-def direction_survival(population: Population, size: int) -> IntArray:
-    """The `size` best of a population, each by its place along the direction that suits it best.
+def direction_survival(population: Population, size: int, frame: Frame | None = None) -> IntArray:
+    """The `size` best of a population: the furthest along each direction, then the furthest of the others, and so on.
 
-    For three and more objectives, where most candidates of a population are in its front and crowding says little.
-    Of the infeasible the nearer to the limits come first, and all after the feasible ones.
+    Of the infeasible the nearer to the limits come first, and all after the feasible ones. Without a frame that of the
+    population itself is taken.
     """
-    values, broken = population.values, population.violations
-    finite = np.isfinite(values).all(axis=1) & np.isfinite(broken)
-    feasible = finite & (broken <= 0)
-    place = np.full(len(values), np.inf)
-    gain = np.zeros(len(values))
-    if feasible.any():
-        inside = values[feasible]
-        low, span = inside.min(axis=0), np.ptp(inside, axis=0)
-        rays = directions(values.shape[1], 100)
-        lengths = reach((inside - low) / np.where(span > 0, span, 1.0), np.full(len(low), 1.1), rays)
-        order = np.argsort(-lengths, axis=0, kind="stable")
-        places = np.empty_like(order)
-        np.put_along_axis(places, order, np.arange(len(inside))[:, None], axis=0)
-        place[feasible] = places.min(axis=1)
-        gain[feasible] = lengths.max(axis=1)
-    return np.asarray(np.lexsort((-gain, np.where(finite, broken, np.inf), place))[:size], dtype=np.int64)
+    values, broken = population.values, np.where(np.isnan(population.values).any(axis=1), np.inf, population.violations)
+    left = np.flatnonzero(broken <= 0)
+    outside = np.flatnonzero(broken > 0)
+    kept = [outside[np.argsort(broken[outside], kind="stable")]]
+    if len(left):
+        if frame is None:
+            frame = Frame.around(values[left], values[left], np.full(values.shape[1], np.inf), 0.1)
+        lengths = frame.reach(values[left], directions(values.shape[1], _SURVIVAL_RAYS))
+        layers: list[IntArray] = []
+        while len(left) and sum(map(len, layers)) < size:
+            winners, won = np.unique(lengths.argmax(axis=0), return_counts=True)
+            layers.append(left[winners[np.argsort(-won, kind="stable")]])
+            left, lengths = np.delete(left, winners), np.delete(lengths, winners, axis=0)
+        kept = [*layers, left, *kept]
+    return np.asarray(np.concatenate(kept)[:size])

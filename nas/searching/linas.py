@@ -8,6 +8,7 @@ with a formula are computed, not predicted; limits of objectives count as violat
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from nas.errors import UserError
 from nas.searching import pareto
 from nas.searching.acquisition import Frame, direction_survival, most_expected
 from nas.searching.evaluation import Evaluate, Evaluations, Objective, OnResult, Results, violations
-from nas.searching.evolution import Genes, Population, VectorGenome, breed, evolve, nsga2_survival
+from nas.searching.evolution import Genes, Population, Survival, VectorGenome, breed, evolve, nsga2_survival
 from nas.searching.features import Features, contrast_features, one_hot_features
 from nas.searching.study import Recipe, Study, searching
 from nas.searching.surrogate import MakePredictor, Surrogate
@@ -30,7 +31,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 _FIRST_STEPS, _WARM_STEPS = 25, 6
-_SHORT_LIST = 400
+_SHORT_LIST = 150
 
 
 def gaussian_process(groups: tuple[int, ...], before: Predictor | None) -> Predictor:
@@ -182,6 +183,24 @@ class Known:
     data: Results
     surrogate: Surrogate
 
+    @cached_property
+    def front(self) -> FloatArray:
+        """The measured front within limits as the predictors see it, (k, m).
+
+        A lucky measurement does not hide there what is better.
+        """
+        good = self.data.good
+        seen = self.surrogate.mean(self.data.rows[good])
+        return seen[pareto.front(seen, self.data.violations[good])]
+
+    @cached_property
+    def frame(self) -> Frame | None:
+        """Where hypervolume counts; None while nothing measured is within limits, and in the paper."""
+        if self.config.margin is None or not len(self.front):
+            return None
+        bounds = np.array([np.inf if o.limit is None else o.sign * o.limit for o in self.objectives])
+        return Frame.around(self.front, self.data.values[self.data.good], bounds, self.config.margin)
+
     @property
     def genome(self) -> VectorGenome:
         """How candidates change."""
@@ -226,10 +245,13 @@ def inner_search(known: Known, rng: np.random.Generator) -> Population:
     first = known.genome.sample(config.inner_population, rng)
     if config.warm_start:
         first = np.concatenate([known.best().genes, first])
+    survival: Survival = nsga2_survival
+    if known.frame is not None or len(objectives) > 2:
+        survival = partial(direction_survival, frame=known.frame)
     generations = evolve(
         known.genome,
         score,
-        direction_survival if len(objectives) > 2 else nsga2_survival,
+        survival,
         np.unique(first, axis=0),
         size=config.inner_population,
         offspring=config.inner_population,
@@ -255,26 +277,20 @@ def next_batch(known: Known, run: Evaluations, pool: Population, rng: np.random.
     doubtful = round(0.5 * size * known.surrogate.doubt)
     seen = set(known.genome.keys(known.data.rows))
     bred = breed(known.genome, known.best(), seen, doubtful, config.crossover, rng)
-    return np.concatenate([bred, promising(known, new, size - len(bred), config.margin, rng)])
+    return np.concatenate([bred, promising(known, new, size - len(bred), rng)])
 
 
-def promising(known: Known, new: Population, count: int, margin: float, rng: np.random.Generator) -> IntArray:
+def promising(known: Known, new: Population, count: int, rng: np.random.Generator) -> IntArray:
     """The `count` rows of `new` that are expected to add most hypervolume to what is measured and within limits.
 
-    The measured front is taken as the predictors see it, so that a lucky measurement does not hide what is better.
     While nothing measured is within limits: the rows that are predicted nearest to them.
     """
-    good = known.data.good
-    measured = known.surrogate.mean(known.data.rows[good])
-    front = measured[pareto.front(measured, known.data.violations[good])]
-    if not len(front) or not len(new):
+    if known.frame is None or not len(new):
         return np.asarray(new.genes[nsga2_survival(new, count)])
-    bounds = np.array([np.inf if o.limit is None else o.sign * o.limit for o in known.objectives])
-    frame = Frame.around(front, known.data.values[good], bounds, margin)
-    short = new.take(frame.nearest(new.values, front, _SHORT_LIST))
+    short = new.take(known.frame.nearest(new.values, known.front, _SHORT_LIST))
     mean, spread = known.surrogate.predict(short.genes)
     half = rng.standard_normal((known.config.samples // 2, *mean.shape))
     draws = np.concatenate([half, -half]) if len(half) else np.zeros((1, *mean.shape))
-    picked = most_expected(mean, spread, front, frame, count, draws)
+    picked = most_expected(mean, spread, known.front, known.frame, count, draws)
     others = np.setdiff1d(np.arange(len(short)), picked)
     return np.asarray(short.genes[np.concatenate([picked, others])[:count]])
