@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from harness import Figures, Harness, parser
+from search_peers import PEERS
 from search_problems import FloatArray, Peers, Problem, Variant, names
 
 from nas import LinasConfig, linas, nsga2, random_search
@@ -80,9 +81,16 @@ def plan(problems: Sequence[str]) -> list[Run]:
     return runs + [Run(problem, name, 1000, SEEDS) for name in ("nsga2", "random") for problem in problems]
 
 
+def plan_of_peers(problems: Sequence[str]) -> list[Run]:
+    runs = [Run(problem, name, 2000, SEEDS) for name in PEERS if "nsga2" in name for problem in problems]
+    return runs + [Run(problem, "optuna-tpe", 500, FEW_SEEDS) for problem in problems]
+
+
 def search_once(folder: Path, run: Run, seed: int, full: bool) -> dict[str, Any]:
     """The curve of one seed, and the seconds of the optimiser (all but `evaluate`) after every `STEP` results."""
     problem = Problem(folder, run.problem, VARIANTS[run.variant], seed)
+    if run.algorithm in PEERS:
+        return {"curve": problem.curve(PEERS[run.algorithm](problem, run.budget, seed), STEP), "clock": []}
     inside, clock = [0.0], []
     began = time.perf_counter()
 
@@ -238,13 +246,15 @@ def main() -> None:
     flags = parser(__doc__.splitlines()[0])
     flags.add_argument("--problems", type=Path, required=True, help="folder of problems.py, .npz files, baselines.csv")
     flags.add_argument("--only", nargs="+", help="these problems alone; the figures are then theirs")
+    flags.add_argument("--rerun-peers", action="store_true", help="run pymoo and Optuna again, beside what is recorded")
     flags.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="seeds that run at a time")
     options = flags.parse_args()
     # Set before the workers start: the figures are of one thread each.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     harness = Harness(options)
     problems = [name for name in names(options.problems) if not options.only or name in options.only]
-    peers, runs = Peers.read(options.problems / "baselines.csv"), plan(problems)
+    peers = Peers.read(options.problems / "baselines.csv")
+    runs = plan(problems) + (plan_of_peers(problems) if options.rerun_peers else [])
     results = measured(harness, runs, options.problems, options.processes)
     curves = {run.name: median_curve(seeds) for run, seeds in results.items()}
     found = figures(problems, curves, peers) | overhead(results) | inner(harness, problems, options.problems)
