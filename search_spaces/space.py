@@ -182,7 +182,9 @@ class Space:
 
     def active(self, encoded: npt.ArrayLike) -> BoolArray:
         """Which choices matter, (n, k), for encoded candidates (n, k)."""
-        array = self._checked(encoded)
+        return self._active(self._checked(encoded))
+
+    def _active(self, array: IntArray) -> BoolArray:
         active = np.ones(array.shape, dtype=np.bool_)
         for columns, parents, tables in self._levels_of_conditions:
             active[:, columns] = active[:, parents] & tables[np.arange(len(columns)), array[:, parents]]
@@ -191,7 +193,7 @@ class Space:
     def canonical(self, encoded: npt.ArrayLike) -> IntArray:
         """The encoded candidates (n, k) with inactive columns set to 0."""
         array = self._checked(encoded)
-        return np.where(self.active(array), array, 0)
+        return np.where(self._active(array), array, 0)
 
     def _checked(self, encoded: npt.ArrayLike) -> IntArray:
         array = np.asarray(encoded, dtype=np.int64)
