@@ -1,15 +1,18 @@
 """Predictors: numbers in, a mean and a spread out; they know nothing of networks."""
 
 from predictors.chooser import Chooser, published_chooser, quick_chooser
+from predictors.gaussian_process import GaussianProcess
 from predictors.predictor import Predictor
-from predictors.quality import coverage, kendall_tau, mape, spearman
+from predictors.quality import Quality, coverage, kendall_tau, mape, quality, spearman
 from predictors.ridge import Ridge
 from predictors.saving import load, save
 from predictors.svr import Svr
 
 __all__ = [
     "Chooser",
+    "GaussianProcess",
     "Predictor",
+    "Quality",
     "Ridge",
     "Svr",
     "coverage",
@@ -17,6 +20,7 @@ __all__ = [
     "load",
     "mape",
     "published_chooser",
+    "quality",
     "quick_chooser",
     "save",
     "spearman",

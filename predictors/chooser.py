@@ -71,6 +71,10 @@ class Chooser:
         """See `Predictor`."""
         return fitted(self._state).predict(x)
 
+    def mean(self, x: npt.ArrayLike) -> FloatArray:
+        """See `Predictor`."""
+        return self.predict(x)[0]
+
     def data(self) -> tuple[FloatArray, FloatArray]:
         """See `Predictor`."""
         return fitted(self._state).data

@@ -24,6 +24,9 @@ class Predictor(Protocol):
     def predict(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Mean (n,) and spread (n,), one standard deviation, for features `x` (n, f); raises ValueError before fit."""
 
+    def mean(self, x: npt.ArrayLike) -> FloatArray:
+        """The mean (n,) of `predict` alone, which may be quicker."""
+
     def data(self) -> tuple[FloatArray, FloatArray]:
         """The rows `x` (n, f), `y` (n,) that were learned from; raises ValueError before fit."""
 
@@ -46,6 +49,16 @@ def cleaned(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[FloatArray, FloatArray]
     if not known.any():
         raise ValueError(f"fit needs at least one finite label, got none in {len(labels)} rows")
     return features[known], labels[known]
+
+
+def checked(x: npt.ArrayLike, features: int) -> FloatArray:
+    """`x` (n, features) as floats; raises ValueError for another shape or numbers that are not finite."""
+    rows = np.asarray(x, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] != features:
+        raise ValueError(f"predict needs x of shape (n, {features}), got {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise ValueError("the features must be finite, got NaN or infinity in x")
+    return rows
 
 
 def learned(learner: Learner, x: FloatArray, y: FloatArray) -> Mean:
@@ -85,11 +98,7 @@ class Fitted:
 
     def predict(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Mean and spread, each (n,); raises ValueError for another number of features."""
-        rows = np.asarray(x, dtype=np.float64)
-        if rows.ndim != 2 or rows.shape[1] != self.data[0].shape[1]:
-            raise ValueError(f"predict needs x of shape (n, {self.data[0].shape[1]}), got {rows.shape}")
-        if not np.isfinite(rows).all():
-            raise ValueError("the features must be finite, got NaN or infinity in x")
+        rows = checked(x, self.data[0].shape[1])
         mean = self._mean(rows) if len(rows) else np.zeros(0)
         return np.asarray(mean, dtype=np.float64), np.full(len(rows), self._spread)
 

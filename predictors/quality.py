@@ -1,11 +1,43 @@
 """How good predictions are: rank correlations, relative error, coverage of the intervals."""
 
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well values were predicted; what the numbers do not allow is None (see `quality`).
+
+    Args:
+        count: of the values.
+        kendall_tau, spearman: -1 to 1.
+        mape: percent.
+        coverage: share of the values inside their central 90 % intervals.
+    """
+
+    count: int
+    kendall_tau: float | None
+    spearman: float | None
+    mape: float | None
+    coverage: float
+
+
+def quality(truth: npt.ArrayLike, mean: npt.ArrayLike, spread: npt.ArrayLike) -> Quality:
+    """All of them for values (n,), at least one: no rank correlation of one value, no percentage of 0."""
+    values = np.asarray(truth, dtype=np.float64)
+    ranked = len(values) > 1
+    return Quality(
+        len(values),
+        kendall_tau(values, mean) if ranked else None,
+        spearman(values, mean) if ranked else None,
+        mape(values, mean) if (values != 0).all() else None,
+        coverage(values, mean, spread),
+    )
 
 
 def kendall_tau(truth: npt.ArrayLike, predicted: npt.ArrayLike) -> float:

@@ -35,6 +35,10 @@ class Ridge:
         """See `Predictor`."""
         return fitted(self._state).predict(x)
 
+    def mean(self, x: npt.ArrayLike) -> FloatArray:
+        """See `Predictor`."""
+        return self.predict(x)[0]
+
     def data(self) -> tuple[FloatArray, FloatArray]:
         """See `Predictor`."""
         return fitted(self._state).data

@@ -10,11 +10,17 @@ from typing import Any
 import numpy as np
 
 from predictors.chooser import Chooser
+from predictors.gaussian_process import GaussianProcess
 from predictors.predictor import Predictor
 from predictors.ridge import Ridge
 from predictors.svr import Svr
 
-_KINDS: dict[str, type[Any]] = {"chooser": Chooser, "ridge": Ridge, "svr": Svr}
+_KINDS: dict[str, type[Any]] = {
+    "chooser": Chooser,
+    "gaussian process": GaussianProcess,
+    "ridge": Ridge,
+    "svr": Svr,
+}
 _VERSION = 1
 
 

@@ -167,18 +167,37 @@ class Space:
                 del pending[choice.name]
         return conditions
 
+    @cached_property
+    def _levels_of_conditions(self) -> list[tuple[IntArray, IntArray, BoolArray]]:
+        """The conditions in as few steps as can be: columns, columns of their parents, one table a column."""
+        level: dict[int, int] = {}
+        steps: dict[int, list[tuple[int, int, BoolArray]]] = {}
+        for column, parent, table in self._conditions:
+            level[column] = level.get(parent, 0) + 1
+            steps.setdefault(level[column], []).append((column, parent, table))
+        found = []
+        for _, step in sorted(steps.items()):
+            tables = np.zeros((len(step), int(self.option_counts.max())), dtype=np.bool_)
+            for row, (_, _, table) in zip(tables, step, strict=True):
+                row[: len(table)] = table
+            columns, parents = np.array([(column, parent) for column, parent, _ in step], dtype=np.int64).T
+            found.append((columns, parents, tables))
+        return found
+
     def active(self, encoded: npt.ArrayLike) -> BoolArray:
         """Which choices matter, (n, k), for encoded candidates (n, k)."""
-        array = self._checked(encoded)
+        return self._active(self._checked(encoded))
+
+    def _active(self, array: IntArray) -> BoolArray:
         active = np.ones(array.shape, dtype=np.bool_)
-        for column, parent, table in self._conditions:
-            active[:, column] = active[:, parent] & table[array[:, parent]]
+        for columns, parents, tables in self._levels_of_conditions:
+            active[:, columns] = active[:, parents] & tables[np.arange(len(columns)), array[:, parents]]
         return active
 
     def canonical(self, encoded: npt.ArrayLike) -> IntArray:
         """The encoded candidates (n, k) with inactive columns set to 0."""
         array = self._checked(encoded)
-        return np.where(self.active(array), array, 0)
+        return np.where(self._active(array), array, 0)
 
     def _checked(self, encoded: npt.ArrayLike) -> IntArray:
         array = np.asarray(encoded, dtype=np.int64)

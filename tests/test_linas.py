@@ -12,7 +12,7 @@ import pytest
 
 from nas.errors import UserError
 from nas.searching.evaluation import Measurement, Objective
-from nas.searching.linas import LinasConfig, first_rows, linas, one_hot_features
+from nas.searching.linas import LinasConfig, first_rows, linas
 from nas.searching.nsga2 import nsga2
 from nas.searching.random_search import random_search
 from nas.searching.study import Study
@@ -174,7 +174,7 @@ def test_exact_objectives_are_computed_and_only_the_others_predicted() -> None:
         return macs(rows)
 
     objectives = (OBJECTIVES[0], Objective("macs", exact=counted))
-    linas(SPACE, _evaluate, objectives, budget=30, seed=0, config=LinasConfig(predictor=Spy))
+    linas(SPACE, _evaluate, objectives, budget=30, seed=0, config=LinasConfig(predictor=lambda groups, before: Spy()))
     assert fitted and all((labels < 0).all() for labels in fitted)  # accuracy, negated; never MACs
     assert sum(asked) > 1000
 
@@ -182,7 +182,7 @@ def test_exact_objectives_are_computed_and_only_the_others_predicted() -> None:
 def test_limits_draw_the_search_inside() -> None:
     limited = (OBJECTIVES[0], Objective("macs", limit=15.0, exact=macs))
     share = [
-        np.mean([m.values["macs"] <= 15 for m in linas(SPACE, _evaluate, goals, budget=60, seed=0).measurements[20:]])
+        np.mean([m.values["macs"] <= 15 for m in linas(SPACE, _evaluate, goals, budget=60, seed=0).measurements[24:]])
         for goals in (limited, OBJECTIVES)
     ]
     assert share[0] > share[1] and share[0] > 0.8
@@ -191,7 +191,7 @@ def test_limits_draw_the_search_inside() -> None:
 def test_the_first_batch_has_the_ends_and_levels_or_is_uniform() -> None:
     rng = np.random.default_rng(0)
     rows = first_rows(SPACE, LinasConfig(), rng)
-    assert rows.shape == (20, len(SPACE.choices)) and (SPACE.canonical(rows) == rows).all()
+    assert rows.shape == (24, len(SPACE.choices)) and (SPACE.canonical(rows) == rows).all()
     assert SPACE.decode(rows[:2]) == [SPACE.smallest(), SPACE.largest()]
     spread = macs(first_rows(SPACE, LinasConfig(first_batch=200), rng)).std()
     assert spread > 1.5 * macs(first_rows(SPACE, LinasConfig(first_batch=200, spread_start=False), rng)).std()
@@ -205,17 +205,59 @@ def test_batches_grow_with_what_is_measured() -> None:
             return super().fit(x, y)
 
     rounds: list[int] = []
-    linas(SPACE, _evaluate, OBJECTIVES, budget=130, seed=0, config=LinasConfig(predictor=Watch, lag=1))
+    linas(
+        SPACE,
+        _evaluate,
+        OBJECTIVES,
+        budget=200,
+        seed=0,
+        config=LinasConfig(predictor=lambda groups, before: Watch(), lag=1),
+    )
     sizes = np.diff(rounds)
-    assert rounds[0] == 20 and sizes[0] == 5 and sizes[-1] > 8 and (np.diff(sizes) >= 0).all()
+    assert rounds[0] == 24 and set(sizes) == {8, 16} and (np.diff(sizes) >= 0).all()
 
 
-def test_one_hot_has_one_one_for_each_active_choice() -> None:
-    rows = SPACE.random(50, np.random.default_rng(0))
-    hot = one_hot_features(SPACE, rows)
-    assert set(np.unique(hot)) == {0.0, 1.0}
-    assert (hot.sum(axis=1) == SPACE.active(rows).sum(axis=1)).all()
-    assert len(np.unique(hot, axis=0)) == len(np.unique(rows, axis=0))
+def test_every_round_says_how_good_its_predictions_were() -> None:
+    study = _run(budget=48)
+    assert len(study.quality) == 2  # 24, then 8 and 8 that were predicted, and 8 that nothing was proposed after
+    for quality in study.quality:
+        assert set(quality) == {"accuracy"} and quality["accuracy"].count == 8
+    assert (study.quality[-1]["accuracy"].kendall_tau or 0) > 0
+
+
+def test_where_predictions_fail_the_search_still_beats_chance() -> None:
+    class Wrong(Ridge):
+        def fit(self, x: Any, y: Any) -> "Wrong":
+            return super().fit(x, np.random.default_rng(0).permutation(y))
+
+    study = _run(budget=100, config=LinasConfig(predictor=lambda groups, before: Wrong()))
+    assert study.hypervolume(REFERENCE) > _run(random_search, budget=100).hypervolume(REFERENCE)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5])
+def test_one_to_five_objectives(count: int) -> None:
+    weights = np.random.default_rng(1).random((len(SPACE.choices), count))
+    objectives = [Objective(f"o{i}", "maximize" if i % 2 else "minimize") for i in range(count)]
+    signs = np.array([objective.sign for objective in objectives])
+
+    def evaluate(candidates: Sequence[Candidate]) -> np.ndarray:
+        rows = SPACE.encode(candidates)
+        return ((SPACE.features(rows) - weights.T[:, None]) ** 2).mean(axis=2).T.round(9) * signs
+
+    studies = [
+        search(SPACE, evaluate, objectives, budget=64, seed=0, chunk_size=8) for search in (linas, random_search)
+    ]
+    ours, random = (study.hypervolume(signs * 0.5) for study in studies)
+    assert ours > random
+
+
+def test_limits_that_nothing_meets_yet_are_approached() -> None:
+    goals = (Objective("accuracy", "maximize", limit=0.9), Objective("macs", limit=14.0))
+    study = linas(SPACE, _evaluate, goals, budget=64, seed=0, chunk_size=8)
+    excess = [
+        max(0.0, 0.9 - m.values["accuracy"]) / 0.9 + max(0.0, m.values["macs"] / 14 - 1) for m in study.measurements
+    ]
+    assert min(excess[24:]) < min(excess[:24]) or min(excess) == 0
 
 
 @pytest.mark.slow
@@ -228,7 +270,7 @@ def test_results_are_told_as_they_come_and_settings_are_checked() -> None:
     told: list[tuple[Measurement, int]] = []
     study = _run(budget=25, on_result=lambda m, count: told.append((m, count)))
     assert [m for m, _ in told] == study.measurements and [count for _, count in told] == list(range(1, 26))
-    for wrong in ({"first_batch": 0}, {"most_batch": 2}, {"crossover": 1.5}, {"mutation": -1.0}):
+    for wrong in ({"first_batch": 0}, {"most_batch": 2}, {"crossover": 1.5}, {"mutation": -1.0}, {"samples": -1}):
         with pytest.raises(UserError):
             LinasConfig(**wrong)
     with pytest.raises(UserError, match="budget"):

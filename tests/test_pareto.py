@@ -80,22 +80,6 @@ def test_hypervolume_equals_inclusion_exclusion(seed: int, m: int) -> None:
     assert pareto.hypervolume(values, reference) == pytest.approx(_volume_by_inclusion_exclusion(values, reference))
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_rows_that_add_most_volume_equal_the_plain_greedy_choice(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    values, front, reference = rng.random((30, 2)) + 0.1, rng.random((4, 2)) + 0.4, [1.3, 1.2]
-    have, picked = front, []
-    while len(picked) < 8:
-        volumes = [pareto.hypervolume(np.vstack([have, row]), reference) for row in values]
-        if max(volumes) <= pareto.hypervolume(have, reference) + 1e-12:
-            break
-        picked.append(int(np.argmax(volumes)))
-        have = np.vstack([have, values[picked[-1]]])
-    chosen = pareto.most_volume(values, front, reference, 8).tolist()
-    assert chosen == picked
-    assert pareto.most_volume(front + 0.1, front, reference, 3).tolist() == []
-
-
 def test_hypervolume_ignores_nan_and_says_what_a_reference_must_be() -> None:
     values = np.array([[0.0, 0.0], [np.nan, 0.0]])
     assert pareto.hypervolume(values, [2, 3]) == 6.0

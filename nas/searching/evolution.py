@@ -5,8 +5,9 @@ and any other structure alike. A population's genes are a numpy array whose firs
 (n, k) for vectors, objects (n,) for anything else.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,13 +58,14 @@ class Population:
         """The individuals at `rows`, in that order."""
         return Population(self.genes[rows], self.values[rows], self.violations[rows], self.born[rows])
 
-    def join(self, other: "Population") -> "Population":
-        """Both populations, this one first."""
-        return Population(
-            np.concatenate([self.genes, other.genes]),
-            np.concatenate([self.values, other.values]),
-            np.concatenate([self.violations, other.violations]),
-            np.concatenate([self.born, other.born]),
+    @classmethod
+    def joined(cls, parts: "Sequence[Population]") -> "Population":
+        """All of at least one population, in their order."""
+        return cls(
+            np.concatenate([part.genes for part in parts]),
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.violations for part in parts]),
+            np.concatenate([part.born for part in parts]),
         )
 
 
@@ -105,7 +107,7 @@ def evolve(
         scored = score(children)
         scored = replace(scored, born=np.arange(born, born + len(scored), dtype=np.int64))
         born += len(scored)
-        everyone = population.join(scored)
+        everyone = Population.joined([population, scored])
         population = everyone.take(survive(everyone, size))
 
 
@@ -126,12 +128,13 @@ def breed(
     found: list[Genes] = []
     missing = count
     for attempt in range(tries + 1):
+        many = min(count, 2 * missing)
         if attempt == tries or len(population) < 2:
-            children = genome.sample(count, rng)
+            children = genome.sample(many, rng)
         else:
-            mothers, fathers = rng.integers(len(population), size=(2, 2, count)).min(axis=1)
+            mothers, fathers = rng.integers(len(population), size=(2, 2, many)).min(axis=1)
             children = population.genes[mothers]
-            crossed = rng.random(count) < crossover
+            crossed = rng.random(many) < crossover
             children[crossed] = genome.cross(children[crossed], population.genes[fathers[crossed]], rng)
             children = genome.mutate(children, rng)
         new = unseen(genome.keys(children), seen, missing)
@@ -176,16 +179,21 @@ class VectorGenome:
 
     def mutate(self, genes: IntArray, rng: np.random.Generator) -> IntArray:
         """Change each gene with the probability `mutation`, and at least one gene of each candidate."""
-        counts = self.space.option_counts
         hit = rng.random(genes.shape) < self.mutation
         forced = rng.integers(genes.shape[1], size=len(genes))
         hit[np.arange(len(genes)), forced] |= ~hit.any(axis=1)
-        ordered = np.array([choice.ordered for choice in self.space.choices])
-        drawn = rng.integers(0, counts, size=genes.shape)
-        stepped = genes + rng.choice([-1, 1], size=genes.shape)
-        stepped = np.where((stepped < 0) | (stepped >= counts), drawn, stepped)
-        step = ordered & (rng.random(genes.shape) < 0.5)
-        return self.space.canonical(np.where(hit, np.where(step, stepped, drawn), genes))
+        rows, columns = np.nonzero(hit)
+        counts, old = self.space.option_counts[columns], genes[rows, columns]
+        drawn = rng.integers(0, counts)
+        stepped = old + np.where(rng.random(len(rows)) < 0.5, -1, 1)
+        step = self._ordered[columns] & (rng.random(len(rows)) < 0.5) & (stepped >= 0) & (stepped < counts)
+        mutants = genes.copy()
+        mutants[rows, columns] = np.where(step, stepped, drawn)
+        return self.space.canonical(mutants)
+
+    @cached_property
+    def _ordered(self) -> npt.NDArray[np.bool_]:
+        return np.array([choice.ordered for choice in self.space.choices], dtype=np.bool_)
 
     def cross(self, first: IntArray, second: IntArray, rng: np.random.Generator) -> IntArray:
         """Uniform crossover."""

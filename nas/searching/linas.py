@@ -8,6 +8,7 @@ with a formula are computed, not predicted; limits of objectives count as violat
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from nas.errors import UserError
 from nas.searching import pareto
+from nas.searching.acquisition import Frame, direction_survival, most_expected
 from nas.searching.evaluation import (
     Evaluate,
     Evaluations,
@@ -25,29 +27,32 @@ from nas.searching.evaluation import (
     Staged,
     violations,
 )
-from nas.searching.evolution import Genes, Population, VectorGenome, evolve, nsga2_survival
+from nas.searching.evolution import Genes, Population, Survival, VectorGenome, breed, evolve, nsga2_survival
+from nas.searching.features import Features, contrast_features, one_hot_features
 from nas.searching.parallel import Workers
 from nas.searching.storage import Storage
 from nas.searching.study import Recipe, Study, searching
+from nas.searching.surrogate import MakePredictor, Surrogate
 from nas.seeds import generator
-from predictors import Predictor, published_chooser, quick_chooser
+from predictors import GaussianProcess, Predictor, published_chooser
 from search_spaces.space import Space
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Features = Callable[[Space, IntArray], FloatArray]
+
+_FIRST_STEPS, _WARM_STEPS = 25, 6
+_SHORT_LIST = 150
 
 
-def level_features(space: Space, rows: IntArray) -> FloatArray:
-    """A size as its share of the largest, a category one-hot, 0 where inactive: `Space.features`."""
-    return space.features(rows)
+def gaussian_process(groups: tuple[int, ...], before: Predictor | None) -> Predictor:
+    """A Gaussian process with a weight for each group, which begins with what the one before found."""
+    start = before.found if isinstance(before, GaussianProcess) else None
+    return GaussianProcess(groups, start, steps=_FIRST_STEPS if start is None else _WARM_STEPS)
 
 
-def one_hot_features(space: Space, rows: IntArray) -> FloatArray:
-    """Every option of every choice as 0 or 1, all 0 where inactive (DyNAS-T's custom encoding)."""
-    hot = rows[:, :, None] == np.arange(int(space.option_counts.max(initial=1)))
-    hot &= space.active(rows)[:, :, None]
-    return np.asarray(hot.reshape(len(rows), -1), dtype=np.float64)
+def published_predictor(groups: tuple[int, ...], before: Predictor | None) -> Predictor:
+    """The paper's choice of ridge and support vector regressions, made anew each time."""
+    return published_chooser()
 
 
 @dataclass(frozen=True)
@@ -58,32 +63,35 @@ class LinasConfig:
         first_batch: candidates measured before anything is predicted.
         spread_start: begin with the smallest, the largest and rows that lean to one level between, else uniformly.
         least_batch, most_batch, growth: a later batch holds `growth` times the number proposed so far, in these bounds.
-        predictor: makes a new predictor, one for each objective and round.
-        features: encoded candidates (n, k) to numbers (n, f).
-        inner_population, inner_generations: of NSGA-II on the predictions.
+        features: makes of the space what predictors see of its candidates.
+        predictor: (groups of the features, the predictor of the round before or None) -> a new one, of one objective.
+        inner_population, inner_generations: of the evolution on the predictions.
         crossover, mutation: its probabilities; a mutation of None is one over the number of choices.
         warm_start: begin the inner search with the best measured candidates, else with random ones only.
-        margin: measure next what adds most predicted hypervolume, up to a reference beyond the measured front's worst
-            values by this share of its range; None: the best ranks of the inner search, as in the paper.
+        margin: measure next what is expected to add most hypervolume, up to a reference beyond the measured front's
+            worst values by this share of its range; None: the best ranks of the inner search, as in the paper.
+        samples: of the predictions, for that expectation; 0: their means alone.
         lag: proposal i depends on results 0 .. i - lag only, however many workers measure: so many keep 8 of them busy.
 
     Raises:
-        UserError: a size below 1, bounds in the wrong order, a negative margin, or a probability outside 0..1.
+        UserError: a size below 1, bounds in the wrong order, a negative margin or number of samples, or a probability
+            outside 0..1.
     """
 
-    first_batch: int = 20
+    first_batch: int = 24
     spread_start: bool = True
-    least_batch: int = 5
-    most_batch: int = 20
+    least_batch: int = 8
+    most_batch: int = 24
     growth: float = 0.1
-    predictor: Callable[[], Predictor] = quick_chooser
-    features: Features = level_features
+    features: Callable[[Space], Features] = contrast_features
+    predictor: MakePredictor = gaussian_process
     inner_population: int = 100
     inner_generations: int = 20
     crossover: float = 0.9
     mutation: float | None = None
     warm_start: bool = True
     margin: float | None = 0.3
+    samples: int = 8
     lag: int = 12
 
     def __post_init__(self) -> None:
@@ -92,8 +100,9 @@ class LinasConfig:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.most_batch < self.least_batch:
             raise UserError(f"most_batch must be at least least_batch {self.least_batch}, got {self.most_batch}")
-        if self.margin is not None and self.margin < 0:
-            raise UserError(f"margin must not be negative, got {self.margin}")
+        for name in ("margin", "samples"):
+            if (getattr(self, name) or 0) < 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("crossover", "mutation"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
@@ -110,8 +119,8 @@ class LinasConfig:
             spread_start=False,
             least_batch=50,
             most_batch=50,
-            predictor=published_chooser,
             features=one_hot_features,
+            predictor=published_predictor,
             inner_population=50,
             inner_generations=400,
             mutation=0.02,
@@ -177,16 +186,59 @@ def linas(
         rng = generator(seed, "linas")
         # Known results stand for as many of the first batch, but not for its ends and middle.
         run.propose(first_rows(space, config, rng)[: max(3, config.first_batch - run.known)], rng)
+        surrogate = Surrogate(objectives, config.features(space), config.predictor)
         while run.remaining:
             rng = generator(seed, "linas", run.proposed)
             data = run.results()
             if not data.good.any():
                 run.propose(space.random(config.least_batch, rng), rng)
                 continue
-            predict = fit(space, objectives, data, config)
-            pool = evolved(space, objectives, data, predict, config, rng)
-            run.propose(best_new(run, data, pool, config), rng)
+            quality = surrogate.fit(data)
+            if quality:
+                study.quality.append(quality)
+            now = Known(space, objectives, config, data, surrogate)
+            run.propose(next_batch(now, run, inner_search(now, rng), rng), rng)
     return study
+
+
+@dataclass(frozen=True)
+class Known:
+    """What one round goes by: the task, everything measured, and the predictors that learned from it."""
+
+    space: Space
+    objectives: Sequence[Objective]
+    config: LinasConfig
+    data: Results
+    surrogate: Surrogate
+
+    @cached_property
+    def front(self) -> FloatArray:
+        """The measured front within limits as the predictors see it, (k, m).
+
+        A lucky measurement does not hide there what is better.
+        """
+        good = self.data.good
+        seen = self.surrogate.mean(self.data.rows[good])
+        return seen[pareto.front(seen, self.data.violations[good])]
+
+    @cached_property
+    def frame(self) -> Frame | None:
+        """Where hypervolume counts; None while nothing measured is within limits, and in the paper."""
+        if self.config.margin is None or not len(self.front):
+            return None
+        bounds = np.array([np.inf if o.limit is None else o.sign * o.limit for o in self.objectives])
+        return Frame.around(self.front, self.data.values[self.data.good], bounds, self.config.margin)
+
+    @property
+    def genome(self) -> VectorGenome:
+        """How candidates change."""
+        each = 1 / max(1, len(self.space.choices)) if self.config.mutation is None else self.config.mutation
+        return VectorGenome(self.space, each)
+
+    def best(self) -> Population:
+        """The best measured candidates, as many as the inner search holds."""
+        everyone = Population.of(self.data.rows, self.data.values, self.data.violations)
+        return everyone.take(nsga2_survival(everyone, self.config.inner_population))
 
 
 def first_rows(space: Space, config: LinasConfig, rng: np.random.Generator) -> IntArray:
@@ -208,53 +260,26 @@ def first_rows(space: Space, config: LinasConfig, rng: np.random.Generator) -> I
     return np.concatenate([ends, leaning, space.random(count - levels, rng)])[: config.first_batch]
 
 
-def fit(
-    space: Space, objectives: Sequence[Objective], data: Results, config: LinasConfig
-) -> Callable[[IntArray], FloatArray]:
-    """Y_m: one predictor an objective on all data; the result maps rows (n, k) to minimised values (n, m)."""
-    good = data.good
-    features = config.features(space, data.rows[good])
-    models = [
-        None if objective.exact is not None else config.predictor().fit(features, data.values[good, column])
-        for column, objective in enumerate(objectives)
-    ]
-
-    def predict(rows: IntArray) -> FloatArray:
-        x = config.features(space, rows)
-        columns = []
-        for objective, model in zip(objectives, models, strict=True):
-            if objective.exact is not None:
-                columns.append(objective.sign * np.asarray(objective.exact(rows), dtype=np.float64))
-            elif model is not None:
-                columns.append(model.predict(x)[0])
-        return np.stack(columns, axis=1)
-
-    return predict
-
-
-def evolved(
-    space: Space,
-    objectives: Sequence[Objective],
-    data: Results,
-    predict: Callable[[IntArray], FloatArray],
-    config: LinasConfig,
-    rng: np.random.Generator,
-) -> Population:
-    """The inner search: the last population of NSGA-II on the predicted values."""
+def inner_search(known: Known, rng: np.random.Generator) -> Population:
+    """Evolution on the predicted values: its last population, or with a margin everything that it predicted."""
+    config, objectives = known.config, known.objectives
+    scored: list[Population] = []
 
     def score(rows: Genes) -> Population:
-        values = predict(rows)
-        return Population.of(rows, values, violations(values, objectives))
+        values = known.surrogate.mean(rows)
+        scored.append(Population.of(rows, values, violations(values, objectives)))
+        return scored[-1]
 
-    genome = VectorGenome(space, 1 / max(1, len(space.choices)) if config.mutation is None else config.mutation)
-    first = genome.sample(config.inner_population, rng)
+    first = known.genome.sample(config.inner_population, rng)
     if config.warm_start:
-        best = data.rows[pareto.best_first(data.values, data.violations)[: config.inner_population]]
-        first = np.concatenate([best, first])
+        first = np.concatenate([known.best().genes, first])
+    survival: Survival = nsga2_survival
+    if known.frame is not None or len(objectives) > 2:
+        survival = partial(direction_survival, frame=known.frame)
     generations = evolve(
-        genome,
+        known.genome,
         score,
-        nsga2_survival,
+        survival,
         np.unique(first, axis=0),
         size=config.inner_population,
         offspring=config.inner_population,
@@ -262,25 +287,38 @@ def evolved(
         rng=rng,
     )
     *_, last = islice(generations, config.inner_generations + 1)
-    return last
+    return last if config.margin is None else Population.joined(scored)
 
 
-def best_new(run: Evaluations, data: Results, pool: Population, config: LinasConfig) -> IntArray:
+def next_batch(known: Known, run: Evaluations, pool: Population, rng: np.random.Generator) -> IntArray:
     """P_i+1: the best of `pool` that were not proposed before, as many as the next batch holds.
 
-    With a margin, those that would add most hypervolume to the measured front, one after another; then, and in the
-    paper only, those of the best rank and crowding distance.
+    In the paper by rank and crowding distance. With a margin, those expected to add most hypervolume; and as far as
+    predictions are doubtful, up to half of the batch, offspring of the best measured candidates as in NSGA-II.
     """
-    size = min(config.most_batch, max(config.least_batch, int(config.growth * run.proposed)))
+    config = known.config
+    grown = round(config.growth * run.proposed) // config.least_batch * config.least_batch
+    size = min(config.most_batch, max(config.least_batch, grown))
     new = pool.take(np.flatnonzero(run.is_new(pool.genes)))
-    new = new.take(nsga2_survival(new, len(new)))
-    front = data.values[pareto.front(data.values, data.violations)]
-    inside = np.flatnonzero(new.violations <= 0)
-    if config.margin is None or not len(front) or not len(inside):
-        return np.asarray(new.genes[:size])
-    low, span = front.min(axis=0), np.ptp(front, axis=0)
-    scale = np.where(span > 0, span, 1.0)
-    reference = span / scale + config.margin
-    picked = inside[pareto.most_volume((new.values[inside] - low) / scale, (front - low) / scale, reference, size)]
-    others = np.setdiff1d(np.arange(len(new)), picked)
-    return np.asarray(new.genes[np.concatenate([picked, others])[:size]])
+    if config.margin is None:
+        return np.asarray(new.take(nsga2_survival(new, size)).genes)
+    doubtful = round(0.5 * size * known.surrogate.doubt)
+    seen = set(known.genome.keys(known.data.rows))
+    bred = breed(known.genome, known.best(), seen, doubtful, config.crossover, rng)
+    return np.concatenate([bred, promising(known, new, size - len(bred), rng)])
+
+
+def promising(known: Known, new: Population, count: int, rng: np.random.Generator) -> IntArray:
+    """The `count` rows of `new` that are expected to add most hypervolume to what is measured and within limits.
+
+    While nothing measured is within limits: the rows that are predicted nearest to them.
+    """
+    if known.frame is None or not len(new):
+        return np.asarray(new.genes[nsga2_survival(new, count)])
+    short = new.take(known.frame.nearest(new.values, known.front, _SHORT_LIST))
+    mean, spread = known.surrogate.predict(short.genes)
+    half = rng.standard_normal((known.config.samples // 2, *mean.shape))
+    draws = np.concatenate([half, -half]) if len(half) else np.zeros((1, *mean.shape))
+    picked = most_expected(mean, spread, known.front, known.frame, count, draws)
+    others = np.setdiff1d(np.arange(len(short)), picked)
+    return np.asarray(short.genes[np.concatenate([picked, others])[:count]])

@@ -48,25 +48,22 @@ def crowding(values: FloatArray, ranks: IntArray) -> FloatArray:
 
     The ends of a front in any objective are infinitely far; a row that is not finite has 0.
     """
+    rows = np.flatnonzero(np.isfinite(values).all(axis=1))
     distance = np.zeros(len(values))
-    for rank in np.unique(ranks):
-        rows = np.flatnonzero((ranks == rank) & np.isfinite(values).all(axis=1))
-        if len(rows):
-            distance[rows] = _crowding_of_front(values[rows])
+    if not len(rows):
+        return distance
+    for column in values[rows].T:
+        order = np.lexsort((column, ranks[rows]))
+        value, rank = column[order], ranks[rows][order]
+        # All fronts at once: sorted by rank and then value, each front is a run of neighbours.
+        new = rank[1:] != rank[:-1]
+        first, last = np.concatenate([[True], new]), np.concatenate([new, [True]])
+        span = (value[last] - value[first])[np.cumsum(first) - 1]
+        inner = np.flatnonzero(~(first | last))
+        gaps = np.full(len(rows), np.inf)
+        gaps[inner] = (value[inner + 1] - value[inner - 1]) / np.where(span > 0, span, 1.0)[inner]
+        distance[rows[order]] += gaps
     return distance
-
-
-def _crowding_of_front(front: FloatArray) -> FloatArray:
-    if len(front) <= 2:
-        return np.full(len(front), np.inf)
-    order = np.argsort(front, axis=0, kind="stable")
-    sorted_values = np.take_along_axis(front, order, axis=0)
-    span = sorted_values[-1] - sorted_values[0]
-    gaps = np.full(front.shape, np.inf)
-    gaps[1:-1] = (sorted_values[2:] - sorted_values[:-2]) / np.where(span > 0, span, 1.0)
-    distance = np.zeros(front.shape)
-    np.put_along_axis(distance, order, gaps, axis=0)
-    return np.asarray(distance.sum(axis=1))
 
 
 def best_first(values: FloatArray, violations: FloatArray | None = None) -> IntArray:
@@ -96,27 +93,3 @@ def hypervolume(values: FloatArray, reference: npt.ArrayLike) -> float:
         raise ValueError(f"the reference must hold {values.shape[1]} finite numbers, got {reference!r}")
     inside = values[np.isfinite(values).all(axis=1) & (values < bound).all(axis=1)]
     return float(moocore.hypervolume(np.ascontiguousarray(inside), ref=bound)) if len(inside) else 0.0
-
-
-def most_volume(values: FloatArray, front: FloatArray, reference: npt.ArrayLike, count: int) -> IntArray:
-    """Rows of `values` (n, m), at most `count`, that add most hypervolume to `front` (k, m), picked one after another.
-
-    Fewer where nothing more is added. The volume that a row adds only shrinks as others join, so a row is computed
-    again only while its last known gain leads.
-    """
-    have, volume = front, hypervolume(front, reference)
-    gains = np.array([hypervolume(np.vstack([have, row]), reference) for row in values]) - volume
-    known = np.zeros(len(values), dtype=np.int64)
-    picked: list[int] = []
-    while len(picked) < min(count, len(values)):
-        best = int(np.argmax(gains))
-        if gains[best] <= 0:
-            break
-        if known[best] == len(picked):
-            picked.append(best)
-            have, volume = np.vstack([have, values[best]]), volume + gains[best]
-            gains[best] = -np.inf
-        else:
-            gains[best] = hypervolume(np.vstack([have, values[best]]), reference) - volume
-            known[best] = len(picked)
-    return np.array(picked, dtype=np.int64)

@@ -23,6 +23,7 @@ from nas.searching.selection import select
 from nas.searching.storage import Storage, kept, read
 from nas.searching.trials import in_memory
 from nas.seeds import generator
+from predictors import Quality
 from search_spaces.space import Space
 
 FloatArray = npt.NDArray[np.float64]
@@ -62,7 +63,7 @@ class Study:
         self.objectives = tuple(objectives)
         self._measurements = list(measurements)
         self._keep = keep
-        self.quality: list[dict[str, Any]] = []
+        self.quality: list[dict[str, Quality]] = []
 
     @property
     def measurements(self) -> list[Measurement]:

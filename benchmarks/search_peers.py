@@ -1,0 +1,109 @@
+"""The peers, run again: pymoo's NSGA-II with integer and with categorical operators, Optuna's TPE.
+
+An evaluation is a distinct candidate; asking again for a measured one is free. A peer that proposes nothing new for a
+long time has ended.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from search_problems import FloatArray, IntArray, Problem
+
+from search_spaces import Candidate
+
+_PATIENCE = 100
+_POPULATION = 50
+
+
+class Measured:
+    """The distinct candidates that a peer asked for, in order."""
+
+    def __init__(self, problem: Problem, budget: int) -> None:
+        self._problem, self._budget = problem, budget
+        self._values: dict[bytes, FloatArray] = {}
+        self._rows: list[IntArray] = []
+        self._idle = 0
+
+    def __call__(self, rows: IntArray) -> FloatArray:
+        """Values (n, m) of encoded rows (n, k)."""
+        canonical = self._problem.space.canonical(rows)
+        keys = [row.tobytes() for row in canonical]
+        before = len(self._values)
+        for key, row, values in zip(keys, canonical, self._problem.values(canonical), strict=True):
+            if key not in self._values:
+                self._values[key] = values
+                self._rows.append(row)
+        self._idle = 0 if len(self._values) > before else self._idle + 1
+        return np.array([self._values[key] for key in keys])
+
+    @property
+    def ended(self) -> bool:
+        return len(self._values) >= self._budget or self._idle >= _PATIENCE
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        return self._problem.space.decode(np.array(self._rows[: self._budget]))
+
+
+def pymoo_nsga2(problem: Problem, budget: int, seed: int, categorical: bool) -> list[Candidate]:
+    """Population 50; SBX (0.9, 15) and PM (20) with rounding, or uniform crossover (0.9) and genes drawn anew (1/d)."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.mutation import Mutation
+    from pymoo.core.problem import Problem as Task
+    from pymoo.operators.crossover.sbx import SBX
+    from pymoo.operators.crossover.ux import UX
+    from pymoo.operators.mutation.pm import PM
+    from pymoo.operators.repair.rounding import RoundingRepair
+    from pymoo.operators.sampling.rnd import IntegerRandomSampling
+
+    counts = problem.space.option_counts
+
+    class Reset(Mutation):  # type: ignore[misc]
+        def _do(self, task: Any, x: IntArray, *, random_state: Any = None, **_: Any) -> IntArray:
+            fresh = random_state.integers(0, counts, size=x.shape)
+            return np.where(random_state.random(x.shape) < 1 / len(counts), fresh, x)
+
+    measured = Measured(problem, budget)
+    task = Task(n_var=len(counts), n_obj=len(problem.objectives), xl=0, xu=counts - 1, vtype=int)
+    rounding = {"vtype": float, "repair": RoundingRepair()}
+    algorithm = NSGA2(
+        pop_size=_POPULATION,
+        sampling=IntegerRandomSampling(),
+        crossover=UX(prob=0.9) if categorical else SBX(prob=0.9, eta=15, **rounding),
+        mutation=Reset() if categorical else PM(eta=20, **rounding),
+    )
+    algorithm.setup(task, termination=("n_gen", 10**6), seed=seed)
+    while not measured.ended:
+        asked = algorithm.ask()
+        if asked is None or len(asked) == 0:
+            break
+        asked.set("F", measured(asked.get("X").astype(np.int64)))
+        algorithm.evaluator.eval(task, asked, skip_already_evaluated=True)
+        algorithm.tell(infills=asked)
+    return measured.candidates
+
+
+def optuna_tpe(problem: Problem, budget: int, seed: int) -> list[Candidate]:
+    """`TPESampler` with its defaults on integers."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    measured = Measured(problem, budget)
+    study = optuna.create_study(
+        directions=["minimize"] * len(problem.objectives), sampler=optuna.samplers.TPESampler(seed=seed)
+    )
+    names = [choice.name for choice in problem.space.choices]
+    while not measured.ended:
+        trial = study.ask()
+        pairs = zip(names, problem.space.option_counts.tolist(), strict=True)
+        row = np.array([[trial.suggest_int(name, 0, count - 1) for name, count in pairs]])
+        study.tell(trial, measured(row)[0].tolist())
+    return measured.candidates
+
+
+PEERS: dict[str, Callable[[Problem, int, int], list[Candidate]]] = {
+    "pymoo-nsga2-integer": lambda problem, budget, seed: pymoo_nsga2(problem, budget, seed, False),
+    "pymoo-nsga2-categorical": lambda problem, budget, seed: pymoo_nsga2(problem, budget, seed, True),
+    "optuna-tpe": optuna_tpe,
+}

@@ -1,0 +1,135 @@
+"""The tabulated problems of a folder as spaces, with what their README calls an evaluation and a hypervolume."""
+
+import csv
+import importlib.util
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nas.searching.evaluation import Objective
+from search_spaces import Candidate, Choice, Space
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is made harder: options in a random order and without one, noise on the first objective."""
+
+    shuffled: bool = False
+    noise: float = 0.0
+
+
+class Problem:
+    """One problem in one variant; `seed` decides the order of options and the noise, which belongs to a candidate."""
+
+    def __init__(self, folder: Path, name: str, variant: Variant, seed: int) -> None:
+        self._table = _module(folder).load(name, folder)
+        rng = np.random.default_rng([seed, 1])
+        counts = [len(options) for options in self._table.choices]
+        self._orders = [rng.permutation(n) if variant.shuffled else np.arange(n) for n in counts]
+        conditions = _conditions(self._table)
+        self.space = Space(
+            tuple(
+                Choice(
+                    f"gene.{gene}",
+                    tuple(options[index] for index in self._orders[gene]),
+                    active_if=conditions.get(gene),
+                    ordered=not variant.shuffled,
+                )
+                for gene, options in enumerate(self._table.choices)
+            )
+        )
+        self.objectives = [Objective(each) for each in self._table.objectives]
+        self._noise, self._seed = variant.noise, seed
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> FloatArray:
+        """Values (n, m), with their noise."""
+        rows = self.space.encode(candidates)
+        values: FloatArray = self.values(rows)
+        if self._noise:
+            draws = [np.random.default_rng([self._seed, 2, *row]).standard_normal() for row in rows.tolist()]
+            values[:, 0] += self._noise * np.array(draws)
+        return values
+
+    def values(self, rows: IntArray) -> FloatArray:
+        """True values (n, m) of encoded candidates (n, k)."""
+        genes = np.stack([order[rows[:, gene]] for gene, order in enumerate(self._orders)], axis=1)
+        return np.asarray(self._table.evaluate(genes), dtype=np.float64)
+
+    def curve(self, candidates: Sequence[Candidate], step: int) -> list[float]:
+        """True hypervolume (1: the stored front) of the first step, 2 step, ... candidates."""
+        values = self.values(self.space.encode(candidates))
+        front = values[:0]
+        found = []
+        for start in range(0, len(values) - step + 1, step):
+            front = np.concatenate([front, values[start : start + step]])
+            front = front[~_dominated(front)]
+            found.append(float(self._table.hypervolume(front)))
+        return found
+
+
+def _dominated(values: FloatArray) -> npt.NDArray[np.bool_]:
+    no_worse = (values[:, None] <= values).all(axis=2)
+    return np.asarray((no_worse & (values[:, None] < values).any(axis=2)).any(axis=0))
+
+
+def names(folder: Path) -> list[str]:
+    """The problems of the folder."""
+    return sorted(path.stem for path in folder.glob("*.npz"))
+
+
+def _module(folder: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("search_problems_reader", folder / "problems.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks its module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def _conditions(table: Any) -> dict[int, tuple[str, tuple[Any, ...]]]:
+    """Which options of which gene make another gene matter, found by asking for canonical candidates."""
+    last = np.array([len(options) - 1 for options in table.choices])
+    found = {}
+    for parent, options in enumerate(table.choices):
+        rows = np.repeat(last[None], len(options), axis=0)
+        rows[:, parent] = np.arange(len(options))
+        active = table.canonical(rows) > 0
+        for gene in np.flatnonzero(~active.all(axis=0) & (np.arange(len(last)) != parent)):
+            found[int(gene)] = (f"gene.{parent}", tuple(np.array(options, dtype=object)[active[:, gene]]))
+    return found
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Median hypervolumes that were recorded: (problem, algorithm, evaluations) to number."""
+
+    medians: dict[tuple[str, str, int], float]
+
+    @classmethod
+    def read(cls, path: Path) -> "Peers":
+        """Of a CSV with the columns problem, algorithm, evaluations, hypervolume."""
+        rows = defaultdict(list)
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                key = (row["problem"], row["algorithm"], int(row["evaluations"]))
+                rows[key].append(float(row["hypervolume"]))
+        return cls({key: statistics.median(values) for key, values in rows.items()})
+
+    def best_nsga2(self, problem: str, evaluations: int) -> float:
+        """The better of pymoo's two NSGA-II."""
+        kinds = ("pymoo-nsga2-integer", "pymoo-nsga2-categorical")
+        return max(self.medians[problem, kind, evaluations] for kind in kinds)
+
+    def linas(self, problem: str, evaluations: int) -> float:
+        """LINAS as published."""
+        return self.medians[problem, "linas-dynast", evaluations]
