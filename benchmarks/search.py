@@ -27,7 +27,7 @@ from search_problems import FloatArray, Peers, Problem, Variant, names
 from nas import LinasConfig, linas, nsga2, random_search
 from nas.searching.evaluation import Results, violations
 from nas.searching.features import contrast_features
-from nas.searching.linas import Known, inner_search
+from nas.searching.linas import Round, inner_search
 from nas.searching.surrogate import Surrogate
 from predictors import Chooser, Predictor, Ridge, Svr
 from search_spaces import Candidate
@@ -130,11 +130,11 @@ def inner_speed(folder: Path, name: str) -> Figures:
     for label, make in (("ridge", ridge_predictor), ("default", LinasConfig().predictor)):
         surrogate = Surrogate(problem.objectives, contrast_features(problem.space), make)
         surrogate.fit(data)
-        known = Known(problem.space, problem.objectives, LinasConfig(), data, surrogate)
+        now = Round(problem.space, problem.objectives, LinasConfig(), data, surrogate, rows[:0])
         rates = []
         for _ in range(5):
             start = time.perf_counter()
-            pool = inner_search(known, rng)
+            pool = inner_search(now, rng)
             rates.append(len(pool) / (time.perf_counter() - start))
         found[label] = statistics.median(rates)
     return found

@@ -71,7 +71,8 @@ class LinasConfig:
         margin: measure next what is expected to add most hypervolume, up to a reference beyond the measured front's
             worst values by this share of its range; None: the best ranks of the inner search, as in the paper.
         samples: of the predictions, for that expectation; 0: their means alone.
-        lag: proposal i depends on results 0 .. i - lag only, however many workers measure: so many keep 8 of them busy.
+        lag: proposal i depends on results 0 .. i - lag only, however many workers measure; one more than `least_batch`
+            lets that many of them measure one batch while the next is chosen.
 
     Raises:
         UserError: a size below 1, bounds in the wrong order, a negative margin or number of samples, or a probability
@@ -92,7 +93,7 @@ class LinasConfig:
     warm_start: bool = True
     margin: float | None = 0.3
     samples: int = 8
-    lag: int = 12
+    lag: int = 9
 
     def __post_init__(self) -> None:
         for name in ("first_batch", "least_batch", "inner_population", "inner_generations", "lag"):
@@ -184,7 +185,7 @@ def linas(
         known=known,
     ) as (study, run):
         rng = generator(seed, "linas")
-        # Known results stand for as many of the first batch, but not for its ends and middle.
+        # Round results stand for as many of the first batch, but not for its ends and middle.
         run.propose(first_rows(space, config, rng)[: max(3, config.first_batch - run.known)], rng)
         surrogate = Surrogate(objectives, config.features(space), config.predictor)
         while run.remaining:
@@ -196,20 +197,25 @@ def linas(
             quality = surrogate.fit(data)
             if quality:
                 study.quality.append(quality)
-            now = Known(space, objectives, config, data, surrogate)
+            now = Round(space, objectives, config, data, surrogate, run.pending)
             run.propose(next_batch(now, run, inner_search(now, rng), rng), rng)
     return study
 
 
 @dataclass(frozen=True)
-class Known:
-    """What one round goes by: the task, everything measured, and the predictors that learned from it."""
+class Round:
+    """What one round goes by: the task, the results it may see, and the predictors that learned from them.
+
+    Args:
+        pending: what was proposed before and has no result that this round may see (n, k).
+    """
 
     space: Space
     objectives: Sequence[Objective]
     config: LinasConfig
     data: Results
     surrogate: Surrogate
+    pending: IntArray
 
     @cached_property
     def front(self) -> FloatArray:
@@ -220,6 +226,12 @@ class Known:
         good = self.data.good
         seen = self.surrogate.mean(self.data.rows[good])
         return seen[pareto.front(seen, self.data.violations[good])]
+
+    @cached_property
+    def expected(self) -> FloatArray:
+        """The front, and what is predicted of the pending candidates within limits (k, m): none is picked twice."""
+        values = self.surrogate.mean(self.pending)
+        return np.concatenate([self.front, values[violations(values, self.objectives) <= 0]])
 
     @cached_property
     def frame(self) -> Frame | None:
@@ -260,24 +272,24 @@ def first_rows(space: Space, config: LinasConfig, rng: np.random.Generator) -> I
     return np.concatenate([ends, leaning, space.random(count - levels, rng)])[: config.first_batch]
 
 
-def inner_search(known: Known, rng: np.random.Generator) -> Population:
+def inner_search(now: Round, rng: np.random.Generator) -> Population:
     """Evolution on the predicted values: its last population, or with a margin everything that it predicted."""
-    config, objectives = known.config, known.objectives
+    config, objectives = now.config, now.objectives
     scored: list[Population] = []
 
     def score(rows: Genes) -> Population:
-        values = known.surrogate.mean(rows)
+        values = now.surrogate.mean(rows)
         scored.append(Population.of(rows, values, violations(values, objectives)))
         return scored[-1]
 
-    first = known.genome.sample(config.inner_population, rng)
+    first = now.genome.sample(config.inner_population, rng)
     if config.warm_start:
-        first = np.concatenate([known.best().genes, first])
+        first = np.concatenate([now.best().genes, first])
     survival: Survival = nsga2_survival
-    if known.frame is not None or len(objectives) > 2:
-        survival = partial(direction_survival, frame=known.frame)
+    if now.frame is not None or len(objectives) > 2:
+        survival = partial(direction_survival, frame=now.frame)
     generations = evolve(
-        known.genome,
+        now.genome,
         score,
         survival,
         np.unique(first, axis=0),
@@ -290,35 +302,35 @@ def inner_search(known: Known, rng: np.random.Generator) -> Population:
     return last if config.margin is None else Population.joined(scored)
 
 
-def next_batch(known: Known, run: Evaluations, pool: Population, rng: np.random.Generator) -> IntArray:
+def next_batch(now: Round, run: Evaluations, pool: Population, rng: np.random.Generator) -> IntArray:
     """P_i+1: the best of `pool` that were not proposed before, as many as the next batch holds.
 
     In the paper by rank and crowding distance. With a margin, those expected to add most hypervolume; and as far as
     predictions are doubtful, up to half of the batch, offspring of the best measured candidates as in NSGA-II.
     """
-    config = known.config
+    config = now.config
     grown = round(config.growth * run.proposed) // config.least_batch * config.least_batch
     size = min(config.most_batch, max(config.least_batch, grown))
     new = pool.take(np.flatnonzero(run.is_new(pool.genes)))
     if config.margin is None:
         return np.asarray(new.take(nsga2_survival(new, size)).genes)
-    doubtful = round(0.5 * size * known.surrogate.doubt)
-    seen = set(known.genome.keys(known.data.rows))
-    bred = breed(known.genome, known.best(), seen, doubtful, config.crossover, rng)
-    return np.concatenate([bred, promising(known, new, size - len(bred), rng)])
+    doubtful = round(0.5 * size * now.surrogate.doubt)
+    seen = set(now.genome.keys(np.concatenate([now.data.rows, now.pending])))
+    bred = breed(now.genome, now.best(), seen, doubtful, config.crossover, rng)
+    return np.concatenate([bred, promising(now, new, size - len(bred), rng)])
 
 
-def promising(known: Known, new: Population, count: int, rng: np.random.Generator) -> IntArray:
+def promising(now: Round, new: Population, count: int, rng: np.random.Generator) -> IntArray:
     """The `count` rows of `new` that are expected to add most hypervolume to what is measured and within limits.
 
     While nothing measured is within limits: the rows that are predicted nearest to them.
     """
-    if known.frame is None or not len(new):
+    if now.frame is None or not len(new):
         return np.asarray(new.genes[nsga2_survival(new, count)])
-    short = new.take(known.frame.nearest(new.values, known.front, _SHORT_LIST))
-    mean, spread = known.surrogate.predict(short.genes)
-    half = rng.standard_normal((known.config.samples // 2, *mean.shape))
+    short = new.take(now.frame.nearest(new.values, now.expected, _SHORT_LIST))
+    mean, spread = now.surrogate.predict(short.genes)
+    half = rng.standard_normal((now.config.samples // 2, *mean.shape))
     draws = np.concatenate([half, -half]) if len(half) else np.zeros((1, *mean.shape))
-    picked = most_expected(mean, spread, known.front, known.frame, count, draws)
+    picked = most_expected(mean, spread, now.expected, now.frame, count, draws)
     others = np.setdiff1d(np.arange(len(short)), picked)
     return np.asarray(short.genes[np.concatenate([picked, others])[:count]])
