@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.searching.evaluation import Objective
+from nas.searching.evaluation import Measurement, Objective
 from nas.searching.known import known_results
 from nas.searching.random_search import random_search
 from nas.searching.study import Study
@@ -54,8 +54,10 @@ def test_from_a_table_as_this_project_writes_it(study: Study, tmp_path: Path, pl
     if plain:
         table = table[table["state"] == "measured"].rename(columns=lambda name: name.split("_", 1)[-1])
         table = table.rename(columns={"ms": "latency_ms"})[["accuracy", *(choice.name for choice in SPACE.choices)]]
+        table = table.assign(macs=1.0, size_mib=2.0)
     table.to_csv(tmp_path / "table.csv", index=False)
-    found = known_results(tmp_path / "table.csv", SPACE, [ACCURACY])
+    found = known_results(tmp_path / "table.csv", SPACE, [ACCURACY, MACS], ignored=["size_mib"])
+    found = [Measurement(m.candidate, {"accuracy": m.values["accuracy"]}, m.state, None, 0.0) for m in found]
     expected = known_results(tmp_path / "study.journal", SPACE, [ACCURACY])
     assert [(m.candidate, dict(m.values)) for m in found] == [(m.candidate, dict(m.values)) for m in expected]
 

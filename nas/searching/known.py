@@ -22,7 +22,12 @@ _MAX_ROWS = 100_000
 
 
 def known_results(
-    source: Storage, space: Space, objectives: Sequence[Objective], *, without: Collection[str] = ()
+    source: Storage,
+    space: Space,
+    objectives: Sequence[Objective],
+    *,
+    without: Collection[str] = (),
+    ignored: Collection[str] = (),
 ) -> list[Measurement]:
     """What was measured in `source`, in its order, for a search with these objectives.
 
@@ -33,13 +38,15 @@ def known_results(
         space: that of the search.
         objectives: of the search; those with a formula are computed, and need no column.
         without: objectives that are measured anew, such as latencies, which only compare within one process.
+        ignored: columns that a table may have for all that, such as objectives of other searches.
 
     Raises:
         UserError: a source that cannot be read, is of another space, or lacks or has unknown columns.
     """
     wanted = [o for o in objectives if o.exact is None and o.name not in without]
     if not is_url(source) and Path(source).suffix.lower() == ".csv":
-        found = _from_csv(Path(source), space, [o.name for o in wanted])
+        ignored = {*ignored, *(o.name for o in objectives)}
+        found = _from_csv(Path(source), space, [o.name for o in wanted], ignored)
     else:
         found = _from_study(source, space, wanted)
     exact = [o for o in objectives if o.exact is not None]
@@ -84,11 +91,11 @@ def _options(space: Space) -> list[tuple[str, list[Option], object]]:
     return [(choice.name, list(choice.options), choice.active_if) for choice in space.choices]
 
 
-def _from_csv(path: Path, space: Space, wanted: Sequence[str]) -> _Found:
+def _from_csv(path: Path, space: Space, wanted: Sequence[str], ignored: Collection[str]) -> _Found:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
-            columns = _columns(path, reader.fieldnames or [], space, wanted)
+            columns = _columns(path, reader.fieldnames or [], space, wanted, ignored)
             return _rows(path, reader, space, columns, wanted)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
@@ -96,7 +103,9 @@ def _from_csv(path: Path, space: Space, wanted: Sequence[str]) -> _Found:
         raise UserError(f"{path} must be a CSV file in UTF-8: {error}") from error
 
 
-def _columns(path: Path, header: Iterable[str], space: Space, wanted: Sequence[str]) -> dict[str, str]:
+def _columns(
+    path: Path, header: Iterable[str], space: Space, wanted: Sequence[str], ignored: Collection[str]
+) -> dict[str, str]:
     """Our name of every column of the table that is read, by its name there."""
     choices = [choice.name for choice in space.choices]
     columns, unknown = {}, []
@@ -104,7 +113,7 @@ def _columns(path: Path, header: Iterable[str], space: Space, wanted: Sequence[s
         name = column.removeprefix("params_").removeprefix("values_")
         if name in choices or name in wanted:
             columns[column] = name
-        elif column not in _OURS and not column.startswith("values_"):
+        elif column not in (*_OURS, *ignored) and not column.startswith("values_"):
             unknown.append(column)
     missing = [name for name in (*choices, *wanted) if name not in columns.values()]
     if unknown:

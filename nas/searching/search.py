@@ -146,7 +146,7 @@ def search(
         place = _latency_file(latency_file, storage)
         here[_LATENCY] = RelativeLatency(supernet, _needed(row, "latency"), settings, place)
     anywhere = _Anywhere(task, tuple(each for each in named if each.name not in here))
-    known = [] if warm_start is None else known_results(warm_start, space, named, without=here)
+    known = [] if warm_start is None else known_results(warm_start, space, named, without=here, ignored=KNOWN)
     with _evaluating(supernet):
         return algorithm(
             space,
