@@ -202,20 +202,8 @@ def test_warm_starts_from_other_tables(
 
 def test_a_warm_start_of_another_space(nas_command: Command, run: Path, inputs: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    data = [
-        "--data",
-        inputs / "reviews.csv",
-        "--depth",
-        "3,4",
-        "--heads",
-        "none",
-        "--ffn",
-        "none",
-        "--order",
-        "none",
-        "--steps",
-        2,
-    ]
+    sizes = ["--depth", "3,4", "--heads", "none", "--ffn", "none", "--steps", 2]
+    data = ["--data", inputs / "reviews.csv", *sizes]
     assert nas_command("finetune", inputs / "model", *data, "--out", other).status == 0
     refused(nas_command("search", other, "--objectives", "accuracy,macs", "--warm-start", run), "is of another space")
 

@@ -169,7 +169,7 @@ def test_a_database_and_a_warm_start(nas_command: Command, finished: Path, tmp_p
 
 def test_everything_is_measured_where_the_budget_allows(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    sizes = ("--depth", "3,4", "--heads", "none", "--ffn", "none", "--order", "none", "--steps", 2)
+    sizes = ("--depth", "3,4", "--heads", "none", "--ffn", "none", "--steps", 2)
     data = ("--data", inputs / "reviews.csv", "--out", run)
     assert nas_command("finetune", inputs / "model", *data, *sizes).status == 0
     answer = nas_command("search", run, "--objectives", "macs", "--budget", 50, "--json")

@@ -170,6 +170,6 @@ class MutedBlock(FusedBlock):
 def test_what_leaves_the_output_as_it_is_is_not_offered() -> None:
     network = randomised(PlainTransformer(MutedBlock))
     names = [choice.name for choice in space(network, network.inputs, heads=(1,)).choices]
-    assert names == ["heads.0", "heads.1", "heads.2"]
+    assert names == ["depth", "heads.0", "heads.1", "heads.2"]
     with pytest.raises(ValueError, match="sizes of ffn must be given for something that the model can narrow"):
         space(network, network.inputs, heads=(1,), ffn=(0.5,))

@@ -81,11 +81,13 @@ def order_by_importance(supernet: Supernet, train: Split, config: ImportanceConf
 def importance(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, Tensor]:
     """Choice name -> importance of its units (units,), float64, for every choice that narrows axes; the kind none: {}.
 
+    Where blocks drop and nothing narrows there are no units, and nothing is run.
+
     Raises:
         UserError: no rows, or activations that cannot be seen.
         TrainingFailed: the warm-up's loss is not finite.
     """
-    return _KINDS[config.kind](supernet, train, config)
+    return _KINDS[config.kind](supernet, train, config) if _members(supernet) else {}
 
 
 def taylor(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, Tensor]:
