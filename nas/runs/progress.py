@@ -46,6 +46,11 @@ class SearchFigures:
         """The search begins, or goes on; `study` is what it writes to."""
         self._study = study
 
+    @property
+    def found(self) -> bool:
+        """Whether the study holds anything measured, of this run or an earlier one."""
+        return self._study is not None and any(each.state == "measured" for each in self._study.measurements)
+
     def __call__(self, measurement: Measurement, number: int) -> None:
         """One more candidate was measured, the `number`-th."""
         assert self._study is not None, "a search begins before it has results"

@@ -23,7 +23,7 @@ from nas.learning.probes import Probe
 from nas.networks.pretrained import save_preprocessor
 from nas.runs.console import Bar, say
 from nas.runs.findings import summary, tell_end
-from nas.runs.opened_run import asked_of_search, named_objectives, objective_names, open_run, run_search
+from nas.runs.opened_run import asked_of_search, check_search, named_objectives, objective_names, open_run, run_search
 from nas.runs.plain_training import ended, naming_checkpoint, score
 from nas.runs.preparation import (
     Prepared,
@@ -175,7 +175,7 @@ def search_run(
     folder = RunFolder(run)
     settings = replace(settings, objectives=objective_names(settings, limits, folder.read()))
     objectives = named_objectives(str(settings.objectives), limits)
-    _check_search(settings)
+    check_search(settings)
     asked = asked_of_search(settings, limits, common)
     place = folder.search(settings.name)
     with folder.locked():
@@ -188,36 +188,24 @@ def search_run(
             write_record(place / "search.json", Request(asked=asked, versions=recorded_versions()))
         storage = _storage(folder, settings)
         title = f"Searching {space.size():,} sub-networks"
-        with _unless_refused(place, new), Bar(title, min(settings.budget, space.size())) as bar:
-            study = run_search(
-                opened,
-                objectives,
-                settings,
-                common.seed,
-                storage=storage,
-                latency_file=reference_path(place / JOURNAL),
-                on_result=SearchFigures(bar),
-            )
+        with Bar(title, min(settings.budget, space.size())) as bar:
+            figures = SearchFigures(bar)
+            with _unless_refused(place, new, figures):
+                study = run_search(
+                    opened,
+                    objectives,
+                    settings,
+                    common.seed,
+                    storage=storage,
+                    latency_file=reference_path(place / JOURNAL),
+                    on_result=figures,
+                )
         if is_url(storage):
             # What comes after a search reads the journal.
             copy_to_journal(storage, place / JOURNAL)
         write_front(study, Marks(find(study, space.largest()), None), place / "front.csv")
     tell_end(study, settings.budget, settings.patience)
     return summary(run, settings.name, place / "front.csv", study)
-
-
-def _check_search(settings: SearchSettings) -> None:
-    for name in ("budget", "tokens", "threads", "accuracy_threads", "workers", "patience"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if settings.timeout_s is not None and not settings.timeout_s > 0:
-        raise UserError(f"--timeout-s must be above 0, got {settings.timeout_s}")
-    if settings.storage is not None and not is_url(settings.storage):
-        raise UserError(
-            f"--storage must be the URL of a database, e.g. sqlite:///studies.db, got {settings.storage}; "
-            "without it the study is a journal in the run folder"
-        )
 
 
 def _storage(folder: RunFolder, settings: SearchSettings) -> Storage:
@@ -231,12 +219,12 @@ def _storage(folder: RunFolder, settings: SearchSettings) -> Storage:
 
 
 @contextmanager
-def _unless_refused(place: Path, new: bool) -> Iterator[None]:
-    """Leave no trace of a new search that is refused for its settings."""
+def _unless_refused(place: Path, new: bool, figures: SearchFigures) -> Iterator[None]:
+    """Leave no trace of a new search that is refused before anything is measured; what is measured stays."""
     try:
         yield
     except (UserError, NoFeasible):
-        if new:
+        if new and not figures.found:
             shutil.rmtree(place, ignore_errors=True)
         raise
 

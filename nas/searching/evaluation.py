@@ -5,6 +5,7 @@ results are committed to the record in the order of the proposals, and proposal 
 search is a function of its seed and of the committed results, whatever runs beside it and however often it is killed.
 """
 
+import errno
 import math
 import time
 from collections import deque
@@ -29,6 +30,7 @@ Evaluate = Callable[[Sequence[Candidate]], npt.ArrayLike]
 OnResult = Callable[["Measurement", int], None]
 
 _MAX_REASON = 500
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -117,15 +119,17 @@ def measure(evaluate: Evaluate, candidates: list[Candidate], objectives: Sequenc
 
     Raises:
         UserError: `evaluate` gave an array of another shape than (candidates, objectives), or raised one itself.
-        OSError: as raised by `evaluate`.
+        OSError: the disk takes no more, as `evaluate` found.
     """
     start = time.perf_counter()
     try:
         raw = evaluate(candidates)
-    except (UserError, OSError):
-        # Wrong settings, or a disk that is full: no candidate is to blame, and the next one would fare alike.
+    except UserError:
+        # Wrong settings: no candidate is to blame, and the next one would fare alike.
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL_DISK:
+            raise
         if len(candidates) > 1:
             return [result for candidate in candidates for result in measure(evaluate, [candidate], objectives)]
         reason = f"{type(error).__name__}: {error}"[:_MAX_REASON]

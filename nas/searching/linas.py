@@ -113,7 +113,8 @@ class LinasConfig:
     def published(cls) -> "LinasConfig":
         """Population 50, 20,000 inner evaluations a round, the paper's grid of ridge and support vector regressions.
 
-        Differs: crossover is uniform and mutation by option, where DyNAS-T rounds SBX and polynomial mutation.
+        Differs: crossover is uniform and mutation by option, where DyNAS-T rounds SBX and polynomial mutation; of three
+        or more objectives the survivors reach furthest along fixed directions, where DyNAS-T has U-NSGA-III.
         """
         return cls(
             first_batch=50,

@@ -302,7 +302,8 @@ def _settings(workers: Workers, payload_bytes: int) -> dict[str, Any]:
 
 def _environment(workers: Workers) -> dict[str, Any]:
     """As many threads as here; on this machine, modules from where this process has them."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS") or str(usable)
     variables = {name: os.environ.get(name, threads) for name in _THREADS}
     if workers.address is None:
         variables["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
