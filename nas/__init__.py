@@ -7,10 +7,13 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "ImportanceConfig": "nas.learning.importance",
     "InstaTuneConfig": "nas.learning.instatune",
+    "LatencySettings": "nas.searching.relative_latency",
     "LinasConfig": "nas.searching.linas",
     "Measurement": "nas.searching.evaluation",
     "NoFeasible": "nas.errors",
+    "Nsga2Config": "nas.searching.nsga2",
     "Objective": "nas.searching.evaluation",
     "Source": "nas.data.reading",
     "Study": "nas.searching.study",

@@ -14,10 +14,13 @@ NAMES = {
     "predictors": ("Predictor",),
     "hardware": ("Backend", "Cost", "Latency", "cost", "measure_latency"),
     "nas": (
+        "ImportanceConfig",
         "InstaTuneConfig",
+        "LatencySettings",
         "LinasConfig",
         "Measurement",
         "NoFeasible",
+        "Nsga2Config",
         "Objective",
         "Source",
         "Study",
