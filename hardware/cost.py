@@ -5,8 +5,6 @@ products of attention, one row of input; biases, norms, softmax and other elemen
 at 128 tokens has 11.17 G, ViT-B/16 has 17.56 G.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from hardware.evaluating import evaluating
 from hardware.inputs import Inputs, device_of, first_row, map_inputs, split
 
 _MIB = 2**20
@@ -64,21 +63,10 @@ def _macs(module: nn.Module, example_inputs: Inputs) -> int:
     }
     args, kwargs = split(map_inputs(row, mode.from_tensor))
     counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU)
-    with torch.no_grad(), _evaluating(module), mode, counter:
+    # Costs are those of inference, and a batch norm in train mode refuses a single row.
+    with torch.no_grad(), evaluating(module), mode, counter:
         functional_call(module, own, args, kwargs)
     return int(counter.get_total_flops()) // 2
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    # Costs are those of inference, and a batch norm in train mode refuses a single row.
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from hardware.backend import ConversionError, Runner, first_output, relative_difference
+from hardware.evaluating import evaluating
 from hardware.inputs import Inputs, batch_size, call, is_tokens, map_inputs, split
 
 OPSET = 18
@@ -42,7 +42,7 @@ def convert(module: nn.Module, example_inputs: Inputs, path: Path, *, load: Call
     inputs = _two_rows(example_inputs)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with _evaluating(module):
+        with evaluating(module):
             _export(module, inputs, beside)
             _check(module, load(beside), inputs)
         with beside.open("rb") as file:
@@ -51,24 +51,6 @@ def convert(module: nn.Module, example_inputs: Inputs, path: Path, *, load: Call
     finally:
         beside.unlink(missing_ok=True)
     return path
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and no key-value caches among the outputs, which a file could not hold; then as before."""
-    training = [part for part in module.modules() if part.training]
-    configs: list[Any] = [part.config for part in module.modules() if hasattr(part, "config")]
-    caching = {id(config): config for config in configs if getattr(config, "use_cache", False) is True}.values()
-    module.eval()
-    for config in caching:
-        config.use_cache = False
-    try:
-        yield
-    finally:
-        for config in caching:
-            config.use_cache = True
-        for part in training:
-            part.training = True
 
 
 def _two_rows(inputs: Inputs) -> Inputs:

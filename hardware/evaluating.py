@@ -1,0 +1,25 @@
+"""A module as it is looked at: evaluated, and without the caches that a generator of texts would keep."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no key-value caches among the outputs, which a file could not hold; then as before."""
+    training = [part for part in module.modules() if part.training]
+    configs: list[Any] = [part.config for part in module.modules() if hasattr(part, "config")]
+    caching = {id(config): config for config in configs if getattr(config, "use_cache", False) is True}.values()
+    module.eval()
+    for config in caching:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
+        for part in training:
+            part.training = True
