@@ -19,7 +19,6 @@ from nas import InstaTuneConfig
 from nas.learning.importance import ImportanceConfig
 from search_spaces import Space, last_first, plain_attention, space
 
-THREADS = 2
 TARGETS = {"macs_saved_one_point": "at least 0.3", "largest_minus_plain": "at least -0.3 points"}
 # Inner widths alone: a dropped block or a narrower stage costs a network of 20 layers far more for what it saves.
 RESNET = {"depth": (1.0,), "width": (1.0,), "channels": (0.25, 0.5, 0.625, 0.75, 0.875, 1.0)}
@@ -49,7 +48,7 @@ def _problem(data: Path, model: str, full: bool) -> Problem:
     return Problem(
         name=f"instatune_{model}",
         prefix=f"{model}_",
-        key={"data": str(data.resolve()), "model": model, "blocks": blocks, "threads": THREADS},
+        key={"data": str(data.resolve()), "model": model, "blocks": blocks, "threads": torch.get_num_threads()},
         network=partial(network, data),
         space=spaces,
         splits=cifar.splits(data),
@@ -68,8 +67,9 @@ def main() -> None:
     flags = parser(__doc__.splitlines()[0])
     flags.add_argument("--data", type=Path, required=True, help="folder of the cifar10_* files")
     flags.add_argument("--model", choices=("vit", "resnet"), default="vit", help="the ViT, or ResNet-20 (--full: 56)")
+    flags.add_argument("--threads", type=int, default=2, help="of torch")
     options = flags.parse_args()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(options.threads)
     seeds = (0, 1, 2) if options.full else (0,)
     problem = _problem(options.data, options.model, options.full)
     compare(Harness(options), problem, seeds, f"{options.model} on CIFAR-10", TARGETS)

@@ -25,7 +25,7 @@ from nas.learning.importance import ImportanceConfig
 from nas.networks.pretrained import load_pretrained
 from search_spaces import Space, last_first, space
 
-MAX_TOKENS, EXAMPLE_TOKENS, THREADS = 64, 128, 2
+MAX_TOKENS, EXAMPLE_TOKENS = 64, 128
 CLASSES = ("negative", "positive")
 TARGETS = {
     "macs_saved_no_loss": "at least 0.4",
@@ -59,7 +59,7 @@ def _problem(data: Path, folder: Path, full: bool) -> Problem:
     return Problem(
         name="instatune_text",
         prefix="",
-        key={"data": str(data.resolve()), "max_tokens": MAX_TOKENS, "threads": THREADS},
+        key={"data": str(data.resolve()), "max_tokens": MAX_TOKENS, "threads": torch.get_num_threads()},
         network=partial(_network, folder),
         space=_space,
         splits=_splits(data, preprocessor),
@@ -77,8 +77,9 @@ def _problem(data: Path, folder: Path, full: bool) -> Problem:
 def main() -> None:
     flags = parser(__doc__.splitlines()[0])
     flags.add_argument("--data", type=Path, required=True, help="folder of the sst2_*.csv.gz files")
+    flags.add_argument("--threads", type=int, default=2, help="of torch")
     options = flags.parse_args()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(options.threads)
     archives = fetch(cache_folder(), partial(print, file=sys.stderr))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"

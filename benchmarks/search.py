@@ -4,7 +4,7 @@
 of 5 seeds for `linas`, `nsga2` and `random_search`; LINAS as published to 500 evaluations with 3 seeds and the cuts of
 the recorded run (5,000 inner evaluations, a coarser grid, chosen on 250 rows; `--full`: its own settings); `linas` to
 500 with 3 seeds where options are shuffled and unordered (`shuffled_`) and where the first objective has noise of a
-deviation of 0.3 (`noisy_`; hypervolume of the true values). Times are of one thread.
+deviation of 0.3 (`noisy_`; hypervolume of the true values). Times are of one thread. Last, `search_workers.py`.
 """
 
 import os
@@ -23,6 +23,7 @@ import numpy as np
 from harness import Figures, Harness, parser
 from search_peers import PEERS
 from search_problems import FloatArray, Peers, Problem, Variant, names
+from search_workers import worker_efficiency
 
 from nas import LinasConfig, linas, nsga2, random_search
 from nas.searching.evaluation import Results, violations
@@ -44,7 +45,11 @@ TARGETS = {
     "worst_gap_to_nsga2": "at most 0.005",
     "overhead_ms": "below 20",
     "inner_per_second": "at least 1e5",
+    "worker_efficiency_8": "at least 0.9",
+    "variants_minus_published": "above 0",
 }
+# Ours, and the recorded run that it is to reproduce.
+TWINS = {"published": "linas-dynast", "nsga2": "pymoo-nsga2-categorical"}
 
 
 def cut_predictor(groups: tuple[int, ...], before: Predictor | None) -> Predictor:
@@ -209,6 +214,39 @@ def figures(problems: Sequence[str], curves: Mapping[str, list[float]], peers: P
     return found
 
 
+def variants(problems: Sequence[str], curves: Mapping[str, list[float]]) -> Figures:
+    """`linas` on the harder variants less LINAS as published on the plain problem: the least over problems, budgets."""
+    gaps = [
+        curves[f"{variant}{problem}-linas"][n // STEP - 1] - curves[f"{problem}-published"][n // STEP - 1]
+        for variant in VARIANTS
+        if variant
+        for problem in problems
+        for n in BUDGETS
+        if n <= 500
+    ]
+    return {"variants_minus_published": min(gaps)}
+
+
+def agreement(results: Mapping[Run, list[dict[str, Any]]], peers: Peers) -> Figures:
+    """How ours compares with the recorded run of the same algorithm, over problems and printed budgets.
+
+    `_within`: the share where the seeds' ranges overlap; `_least` and `_most`: our median less the recorded one.
+    """
+    found: Figures = {}
+    for ours, twin in TWINS.items():
+        gaps, within = [], []
+        for run, seeds in results.items():
+            known = [n for n in BUDGETS if n <= run.budget and (run.problem, twin, n) in peers.recorded]
+            for n in known if run.algorithm == ours else ():
+                theirs = peers.recorded[run.problem, twin, n]
+                values = [seed["curve"][min(n // STEP, len(seed["curve"])) - 1] for seed in seeds]
+                gaps.append(statistics.median(values) - statistics.median(theirs))
+                within.append(max(min(values), min(theirs)) <= min(max(values), max(theirs)))
+        if gaps:
+            found |= {f"{ours}_within": statistics.mean(within), f"{ours}_least": min(gaps), f"{ours}_most": max(gaps)}
+    return found
+
+
 def overhead(results: Mapping[Run, list[dict[str, Any]]]) -> Figures:
     """Milliseconds of the optimiser a measured candidate, at 400 and 1,000 measured: median of seeds, worst problem.
 
@@ -257,7 +295,9 @@ def main() -> None:
     runs = plan(problems) + (plan_of_peers(problems) if options.rerun_peers else [])
     results = measured(harness, runs, options.problems, options.processes)
     curves = {run.name: median_curve(seeds) for run, seeds in results.items()}
-    found = figures(problems, curves, peers) | overhead(results) | inner(harness, problems, options.problems)
+    found = figures(problems, curves, peers) | variants(problems, curves) | agreement(results, peers)
+    found |= overhead(results) | inner(harness, problems, options.problems)
+    found |= harness.stage("workers", worker_efficiency)
     tell(problems, runs, curves, peers)
     harness.report(found, TARGETS, list(SEEDS))
 

@@ -7,6 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,9 @@ def _conditions(table: Any) -> dict[int, tuple[str, tuple[Any, ...]]]:
 
 @dataclass(frozen=True)
 class Peers:
-    """Median hypervolumes that were recorded: (problem, algorithm, evaluations) to number."""
+    """Hypervolumes that were recorded: (problem, algorithm, evaluations) to one number a seed."""
 
-    medians: dict[tuple[str, str, int], float]
+    recorded: dict[tuple[str, str, int], list[float]]
 
     @classmethod
     def read(cls, path: Path) -> "Peers":
@@ -123,7 +124,12 @@ class Peers:
             for row in csv.DictReader(file):
                 key = (row["problem"], row["algorithm"], int(row["evaluations"]))
                 rows[key].append(float(row["hypervolume"]))
-        return cls({key: statistics.median(values) for key, values in rows.items()})
+        return cls(dict(rows))
+
+    @cached_property
+    def medians(self) -> dict[tuple[str, str, int], float]:
+        """Of the seeds."""
+        return {key: statistics.median(values) for key, values in self.recorded.items()}
 
     def best_nsga2(self, problem: str, evaluations: int) -> float:
         """The better of pymoo's two NSGA-II."""

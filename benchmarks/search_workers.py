@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from harness import Figures, Harness, parser
+from harness import Figures
 
 import nas
 from search_spaces import Candidate, Choice, Space
@@ -19,7 +19,6 @@ from search_spaces import Candidate, Choice, Space
 WORKERS = (1, 2, 4, 8)
 EVALUATIONS = 320
 SECONDS = 1.0
-TARGETS = {"worker_efficiency_8": ">= 0.9"}
 
 SPACE = Space(
     (
@@ -86,17 +85,3 @@ def worker_efficiency(
     if any(study != studies[0] for study in studies):
         raise ValueError(f"searches with {tuple(workers)} workers must measure the same, they did not")
     return figures
-
-
-def main() -> None:
-    flags = parser(__doc__.splitlines()[0])
-    flags.add_argument("--workers", type=int, nargs="+", default=WORKERS, help="how many, one search each")
-    options = flags.parse_args()
-    harness, figures = Harness(options), Figures()
-    for count in options.workers:
-        figures |= harness.stage(f"workers_{count}", lambda count=count: worker_efficiency([count]))
-    harness.report(figures, TARGETS, [0])
-
-
-if __name__ == "__main__":
-    main()

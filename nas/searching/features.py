@@ -39,22 +39,29 @@ def contrast_features(space: Space) -> Features:
     A family's sum says how much of something a candidate has in all, wherever that is. A group is a choice or a family.
     """
     tables = [contrasts(choice) for choice in space.choices]
-    widths = [table.shape[1] for table in tables]
-    most = max(widths, default=0)
-    padded = np.zeros((len(tables), int(space.option_counts.max(initial=1)), most))
-    for column, table in enumerate(tables):
-        padded[column, : len(table), : table.shape[1]] = table
-    used = (np.arange(most) < np.array(widths, dtype=np.int64)[:, None]).ravel()
+    most = int(space.option_counts.max(initial=1))
+    owners = np.repeat(np.arange(len(tables)), [table.shape[1] for table in tables])
+    # One row a feature, one column an option, and the last for a choice that is inactive.
+    values = np.zeros((len(owners), most + 1))
+    for choice, table in enumerate(tables):
+        values[owners == choice, : len(table)] = table.T
+    each = np.arange(len(owners))
     kin = families(space)
-    each = np.arange(len(tables))
+    sums = np.zeros((len(owners), sum(tables[members[0]].shape[1] for members in kin)))
+    kinship, start = [], 0
+    for number, members in enumerate(kin, len(tables)):
+        width = tables[members[0]].shape[1]
+        for member in members:
+            sums[owners == member, start : start + width] = np.eye(width) / np.sqrt(len(members))
+        kinship += [number] * width
+        start += width
 
     def of(rows: IntArray) -> FloatArray:
-        found = padded[each, rows] * space.active(rows)[:, :, None]
-        sums = [found[:, members, : widths[members[0]]].sum(axis=1) / np.sqrt(len(members)) for members in kin]
-        return np.concatenate([found.reshape(len(rows), used.size)[:, used], *sums], axis=1)
+        options = np.where(space.active(rows), rows, most)
+        found = values[each, options[:, owners]]
+        return np.concatenate([found, found @ sums], axis=1)
 
-    widths_of_all = [*widths, *(widths[members[0]] for members in kin)]
-    return Features(of, tuple(np.repeat(np.arange(len(widths_of_all)), widths_of_all).tolist()))
+    return Features(of, (*owners.tolist(), *kinship))
 
 
 def contrasts(choice: Choice) -> FloatArray:
