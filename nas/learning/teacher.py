@@ -11,6 +11,7 @@ from nas.data.accuracy import logits_of
 from nas.data.split import Split
 from nas.errors import UserError
 from nas.learning.training import Batch
+from nas.networks.modes import keeping_modes
 from nas.networks.pretrained import same_labels
 
 Teacher = Callable[[Batch], Tensor]
@@ -32,9 +33,7 @@ def strong_teacher(teacher: nn.Module, model: nn.Module, train: Split) -> Iterat
         UserError: the teacher shares weights with the network, or has other labels or outputs.
     """
     _check(teacher, model, train)
-    modes = {each: each.training for each in teacher.modules()}
     home = _device(teacher)
-    teacher.eval()
 
     def teach(batch: Batch) -> Tensor:
         here = next(iter(batch.values())).device
@@ -43,12 +42,12 @@ def strong_teacher(teacher: nn.Module, model: nn.Module, train: Split) -> Iterat
         with torch.no_grad():
             return logits_of(teacher(**batch)).float()
 
-    try:
-        yield teach
-    finally:
-        teacher.to(home)
-        for each, mode in modes.items():
-            each.training = mode
+    with keeping_modes(teacher):
+        teacher.eval()
+        try:
+            yield teach
+        finally:
+            teacher.to(home)
 
 
 def _check(teacher: nn.Module, model: nn.Module, train: Split) -> None:
@@ -75,13 +74,9 @@ def _check(teacher: nn.Module, model: nn.Module, train: Split) -> None:
 @torch.no_grad()
 def _outputs(module: nn.Module, train: Split) -> int:
     """Number of outputs a row (or a token) of the module in evaluation mode."""
-    modes = {each: each.training for each in module.modules()}
     device = _device(module)
-    try:
+    with keeping_modes(module):
         logits = logits_of(module.eval()(**{name: tensor.to(device) for name, tensor in train.batch([0]).items()}))
-    finally:
-        for each, mode in modes.items():
-            each.training = mode
     return int(logits.shape[-1])
 
 

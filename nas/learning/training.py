@@ -23,6 +23,7 @@ from nas.learning.checkpoint import Progress, Row, load_checkpoint, model_finger
 from nas.learning.early_stop import add_evaluation, restore_best, stopped
 from nas.learning.optimizer import adamw
 from nas.learning.training_config import TrainingConfig
+from nas.networks.modes import keeping_modes
 from nas.seeds import generator, torch_seed
 
 __all__ = [
@@ -307,22 +308,20 @@ def _counts(targets: Tensor) -> Tensor:
 @contextlib.contextmanager
 def _ready(module: nn.Module, config: TrainingConfig) -> Iterator[None]:
     """Train mode, embeddings frozen if asked; mode, frozen parameters and device as before afterwards."""
-    modes = {each: each.training for each in module.modules()}
     home = next((parameter.device for parameter in module.parameters()), None)
     embeddings = [each for each in module.modules() if config.freeze_embeddings and isinstance(each, nn.Embedding)]
     frozen = [p for each in embeddings for p in each.parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
-    module.train()
-    try:
-        yield
-    finally:
-        if home is not None:
-            module.to(home)
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        for each, mode in modes.items():
-            each.training = mode
+    with keeping_modes(module):
+        module.train()
+        try:
+            yield
+        finally:
+            if home is not None:
+                module.to(home)
+            for parameter in frozen:
+                parameter.requires_grad_(True)
 
 
 def _identity(module: nn.Module, train: Split, config: TrainingConfig) -> dict[str, str]:

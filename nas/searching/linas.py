@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +21,14 @@ from nas.searching.acquisition import Frame, direction_survival, most_expected
 from nas.searching.evaluation import (
     Evaluate,
     Evaluations,
-    Measurement,
     Objective,
-    OnResult,
     Results,
     Staged,
     violations,
 )
 from nas.searching.evolution import Genes, Population, Survival, VectorGenome, breed, evolve, nsga2_survival
 from nas.searching.features import Features, contrast_features, one_hot_features
-from nas.searching.parallel import Workers
-from nas.searching.storage import Storage
-from nas.searching.study import Recipe, Study, searching
+from nas.searching.study import Recipe, Running, Study, searching
 from nas.searching.surrogate import MakePredictor, Surrogate
 from nas.seeds import generator
 from predictors import GaussianProcess, Predictor, published_chooser
@@ -140,14 +137,8 @@ def linas(
     budget: int,
     seed: int,
     config: LinasConfig | None = None,
-    storage: Storage | None = None,
-    chunk_size: int = 1,
     lag: int | None = None,
-    on_result: OnResult | None = None,
-    workers: int | Workers = 1,
-    timeout_s: float | None = None,
-    patience: int | None = None,
-    known: Sequence[Measurement] = (),
+    **running: Unpack[Running],
 ) -> Study:
     """Search `space` with at most `budget` measured candidates.
 
@@ -155,16 +146,8 @@ def linas(
         evaluate: candidates -> raw values (n, m), one column an objective; an exception or NaN fails that candidate.
         budget: failed candidates count; it ends earlier when every candidate of the space is measured.
         seed: the same seed gives the same study, killed and resumed or not.
-        storage: journal file of the study, or URL of a database (`nas.searching.storage`); a study of the same search
-            is resumed, with a larger budget if asked. None: kept in memory.
-        chunk_size: longest list that `evaluate` is called with.
         lag: proposal i depends on results 0 .. i - lag only; None: as `config` says.
-        on_result: called after each commitment with the measurement and the number committed, replayed ones included.
-        workers: how many candidates are measured at a time, in Ray actors where it is more than one; never changes the
-            study.
-        timeout_s: seconds after which a candidate has failed; needs Ray for one worker too (`nas.searching.parallel`).
-        patience: stop when so many results in a row did not enlarge the hypervolume; None: never.
-        known: results from elsewhere (`nas.searching.known`), learned from and never measured again; they do not count.
+        running: where it is recorded and how it is measured, see `nas.searching.study.Running`.
 
     Raises:
         UserError: settings out of range, a storage or workers that cannot be used, or an `evaluate` of the wrong shape.
@@ -177,13 +160,7 @@ def linas(
         objectives,
         Recipe("linas", config, seed, config.lag if lag is None else lag),
         budget=budget,
-        storage=storage,
-        chunk_size=chunk_size,
-        on_result=on_result,
-        workers=workers,
-        timeout_s=timeout_s,
-        patience=patience,
-        known=known,
+        **running,
     ) as (study, run):
         rng = generator(seed, "linas")
         # Round results stand for as many of the first batch, but not for its ends and middle.

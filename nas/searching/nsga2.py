@@ -6,13 +6,12 @@ twice, so every generation holds new candidates only.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 from nas.errors import UserError
-from nas.searching.evaluation import Evaluate, Measurement, Objective, OnResult, Staged
+from nas.searching.evaluation import Evaluate, Objective, Staged
 from nas.searching.evolution import Genes, Population, VectorGenome, evolve, nsga2_survival
-from nas.searching.parallel import Workers
-from nas.searching.storage import Storage
-from nas.searching.study import Recipe, Study, searching
+from nas.searching.study import Recipe, Running, Study, searching
 from nas.seeds import generator
 from search_spaces.space import Space
 
@@ -48,16 +47,10 @@ def nsga2(
     budget: int,
     seed: int,
     config: Nsga2Config | None = None,
-    storage: Storage | None = None,
-    chunk_size: int = 1,
     lag: int = 1,
-    on_result: OnResult | None = None,
-    workers: int | Workers = 1,
-    timeout_s: float | None = None,
-    patience: int | None = None,
-    known: Sequence[Measurement] = (),
+    **running: Unpack[Running],
 ) -> Study:
-    """Evolve measured candidates; arguments and errors as in `nas.linas.linas`."""
+    """Evolve measured candidates; arguments and errors as in `nas.linas`."""
     config = config or Nsga2Config()
     with searching(
         space,
@@ -65,13 +58,7 @@ def nsga2(
         objectives,
         Recipe("nsga2", config, seed, lag),
         budget=budget,
-        storage=storage,
-        chunk_size=chunk_size,
-        on_result=on_result,
-        workers=workers,
-        timeout_s=timeout_s,
-        patience=patience,
-        known=known,
+        **running,
     ) as (study, run):
         rng = generator(seed, "nsga2")
         genome = VectorGenome(space, 1 / max(1, len(space.choices)) if config.mutation is None else config.mutation)

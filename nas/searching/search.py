@@ -4,12 +4,11 @@
 """
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Unpack
 
 import numpy as np
 import torch
@@ -20,15 +19,16 @@ from hardware.latency import fixed_threads
 from nas.data.accuracy import predict
 from nas.data.split import Split
 from nas.errors import NoFeasible, UserError
+from nas.networks.modes import keeping_modes
 from nas.networks.pretrained import most_tokens
 from nas.networks.recalibration import SubNetworks
-from nas.searching.evaluation import Evaluate, Exact, FloatArray, IntArray, Measurement, Objective, OnResult, Staged
+from nas.searching.evaluation import Evaluate, Exact, FloatArray, IntArray, Objective, OnResult, Staged
 from nas.searching.known import known_results
 from nas.searching.linas import linas
 from nas.searching.parallel import Workers
 from nas.searching.relative_latency import LatencySettings, RelativeLatency, reference_path
 from nas.searching.storage import Storage, is_url
-from nas.searching.study import Study
+from nas.searching.study import Running, Study
 from search_spaces import Candidate, Space, Supernet, exact_costs
 
 EXACT = ("macs", "parameters", "size_mib")
@@ -50,12 +50,7 @@ class Algorithm(Protocol):
         *,
         budget: int,
         seed: int,
-        storage: Storage | None = None,
-        on_result: OnResult | None = None,
-        workers: int | Workers = 1,
-        timeout_s: float | None = None,
-        patience: int | None = None,
-        known: Sequence[Measurement] = (),
+        **running: Unpack[Running],
     ) -> Study:
         """Measure `budget` candidates and record them."""
 
@@ -147,7 +142,8 @@ def search(
         here[_LATENCY] = RelativeLatency(supernet, _needed(row, "latency"), settings, place)
     anywhere = _Anywhere(task, tuple(each for each in named if each.name not in here))
     known = [] if warm_start is None else known_results(warm_start, space, named, without=here, ignored=KNOWN)
-    with _evaluating(supernet):
+    with keeping_modes(supernet):
+        supernet.eval()
         return algorithm(
             space,
             Staged(anywhere, here, tuple(named)),
@@ -294,14 +290,3 @@ def _own(name: str) -> Own:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"the objective {name} cannot be imported: {error}; name it as module:function") from error
     return function
-
-
-@contextmanager
-def _evaluating(supernet: Supernet) -> Iterator[None]:
-    training = [part for part in supernet.modules() if part.training]
-    supernet.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

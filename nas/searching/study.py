@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -144,6 +144,30 @@ class Watcher(Protocol):
         """As `on_result`."""
 
 
+class Running(TypedDict, total=False):
+    """How a search runs, in keywords that all algorithms take; nothing of it makes it another search but `known`.
+
+    Args:
+        storage: journal file of the study, or URL of a database (`nas.searching.storage`); a study of the same search
+            is resumed, with a larger budget if asked. None: kept in memory.
+        chunk_size: longest list that `evaluate` is called with.
+        on_result: called after each commitment with the measurement and the number committed, replayed ones included.
+        workers: how many candidates are measured at a time, in Ray actors where it is more than one; never changes the
+            study.
+        timeout_s: seconds after which a candidate has failed; needs Ray for one worker too (`nas.searching.parallel`).
+        patience: stop when so many results in a row did not enlarge the hypervolume; None: never.
+        known: results from elsewhere (`nas.searching.known`), learned from and never measured again; they do not count.
+    """
+
+    storage: Storage | None
+    chunk_size: int
+    on_result: OnResult | None
+    workers: int | Workers
+    timeout_s: float | None
+    patience: int | None
+    known: Sequence[Measurement]
+
+
 @contextmanager
 def searching(
     space: Space,
@@ -152,9 +176,9 @@ def searching(
     recipe: Recipe,
     *,
     budget: int,
-    storage: Storage | None,
-    chunk_size: int,
-    on_result: OnResult | None,
+    storage: Storage | None = None,
+    chunk_size: int = 1,
+    on_result: OnResult | None = None,
     workers: int | Workers = 1,
     timeout_s: float | None = None,
     patience: int | None = None,
@@ -163,7 +187,7 @@ def searching(
     """A study, begun or taken up again in `storage`, and the evaluations of one search.
 
     Where the budget reaches the size of the space, every candidate is proposed at once. On leaving without an error,
-    what is left of the budget goes to random candidates, and what is proposed is measured.
+    what is left of the budget goes to random candidates, and what is proposed is measured. Keywords: see `Running`.
 
     Raises:
         UserError: settings out of range, a space that lacks a choice, or a storage that is damaged, in use, not
