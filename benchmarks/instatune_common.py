@@ -23,9 +23,10 @@ from nas.learning.augmentation import augmented
 from nas.learning.block_order import block_order
 from nas.learning.importance import ImportanceConfig, order_by_importance
 from nas.learning.training import History
+from nas.searching.features import contrast_features
 from nas.searching.search import search
 from nas.seeds import generator
-from predictors import Ridge
+from predictors import GaussianProcess
 from search_spaces import Candidate, Space, Supernet, exact_costs, recalibrate
 
 SHARES = (0.3, 0.4, 0.5, 0.55, 0.6)
@@ -260,16 +261,19 @@ class Bench:
     def _pick(self, supernet: Supernet, found: Result, share: float, known: dict[int, float]) -> Result:
         """Of the sub-networks that save at least `share` the one with the best smoothed accuracy."""
         encoded, saved = np.array(found["encoded"]), np.array(found["saved"])
-        smooth = smoothed(supernet.space, encoded, np.array(found["accuracy"]))
+        measured = np.array(found["accuracy"])
+        luck = measured - smoothed(supernet.space, encoded, measured)
         allowed = np.flatnonzero(saved >= share)
-        finalists = allowed[np.argsort(-smooth[allowed], kind="stable")][:FINALISTS]
+        finalists = allowed[np.argsort((luck - measured)[allowed], kind="stable")][:FINALISTS]
         validation, test = self.problem.splits["validation"], self.problem.splits["test"]
         for index in finalists:
             if index not in known:
                 candidate = supernet.space.decode(encoded[[index]])[0]
                 known[int(index)] = accuracy(*self._scored(supernet, candidate, validation))
-        shift = smooth[finalists] - np.array(found["accuracy"])[finalists]
-        best = int(finalists[np.argmax([known[int(index)] for index in finalists] + shift)])
+        # The rows of the search are some of these: their luck is in the score of all rows by that share.
+        share_searched = len(self.problem.searched) / len(validation)
+        scores = np.array([known[int(index)] for index in finalists]) - share_searched * luck[finalists]
+        best = int(finalists[np.argmax(scores)])
         logits, _ = self._scored(supernet, supernet.space.decode(encoded[[best]])[0], test)
         return {
             "encoded": encoded[best].tolist(),
@@ -300,13 +304,13 @@ class Bench:
 
 
 def smoothed(space: Space, encoded: Any, measured: Any) -> Any:
-    """Measured accuracies (n,) drawn half-way to what a ridge regression on all of them says.
+    """What a Gaussian process that learns the noise makes of measured accuracies (n,).
 
     The best of many measurements is partly the luckiest; its neighbours tell how much.
     """
-    features = space.features(encoded)
-    predicted, _ = Ridge().fit(features, measured).predict(features)
-    return (measured + predicted) / 2
+    features = contrast_features(space)
+    rows = features.of(encoded)
+    return GaussianProcess(features.groups).fit(rows, measured).mean(rows)
 
 
 def _correct(logits: Any, split: Split) -> list[bool]:
