@@ -70,7 +70,7 @@ def test_survival_keeps_the_best_along_every_direction(objectives: int) -> None:
     reference = np.full(objectives, 1.1)
     assert len(kept) == 60 and pareto.hypervolume(kept, reference) >= 0.97 * pareto.hypervolume(ranked, reference)
     ends = values.argmin(axis=0)
-    assert set(ends) <= set(direction_survival(population, 60).tolist())
+    assert set(ends) <= set(direction_survival(population, objectives).tolist())
 
 
 def test_survival_puts_the_feasible_first_then_the_nearest_to_the_limits() -> None:

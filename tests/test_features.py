@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nas.searching.features import contrast_features, contrasts, families, one_hot_features
+from nas.searching.linas import LinasConfig, first_rows
 from search_spaces import Choice, Space
 
 SPACE = Space(
@@ -53,6 +54,20 @@ def test_an_inactive_choice_and_a_family_of_one_say_nothing() -> None:
     total = sum(x[:, groups == column] for column in (1, 2, 3)) / np.sqrt(3)
     assert x[:, groups == 7] == pytest.approx(total)
     assert max(groups) == len(SPACE.choices) + 1
+
+
+def test_the_order_of_categories_means_nothing() -> None:
+    names = ("int8", "int4", "fp32")
+    straight = Space(tuple(Choice(f"bits.{i}", names, ordered=False) for i in range(2)))
+    mixed = Space(
+        (Choice("bits.0", names[::-1], ordered=False), Choice("bits.1", ("int4", "fp32", "int8"), ordered=False))
+    )
+    candidates = straight.decode(straight.random(20, np.random.default_rng(0)))
+    here, there = (contrast_features(space).of(space.encode(candidates)) for space in (straight, mixed))
+    assert here == pytest.approx(there)
+    batch = [first_rows(space, LinasConfig(), np.random.default_rng(0)) for space in (straight, mixed)]
+    levels = [space.decode(rows[:15]) for space, rows in zip((straight, mixed), batch, strict=True)]
+    assert levels[0] == levels[1]
 
 
 def test_one_hot_has_one_one_for_each_active_choice() -> None:

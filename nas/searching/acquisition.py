@@ -121,8 +121,11 @@ def direction_survival(population: Population, size: int, frame: Frame | None = 
     if len(left):
         if frame is None:
             frame = Frame.around(values[left], values[left], np.full(values.shape[1], np.inf), 0.1)
+        # The ends of the front first: no direction reaches far towards them, and without them the front would shrink.
+        ends = np.unique(values[left].argmin(axis=0))
+        layers: list[IntArray] = [left[ends]]
+        left = np.delete(left, ends)
         lengths = frame.reach(values[left], directions(values.shape[1], _SURVIVAL_RAYS))
-        layers: list[IntArray] = []
         while len(left) and sum(map(len, layers)) < size:
             winners, won = np.unique(lengths.argmax(axis=0), return_counts=True)
             layers.append(left[winners[np.argsort(-won, kind="stable")]])

@@ -72,7 +72,8 @@ def contrasts(choice: Choice) -> FloatArray:
     """
     count = len(choice.options)
     if not choice.ordered:
-        basis = np.eye(count)[:, : count - 1]
+        # One row an option wherever it stands, so that the sums of a family count the same options.
+        basis = np.eye(count)[ranks(choice), : count - 1]
         scale = np.full(count - 1, 1 / np.sqrt(max(1, count - 1)))
     else:
         level = np.linspace(-1, 1, count)
@@ -81,13 +82,24 @@ def contrasts(choice: Choice) -> FloatArray:
             level = 2 * (values - values[0]) / (np.ptp(values) or 1.0) - 1
         basis = level[:, None] ** np.arange(1, min(count, _MOST_DEGREES + 1))
         scale = np.where(np.arange(basis.shape[1]) == 0, 1.0, 0.5)
-    columns = np.linalg.qr(np.hstack([np.ones((count, 1)), basis]))[0][:, 1:]
-    return np.asarray(columns * scale * np.sqrt(count))
+    columns, triangle = np.linalg.qr(np.hstack([np.ones((count, 1)), basis]))
+    # Rows in another order would else change signs, too.
+    signs = np.where(np.diag(triangle) < 0, -1.0, 1.0)
+    return np.asarray((columns * signs)[:, 1:] * scale * np.sqrt(count))
 
 
 def families(space: Space) -> list[list[int]]:
-    """Columns of the choices that have the same options in the same sense, where there are at least two."""
+    """Columns of the choices that have the same options in the same sense, where there are at least two.
+
+    The order of categories means nothing, here as everywhere.
+    """
     found: dict[tuple[object, ...], list[int]] = {}
     for column, choice in enumerate(space.choices):
-        found.setdefault((tuple(choice.options), choice.ordered), []).append(column)
+        options = tuple(choice.options) if choice.ordered else frozenset(choice.options)
+        found.setdefault((options, choice.ordered), []).append(column)
     return [members for members in found.values() if len(members) > 1]
+
+
+def ranks(choice: Choice) -> IntArray:
+    """The place of every option (options,) among the options by name."""
+    return np.argsort(np.argsort([repr(option) for option in choice.options]))

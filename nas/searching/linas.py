@@ -27,7 +27,7 @@ from nas.searching.evaluation import (
     violations,
 )
 from nas.searching.evolution import Genes, Population, Survival, VectorGenome, breed, evolve, nsga2_survival
-from nas.searching.features import Features, contrast_features, one_hot_features
+from nas.searching.features import Features, contrast_features, one_hot_features, ranks
 from nas.searching.study import Recipe, Running, Study, searching
 from nas.searching.surrogate import MakePredictor, Surrogate
 from nas.seeds import generator
@@ -235,19 +235,24 @@ def first_rows(space: Space, config: LinasConfig, rng: np.random.Generator) -> I
     """P_0: the first batch (n, k).
 
     Spread: the smallest, the largest, the middle, then level rows (2 of 3) and uniform ones. A level row leans to one
-    level between smallest and largest, with noise of 0.15, 0.35 or 0.6 of the range.
+    level between smallest and largest, with noise of 0.15, 0.35 or 0.6 of the range. Categories stand by their names
+    for that, so that choices with the same ones lean to the same one.
     """
     if not config.spread_start:
         return space.random(config.first_batch, rng)
     top = space.option_counts - 1
-    ends = space.canonical(np.stack([0 * top, top, top // 2]))
+    ends = np.stack([0 * top, top, top // 2])
     count = max(0, config.first_batch - len(ends))
     levels = 2 * count // 3
     noise = np.array([0.15, 0.35, 0.6])[np.arange(levels) % 3][:, None]
     share = rng.permutation((np.arange(levels) + rng.random(levels)) / max(1, levels))[:, None]
     lean = np.clip(share + noise * rng.standard_normal((levels, len(top))), 0, 1)
-    leaning = space.canonical(np.rint(lean * top).astype(np.int64))
-    return np.concatenate([ends, leaning, space.random(count - levels, rng)])[: config.first_batch]
+    leaning = np.concatenate([ends, np.rint(lean * top).astype(np.int64)])
+    for column, choice in enumerate(space.choices):
+        if not choice.ordered:
+            leaning[:, column] = np.argsort(ranks(choice))[leaning[:, column]]
+    rows = np.concatenate([space.canonical(leaning), space.random(count - levels, rng)])
+    return rows[: config.first_batch]
 
 
 def inner_search(now: Round, rng: np.random.Generator) -> Population:
