@@ -9,7 +9,7 @@ from nas.searching.evolution import Population
 
 
 def _frame(objectives: int) -> Frame:
-    return Frame(np.ones(objectives), np.ones(objectives))
+    return Frame(np.ones(objectives), np.ones(objectives), np.full(objectives, np.inf))
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3, 4, 5])
@@ -55,7 +55,9 @@ def test_what_adds_nothing_is_not_picked_and_an_uncertain_candidate_may_add() ->
 def test_a_frame_holds_the_front_with_a_margin_and_the_limits() -> None:
     front = np.array([[0.0, 10.0], [4.0, 2.0]])
     frame = Frame.around(front, front, np.array([np.inf, 9.0]), 0.5)
-    assert frame.reference.tolist() == [6.0, 9.0] and frame.scale.tolist() == [4.0, 8.0]
+    assert frame.reference.tolist() == [6.0, 13.0] and frame.scale.tolist() == [4.0, 8.0]
+    on, beyond, further = frame.reach(np.array([[1.0, 9.0], [1.0, 9.1], [1.0, 11.0]]), directions(2, 8)).max(axis=1)
+    assert on > 0 > beyond > further
     alone = Frame.around(front[:1], front, np.full(2, np.inf), 0.5)
     assert alone.reference.tolist() == [2.0, 14.0]
     assert frame.nearest(np.array([[3.0, 3.0], [5.0, 9.0], [0.0, 0.0]]), front, 2).tolist() == [2, 0]

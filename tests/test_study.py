@@ -161,7 +161,6 @@ def test_the_study_of_another_search_is_refused_and_kept(tmp_path: Path, what: s
         lambda content: content + b"not a journal\n",
         lambda content: content + b"not a journal",
         lambda content: content.replace(b'"seconds"', b'"minutes"'),
-        lambda content: content + content.splitlines(keepends=True)[-1],
         lambda _: b"a,b\n1,2\n",
         lambda _: b"\xff\xfe\n[1]\n",
     ],
@@ -175,6 +174,13 @@ def test_a_damaged_journal_is_a_clear_error_and_stays_as_it_is(tmp_path: Path, d
         with pytest.raises(UserError, match="study at"):
             use()
     assert path.read_bytes() == before
+
+
+def test_of_a_candidate_recorded_twice_the_first_counts(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    study = _search(path, budget=12)
+    path.write_bytes(path.read_bytes() + path.read_bytes().splitlines(keepends=True)[-1])
+    assert load_study(path).measurements == study.measurements == _search(path, budget=12).measurements
 
 
 def test_missing_unwritable_and_busy_storages(tmp_path: Path) -> None:

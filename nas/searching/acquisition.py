@@ -46,10 +46,17 @@ def reach(values: FloatArray, reference: FloatArray, rays: FloatArray) -> FloatA
 
 @dataclass(frozen=True)
 class Frame:
-    """The part of the objectives that matters: `reference` (m,), its worst corner, and a `scale` (m,) of each."""
+    """The part of the objectives that matters.
+
+    Args:
+        reference: the worst corner (m,) of the box whose volume counts.
+        scale: the unit of each objective (m,).
+        bounds: the limits (m,), inf where there is none. What is beyond one reaches nothing; what is on it counts.
+    """
 
     reference: FloatArray
     scale: FloatArray
+    bounds: FloatArray
 
     @classmethod
     def around(cls, front: FloatArray, everything: FloatArray, bounds: FloatArray, margin: float) -> "Frame":
@@ -60,11 +67,16 @@ class Frame:
         span = np.ptp(front, axis=0)
         span = np.where(span > 0, span, np.ptp(everything, axis=0))
         scale = np.where(span > 0, span, 1.0)
-        return cls(np.minimum(front.max(axis=0) + margin * scale, bounds), scale)
+        return cls(np.minimum(front.max(axis=0), bounds) + margin * scale, scale, bounds)
 
     def reach(self, values: FloatArray, rays: FloatArray) -> FloatArray:
-        """`reach` of the scaled values."""
-        return reach(values / self.scale, self.reference / self.scale, rays)
+        """`reach` of the scaled values; beyond a limit it is negative, the more so the further beyond."""
+        found = reach(values / self.scale, self.reference / self.scale, rays)
+        outside = (values > self.bounds).any(axis=-1)
+        if outside.any():
+            corner = np.minimum(self.reference, self.bounds)
+            found[outside] = reach(values[outside] / self.scale, corner / self.scale, rays)
+        return found
 
     def nearest(self, values: FloatArray, front: FloatArray, count: int) -> IntArray:
         """The `count` rows of `values` (n, m) that reach furthest beyond `front` (k, m), or least behind it."""

@@ -225,6 +225,13 @@ class Results:
         return np.asarray(np.isfinite(self.values).all(axis=1))
 
 
+def check_counts(**counts: int | None) -> None:
+    """UserError for a count that is given and below 1."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}")
+
+
 class Evaluations:
     """The proposals of one search and their results.
 
@@ -237,7 +244,7 @@ class Evaluations:
         chunk_size: the longest list that `evaluate` gets.
         lag: proposal i sees results 0 .. i - lag.
         on_result: called after each commitment with the measurement and how many there are now, replayed ones included
-            and known ones not.
+            (where anything is left to measure) and known ones not.
         known: results from elsewhere, seen by every proposal and never proposed; one without values for the objectives
             that stay in this process gets them here.
         patience: stop when so many results in a row did not enlarge the hypervolume; None: never.
@@ -261,10 +268,7 @@ class Evaluations:
         patience: int | None = None,
         run_chunks: Map = map,
     ) -> None:
-        counts = {"budget": budget, "chunk_size": chunk_size, "lag": lag, "patience": patience}
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+        check_counts(budget=budget, chunk_size=chunk_size, lag=lag, patience=patience)
         self._space, self._objectives, self._record = space, tuple(objectives), record
         self._chunk_size, self._lag, self._on_result, self._map = chunk_size, lag, on_result, run_chunks
         self._patience = patience

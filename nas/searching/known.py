@@ -93,7 +93,7 @@ def _options(space: Space) -> list[tuple[str, list[Option], object]]:
 
 def _from_csv(path: Path, space: Space, wanted: Sequence[str], ignored: Collection[str]) -> _Found:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = _columns(path, reader.fieldnames or [], space, wanted, ignored)
             return _rows(path, reader, space, columns, wanted)
@@ -127,11 +127,11 @@ def _columns(
 
 
 def _rows(
-    path: Path, reader: Iterable[Mapping[str, str]], space: Space, columns: Mapping[str, str], wanted: Sequence[str]
+    path: Path, reader: "csv.DictReader[str]", space: Space, columns: Mapping[str, str], wanted: Sequence[str]
 ) -> _Found:
     found: dict[Candidate, dict[str, float]] = {}
-    for number, row in enumerate(reader, start=2):
-        if number > _MAX_ROWS:
+    for count, row in enumerate(reader, start=1):
+        if count > _MAX_ROWS:
             raise UserError(f"{path} must have at most {_MAX_ROWS} rows")
         cells = {name: row[column] or "" for column, name in columns.items()}
         if row.get("state") == "failed":
@@ -143,7 +143,7 @@ def _rows(
             if not all(map(math.isfinite, values.values())):
                 raise ValueError(f"values must be finite, got {values}")
         except ValueError as error:
-            raise UserError(f"{path}, line {number}: {error}; mend or leave out that line") from error
+            raise UserError(f"{path}, line {reader.line_num}: {error}; mend or leave out that line") from error
         found.setdefault(candidate, values)
     return list(found.items())
 

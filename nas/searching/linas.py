@@ -6,6 +6,7 @@ with a formula are computed, not predicted; limits of objectives count as violat
 `LinasConfig()` differs further, by what was found to save measurements: see its fields.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -72,8 +73,8 @@ class LinasConfig:
             lets that many of them measure one batch while the next is chosen.
 
     Raises:
-        UserError: a size below 1, bounds in the wrong order, a negative margin or number of samples, or a probability
-            outside 0..1.
+        UserError: a size below 1, bounds in the wrong order, a negative margin, growth or number of samples, or a
+            probability outside 0..1.
     """
 
     first_batch: int = 24
@@ -98,9 +99,9 @@ class LinasConfig:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.most_batch < self.least_batch:
             raise UserError(f"most_batch must be at least least_batch {self.least_batch}, got {self.most_batch}")
-        for name in ("margin", "samples"):
-            if (getattr(self, name) or 0) < 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("margin", "samples", "growth"):
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
+                raise UserError(f"{name} must be a number that is not negative, got {getattr(self, name)}")
         for name in ("crossover", "mutation"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
@@ -225,6 +226,7 @@ class Round:
         each = 1 / max(1, len(self.space.choices)) if self.config.mutation is None else self.config.mutation
         return VectorGenome(self.space, each)
 
+    @cached_property
     def best(self) -> Population:
         """The best measured candidates, as many as the inner search holds."""
         everyone = Population.of(self.data.rows, self.data.values, self.data.violations)
@@ -267,7 +269,7 @@ def inner_search(now: Round, rng: np.random.Generator) -> Population:
 
     first = now.genome.sample(config.inner_population, rng)
     if config.warm_start:
-        first = np.concatenate([now.best().genes, first])
+        first = np.concatenate([now.best.genes, first])
     survival: Survival = nsga2_survival
     if now.frame is not None or len(objectives) > 2:
         survival = partial(direction_survival, frame=now.frame)
@@ -299,7 +301,7 @@ def next_batch(now: Round, run: Evaluations, pool: Population, rng: np.random.Ge
         return np.asarray(new.take(nsga2_survival(new, size)).genes)
     doubtful = round(0.5 * size * now.surrogate.doubt)
     seen = set(now.genome.keys(np.concatenate([now.data.rows, now.pending])))
-    bred = breed(now.genome, now.best(), seen, doubtful, config.crossover, rng)
+    bred = breed(now.genome, now.best, seen, doubtful, config.crossover, rng)
     return np.concatenate([bred, promising(now, new, size - len(bred), rng)])
 
 

@@ -63,8 +63,12 @@ def kept(
     open_storage = _database if is_url(storage) else _journal
     whole = {"version": VERSION, **identity}
     with open_storage(storage, objectives, whole) as (stored, begin):
-        found = [] if stored is None else _of_same_search(storage, stored, space, objectives, whole)
+        if stored is not None:
+            _refuse_another_search(storage, stored, whole)
+            _measurements(storage, stored, space, objectives)  # what is damaged stays as it is
         study, check = begin()
+        # Again now that the study is ours: another process may have added to a database in the meantime.
+        found = _measurements(storage, study, space, objectives)
 
         def keep(measurement: Measurement) -> None:
             with _cannot_write(storage):
@@ -258,13 +262,11 @@ def _content(storage: Storage, stored: optuna.Study | None) -> tuple[Space, list
     return space, objectives, _measurements(storage, stored, space, objectives)
 
 
-def _of_same_search(
-    storage: Storage, stored: optuna.Study, space: Space, objectives: Sequence[Objective], identity: Mapping[str, Any]
-) -> list[Measurement]:
-    """What an earlier run of the same search measured; raises UserError when it was another search."""
+def _refuse_another_search(storage: Storage, stored: optuna.Study, identity: Mapping[str, Any]) -> None:
+    """UserError when what is stored is of another search."""
     there = stored.user_attrs.get(NAME)
     if there is None and not stored.get_trials(deepcopy=False):
-        return []
+        return
     here = json.loads(json.dumps(identity))
     if not isinstance(there, dict) or there.get("version") != VERSION:
         raise UserError(f"the study at {shown(storage)} must be of version {VERSION}; name another file")
@@ -274,16 +276,15 @@ def _of_same_search(
             raise UserError(
                 f"the study at {shown(storage)} belongs to a search with another {key}{told}; name another file"
             )
-    return _measurements(storage, stored, space, objectives)
 
 
 def _measurements(
     storage: Storage, stored: optuna.Study, space: Space, objectives: Sequence[Objective]
 ) -> list[Measurement]:
+    """What is stored, in order; where two processes measured one candidate in a database, the first counts."""
     try:
         found = [from_trial(space, objectives, trial) for trial in stored.get_trials(deepcopy=False)]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the study at {shown(storage)} is damaged: {error}") from error
-    if len({measurement.candidate for measurement in found}) != len(found):
-        raise UserError(f"the study at {shown(storage)} is damaged: a candidate was recorded twice")
-    return found
+    first = {measurement.candidate: measurement for measurement in reversed(found)}
+    return [measurement for measurement in found if first[measurement.candidate] is measurement]

@@ -1,6 +1,7 @@
 """The record of a search: what was measured, what is best, and the search that writes it."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -17,7 +18,16 @@ import pandas as pd
 from nas.errors import NoFeasible, UserError
 from nas.searching import pareto
 from nas.searching.enumeration import every_row
-from nas.searching.evaluation import Evaluate, Evaluations, Measurement, Objective, OnResult, Staged, violations
+from nas.searching.evaluation import (
+    Evaluate,
+    Evaluations,
+    Measurement,
+    Objective,
+    OnResult,
+    Staged,
+    check_counts,
+    violations,
+)
 from nas.searching.parallel import Workers, mapped
 from nas.searching.selection import select
 from nas.searching.storage import Storage, kept, read
@@ -151,7 +161,8 @@ class Running(TypedDict, total=False):
         storage: journal file of the study, or URL of a database (`nas.searching.storage`); a study of the same search
             is resumed, with a larger budget if asked. None: kept in memory.
         chunk_size: longest list that `evaluate` is called with.
-        on_result: called after each commitment with the measurement and the number committed, replayed ones included.
+        on_result: called after each commitment with the measurement and the number committed; a search that goes on
+            tells of what it replays too, one that was at its end already of nothing.
         workers: how many candidates are measured at a time, in Ray actors where it is more than one; never changes the
             study.
         timeout_s: seconds after which a candidate has failed; needs Ray for one worker too (`nas.searching.parallel`).
@@ -186,16 +197,17 @@ def searching(
 ) -> Iterator[tuple[Study, Evaluations]]:
     """A study, begun or taken up again in `storage`, and the evaluations of one search.
 
-    Where the budget reaches the size of the space, every candidate is proposed at once. On leaving without an error,
-    what is left of the budget goes to random candidates, and what is proposed is measured. Keywords: see `Running`.
+    Where the budget reaches the size of the space and no patience ends it, every candidate is proposed at once. On
+    leaving without an error, what is left of the budget goes to random candidates, and what is proposed is measured.
+    Keywords: see `Running`.
 
     Raises:
         UserError: settings out of range, a space that lacks a choice, or a storage that is damaged, in use, not
             writable, or of another search.
         NoFeasible: every candidate of the space breaks the limit of an objective with a formula.
     """
-    counts = {"budget": budget, "chunk_size": chunk_size, "lag": recipe.lag, "patience": patience}
-    _check(space, objectives, recipe, counts)
+    check_counts(budget=budget, chunk_size=chunk_size, lag=recipe.lag, patience=patience)
+    _check(space, objectives, recipe, known)
     identity = _identity(space, objectives, recipe, known)
     with _record(storage, space, objectives, identity) as study, mapped(workers, timeout_s) as run_chunks:
         if isinstance(on_result, Watcher):
@@ -213,7 +225,7 @@ def searching(
             patience=patience,
             run_chunks=run_chunks,
         )
-        if run.remaining and budget >= space.size() - len(known):
+        if run.remaining and patience is None and budget >= space.size() - len(known):
             run.propose(every_row(space), generator(recipe.seed, "all"))
         yield study, run
         while run.remaining:
@@ -243,10 +255,9 @@ def _record(
         yield Study(space, objectives, found, keep)
 
 
-def _check(space: Space, objectives: Sequence[Objective], recipe: Recipe, counts: Mapping[str, int | None]) -> None:
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise UserError(f"{name} must be at least 1, got {value}")
+def _check(space: Space, objectives: Sequence[Objective], recipe: Recipe, known: Sequence[Measurement]) -> None:
+    if len({each.candidate for each in known}) != len(known):
+        raise UserError("known results must name each candidate once")
     if recipe.seed < 0:
         raise UserError(f"seed must not be negative, got {recipe.seed}")
     names = [objective.name for objective in objectives]
@@ -286,8 +297,8 @@ def _identity(
         ],
         "algorithm": recipe.algorithm,
         "config": _plain(recipe.config),
-        "seed": recipe.seed,
-        "lag": recipe.lag,
+        "seed": int(recipe.seed),
+        "lag": int(recipe.lag),
         "known": _fingerprint(known),
     }
 
@@ -305,6 +316,11 @@ def _plain(value: Any) -> Any:
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, functools.partial):
+        return [_plain(value.func), _plain(value.args), {name: _plain(each) for name, each in value.keywords.items()}]
+    if isinstance(value, np.generic):
+        return value.item()
     if callable(value):
-        return f"{value.__module__}:{value.__qualname__}"
+        kind = value if hasattr(value, "__qualname__") else type(value)
+        return f"{kind.__module__}:{kind.__qualname__}"
     return value
