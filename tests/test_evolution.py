@@ -101,4 +101,3 @@ def test_another_genome_and_a_survival_by_age() -> None:
     generations = list(islice(evolve(words, score, _youngest, first, size=8, offspring=4, crossover=0.5, rng=rng), 5))
     ages = [int(population.born.min()) for population in generations]
     assert ages == [0, 4, 8, 12, 16]
-    assert generations[-1].values.min() < generations[0].values.min() + 1

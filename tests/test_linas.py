@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.searching.evaluation import Measurement, Objective
+from nas.searching.evaluation import Measurement, Objective, Results
+from nas.searching.features import contrast_features
 from nas.searching.linas import LinasConfig, first_rows, linas
 from nas.searching.nsga2 import nsga2
 from nas.searching.random_search import random_search
 from nas.searching.study import Study
+from nas.searching.surrogate import Surrogate
 from predictors import Ridge
 from search_spaces.space import Candidate, Choice, Space
 
@@ -98,15 +100,18 @@ def test_killed_and_resumed_equals_uninterrupted(search: Callable[..., Study], t
 @every
 @pytest.mark.parametrize("lag", [4, 100])
 def test_a_lag_hides_late_results(search: Callable[..., Study], lag: int) -> None:
-    def spoiled(candidates: Sequence[Candidate]) -> np.ndarray:
-        seen.extend(candidates)
-        values = _evaluate(candidates)
-        values[:, 0] += len(seen) > 40 - lag
-        return values
+    rng, seen = np.random.default_rng(5), 0
 
-    seen: list[Candidate] = []
-    late = [m.candidate for m in search(SPACE, spoiled, OBJECTIVES, budget=40, seed=0, lag=lag).measurements]
-    assert late == [m.candidate for m in _run(search, lag=lag).measurements]
+    def spoiled(candidates: Sequence[Candidate]) -> np.ndarray:
+        nonlocal seen
+        seen += len(candidates)
+        return _evaluate(candidates) if seen <= 30 else rng.random((len(candidates), 2))
+
+    apart = [m.candidate for m in search(SPACE, spoiled, OBJECTIVES, budget=80, seed=0, lag=lag).measurements]
+    whole = [m.candidate for m in _run(search, budget=80, chunk_size=1, lag=lag).measurements]
+    assert apart[: 30 + lag] == whole[: 30 + lag]
+    # What is random asks for no results, and neither does anyone who may see none of the spoiled ones.
+    assert (apart == whole) == (search is random_search or lag >= 50)
 
 
 @every
@@ -225,13 +230,26 @@ def test_every_round_says_how_good_its_predictions_were() -> None:
     assert (study.quality[-1]["accuracy"].kendall_tau or 0) > 0
 
 
-def test_where_predictions_fail_the_search_still_beats_chance() -> None:
-    class Wrong(Ridge):
-        def fit(self, x: Any, y: Any) -> "Wrong":
-            return super().fit(x, np.random.default_rng(0).permutation(y))
+class _Wrong(Ridge):
+    def fit(self, x: Any, y: Any) -> "_Wrong":
+        return super().fit(x, np.random.default_rng(0).permutation(y))
 
-    study = _run(budget=100, config=LinasConfig(predictor=lambda groups, before: Wrong()))
-    assert study.hypervolume(REFERENCE) > _run(random_search, budget=100).hypervolume(REFERENCE)
+
+def test_where_predictions_fail_they_are_doubted_and_the_search_breeds_from_the_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = LinasConfig(predictor=lambda groups, before: _Wrong())
+    rows = SPACE.random(120, np.random.default_rng(1))
+    values = OBJECTIVES[0].sign * _evaluate(SPACE.decode(rows))
+    for make, doubted in ((config.predictor, True), (LinasConfig().predictor, False)):
+        surrogate = Surrogate(OBJECTIVES, contrast_features(SPACE), make)
+        for count in (60, 120):
+            surrogate.fit(Results(rows[:count], values[:count], np.zeros(count)))
+        assert (surrogate.doubt > 0.5) == doubted
+    guarded = _run(budget=100, config=config)
+    assert guarded.hypervolume(REFERENCE) > _run(random_search, budget=100).hypervolume(REFERENCE)
+    monkeypatch.setattr(Surrogate, "doubt", 0.0)
+    assert _told(guarded) != _told(_run(budget=100, config=config))
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5])
@@ -253,11 +271,53 @@ def test_one_to_five_objectives(count: int) -> None:
 
 def test_limits_that_nothing_meets_yet_are_approached() -> None:
     goals = (Objective("accuracy", "maximize", limit=0.9), Objective("macs", limit=14.0))
-    study = linas(SPACE, _evaluate, goals, budget=64, seed=0, chunk_size=8)
-    excess = [
-        max(0.0, 0.9 - m.values["accuracy"]) / 0.9 + max(0.0, m.values["macs"] / 14 - 1) for m in study.measurements
-    ]
-    assert min(excess[24:]) < min(excess[:24]) or min(excess) == 0
+    found = {}
+    for search in (linas, random_search):
+        study = search(SPACE, _evaluate, goals, budget=64, seed=0, chunk_size=8)
+        found[search] = [
+            max(0.0, 0.9 - m.values["accuracy"]) / 0.9 + max(0.0, m.values["macs"] / 14 - 1)
+            for m in study.measurements[24:]
+        ]
+    assert np.median(found[linas]) < 0.1 < np.median(found[random_search])
+
+
+def test_a_candidate_on_a_limit_is_as_good_as_one_within() -> None:
+    space = Space(tuple(Choice(f"c.{i}", (0, 1, 2, 3)) for i in range(12)))
+    gain = np.random.default_rng(0).random(12) + 0.5
+
+    def evaluate(candidates: Sequence[Candidate]) -> np.ndarray:
+        rows = space.encode(candidates)
+        return np.stack([np.sqrt(rows) @ gain, rows.sum(axis=1)], axis=1)
+
+    goals = [Objective("gain", "maximize"), Objective("cost", limit=12, exact=lambda rows: rows.sum(axis=1))]
+    best = linas(space, evaluate, goals, budget=80, seed=0).select()
+    assert best.values["cost"] == 12 and best.values["gain"] == pytest.approx(gain.sum(), rel=0.02)
+
+
+def test_what_keeps_failing_is_asked_for_less() -> None:
+    def evaluate(candidates: Sequence[Candidate]) -> np.ndarray:
+        values = _evaluate(candidates)
+        values[[c["depth"] == 6 and c["heads.0"] == 8 for c in candidates]] = np.nan
+        return values
+
+    failed = np.array(
+        [m.state == "failed" for m in linas(SPACE, evaluate, OBJECTIVES, budget=100, seed=0).measurements]
+    )
+    assert failed.any() and failed[-40:].mean() < 0.1
+
+
+@every
+def test_patience_ends_a_search_of_a_whole_space(search: Callable[..., Study]) -> None:
+    space = Space((Choice("a", tuple(range(20))), Choice("b", tuple(range(20)))))
+    settings = {"budget": 4000, "seed": 0, "patience": 10}
+    assert len(search(space, lambda c: [[1.0]] * len(c), [Objective("cost")], **settings).measurements) < 100
+
+
+def test_random_candidates_are_one_sequence_whatever_the_budget_and_the_patience() -> None:
+    whole = [m.candidate for m in _run(random_search, budget=90).measurements]
+    for settings in ({"budget": 50}, {"budget": 90, "patience": 25}):
+        found = [m.candidate for m in _run(random_search, **settings).measurements]
+        assert found == whole[: len(found)] and len(found) > 25
 
 
 @pytest.mark.slow

@@ -171,6 +171,7 @@ def test_objectives_by_name() -> None:
         ("macs", "costs of a network need an example"),
         ("latency_ms", "latency of a network need an example"),
         ("no_such_module:f", "cannot be imported"),
+        ("os:sep", "must be a function"),
         ("speed", "must be one of"),
     ],
 )

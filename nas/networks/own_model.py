@@ -4,9 +4,7 @@ Only a command line names a factory: importing it runs the user's code, so a run
 """
 
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from nas.data.preprocessing import Channels, PlainImages
 from nas.data.split import Kind, Preprocessor
 from nas.data.tasks import CLASSIFICATION, Task
 from nas.errors import UserError
+from nas.networks.own_code import current_folder
 from nas.networks.pretrained import load_preprocessor
 from nas.seeds import torch_seed
 
@@ -57,23 +56,12 @@ def own_model(spec: str, weights: Path | None, outputs: int, *, seed: int = 0, s
     return module.eval()
 
 
-@contextmanager
-def _current_folder() -> Iterator[None]:
-    """The current folder comes first among the places of modules, as with `python -m`."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-
-
 def _made(spec: str, outputs: int) -> tuple[nn.Module, bool]:
     """(the network, whether the factory was told the number of outputs)."""
     place, _, name = spec.partition(":")
     if not place or not name:
         raise UserError(f"a network of your own is named as module:factory, e.g. networks:small, got {spec!r}")
-    with _current_folder():
+    with current_folder():
         try:
             factory = getattr(import_module(place), name)
             told = _takes_one(factory)

@@ -90,12 +90,19 @@ def _rays(objectives: int) -> FloatArray:
 
 
 def most_expected(
-    mean: FloatArray, spread: FloatArray, front: FloatArray, frame: Frame, count: int, draws: FloatArray
+    mean: FloatArray,
+    spread: FloatArray,
+    front: FloatArray,
+    frame: Frame,
+    count: int,
+    draws: FloatArray,
+    chance: FloatArray | float = 1.0,
 ) -> IntArray:
     """Up to `count` rows of `mean` and `spread` (n, m) that are expected to add most volume to `front` (k, m).
 
     Args:
         draws: standard normal numbers (s, n, m), one sample of all values each.
+        chance: that a row can be measured at all, (n,); its gain counts that much.
     """
     objectives = mean.shape[1]
     rays = _rays(objectives)
@@ -103,7 +110,8 @@ def most_expected(
     have = np.maximum(frame.reach(front, rays).max(axis=0, initial=0), 0) ** objectives
     # A row's gain only shrinks as others join: it is computed again only while its last known one leads.
     best = np.repeat(have[None], len(samples), axis=0)
-    gains = np.maximum(samples - best[:, None], 0).sum(axis=(0, 2))
+    chances = np.broadcast_to(chance, len(mean))
+    gains = np.maximum(samples - best[:, None], 0).sum(axis=(0, 2)) * chances
     known = np.zeros(len(gains), dtype=np.int64)
     picked: list[int] = []
     while len(picked) < min(count, len(mean)):
@@ -115,7 +123,7 @@ def most_expected(
             np.maximum(best, samples[:, row], out=best)
             gains[row] = -1
         else:
-            gains[row] = np.maximum(samples[:, row] - best, 0).sum()
+            gains[row] = np.maximum(samples[:, row] - best, 0).sum() * chances[row]
             known[row] = len(picked)
     return np.array(picked, dtype=np.int64)
 

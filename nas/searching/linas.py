@@ -40,6 +40,7 @@ IntArray = npt.NDArray[np.int64]
 
 _FIRST_STEPS, _WARM_STEPS = 25, 6
 _SHORT_LIST = 150
+_LIKELY = 0.5
 
 
 def gaussian_process(groups: tuple[int, ...], before: Predictor | None) -> Predictor:
@@ -308,14 +309,18 @@ def next_batch(now: Round, run: Evaluations, pool: Population, rng: np.random.Ge
 def promising(now: Round, new: Population, count: int, rng: np.random.Generator) -> IntArray:
     """The `count` rows of `new` that are expected to add most hypervolume to what is measured and within limits.
 
+    Those that more likely fail than not, as the failures so far tell, stand back where there are enough others.
+
     While nothing measured is within limits: the rows that are predicted nearest to them.
     """
     if now.frame is None or not len(new):
         return np.asarray(new.genes[nsga2_survival(new, count)])
+    likely = np.flatnonzero(now.surrogate.chance(new.genes) >= _LIKELY)
+    new = new.take(likely) if len(likely) >= count else new
     short = new.take(now.frame.nearest(new.values, now.expected, _SHORT_LIST))
     mean, spread = now.surrogate.predict(short.genes)
     half = rng.standard_normal((now.config.samples // 2, *mean.shape))
     draws = np.concatenate([half, -half]) if len(half) else np.zeros((1, *mean.shape))
-    picked = most_expected(mean, spread, now.expected, now.frame, count, draws)
+    picked = most_expected(mean, spread, now.expected, now.frame, count, draws, now.surrogate.chance(short.genes))
     others = np.setdiff1d(np.arange(len(short)), picked)
     return np.asarray(short.genes[np.concatenate([picked, others])[:count]])

@@ -306,7 +306,9 @@ def _environment(workers: Workers) -> dict[str, Any]:
     threads = os.environ.get("OMP_NUM_THREADS") or str(usable)
     variables = {name: os.environ.get(name, threads) for name in _THREADS}
     if workers.address is None:
-        variables["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
+        # The current folder last: a function of the user's own may be there.
+        places = [*(path for path in sys.path if path), "."]
+        variables["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in places)
     return {"env_vars": variables}
 
 

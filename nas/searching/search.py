@@ -3,7 +3,6 @@
 `search` binds a super-network to an algorithm: it builds `evaluate` and the exact costs, then calls the algorithm.
 """
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from nas.data.accuracy import predict
 from nas.data.split import Split
 from nas.errors import NoFeasible, UserError
 from nas.networks.modes import keeping_modes
+from nas.networks.own_code import own_function
 from nas.networks.pretrained import most_tokens
 from nas.networks.recalibration import SubNetworks
 from nas.searching.evaluation import Evaluate, Exact, FloatArray, IntArray, Objective, OnResult, Staged
@@ -264,7 +264,7 @@ def _measure(wanted: Objective, task: _Task) -> Measure:
         if task.data.task.metric != wanted.name:
             raise UserError(f"the objective of {task.data.task.name} is {task.data.task.metric}, got {wanted.name}")
         return partial(_score, task, task.data)
-    return partial(_by_own, task, _own(wanted.name))
+    return partial(_by_own, task, own_function(wanted.name))
 
 
 def _by_own(task: _Task, function: Own, candidate: Candidate) -> float:
@@ -281,12 +281,3 @@ def _score(task: _Task, data: Split, candidate: Candidate) -> float:
         forward = task.networks.forward(candidate)
         logits = predict(forward, data, batch_size=task.batch_size, device=device_of(task.supernet))
     return data.task.score(logits, data)
-
-
-def _own(name: str) -> Own:
-    module, _, attribute = objective(name).name.partition(":")
-    try:
-        function: Own = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"the objective {name} cannot be imported: {error}; name it as module:function") from error
-    return function

@@ -22,6 +22,7 @@ class Surrogate:
     def __init__(self, objectives: Sequence[Objective], features: Features, make: MakePredictor) -> None:
         self._objectives, self._features, self._make = tuple(objectives), features, make
         self._models: list[Predictor | None] = [None] * len(self._objectives)
+        self._works: Predictor | None = None
         self._learned = 0
         self._true = np.zeros((0, len(self._objectives)))
         self._told = self._true
@@ -38,6 +39,9 @@ class Surrogate:
             if objective.exact is None:
                 made = self._make(self._features.groups, self._models[column])
                 self._models[column] = made.fit(x, y[:, column])
+        if not data.good.all():
+            everything = self._features.of(data.rows)
+            self._works = self._make(self._features.groups, self._works).fit(everything, data.good)
         self._learned = len(data)
         return found
 
@@ -68,6 +72,12 @@ class Surrogate:
             if objective.exact is None and np.ptp(self._true[:, column]) > 0
         ]
         return float(np.clip(1 - 2 * min(taus, default=1.0), 0, 1))
+
+    def chance(self, rows: IntArray) -> FloatArray:
+        """How likely encoded `rows` (n, k) can be measured at all, (n,) in 0..1; 1 while nothing has failed."""
+        if self._works is None:
+            return np.ones(len(rows))
+        return np.clip(self._works.mean(self._features.of(rows)), 0, 1)
 
     def mean(self, rows: IntArray) -> FloatArray:
         """Values (n, m) of encoded `rows` (n, k)."""
