@@ -5,17 +5,25 @@ from hardware.cost import Cost, cost
 from hardware.inputs import Inputs
 from hardware.latency import Latency, measure_latency
 from hardware.onnxruntime import OnnxRuntimeBackend
+from hardware.profile import DeviceProfile, Protocol, Row, Timing, differs, read_profile, write_profile
 from hardware.pytorch import PyTorchBackend
 
 __all__ = [
     "Backend",
     "ConversionError",
     "Cost",
+    "DeviceProfile",
     "Inputs",
     "Latency",
     "OnnxRuntimeBackend",
+    "Protocol",
     "PyTorchBackend",
+    "Row",
     "Runner",
+    "Timing",
     "cost",
+    "differs",
     "measure_latency",
+    "read_profile",
+    "write_profile",
 ]

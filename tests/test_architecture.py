@@ -34,7 +34,7 @@ HOMES = {
     "onnxruntime": {"hardware.onnxruntime"},
     "onnxscript": {"hardware.onnx"},
     "optuna": {"nas.searching.storage", "nas.searching.study", "nas.searching.trials"},
-    "pydantic": {"nas.runs.run_folder", "nas.command.config_file"},
+    "pydantic": {"hardware.profile", "nas.runs.run_folder", "nas.command.config_file"},
     "ray": {"nas.searching.parallel"},
     "rich": {"nas.runs.console"},
     "scipy": {"nas.searching.acquisition", "predictors.gaussian_process"},
