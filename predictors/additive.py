@@ -54,7 +54,8 @@ class Additive:
             raise ValueError("fit must come before predict, got a predictor that was not fitted")
         rows = checked(x, self.data()[0].shape[1])
         # Summed row by row, so that a row's prediction does not depend on its company.
-        return self._state.constant + np.einsum("nf,f->n", rows - self._state.middle, self._state.prices)
+        priced = np.einsum("nf,f->n", rows - self._state.middle, self._state.prices)
+        return np.asarray(self._state.constant + priced)
 
     def data(self) -> tuple[FloatArray, FloatArray]:
         """See `Predictor`."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search_spaces.costs import SizeTable, Sizes, rows_of
+from search_spaces.costs import Sizes, SizeTable, rows_of
 from search_spaces.coupling import Contraction, analyse
 from search_spaces.inputs import Inputs
 from search_spaces.space import FloatArray, IntArray
@@ -47,7 +47,7 @@ def kernels(supernet: Supernet, example_inputs: Inputs) -> Kernels:
     """
     coupling = analyse(supernet.model, example_inputs)
     table, batch = SizeTable(supernet, coupling), rows_of(example_inputs)
-    kinds = {kind: None for kind in map(_kind, coupling.contractions)}
+    kinds = dict.fromkeys(map(_kind, coupling.contractions))
     by_kind = [(kind, [each for each in coupling.contractions if _kind(each) == kind]) for kind in kinds]
 
     def of(encoded: IntArray) -> FloatArray:

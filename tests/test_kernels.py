@@ -1,4 +1,4 @@
-"""Sums over the operators of candidates: their multiply-accumulates are the exact ones, and blocks that drop cost none."""
+"""Sums over the operators of candidates: their products add up to the exact costs, and dropped blocks cost none."""
 
 import numpy as np
 import pytest
