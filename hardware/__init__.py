@@ -4,8 +4,10 @@ from hardware.backend import Backend, ConversionError, Runner
 from hardware.cost import Cost, cost
 from hardware.inputs import Inputs
 from hardware.latency import Latency, measure_latency
+from hardware.machine import this_machine
 from hardware.onnxruntime import OnnxRuntimeBackend
 from hardware.profile import DeviceProfile, Protocol, Row, Timing, differs, read_profile, write_profile
+from hardware.protocol import UnstableError, measure_beside, require_stable
 from hardware.pytorch import PyTorchBackend
 
 __all__ = [
@@ -21,9 +23,13 @@ __all__ = [
     "Row",
     "Runner",
     "Timing",
+    "UnstableError",
     "cost",
     "differs",
+    "measure_beside",
     "measure_latency",
     "read_profile",
+    "require_stable",
+    "this_machine",
     "write_profile",
 ]

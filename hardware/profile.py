@@ -38,7 +38,8 @@ class Protocol:
         window: warming up ends when the medians of two consecutive windows of so many calls agree.
         warmup_most: calls of the warm-up at most, of each network.
         warmup_tolerance: largest relative difference of those two medians.
-        rounds: least number of timed rounds; each calls both networks once, in an order that turns.
+        rounds: least number of timed rounds, 6 or more, since fewer have no 95 % interval; each calls both networks
+            once, in an order that turns.
         rounds_most: largest number of rounds.
         tolerance: measuring ends when the relative half-width of the 95 % interval of the median ratio is at most this;
             a timing that does not reach it within `rounds_most` is not stable.
@@ -54,10 +55,10 @@ class Protocol:
     __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
     def __post_init__(self) -> None:
-        whole = self.window >= 1 and self.warmup_most >= 0 and 1 <= self.rounds <= self.rounds_most <= 100_000
+        whole = self.window >= 1 and self.warmup_most >= 0 and 6 <= self.rounds <= self.rounds_most <= 100_000
         if not (whole and self.tolerance > 0 and self.warmup_tolerance > 0):
             raise ValueError(
-                "a protocol needs window >= 1, warmup_most >= 0, 1 <= rounds <= rounds_most <= 100000 "
+                "a protocol needs window >= 1, warmup_most >= 0, 6 <= rounds <= rounds_most <= 100000 "
                 f"and tolerances above 0, got {self}"
             )
 
@@ -80,6 +81,8 @@ class Timing(_Part):
             compares between rows, since a slow minute of the machine meets both.
         cpu_ratio: the same of CPU times, steadier where the machine is busy with something else.
         half_width: of the 95 % interval of `ratio`, relative to it.
+        reference_ms: median of the reference network's wall time in the same rounds, whose drift shows from row to row;
+            None where it was not kept.
         stable: whether `half_width` reached the tolerance and warming up ended; an unstable figure is no result.
         peak_memory_mib: largest resident memory of the process so far; None where it cannot be read.
         energy_mj: energy of the whole package for one call, idle power included; None where it cannot be read.
@@ -95,6 +98,7 @@ class Timing(_Part):
     cpu_ratio: NonNegative
     half_width: NonNegative
     stable: bool
+    reference_ms: Positive | None = None
     peak_memory_mib: NonNegative | None = None
     energy_mj: NonNegative | None = None
 

@@ -128,7 +128,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "order twice": (_damaged(lambda p: p["rows"][0].update(order=1)), "order of its own"),
     "another batch": (_damaged(lambda p: p.update(batch=2)), "first axis"),
     "quartiles crossed": (_damaged(lambda p: p["reference"].update(quartiles=[11.0, 9.0])), "in order"),
-    "protocol that cannot be": (_damaged(lambda p: p["protocol"].update(rounds=0)), "rounds"),
+    "protocol that cannot be": (_damaged(lambda p: p["protocol"].update(rounds=5)), "rounds"),
 }
 
 
@@ -161,7 +161,7 @@ def test_large_files_and_missing_ones_are_refused(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "mine.json").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"window": 0}, {"rounds": 0}, {"rounds": 9, "rounds_most": 8}, {"tolerance": 0.0}])
+@pytest.mark.parametrize("wrong", [{"window": 0}, {"rounds": 5}, {"rounds": 9, "rounds_most": 8}, {"tolerance": 0.0}])
 def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="a protocol needs"):
         Protocol(**wrong)
