@@ -154,6 +154,7 @@ class DeviceProfile(_Part):
         tokens: length of a text; None for images.
         shape: of the first input, its batch first.
         reference: of the full network, measured alone; rows compare with it through their ratios.
+        multiple_of: only sizes that are multiples of it were measured, and are to be searched; 1: all.
         rows: measured sub-networks, each naming the same choices.
         noise_floor: median relative difference of one sub-network measured twice, apart in time; None where unknown.
     """
@@ -170,6 +171,7 @@ class DeviceProfile(_Part):
     tokens: Count | None
     shape: tuple[Count, ...] = pydantic.Field(min_length=1, max_length=16)
     protocol: Protocol
+    multiple_of: Count = 1
     reference: Timing
     rows: tuple[Row, ...] = pydantic.Field(max_length=100_000)
     noise_floor: NonNegative | None = None

@@ -16,12 +16,13 @@ MAY_IMPORT = {
     "nas": {"nas", "search_spaces", "predictors", "hardware"},
 }
 # The parts of `nas`, each of which may use those before it; modules outside of them are used by all.
-LAYERS = ("data", "networks", "searching", "learning", "runs", "command")
+LAYERS = ("data", "networks", "searching", "profiling", "learning", "runs", "command")
 # A recipe is one paper's method; recipes are composed by others and know nothing of each other.
 RECIPES = {"nas.searching.linas", "nas.learning.instatune"}
 ON_TOP = {
     "nas.command.cli": set(),
     "nas.command.demo": {"nas.command.cli"},
+    "nas.runs.searching": {"nas.command.cli", "nas.command.demo"},
     "nas.runs.workflow": {"nas.command.cli", "nas.command.demo"},
 }
 
@@ -39,7 +40,7 @@ HOMES = {
     "rich": {"nas.runs.console"},
     "scipy": {"nas.searching.acquisition", "predictors.gaussian_process"},
     "sqlalchemy": {"nas.searching.storage"},
-    "transformers": {"nas.networks.pretrained", "search_spaces.storage"},
+    "transformers": {"nas.networks.pretrained", "nas.networks.untrained", "search_spaces.storage"},
     "tyro": {"nas.command.cli"},
 }
 SLOW_TO_IMPORT = {"accelerate", "datasets", "matplotlib", "onnx", "onnxruntime", "ray", "sklearn", "transformers"}

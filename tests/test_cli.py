@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-import nas.runs.workflow
+import nas.runs.searching
 from nas.runs.console import Bar
 
 COMMANDS = ("finetune", "search", "report", "export", "demo", "doctor")
@@ -193,7 +193,7 @@ def test_exit_statuses(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(nas.runs.workflow, "search_run", fail)
+    monkeypatch.setattr(nas.runs.searching, "search_run", fail)
     answer = nas_command("search", "run")
     assert answer.status == status
     assert answer.out == ""

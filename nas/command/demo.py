@@ -13,6 +13,7 @@ from nas.command.demo_files import SENTENCES, WEIGHTS, cache_folder, fetch, unpa
 from nas.runs.console import print_comparison, say
 from nas.runs.delivery import export_run
 from nas.runs.memory import peak_memory_mib
+from nas.runs.searching import report_run, search_run
 from nas.runs.settings import (
     Common,
     DataSettings,
@@ -23,7 +24,7 @@ from nas.runs.settings import (
     SupernetSettings,
     TrainingSettings,
 )
-from nas.runs.workflow import finetune_run, report_run, search_run
+from nas.runs.workflow import finetune_run
 
 MODEL = "all-MiniLM-L6-v2"
 ELASTIC = SpaceSettings(depth="4,5,6", heads="0.5,0.75,1.0", ffn="0.25,0.5,0.75,1.0", drop_order="spread")

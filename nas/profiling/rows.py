@@ -1,0 +1,72 @@
+"""What is learned from the rows of a profile."""
+
+import numpy as np
+import numpy.typing as npt
+
+from hardware.profile import DeviceProfile, Timing
+from nas.errors import UserError
+from nas.profiling.prediction import Kind, LatencyPredictor
+from predictors import Quality, quality
+from search_spaces import Candidate, Kernels, Space
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+_FOLDS = 5
+_WALL_IS_CPU = 1.1
+
+
+def relative(timing: Timing, profile: DeviceProfile) -> float:
+    """Latency of what was measured over the full network's.
+
+    One thread of a processor waits for nothing but the processor, so on an idle machine its CPU time is its wall
+    time. On a busy machine the wall time also holds the turns of other programs, and the CPU time does not: there its
+    ratio is several times steadier. So it is taken where one thread ran, and no second one was at work beside it.
+    """
+    alone = profile.threads == 1 and profile.device == "cpu"
+    if alone and 0 < timing.cpu_ms <= _WALL_IS_CPU * timing.median_ms and timing.cpu_ratio > 0:
+        return timing.cpu_ratio
+    return timing.ratio
+
+
+def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatArray]:
+    """Encoded candidates (n, k) and their ratios (n,) of the stable rows, repeated candidates once with their mean.
+
+    Raises:
+        UserError: no row is stable, fewer than half of them are, or one is no candidate of the space.
+    """
+    stable = [row for row in profile.rows if row.timing.stable]
+    if not stable or 2 * len(stable) < len(profile.rows):
+        raise UserError(
+            f"the latency of {len(profile.rows) - len(stable)} of {len(profile.rows)} profiled sub-networks did not "
+            "get stable; stop what else runs on that machine and repeat the command, which measures them anew"
+        )
+    found: dict[Candidate, list[float]] = {}
+    for row in stable:
+        try:
+            candidate = space.candidate(row.candidate)
+        except ValueError as error:
+            raise UserError(f"the rows of the profile must be of this network's sub-networks: {error}") from error
+        found.setdefault(candidate, []).append(relative(row.timing, profile))
+    return space.encode(found), np.array([np.mean(each) for each in found.values()])
+
+
+def fitted(profile: DeviceProfile, space: Space, kernels: Kernels, kind: Kind = "combined") -> LatencyPredictor:
+    """A predictor of ratios that learned from all stable rows; raises UserError as `learned_rows`."""
+    return LatencyPredictor(space, kernels, kind).fit(*learned_rows(profile, space))
+
+
+def held_out(profile: DeviceProfile, space: Space, kernels: Kernels, kind: Kind = "combined") -> Quality | None:
+    """How well rows are predicted by the others, in five folds; None for fewer than ten candidates.
+
+    Raises:
+        UserError: as `learned_rows`.
+    """
+    rows, ratios = learned_rows(profile, space)
+    if len(rows) < 2 * _FOLDS:
+        return None
+    fold = np.arange(len(rows)) % _FOLDS
+    mean, spread = np.zeros((2, len(rows)))
+    for each in range(_FOLDS):
+        out = fold == each
+        mean[out], spread[out] = LatencyPredictor(space, kernels, kind).fit(rows[~out], ratios[~out]).predict(rows[out])
+    return quality(ratios, mean, spread)
