@@ -32,7 +32,7 @@ HOMES = {
     "matplotlib": {"nas.runs.report"},
     "moocore": {"nas.searching.pareto"},
     "onnx": {"hardware.onnx"},
-    "onnxruntime": {"hardware.onnxruntime"},
+    "onnxruntime": {"hardware.onnxruntime", "nas.profiling.on_device"},
     "onnxscript": {"hardware.onnx"},
     "optuna": {"nas.searching.storage", "nas.searching.study", "nas.searching.trials"},
     "pydantic": {"hardware.profile", "nas.runs.run_folder", "nas.command.config_file"},

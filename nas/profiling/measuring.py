@@ -88,12 +88,19 @@ class Bench:
         device = device_of(self.subject.supernet)
         return map_inputs(self.subject.inputs, lambda value: value.to(device))
 
-    def _prepared(self, candidate: Candidate) -> Runner:
+    def convert(self, candidate: Candidate, folder: Path) -> tuple[Backend, Path]:
+        """Write a candidate for the runtime into an existing folder; UserError where the runtime does not take it."""
         module: nn.Module = self.subject.supernet.extract(candidate).eval()
         runtime, precision = self.make(), PRECISIONS[self.target.precision]
+        try:
+            return runtime, runtime.convert(module, self._inputs(), folder, precision=precision)
+        except (ConversionError, ValueError) as error:
+            raise UserError(f"{self.target.runtime} does not take this network: {error}") from error
+
+    def _prepared(self, candidate: Candidate) -> Runner:
         with tempfile.TemporaryDirectory() as scratch:
+            runtime, path = self.convert(candidate, Path(scratch))
             try:
-                path = runtime.convert(module, self._inputs(), Path(scratch), precision=precision)
-                return runtime.load(path, threads=self.target.threads, precision=precision)
-            except (ConversionError, ValueError) as error:
+                return runtime.load(path, threads=self.target.threads, precision=PRECISIONS[self.target.precision])
+            except ValueError as error:
                 raise UserError(f"{self.target.runtime} does not take this network: {error}") from error

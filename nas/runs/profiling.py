@@ -21,6 +21,8 @@ from nas.runs.profiled import open_subject
 from nas.runs.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
 from predictors import Quality
 
+BUDGET = 100
+
 
 def profile_device(
     model: str,
@@ -49,12 +51,10 @@ def profile_device(
     check_profile(settings)
     subject = open_subject(model, settings, own, elastic, common, network)
     started = time.monotonic()
-    bench = _bench(subject, settings)
+    bench = bench_of(subject, settings)
     profile = _begun(out, subject, settings, bench)
-    effort = Effort(settings.budget, None if settings.minutes is None else 60 * settings.minutes)
-    twice = len(checked_twice(subject, settings.budget, common.seed))
-    total = min(settings.budget, subject.space.size()) + twice
-    with Bar(f"Profiling {settings.runtime}", total) as bar:
+    effort = Effort(settings.budget or BUDGET, None if settings.minutes is None else 60 * settings.minutes)
+    with Bar(f"Profiling {settings.runtime}", _count(subject, settings, common)) as bar:
 
         def on_row(grown: DeviceProfile, row: Row) -> None:
             told = f"{grown.latency_ms(row):.4g} ms, {row.timing.ratio:.3f} of the full network"
@@ -75,27 +75,36 @@ def estimate(
     """Time of `profile_device`, from the smallest and the largest sub-network; writes nothing, errors as there."""
     check_profile(settings)
     subject = open_subject(model, settings, own, elastic, common, network)
-    bench = _bench(subject, settings)
+    bench = bench_of(subject, settings)
     bench.reference()
     started = time.monotonic()
     for candidate in (subject.space.smallest(), subject.space.largest()):
         bench.measure(candidate)
     each = (time.monotonic() - started) / 2
-    count = min(settings.budget, subject.space.size()) + len(checked_twice(subject, settings.budget, common.seed))
+    count = min(settings.budget or BUDGET, subject.space.size()) + len(
+        checked_twice(subject, settings.budget or BUDGET, common.seed)
+    )
     seconds = each * count
     return {
         "sub_networks": str(subject.space.size()),
-        "budget": settings.budget,
+        "budget": settings.budget or BUDGET,
         "seconds_a_sub_network": each,
         "seconds": seconds if settings.minutes is None else min(seconds, 60 * settings.minutes),
     }
 
 
+def _count(subject: Subject, settings: ProfileSettings, common: Common) -> int:
+    """Measurements at most: those of the budget, and some of them again."""
+    budget = settings.budget or BUDGET
+    return min(budget, subject.space.size()) + len(checked_twice(subject, budget, common.seed))
+
+
 def check_profile(settings: ProfileSettings) -> None:
     """UserError for a number out of its range."""
     for name in ("threads", "batch", "tokens", "budget", "multiple_of"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(settings, name)}")
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     for name in ("minutes", "tolerance"):
         value = getattr(settings, name)
         if value is not None and not value > 0:
@@ -151,7 +160,8 @@ def _judged(found: Quality) -> dict[str, float | None]:
     }
 
 
-def _bench(subject: Subject, settings: ProfileSettings) -> Bench:
+def bench_of(subject: Subject, settings: ProfileSettings) -> Bench:
+    """What measures candidates; UserError where the runtime cannot be used here."""
     device = device_of(subject.supernet).type
     target = Target(settings.runtime, settings.precision, settings.threads, device)
     return Bench(subject, target, target.maker(), protocol_of(settings))

@@ -183,8 +183,8 @@ class ProfileSettings:
     """Rows of an input."""
     tokens: int = 128
     """Length of a text; images keep their size."""
-    budget: int = 100
-    """How many sub-networks are measured."""
+    budget: int | None = None
+    """How many sub-networks are measured (default: 100, for a folder of --remote 30)."""
     minutes: float | None = 6.0
     """No further sub-network is begun after so many minutes, though at least 20 are; None: no limit."""
     multiple_of: int = 1
