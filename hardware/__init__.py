@@ -6,9 +6,11 @@ from hardware.inputs import Inputs
 from hardware.latency import Latency, measure_latency
 from hardware.machine import this_machine
 from hardware.onnxruntime import OnnxRuntimeBackend
+from hardware.openvino import OpenVinoBackend
 from hardware.profile import DeviceProfile, Protocol, Row, Timing, differs, read_profile, write_profile
 from hardware.protocol import UnstableError, measure_beside, require_stable
 from hardware.pytorch import PyTorchBackend
+from hardware.registry import Runtime, backend, backends
 
 __all__ = [
     "Backend",
@@ -18,12 +20,16 @@ __all__ = [
     "Inputs",
     "Latency",
     "OnnxRuntimeBackend",
+    "OpenVinoBackend",
     "Protocol",
     "PyTorchBackend",
     "Row",
     "Runner",
+    "Runtime",
     "Timing",
     "UnstableError",
+    "backend",
+    "backends",
     "cost",
     "differs",
     "measure_beside",

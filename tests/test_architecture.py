@@ -31,9 +31,11 @@ HOMES = {
     "datasets": {"nas.data.reading"},
     "matplotlib": {"nas.runs.report"},
     "moocore": {"nas.searching.pareto"},
+    "nncf": {"hardware.quantized"},
     "onnx": {"hardware.onnx"},
     "onnxruntime": {"hardware.onnxruntime", "nas.profiling.on_device"},
     "onnxscript": {"hardware.onnx"},
+    "openvino": {"hardware.openvino"},
     "optuna": {"nas.searching.storage", "nas.searching.study", "nas.searching.trials"},
     "pydantic": {"hardware.profile", "nas.runs.run_folder", "nas.command.config_file"},
     "ray": {"nas.searching.parallel"},
@@ -43,7 +45,18 @@ HOMES = {
     "transformers": {"nas.networks.pretrained", "nas.networks.untrained", "search_spaces.storage"},
     "tyro": {"nas.command.cli"},
 }
-SLOW_TO_IMPORT = {"accelerate", "datasets", "matplotlib", "onnx", "onnxruntime", "ray", "sklearn", "transformers"}
+SLOW_TO_IMPORT = {
+    "accelerate",
+    "datasets",
+    "matplotlib",
+    "nncf",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "ray",
+    "sklearn",
+    "transformers",
+}
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for package in PACKAGES
