@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from hardware.registry import backend
+from hardware.resizing import Resizer
 from torch import nn
 
 from hardware.backend import PRECISIONS, Backend, ConversionError, Runner
 from hardware.inputs import Inputs, device_of, map_inputs
-from hardware.onnx import Resizer
 from hardware.profile import Precision, Protocol, Timing
 from hardware.protocol import measure_beside
+from hardware.registry import backend
 from nas.errors import UserError
 from nas.profiling.subject import Subject
 from search_spaces import Candidate

@@ -127,8 +127,8 @@ def asked_of_profile(subject: Subject, settings: ProfileSettings) -> dict[str, o
 
 
 def protocol_of(settings: ProfileSettings) -> Protocol:
-    """How every row is measured."""
-    return replace(ROWS_PROTOCOL, tolerance=settings.tolerance)
+    """How every row is measured; warming up may leave a few times of what measuring may."""
+    return replace(ROWS_PROTOCOL, tolerance=settings.tolerance, warmup_tolerance=4 * settings.tolerance)
 
 
 def told_of(profile: DeviceProfile, subject: Subject, out: Path, seconds: float) -> dict[str, Any]:
