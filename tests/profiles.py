@@ -69,7 +69,7 @@ def profile(of: Subject, **other: object) -> DeviceProfile:
 
 
 def known_latency(of: Subject, noise: float = 0.0) -> Callable[[Candidate], float]:
-    """A ratio to the full network: a part for every operation, a fixed part, and noise that belongs to the candidate."""
+    """A ratio to the full network: a fixed part, a part for every operation, and noise that is the candidate's own."""
     whole = of.supernet.space
     macs = exact_costs(of.supernet, {name: value.repeat(2, 1) for name, value in of.inputs.items()})["macs"]
     full = float(macs(whole.encode([whole.largest()]))[0])

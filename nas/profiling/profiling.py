@@ -81,7 +81,7 @@ def grow(
 
 def planned(subject: Subject, count: int, seed: int) -> list[Candidate]:
     """`count` distinct candidates chosen without measuring any, in the order of measuring; the first ones twice."""
-    return [*checked_twice(subject, count, seed), *_designed(subject, count, seed)][:count]
+    return list(dict.fromkeys([*checked_twice(subject, count, seed), *_designed(subject, count, seed)]))[:count]
 
 
 def checked_twice(subject: Subject, budget: int, seed: int) -> list[Candidate]:

@@ -50,6 +50,15 @@ def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatA
     return space.encode(found), np.array([np.mean(each) for each in found.values()])
 
 
+def noise(profile: DeviceProfile) -> float | None:
+    """Median over sub-networks measured twice of the relative difference, first to last; None where there are none."""
+    found: dict[tuple[tuple[str, object], ...], list[float]] = {}
+    for row in sorted(profile.rows, key=lambda row: row.order):
+        found.setdefault(row.key, []).append(relative(row.timing, profile))
+    apart = [2 * abs(each[0] - each[-1]) / (each[0] + each[-1]) for each in found.values() if len(each) > 1]
+    return float(np.median(apart)) if apart else None
+
+
 def fitted(profile: DeviceProfile, space: Space, kernels: Kernels, kind: Kind = "combined") -> LatencyPredictor:
     """A predictor of ratios that learned from all stable rows; raises UserError as `learned_rows`."""
     return LatencyPredictor(space, kernels, kind).fit(*learned_rows(profile, space))

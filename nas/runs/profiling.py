@@ -13,7 +13,7 @@ from hardware.profile import DeviceProfile, Protocol, Row, differs, write_profil
 from nas.errors import UserError
 from nas.profiling.measuring import ROWS_PROTOCOL, Bench, Target
 from nas.profiling.profiling import Effort, checked_twice, grow
-from nas.profiling.rows import held_out
+from nas.profiling.rows import held_out, noise
 from nas.profiling.subject import Subject
 from nas.runs.console import Bar
 from nas.runs.devices import profile_at
@@ -134,7 +134,7 @@ def protocol_of(settings: ProfileSettings) -> Protocol:
 def told_of(profile: DeviceProfile, subject: Subject, out: Path, seconds: float) -> dict[str, Any]:
     """What a profile says, in one object; UserError where its latencies did not get stable."""
     judged = held_out(profile, subject.supernet.space, subject.kernels)
-    noise = profile.noise_floor
+    floor = noise(profile)
     return {
         "profile": str(out),
         "model": profile.model.name,
@@ -145,7 +145,7 @@ def told_of(profile: DeviceProfile, subject: Subject, out: Path, seconds: float)
         "tokens": profile.tokens,
         "sub_networks": len({row.key for row in profile.rows}),
         "full_network_ms": profile.reference.median_ms,
-        "noise_floor_percent": None if noise is None else 100 * noise,
+        "noise_floor_percent": None if floor is None else 100 * floor,
         "held_out": None if judged is None else _judged(judged),
         "seconds": seconds,
     }
