@@ -85,6 +85,7 @@ class Sizes:
     """How much is measured; the tests measure less."""
 
     counts: tuple[int, ...]
+    main: int = 100
     held: int = 60
     tolerance: float = ROWS_PROTOCOL.tolerance
     front: int = FRONT
@@ -203,7 +204,7 @@ def run_runtime(harness: Harness, problem: Problem, runtime: str) -> tuple[Figur
     device, whole = Device(subject, runtime, harness.options.out, sizes), subject.supernet.space
     asked = {"seed": SEED, "tolerance": sizes.tolerance, "held": sizes.held}
     prefix = f"{subject.name}-{runtime}"
-    main_count, most = max(count for count in sizes.counts if count <= 100), max(sizes.counts)
+    main_count, most = max(count for count in sizes.counts if count <= sizes.main), max(sizes.counts)
     kept = harness.stage(f"{prefix}-profile-{main_count}", lambda: device.profile(main_count), **asked)
     profile, seconds = read(kept), kept["measure_seconds"]
     held = read(harness.stage(f"{prefix}-held", lambda: device.measured(problem.held, profile), **asked))

@@ -35,7 +35,7 @@ HOMES = {
     "onnx": {"hardware.onnx"},
     "onnxruntime": {"hardware.onnxruntime", "nas.profiling.on_device"},
     "onnxscript": {"hardware.onnx"},
-    "openvino": {"hardware.openvino"},
+    "openvino": {"hardware.openvino", "nas.profiling.on_device"},
     "optuna": {"nas.searching.storage", "nas.searching.study", "nas.searching.trials"},
     "pydantic": {"hardware.profile", "nas.runs.run_folder", "nas.command.config_file"},
     "ray": {"nas.searching.parallel"},

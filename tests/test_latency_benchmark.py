@@ -45,7 +45,7 @@ def test_it_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(latency_predictors.MODELS, "minilm", tiny)
     monkeypatch.setattr(latency_predictors, "TOKENS", 8)
     monkeypatch.setattr(latency_figures, "published_chooser", latency_figures.Additive)
-    sizes = Sizes(tiny.counts, held=6, tolerance=100.0, front=4, searched=30)
+    sizes = Sizes(tiny.counts, main=12, held=6, tolerance=100.0, front=4, searched=30)
     harness = Harness(argparse.Namespace(out=tmp_path, json=True, full=False))
     found = latency_predictors.run_model(harness, "minilm", ["pytorch"], sizes)
     names = (

@@ -130,12 +130,9 @@ def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
 
 def _elsewhere(profile: DeviceProfile, device: str) -> str | None:
     here, there = this_machine(profile.machine.accelerator), profile.machine
-    for what in ("processor", "cores", "features"):
-        if getattr(here, what) != getattr(there, what):
-            return (
-                f"its {what} are those of another machine" if what != "processor" else f"it is of a {there.processor}"
-            )
-    return f"it is of {profile.device}, the network is on {device}" if device != profile.device else None
+    if (here.processor, here.cores, here.features) != (there.processor, there.cores, there.features):
+        return f"its machine is another one, {there.processor} with {there.cores} cores"
+    return f"it is of a network on {profile.device}, this one is on {device}" if device != profile.device else None
 
 
 def _write(place: Path, found: Sequence[Verified]) -> None:
