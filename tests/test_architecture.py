@@ -31,7 +31,7 @@ HOMES = {
     "matplotlib": {"nas.runs.report"},
     "moocore": {"nas.searching.pareto"},
     "nncf": {"hardware.quantized"},
-    "onnx": {"hardware.onnx"},
+    "onnx": {"hardware.onnx", "hardware.template"},
     "onnxruntime": {"hardware.onnxruntime"},
     "onnxscript": {"hardware.onnx"},
     "openvino": {"hardware.openvino"},
