@@ -11,6 +11,7 @@ from hardware.profile import DeviceProfile, Protocol, Row, Timing, differs, read
 from hardware.protocol import UnstableError, measure_beside, require_stable
 from hardware.pytorch import PyTorchBackend
 from hardware.registry import Runtime, backend, backends
+from hardware.resizing import Resizer
 
 __all__ = [
     "Backend",
@@ -23,6 +24,7 @@ __all__ = [
     "OpenVinoBackend",
     "Protocol",
     "PyTorchBackend",
+    "Resizer",
     "Row",
     "Runner",
     "Runtime",

@@ -32,7 +32,7 @@ HOMES = {
     "matplotlib": {"nas.runs.report"},
     "moocore": {"nas.searching.pareto"},
     "nncf": {"hardware.quantized"},
-    "onnx": {"hardware.onnx"},
+    "onnx": {"hardware.onnx", "hardware.template"},
     "onnxruntime": {"hardware.onnxruntime", "nas.profiling.on_device"},
     "onnxscript": {"hardware.onnx"},
     "openvino": {"hardware.openvino", "nas.profiling.on_device"},

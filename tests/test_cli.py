@@ -206,7 +206,11 @@ def test_doctor(nas_command: Command) -> None:
     found = json.loads(nas_command("doctor", "--json").out)
     assert found["healthy"]
     assert {"torch", "optuna", "tyro"} <= {package["name"] for package in found["packages"]}
-    assert "torch" in nas_command("doctor").out
+    runtimes = {runtime["name"]: runtime for runtime in found["runtimes"]}
+    assert "float32" in runtimes["pytorch"]["precisions"] and "int8" in runtimes["pytorch"]["notes"]
+    assert set(runtimes) == {"pytorch", "onnxruntime", "openvino"}
+    shown = nas_command("doctor").out
+    assert "torch" in shown and "openvino" in shown
 
 
 def test_a_plain_line_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
