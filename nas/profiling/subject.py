@@ -1,13 +1,14 @@
 """What is profiled: a super-network, the inputs that it is measured with, and what a profile says of both."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from hardware.inputs import Inputs, batch_size, device_of, is_tokens, map_inputs, split
-from hardware.profile import ProfiledModel
+from hardware.profile import DeviceProfile, ProfiledModel, differs
 from nas.errors import UserError
 from search_spaces import Kernels, Space, Supernet, kernels
 from search_spaces.families import family_name
@@ -71,3 +72,11 @@ class Subject:
         device = device_of(self.supernet)
         single = self.batch == 1 and value.ndim > 0 and len(value) == 1
         return (torch.cat([value, value]) if single else value).to(device)
+
+
+def differences(profile: DeviceProfile, asked: Mapping[str, object]) -> list[str]:
+    """How a profile differs from what is asked (see `hardware.differs`), in words: nobody reads digests."""
+    others = (
+        "the sub-networks to choose from (their sizes, or the order in which blocks drop) are others in the profile"
+    )
+    return [others if phrase.startswith("space_sha256") else phrase for phrase in differs(profile, asked)]

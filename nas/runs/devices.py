@@ -8,11 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hardware.profile import DeviceProfile, differs, read_profile, write_profile
+from hardware.profile import DeviceProfile, read_profile, write_profile
 from nas.errors import UserError
 from nas.profiling.objective import PredictedLatency, latency_objective, predicted_latency
 from nas.profiling.sizes import with_multiples
-from nas.profiling.subject import Subject
+from nas.profiling.subject import Subject, differences
 from nas.runs.opened_run import LATENCY, OpenedRun
 from nas.runs.profiled import subject_of_run
 from nas.runs.settings import SearchSettings
@@ -108,7 +108,7 @@ def _subject(opened: OpenedRun, name: str, profile: DeviceProfile, settings: Sea
         value = None if settings is None else getattr(settings, flag)
         if value is not None and value != getattr(SearchSettings, flag):
             asked[flag] = value
-    wrong = differs(profile, asked)
+    wrong = differences(profile, asked)
     if not wrong and profile.shape != subject.shape:
         wrong = [f"the shape of an input is {profile.shape} in the profile and {subject.shape} is asked"]
     if wrong:

@@ -1,5 +1,6 @@
 """What is profiled, from what the user names: a run, a model of `transformers`, or a network of the user's own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,6 +45,8 @@ def open_subject(
     Raises:
         UserError: no such network, or one that cannot be narrowed or traced.
     """
+    if settings.runtime == "openvino":
+        common = replace(common, device="cpu")  # it computes nowhere else
     if Path(model, "run.json").is_file():
         if own != ModelSettings() or elastic != SpaceSettings():
             raise UserError("a run has its network and its sub-networks: leave out their sizes, --weights and the like")

@@ -9,12 +9,12 @@ import torch
 
 from hardware.inputs import device_of
 from hardware.machine import this_machine
-from hardware.profile import DeviceProfile, Protocol, Row, differs, write_profile
+from hardware.profile import DeviceProfile, Protocol, Row, write_profile
 from nas.errors import UserError
 from nas.profiling.measuring import ROWS_PROTOCOL, Bench, Target
 from nas.profiling.profiling import Effort, checked_twice, grow
 from nas.profiling.rows import held_out, noise
-from nas.profiling.subject import Subject
+from nas.profiling.subject import Subject, differences
 from nas.runs.console import Bar
 from nas.runs.devices import profile_at
 from nas.runs.profiled import open_subject
@@ -173,7 +173,7 @@ def _begun(out: Path, subject: Subject, settings: ProfileSettings, bench: Bench)
     machine, version = this_machine(accelerator_of(subject)), bench.target.version()
     if out.exists():
         found = profile_at(out)
-        wrong = differs(found, asked)
+        wrong = differences(found, asked)
         if found.machine != machine:
             wrong = [
                 *wrong,

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from hardware.inputs import map_inputs, split
-from hardware.profile import MOST_BYTES, DeviceProfile, differs, noise_floor, parse_profile, write_profile
+from hardware.profile import MOST_BYTES, DeviceProfile, noise_floor, parse_profile, write_profile
 from nas.errors import UserError
 from nas.files import replace_folder, write_json_atomic
 from nas.profiling import on_device
 from nas.profiling.measuring import Bench
 from nas.profiling.profiling import checked_twice, planned
-from nas.profiling.subject import Subject
+from nas.profiling.subject import Subject, differences
 from nas.runs.console import Bar, say
 from nas.runs.profiled import open_subject
 from nas.runs.profiling import asked_of_profile, bench_of, check_profile, protocol_of, told_of
@@ -77,7 +77,7 @@ def read_result(
     asked = {name: value for name, value in asked_of_profile(subject, settings).items() if name != "runtime"}
     if settings.runtime != ProfileSettings.runtime:
         asked["runtime"] = settings.runtime
-    wrong = differs(profile, asked)
+    wrong = differences(profile, asked)
     if wrong:
         raise UserError(f"{result} must be of this network: {wrong[0]}; repeat the flags that the folder was made with")
     told = told_of(profile, subject, out, time.monotonic() - started)
