@@ -15,13 +15,14 @@ from nas.profiling.measuring import ROWS_PROTOCOL, Bench, Target
 from nas.profiling.profiling import Effort, checked_twice, grow
 from nas.profiling.rows import held_out, noise
 from nas.profiling.subject import Subject, differences
-from nas.runs.console import Bar
+from nas.runs.console import Bar, say
 from nas.runs.devices import profile_at
 from nas.runs.profiled import open_subject
 from nas.runs.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
 from predictors import Quality
 
 BUDGET = 100
+NOISY = 0.05
 
 
 def profile_device(
@@ -135,6 +136,11 @@ def told_of(profile: DeviceProfile, subject: Subject, out: Path, seconds: float)
     """What a profile says, in one object; UserError where its latencies did not get stable."""
     judged = held_out(profile, subject.supernet.space, subject.kernels)
     floor = noise(profile)
+    if floor is not None and floor > NOISY:
+        say(
+            f"The same sub-network differs by {100 * floor:.1f} % from beginning to end: stop what else runs "
+            "on that machine, fix its clock, and profile it anew for better predictions"
+        )
     return {
         "profile": str(out),
         "model": profile.model.name,
