@@ -67,9 +67,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [type(value) for value in read.rows[1].candidate.values()] == [int, int, int, str, float]
     assert [each.name for each in tmp_path.iterdir()] == ["here.json"]
     assert read.latency_ms(read.rows[0]) == pytest.approx(5.0)
-    by_cpu = profile(
-        protocol=Protocol(clock="cpu"), rows=(Row(candidate={}, timing=timing(0.5, cpu_ratio=0.4), order=0),)
-    )
+    row = Row(candidate={}, timing=timing(0.5, cpu_ratio=0.4), order=0)
+    by_cpu = profile(protocol=Protocol(clock="cpu"), rows=(row,))
     assert by_cpu.latency_ms(row) == pytest.approx(4.0)
 
 
