@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class Memory(TorchDispatchMode):
+class Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records which memory every operator reads and writes, views of one memory being the same.
 
     Args:
@@ -17,7 +17,7 @@ class Memory(TorchDispatchMode):
     """
 
     def __init__(self, inputs: Sequence[torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._steps: list[frozenset[int]] = []
         # Kept until the end, so that no address is given to two of them.
         self._storages: dict[int, torch.UntypedStorage] = {}

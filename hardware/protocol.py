@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from hardware.counters import energy_meter, peak_memory_mib
-from hardware.inputs import Inputs, call
+from hardware.inputs import Inputs, call, split
 from hardware.latency import Clock, undisturbed, waiter
 from hardware.profile import Protocol, Timing
 
 Runnable = Callable[..., object]
+# Wall and CPU time of one call, in milliseconds.
+Times = tuple[float, float]
 EnergyMeter = Callable[[], Callable[[], float]]
 
 
@@ -52,16 +54,28 @@ def measure_beside(
         energy: see `energy_meter`; None: that of this machine, where it can be read.
 
     Raises:
-        ValueError: fewer than one thread, or a clock that stands still.
+        ValueError: fewer than one thread, a clock that stands still, or a protocol by CPU time where that says nothing.
     """
-    if threads < 1:
-        raise ValueError(f"measuring needs threads >= 1, got {threads}")
     settings, meter = protocol or Protocol(), energy or energy_meter()
+    _possible(settings, threads, inputs)
     watch = _Watch(inputs, clock, cpu_clock, waiter(inputs))
     with undisturbed(threads), torch.inference_mode():
         warm = _warmed_up((network, reference), watch, settings)
         own, other, spent = _rounds(network, reference, watch, settings, meter)
-    return _timing(np.array(own), np.array(other), spent, warm, settings)
+    half_width = _half_width(_ratios(own, other, settings))
+    return _timing(np.array(own), np.array(other), spent, half_width, warm and half_width <= settings.tolerance)
+
+
+def _possible(protocol: Protocol, threads: int, inputs: Inputs) -> None:
+    if threads < 1:
+        raise ValueError(f"measuring needs threads >= 1, got {threads}")
+    args, kwargs = split(inputs)
+    devices = {value.device.type for value in [*args, *kwargs.values()]}
+    if protocol.clock == "cpu" and (threads > 1 or devices != {"cpu"}):
+        raise ValueError(
+            "CPU time is a latency for one thread on the processor only, "
+            f"got {threads} threads on {', '.join(sorted(devices))}; measure by wall time"
+        )
 
 
 def require_stable(timing: Timing, what: str = "this network") -> Timing:
@@ -92,10 +106,11 @@ class _Watch:
 
 def _warmed_up(networks: Sequence[Runnable], watch: _Watch, protocol: Protocol) -> bool:
     """Call each in turns until two consecutive windows have the same median; False where that does not happen."""
+    clock = ("wall", "cpu").index(protocol.clock)
     times: list[list[float]] = [[] for _ in networks]
     for _ in range(protocol.warmup_most):
         for network, taken in zip(networks, times, strict=True):
-            taken.append(watch(network)[0])
+            taken.append(watch(network)[clock])
         if all(_steady(taken, protocol) for taken in times):
             return True
     return protocol.warmup_most == 0
@@ -111,10 +126,10 @@ def _steady(times: Sequence[float], protocol: Protocol) -> bool:
 
 def _rounds(
     network: Runnable, reference: Runnable, watch: _Watch, protocol: Protocol, meter: EnergyMeter | None
-) -> tuple[list[tuple[float, float]], list[tuple[float, float]], list[float]]:
+) -> tuple[list[Times], list[Times], list[float]]:
     """(wall, CPU) times of both networks by round, and the energy of the first one's calls in millijoules."""
-    own: list[tuple[float, float]] = []
-    other: list[tuple[float, float]] = []
+    own: list[Times] = []
+    other: list[Times] = []
     spent: list[float] = []
     while len(own) < protocol.rounds_most:
         # Who comes first turns: the second one may find caches that the first one filled, or lose what it had.
@@ -126,13 +141,16 @@ def _rounds(
             spent.append(stop())
         if len(other) < len(own):
             other.append(watch(reference))
-        if len(own) >= protocol.rounds and _half_width(_ratios(own, other)) <= protocol.tolerance:
+        if len(own) >= protocol.rounds and _half_width(_ratios(own, other, protocol)) <= protocol.tolerance:
             break
     return own, other, spent
 
 
-def _ratios(own: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> list[float]:
-    return [mine[0] / theirs[0] for mine, theirs in zip(own, other, strict=True)]
+def _ratios(own: Sequence[Times], other: Sequence[Times], protocol: Protocol) -> list[float]:
+    """By the protocol's clock; the CPU's may be too coarse for a round, which then tells nothing."""
+    clock = ("wall", "cpu").index(protocol.clock)
+    pairs = [(mine[clock], theirs[clock]) for mine, theirs in zip(own, other, strict=True)]
+    return [mine / theirs for mine, theirs in pairs if mine > 0 and theirs > 0]
 
 
 def _half_width(values: Sequence[float]) -> float:
@@ -163,11 +181,10 @@ def _timing(
     own: np.ndarray[tuple[int, int], np.dtype[np.float64]],
     other: np.ndarray[tuple[int, int], np.dtype[np.float64]],
     spent: list[float],
-    warm: bool,
-    protocol: Protocol,
+    half_width: float,
+    stable: bool,
 ) -> Timing:
     low, median, high, p95 = (float(value) for value in np.percentile(own[:, 0], (25, 50, 75, 95)))
-    half_width = _half_width((own[:, 0] / other[:, 0]).tolist())
     # A coarse CPU clock may show nothing for a short call: then there is no CPU time to compare.
     counted = (own[:, 1] > 0) & (other[:, 1] > 0)
     return Timing(
@@ -179,8 +196,9 @@ def _timing(
         samples=tuple(own[:, 0].tolist()),
         ratio=float(np.median(own[:, 0] / other[:, 0])),
         cpu_ratio=float(np.median(own[counted, 1] / other[counted, 1])) if counted.any() else 0.0,
-        half_width=half_width,
-        stable=warm and half_width <= protocol.tolerance,
+        # A clock too coarse to tell an interval tells nothing: that is no number in a file, and is not stable.
+        half_width=min(half_width, 1e9),
+        stable=stable,
         reference_ms=float(np.median(other[:, 0])),
         peak_memory_mib=peak_memory_mib(),
         energy_mj=float(np.mean(spent)) if spent else None,

@@ -67,6 +67,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [type(value) for value in read.rows[1].candidate.values()] == [int, int, int, str, float]
     assert [each.name for each in tmp_path.iterdir()] == ["here.json"]
     assert read.latency_ms(read.rows[0]) == pytest.approx(5.0)
+    row = Row(candidate={}, timing=timing(0.5, cpu_ratio=0.4), order=0)
+    by_cpu = profile(protocol=Protocol(clock="cpu"), rows=(row,))
+    assert by_cpu.latency_ms(row) == pytest.approx(4.0)
 
 
 def test_differences_are_named() -> None:
@@ -161,7 +164,9 @@ def test_large_files_and_missing_ones_are_refused(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "mine.json").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"window": 0}, {"rounds": 5}, {"rounds": 9, "rounds_most": 8}, {"tolerance": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"window": 0}, {"rounds": 5}, {"rounds": 9, "rounds_most": 8}, {"tolerance": 0.0}, {"clock": "sun"}]
+)
 def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="a protocol needs"):
         Protocol(**wrong)

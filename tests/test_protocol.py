@@ -83,6 +83,41 @@ def test_a_measurement_that_never_gets_stable_is_not_called_so() -> None:
     assert require_stable(steady) is steady
 
 
+def test_by_cpu_time_what_else_runs_does_not_matter() -> None:
+    wild = np.random.default_rng(0).uniform(0.002, 0.01, size=100).tolist()
+    machine, spent = Machine(), [0.0]
+
+    def network(name: str, seconds: float) -> Callable[..., None]:
+        waits = machine.network(name, wild)
+
+        def run(x: torch.Tensor) -> None:
+            waits(x)
+            spent[0] += seconds
+
+        return run
+
+    timing = measure_beside(
+        network("n", 0.001),
+        network("r", 0.004),
+        ROW,
+        protocol=Protocol(rounds=6, clock="cpu"),
+        clock=lambda: machine.now,
+        cpu_clock=lambda: spent[0],
+    )
+    assert timing.stable and len(timing.samples) == 6
+    assert (timing.cpu_ratio, timing.cpu_ms, timing.half_width) == pytest.approx((0.25, 1.0, 0.0), abs=1e-9)
+
+
+def test_cpu_time_is_refused_where_it_says_nothing() -> None:
+    with pytest.raises(ValueError, match="for one thread on the processor only, got 2 threads on cpu; measure by wall"):
+        Machine().measure([], [], threads=2, protocol=Protocol(clock="cpu"))
+    still = Machine()
+    networks = still.network("n", itertools.repeat(0.001)), still.network("r", itertools.repeat(0.001))
+    protocol = Protocol(rounds=6, rounds_most=8, clock="cpu")
+    timing = measure_beside(*networks, ROW, protocol=protocol, clock=lambda: still.now, cpu_clock=lambda: 0.0)
+    assert not timing.stable and timing.cpu_ratio == 0.0
+
+
 def test_half_width_holds_the_median_in_at_least_95_of_100_draws() -> None:
     rng = np.random.default_rng(0)
     for count in (6, 9, 20, 61):

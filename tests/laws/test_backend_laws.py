@@ -17,6 +17,7 @@ from hardware.backend import PRECISIONS, Runner, Writer, first_output, relative_
 from hardware.inputs import Inputs
 from hardware.onnx import OPSETS, convert, other_size
 from hardware.openvino import OpenVinoBackend
+from hardware.quantized import quantized
 from hardware.registry import NAMES, backend, backends
 from tests.zoo import CASES
 
@@ -248,3 +249,10 @@ def test_first_output() -> None:
     assert first_output((one, None)) is one
     with pytest.raises(ValueError, match="must be or hold a tensor"):
         first_output({"loss": None})
+
+
+def test_int8_without_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(ValueError, match="int8 needs nncf, which is not installed: pip install nncf"):
+        quantized(object(), ["x"], (torch.zeros(2, 1),))
+    assert all("int8" not in runtime.precisions for runtime in backends())
