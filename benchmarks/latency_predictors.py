@@ -4,7 +4,7 @@ One model a run, in every runtime that is installed, one thread, batch 1: MiniLM
 blocks with hidden 192 and a ResNet-50 at 224 pixels, all with random weights. In each runtime a profile of 100
 sub-networks is made as `nas profile` makes it (MiniLM: then 200), afterwards 60 drawn by `Space.sample`, the smallest
 and the largest are measured, and each choice alone for the sum of parts. Latencies are ratios to the full network
-beside each: of CPU times, which are wall times where nothing else runs (`nas.profiling.rows`); `wall_mape` is against
+beside each: of CPU times, which are wall times where nothing else runs (`rows_protocol`); `wall_mape` is against
 the ratio of wall times. Then a search for many parameters and low predicted latency, and its front measured.
 """
 
@@ -35,10 +35,10 @@ from hardware.machine import this_machine
 from hardware.profile import DeviceProfile, Row, parse_profile, read_profile
 from nas import Objective, nsga2
 from nas.networks.untrained import made_inputs
-from nas.profiling.measuring import ROWS_PROTOCOL, Bench, Target
+from nas.profiling.measuring import TOLERANCE, Bench, Target, rows_protocol
 from nas.profiling.objective import latency_objective, predicted_latency
 from nas.profiling.profiling import Effort, grow
-from nas.profiling.rows import learned_rows, noise, relative
+from nas.profiling.rows import full_ms, learned_rows, noise, relative
 from nas.profiling.subject import Subject
 from nas.profiling.verification import agreements, verify
 from nas.seeds import generator
@@ -87,7 +87,7 @@ class Sizes:
     counts: tuple[int, ...]
     main: int = 100
     held: int = 60
-    tolerance: float = ROWS_PROTOCOL.tolerance
+    tolerance: float = TOLERANCE
     front: int = FRONT
     searched: int = 400
 
@@ -104,8 +104,7 @@ class Device:
     def __init__(self, subject: Subject, runtime: str, out: Path | None, sizes: Sizes) -> None:
         self.subject, self.sizes = subject, sizes
         target = Target(runtime)
-        protocol = replace(ROWS_PROTOCOL, tolerance=sizes.tolerance, warmup_tolerance=4 * sizes.tolerance)
-        self.bench = Bench(subject, target, target.maker(), protocol)
+        self.bench = Bench(subject, target, target.maker(), rows_protocol(target, sizes.tolerance))
         self._path = None if out is None else out / f"profile-{subject.name}-{runtime}.json"
 
     def begin(self) -> DeviceProfile:
@@ -220,9 +219,7 @@ def run_runtime(harness: Harness, problem: Problem, runtime: str) -> tuple[Figur
         label = "" if count == main_count else f"_{count}"
         figures |= named(subject.name, runtime, found, 100 * (noise(source) or 0.0), label)
     predicted, truth = predicted_latency(profile, subject, whole), wall(held, whole)
-    figures[f"wall_mape_{subject.name}_{runtime}"] = mape(
-        truth.ratios, predicted(truth.rows) / profile.reference.median_ms
-    )
+    figures[f"wall_mape_{subject.name}_{runtime}"] = mape(truth.ratios, predicted(truth.rows) / full_ms(profile))
     front = harness.stage(f"{prefix}-front", lambda: device.searched(profile, problem.parameters), **asked)
     return figures | {f"{name}_{subject.name}_{runtime}": value for name, value in front.items()}, seconds
 

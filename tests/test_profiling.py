@@ -7,12 +7,13 @@ import numpy as np
 import profiles
 import pytest
 
-from hardware.profile import DeviceProfile, Row, Timing, read_profile
+from hardware.profile import DeviceProfile, Protocol, Row, Timing, read_profile
 from nas.errors import UserError
 from nas.profiling.design import first_rows, most_telling, pool
+from nas.profiling.measuring import Target, rows_protocol
 from nas.profiling.prediction import features_of_design
 from nas.profiling.profiling import LEAST, Effort, checked_twice, grow, planned
-from nas.profiling.rows import fitted, held_out, learned_rows, relative
+from nas.profiling.rows import fitted, full_ms, held_out, learned_rows, relative
 from nas.profiling.subject import Subject
 from search_spaces import Candidate, Space
 
@@ -140,13 +141,13 @@ def test_a_plan_for_elsewhere_has_no_candidate_twice(subject: Subject) -> None:
     assert found == planned(subject, 25, seed=0)
 
 
-def test_cpu_time_counts_where_one_thread_ran_alone(subject: Subject) -> None:
-    profile = profiles.profile(subject)
-    busy = profiles.timing(0.5).model_copy(update={"ratio": 0.7, "cpu_ms": 5.0})
-    assert relative(busy, profile) == 0.5
-    assert relative(busy, profile.model_copy(update={"threads": 2})) == 0.7
-    assert relative(busy.model_copy(update={"cpu_ms": 50.0}), profile) == 0.7
-    assert relative(busy.model_copy(update={"cpu_ratio": 0.0}), profile) == 0.7
+def test_the_clock_is_that_of_the_protocol(subject: Subject) -> None:
+    busy = profiles.timing(0.5).model_copy(update={"ratio": 0.7, "median_ms": 14.0, "cpu_ms": 10.0})
+    by_wall = profiles.profile(subject, protocol=Protocol(), reference=busy)
+    by_cpu = by_wall.model_copy(update={"protocol": rows_protocol(Target())})
+    assert (relative(busy, by_wall), full_ms(by_wall)) == (0.7, 14.0)
+    assert (relative(busy, by_cpu), full_ms(by_cpu)) == (0.5, 10.0)
+    assert rows_protocol(Target(threads=2)).clock == rows_protocol(Target(device="cuda")).clock == "wall"
 
 
 def test_repeated_rows_count_once(subject: Subject) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from hardware.resizing import Resizer
 from torch import nn
 
 from hardware.backend import PRECISIONS, Backend, ConversionError, Runner
@@ -14,12 +13,12 @@ from hardware.inputs import Inputs, device_of, map_inputs
 from hardware.profile import Precision, Protocol, Timing
 from hardware.protocol import measure_beside
 from hardware.registry import backend
+from hardware.resizing import Resizer
 from nas.errors import UserError
 from nas.profiling.subject import Subject
 from search_spaces import Candidate
 
-# Fewer rounds than for a figure that stands alone: a predictor averages over rows.
-ROWS_PROTOCOL = Protocol(rounds=9, rounds_most=40, tolerance=0.04)
+TOLERANCE = 0.04
 _LIBRARIES = {"pytorch": "torch"}
 
 
@@ -50,6 +49,23 @@ class Target:
         return make
 
 
+def rows_protocol(target: Target, tolerance: float = TOLERANCE) -> Protocol:
+    """How rows are measured: in fewer rounds than a figure that stands alone, since a predictor averages over rows.
+
+    One thread of a processor waits for nothing but the processor, so on an idle machine its CPU time is its wall time;
+    on a busy one the wall time also holds the turns of other programs. Warming up may leave a few times of what
+    measuring may.
+    """
+    alone = target.threads == 1 and target.device == "cpu"
+    return Protocol(
+        rounds=9,
+        rounds_most=40,
+        tolerance=tolerance,
+        warmup_tolerance=4 * tolerance,
+        clock="cpu" if alone else "wall",
+    )
+
+
 @dataclass
 class Bench:
     """One runtime with the full network loaded, beside which candidates are measured.
@@ -58,13 +74,13 @@ class Bench:
         subject: what is measured.
         target: the runtime, its precision and threads.
         make: gives the runtime anew, see `Target.maker`: one of them would keep every network that it was given.
-        protocol: of every row.
+        protocol: of every row, see `rows_protocol`.
     """
 
     subject: Subject
     target: Target
     make: Callable[[], Backend]
-    protocol: Protocol = ROWS_PROTOCOL
+    protocol: Protocol
     _full: Runner | None = field(default=None, init=False, repr=False)
 
     def reference(self) -> Timing:

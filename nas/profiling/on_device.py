@@ -130,7 +130,8 @@ RUNTIMES = {"onnxruntime": onnxruntime, "openvino": openvino}
 
 def timed(network: Run, reference: Run, protocol: Json) -> Json:
     """Times of a network called in turns with a reference, until the interval of their ratio is narrow."""
-    warm = warmed_up((network, reference), protocol)
+    clock = ("wall", "cpu").index(protocol["clock"])
+    warm = warmed_up((network, reference), protocol, clock)
     own: list[tuple[float, float]] = []
     other: list[tuple[float, float]] = []
     while len(own) < protocol["rounds_most"]:
@@ -138,12 +139,12 @@ def timed(network: Run, reference: Run, protocol: Json) -> Json:
         pairs = [(network, own), (reference, other)]
         for run, times in pairs if len(own) % 2 == 0 else pairs[::-1]:
             times.append(watched(run))
-        if len(own) >= protocol["rounds"] and half_width(ratios(own, other)) <= protocol["tolerance"]:
+        if len(own) >= protocol["rounds"] and half_width(ratios(own, other, clock)) <= protocol["tolerance"]:
             break
     wall = np.array([each[0] for each in own])
     low, median, high, p95 = (float(value) for value in np.percentile(wall, (25, 50, 75, 95)))
-    cpu = [mine[1] / theirs[1] for mine, theirs in zip(own, other) if mine[1] > 0 and theirs[1] > 0]  # noqa: B905
-    width = half_width(ratios(own, other))
+    cpu = ratios(own, other, 1)
+    width = half_width(ratios(own, other, clock))
     return {
         "median_ms": median,
         "p95_ms": p95,
@@ -151,7 +152,7 @@ def timed(network: Run, reference: Run, protocol: Json) -> Json:
         "cpu_ms": float(np.median([each[1] for each in own])),
         "noise": (high - low) / median,
         "samples": wall.tolist(),
-        "ratio": float(np.median(ratios(own, other))),
+        "ratio": float(np.median(ratios(own, other, 0))),
         "cpu_ratio": float(np.median(cpu)) if cpu else 0.0,
         "half_width": width,
         "stable": bool(warm and width <= protocol["tolerance"]),
@@ -167,13 +168,13 @@ def watched(run: Run) -> tuple[float, float]:
     return 1e3 * (end - start), 1e3 * (cpu_end - cpu_start)
 
 
-def warmed_up(networks: tuple[Run, Run], protocol: Json) -> bool:
+def warmed_up(networks: tuple[Run, Run], protocol: Json, clock: int) -> bool:
     """Call both in turns until two windows of calls have the same median; False where that does not happen."""
     times: list[list[float]] = [[], []]
     window = protocol["window"]
     for _ in range(protocol["warmup_most"]):
         for run, taken in zip(networks, times):  # noqa: B905
-            taken.append(watched(run)[0])
+            taken.append(watched(run)[clock])
         if len(times[0]) >= 2 * window:
             medians = [(np.median(t[-2 * window : -window]), np.median(t[-window:])) for t in times]
             if all(abs(now - before) <= protocol["warmup_tolerance"] * before for before, now in medians):
@@ -181,9 +182,10 @@ def warmed_up(networks: tuple[Run, Run], protocol: Json) -> bool:
     return bool(protocol["warmup_most"] == 0)
 
 
-def ratios(own: list[tuple[float, float]], other: list[tuple[float, float]]) -> list[float]:
-    """Wall time over the reference's, round by round."""
-    return [mine[0] / theirs[0] for mine, theirs in zip(own, other)]  # noqa: B905
+def ratios(own: list[tuple[float, float]], other: list[tuple[float, float]], clock: int) -> list[float]:
+    """Time over the reference's, round by round: wall (0) or CPU (1), without rounds that a coarse clock misses."""
+    pairs = [(mine[clock], theirs[clock]) for mine, theirs in zip(own, other)]  # noqa: B905
+    return [mine / theirs for mine, theirs in pairs if mine > 0 and theirs > 0]
 
 
 def half_width(values: list[float]) -> float:

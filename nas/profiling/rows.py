@@ -12,20 +12,16 @@ from search_spaces import Candidate, Kernels, Space
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 _FOLDS = 5
-_WALL_IS_CPU = 1.1
 
 
 def relative(timing: Timing, profile: DeviceProfile) -> float:
-    """Latency of what was measured over the full network's.
+    """Latency of what was measured over the full network's, by the clock of the profile's protocol."""
+    return timing.cpu_ratio if profile.protocol.clock == "cpu" else timing.ratio
 
-    One thread of a processor waits for nothing but the processor, so on an idle machine its CPU time is its wall
-    time. On a busy machine the wall time also holds the turns of other programs, and the CPU time does not: there its
-    ratio is several times steadier. So it is taken where one thread ran, and no second one was at work beside it.
-    """
-    alone = profile.threads == 1 and profile.device == "cpu"
-    if alone and 0 < timing.cpu_ms <= _WALL_IS_CPU * timing.median_ms and timing.cpu_ratio > 0:
-        return timing.cpu_ratio
-    return timing.ratio
+
+def full_ms(profile: DeviceProfile) -> float:
+    """Latency of the full network, by the clock of the profile's protocol."""
+    return profile.reference.cpu_ms if profile.protocol.clock == "cpu" else profile.reference.median_ms
 
 
 def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatArray]:
@@ -34,7 +30,7 @@ def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatA
     Raises:
         UserError: no row is stable, fewer than half of them are, or one is no candidate of the space.
     """
-    stable = [row for row in profile.rows if row.timing.stable]
+    stable = [row for row in profile.rows if row.timing.stable and relative(row.timing, profile) > 0]
     if not stable or 2 * len(stable) < len(profile.rows):
         raise UserError(
             f"the latency of {len(profile.rows) - len(stable)} of {len(profile.rows)} profiled sub-networks did not "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hardware.profile import DeviceProfile, Timing
-from nas.profiling.rows import relative
+from nas.profiling.rows import full_ms, relative
 from nas.searching import pareto
 from nas.searching.evaluation import Measurement, Objective
 from predictors import kendall_tau, mape
@@ -56,7 +56,7 @@ def verify(members: Sequence[Measurement], devices: Mapping[str, tuple[DevicePro
         measured, stable = {}, True
         for name, (profile, measure) in devices.items():
             timing = measure(member.candidate)
-            measured[name] = relative(timing, profile) * profile.reference.median_ms
+            measured[name] = relative(timing, profile) * full_ms(profile)
             stable = stable and timing.stable
         found.append(Verified(member.candidate, predicted, measured, stable))
     return found

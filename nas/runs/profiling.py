@@ -1,7 +1,6 @@
 """`nas profile`: from what the user names to a device profile in a file; stopped and repeated, it goes on."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,11 @@ import torch
 
 from hardware.inputs import device_of
 from hardware.machine import this_machine
-from hardware.profile import DeviceProfile, Protocol, Row, write_profile
+from hardware.profile import DeviceProfile, Row, write_profile
 from nas.errors import UserError
-from nas.profiling.measuring import ROWS_PROTOCOL, Bench, Target
+from nas.profiling.measuring import Bench, Target, rows_protocol
 from nas.profiling.profiling import Effort, checked_twice, grow
-from nas.profiling.rows import held_out, noise
+from nas.profiling.rows import full_ms, held_out, noise, relative
 from nas.profiling.subject import Subject, differences
 from nas.runs.console import Bar, say
 from nas.runs.devices import profile_at
@@ -58,7 +57,7 @@ def profile_device(
     with Bar(f"Profiling {settings.runtime}", _count(subject, settings, common)) as bar:
 
         def on_row(grown: DeviceProfile, row: Row) -> None:
-            told = f"{grown.latency_ms(row):.4g} ms, {row.timing.ratio:.3f} of the full network"
+            told = f"{grown.latency_ms(row):.4g} ms, {relative(row.timing, grown):.3f} of the full network"
             bar.update(len(grown.rows), told if row.timing.stable else f"{told}, not stable")
 
         profile = grow(profile, subject, bench.measure, effort, seed=common.seed, path=out, on_row=on_row)
@@ -127,11 +126,6 @@ def asked_of_profile(subject: Subject, settings: ProfileSettings) -> dict[str, o
     }
 
 
-def protocol_of(settings: ProfileSettings) -> Protocol:
-    """How every row is measured; warming up may leave a few times of what measuring may."""
-    return replace(ROWS_PROTOCOL, tolerance=settings.tolerance, warmup_tolerance=4 * settings.tolerance)
-
-
 def told_of(profile: DeviceProfile, subject: Subject, out: Path, seconds: float) -> dict[str, Any]:
     """What a profile says, in one object; UserError where its latencies did not get stable."""
     judged = held_out(profile, subject.supernet.space, subject.kernels)
@@ -150,7 +144,7 @@ def told_of(profile: DeviceProfile, subject: Subject, out: Path, seconds: float)
         "batch": profile.batch,
         "tokens": profile.tokens,
         "sub_networks": len({row.key for row in profile.rows}),
-        "full_network_ms": profile.reference.median_ms,
+        "full_network_ms": full_ms(profile),
         "noise_floor_percent": None if floor is None else 100 * floor,
         "held_out": None if judged is None else _judged(judged),
         "seconds": seconds,
@@ -170,7 +164,7 @@ def bench_of(subject: Subject, settings: ProfileSettings) -> Bench:
     """What measures candidates; UserError where the runtime cannot be used here."""
     device = device_of(subject.supernet).type
     target = Target(settings.runtime, settings.precision, settings.threads, device)
-    return Bench(subject, target, target.maker(), protocol_of(settings))
+    return Bench(subject, target, target.maker(), rows_protocol(target, settings.tolerance))
 
 
 def _begun(out: Path, subject: Subject, settings: ProfileSettings, bench: Bench) -> DeviceProfile:

@@ -18,7 +18,7 @@ from nas.profiling.profiling import checked_twice, planned
 from nas.profiling.subject import Subject, differences
 from nas.runs.console import Bar, say
 from nas.runs.profiled import open_subject
-from nas.runs.profiling import asked_of_profile, bench_of, check_profile, protocol_of, told_of
+from nas.runs.profiling import asked_of_profile, bench_of, check_profile, told_of
 from nas.runs.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
 from search_spaces import Candidate
 
@@ -114,7 +114,7 @@ def _fill(
         "batch": subject.batch,
         "tokens": subject.tokens,
         "shape": list(subject.shape),
-        "protocol": vars(protocol_of(settings)),
+        "protocol": vars(bench.protocol),
         "multiple_of": settings.multiple_of,
     }
     write_json_atomic(folder / _PLAN, {"profile": profile, "rows": rows, "order": [*range(len(rows)), *range(twice)]})
