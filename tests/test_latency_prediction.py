@@ -24,10 +24,10 @@ def subject() -> Subject:
     return profiles.subject()
 
 
-def rows_of(subject: Subject, count: int, noise: float = 0.0) -> list[Row]:
+def rows_of(subject: Subject, count: int, noise: float = 0.0) -> tuple[Row, ...]:
     ratio = profiles.known_latency(subject, noise)
     drawn = subject.supernet.space.decode(subject.supernet.space.random(count, np.random.default_rng(0)))
-    return [Row(candidate=dict(c), timing=profiles.timing(ratio(c)), order=i) for i, c in enumerate(drawn)]
+    return tuple(Row(candidate=dict(c), timing=profiles.timing(ratio(c)), order=i) for i, c in enumerate(drawn))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -142,7 +142,9 @@ def test_a_plan_for_elsewhere_has_no_candidate_twice(subject: Subject) -> None:
 
 
 def test_the_clock_is_that_of_the_protocol(subject: Subject) -> None:
-    busy = profiles.timing(0.5).model_copy(update={"ratio": 0.7, "median_ms": 14.0, "cpu_ms": 10.0})
+    busy = profiles.timing(0.5).model_copy(
+        update={"ratio": 0.7, "median_ms": 14.0, "quartiles": (14.0, 14.0), "p95_ms": 14.0}
+    )
     by_wall = profiles.profile(subject, protocol=Protocol(), reference=busy)
     by_cpu = by_wall.model_copy(update={"protocol": rows_protocol(Target())})
     assert (relative(busy, by_wall), full_ms(by_wall)) == (0.7, 14.0)
@@ -153,7 +155,7 @@ def test_the_clock_is_that_of_the_protocol(subject: Subject) -> None:
 def test_repeated_rows_count_once(subject: Subject) -> None:
     candidate = dict(subject.space.largest())
     rows = [Row(candidate=candidate, timing=profiles.timing(value), order=i) for i, value in enumerate((0.9, 1.1))]
-    encoded, ratios = learned_rows(profiles.profile(subject, rows=rows), subject.space)
+    encoded, ratios = learned_rows(profiles.profile(subject, rows=tuple(rows)), subject.space)
     assert encoded.shape == (1, len(subject.space.choices)) and ratios == pytest.approx([1.0])
 
 
