@@ -11,7 +11,7 @@ from conftest import Command
 import nas.runs.searching
 from nas.runs.console import Bar
 
-COMMANDS = ("finetune", "search", "report", "export", "demo", "doctor")
+COMMANDS = ("finetune", "profile", "search", "report", "export", "demo", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -20,7 +20,7 @@ def test_every_command_has_help(nas_command: Command, command: str) -> None:
     assert answer.status == 0
     assert f"nas {command}" in answer.out
     assert all(flag in answer.out for flag in ("--config", "--seed", "--device", "--json", "--debug"))
-    assert ("--dry-run" in answer.out) == (command in ("finetune", "search", "demo"))
+    assert ("--dry-run" in answer.out) == (command in ("finetune", "profile", "search", "demo"))
 
 
 def test_help_and_version(nas_command: Command) -> None:
