@@ -4,18 +4,40 @@ from hardware.backend import Backend, ConversionError, Runner
 from hardware.cost import Cost, cost
 from hardware.inputs import Inputs
 from hardware.latency import Latency, measure_latency
+from hardware.machine import this_machine
 from hardware.onnxruntime import OnnxRuntimeBackend
+from hardware.openvino import OpenVinoBackend
+from hardware.profile import DeviceProfile, Protocol, Row, Timing, differs, read_profile, write_profile
+from hardware.protocol import UnstableError, measure_beside, require_stable
 from hardware.pytorch import PyTorchBackend
+from hardware.registry import Runtime, backend, backends
+from hardware.resizing import Resizer
 
 __all__ = [
     "Backend",
     "ConversionError",
     "Cost",
+    "DeviceProfile",
     "Inputs",
     "Latency",
     "OnnxRuntimeBackend",
+    "OpenVinoBackend",
+    "Protocol",
     "PyTorchBackend",
+    "Resizer",
+    "Row",
     "Runner",
+    "Runtime",
+    "Timing",
+    "UnstableError",
+    "backend",
+    "backends",
     "cost",
+    "differs",
+    "measure_beside",
     "measure_latency",
+    "read_profile",
+    "require_stable",
+    "this_machine",
+    "write_profile",
 ]

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from hardware.inputs import Inputs
+from hardware.inputs import Inputs, call
 
 Runner = Callable[..., torch.Tensor]
+TOLERANCE = 1e-4
+# The precisions that there are, by the names that profiles and commands use.
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 class ConversionError(RuntimeError):
@@ -19,13 +22,17 @@ class ConversionError(RuntimeError):
 class Backend(Protocol):
     """One runtime."""
 
-    def convert(self, module: nn.Module, example_inputs: Inputs, folder: Path) -> Path:
+    def convert(
+        self, module: nn.Module, example_inputs: Inputs, folder: Path, *, precision: torch.dtype = torch.float32
+    ) -> Path:
         """Write the module for this runtime into an existing folder and give the file's path.
 
-        Batch size and, of token inputs, length stay free.
+        Batch size and, of token inputs, length stay free. Only int8 needs a file of its own, which is calibrated on the
+        rows of the example.
 
         Raises:
             ConversionError: the module cannot be converted, or the outputs differ.
+            ValueError: the runtime has no file in this precision.
         """
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
@@ -34,6 +41,51 @@ class Backend(Protocol):
         Raises:
             ValueError: the file is missing, or the runtime does not compute in this precision.
         """
+
+
+class Writer(Protocol):
+    """Writes an ONNX file and checks it with a loader of the runtime: `hardware.onnx.convert`, or a `Resizer`."""
+
+    def __call__(
+        self,
+        module: nn.Module,
+        example_inputs: Inputs,
+        path: Path,
+        *,
+        load: Callable[[Path], Runner],
+        opsets: Sequence[int] = ...,
+    ) -> Path:
+        """Write `module` to `path` and give it back; raises ConversionError."""
+
+
+def precision_name(precision: torch.dtype) -> str:
+    """The name of a precision in profiles; raises ValueError for one that no runtime here has."""
+    name = next((name for name, each in PRECISIONS.items() if each is precision), None)
+    if name is None:
+        raise ValueError(f"the precision must be one of {', '.join(PRECISIONS)}, got {precision}")
+    return name
+
+
+def arrange(names: Sequence[str], args: Sequence[torch.Tensor], kwargs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Arrays by the names of a file's inputs; what the network does not read is left out."""
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return {name: given[name].detach().cpu().numpy() for name in names}
+
+
+def check_outputs(module: nn.Module, run: Runner, inputs: Inputs, where: str) -> None:
+    """Compare what a file computes with what the module does; raises ConversionError where they differ."""
+    with torch.no_grad():
+        expected = first_output(call(module, inputs)).cpu()
+    try:
+        got = call(run, inputs)
+    except Exception as error:
+        raise ConversionError(f"the ONNX file does not run {where}: {error}") from error
+    difference = relative_difference(expected, got)
+    if not difference <= TOLERANCE:
+        raise ConversionError(
+            f"the ONNX file's outputs must equal the network's within {TOLERANCE} of the largest logit, "
+            f"they differ by {difference:.2g} {where}"
+        )
 
 
 def first_output(output: object) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a module costs without running it: parameters, MACs and size, exact, on fake tensors.
+"""What a module costs without running it: parameters, MACs, size and memory, exact, on fake tensors.
 
 MACs follow the convention of the papers (InstaTune, arXiv 2308.15609): linear layers, convolutions and both matrix
 products of attention, one row of input; biases, norms, softmax and other element-wise work are not counted. BERT-base
@@ -14,10 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from hardware.backend import PRECISIONS
 from hardware.evaluating import evaluating
 from hardware.inputs import Inputs, device_of, first_row, map_inputs, split
+from hardware.memory import Memory
 
 _MIB = 2**20
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,29 @@ class Cost:
         parameters: numbers in its parameters, tied ones once.
         macs: multiply-accumulates for one row of input, whatever the batch of the example.
         size_mib: MiB of its parameters at their own precision, tied ones once.
+        layer_weights: those of the parameters that are weights of linear layers and convolutions.
+        peak_activation_mib: largest sum of the tensors that are alive at one operator, for one row of input, in the
+            order in which the operators run: inputs, results and views of them, each memory once, from the operator
+            that makes it to the last that reads it. Parameters, and what a kernel needs inside, are not part of it.
     """
 
     parameters: int
     macs: int
     size_mib: float
+    layer_weights: int
+    peak_activation_mib: float
+
+    def size_mib_at(self, precision: str) -> float:
+        """MiB of the parameters: 4 bytes each in float32, 2 in bfloat16; in int8 1 for layer weights and 4 for others.
+
+        Raises:
+            ValueError: another precision.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"the precision must be one of {', '.join(PRECISIONS)}, got {precision}")
+        layers = {"float32": 4, "bfloat16": 2, "int8": 1}[precision]
+        rest = {"float32": 4, "bfloat16": 2, "int8": 4}[precision]
+        return (layers * self.layer_weights + rest * (self.parameters - self.layer_weights)) / _MIB
 
 
 def cost(module: nn.Module, example_inputs: Inputs) -> Cost:
@@ -46,16 +67,22 @@ def cost(module: nn.Module, example_inputs: Inputs) -> Cost:
         ValueError: no example inputs, or something else than tensors.
     """
     parameters = list(module.parameters())
+    weights = {id(part.weight): part.weight.numel() for part in module.modules() if isinstance(part, _LAYERS)}
+    macs, peak = _traced(module, example_inputs)
     return Cost(
         parameters=sum(parameter.numel() for parameter in parameters),
-        macs=_macs(module, example_inputs),
+        macs=macs,
         size_mib=sum(parameter.numel() * parameter.element_size() for parameter in parameters) / _MIB,
+        layer_weights=sum(weights.values()),
+        peak_activation_mib=peak / _MIB,
     )
 
 
-def _macs(module: nn.Module, example_inputs: Inputs) -> int:
+def _traced(module: nn.Module, example_inputs: Inputs) -> tuple[int, int]:
+    """MACs and the peak of live bytes of one row."""
     device = device_of(module)
-    row = map_inputs(first_row(example_inputs), lambda value: value.to(device))
+    # A copy: a row that is a view would count as all the rows.
+    row = map_inputs(first_row(example_inputs), lambda value: value.to(device).clone())
     # A constant tensor that is neither parameter nor buffer is met in the forward as it is.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     own: dict[str, torch.Tensor] = {
@@ -63,10 +90,11 @@ def _macs(module: nn.Module, example_inputs: Inputs) -> int:
     }
     args, kwargs = split(map_inputs(row, mode.from_tensor))
     counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU)
+    memory = Memory(inputs=[*args, *kwargs.values()])
     # Costs are those of inference, and a batch norm in train mode refuses a single row.
-    with torch.no_grad(), evaluating(module), mode, counter:
-        functional_call(module, own, args, kwargs)
-    return int(counter.get_total_flops()) // 2
+    with torch.no_grad(), evaluating(module), mode, memory, counter:
+        output = functional_call(module, own, args, kwargs)
+    return int(counter.get_total_flops()) // 2, memory.peak(output)
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

@@ -72,10 +72,10 @@ def measure_latency(
             "measuring needs at least one callable, repeats >= 1, warmup >= 0 and threads >= 1, "
             f"got {len(callables)} callables, repeats={repeats}, warmup={warmup}, threads={threads}"
         )
-    wait = _waiter(inputs)
+    wait = waiter(inputs)
     wall: list[list[float]] = [[] for _ in callables]
     cpu: list[list[float]] = [[] for _ in callables]
-    with _quiet(threads), torch.inference_mode():
+    with undisturbed(threads), torch.inference_mode():
         for turn in range(-warmup, repeats):
             for which in _order(len(callables), turn):
                 start, cpu_start = clock(), cpu_clock()
@@ -93,7 +93,7 @@ def _order(count: int, turn: int) -> list[int]:
     return [(turn + step) % count for step in range(count)]
 
 
-def _waiter(inputs: Inputs) -> Callable[[], None]:
+def waiter(inputs: Inputs) -> Callable[[], None]:
     """What to call so that work on the device of the inputs is done: nothing on a CPU."""
     args, kwargs = split(inputs)
     devices = {value.device for value in [*args, *kwargs.values()] if value.device.type == "cuda"}
@@ -117,7 +117,8 @@ def fixed_threads(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(threads: int) -> Iterator[None]:
+def undisturbed(threads: int) -> Iterator[None]:
+    """Run with that many threads of torch and without the garbage collector, and put both back."""
     # Not emptied before: a full collection takes a fifth of a second, more than measuring a small network.
     collecting = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU (the only home of onnxruntime)."""
+"""ONNX Runtime (the only home of onnxruntime)."""
 
 from pathlib import Path
 from typing import Any
@@ -6,41 +6,81 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardware.backend import Runner
+from hardware.backend import Runner, Writer, arrange, precision_name
 from hardware.inputs import Inputs
-from hardware.onnx import convert
+from hardware.onnx import OPSETS, OPSETS_INT8, convert, precision_of_file, quantize
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime, CPU execution provider."""
+    """ONNX Runtime on the CPU or, where its build for CUDA is installed and it is asked for, on the first CUDA device.
 
-    def convert(self, module: nn.Module, example_inputs: Inputs, folder: Path) -> Path:
-        """Write `model.onnx`, with its outputs checked; raises ConversionError."""
-        return convert(module, example_inputs, folder / "model.onnx", load=self.load)
+    Args:
+        device: "cpu" or "cuda".
+        write: what writes the ONNX files: `hardware.onnx.convert`, or a `Resizer` for many networks of one space.
+    """
+
+    def __init__(self, device: str = "cpu", write: Writer = convert) -> None:
+        if device not in _PROVIDERS:
+            raise ValueError(f"the device of ONNX Runtime must be cpu or cuda, got {device}")
+        self._device, self._write = device, write
+
+    def convert(
+        self, module: nn.Module, example_inputs: Inputs, folder: Path, *, precision: torch.dtype = torch.float32
+    ) -> Path:
+        """Write `model.onnx`, with its outputs checked; of int8, they are checked before the weights are rounded.
+
+        Raises:
+            ConversionError: the module cannot be converted, or the outputs differ.
+            ValueError: a precision that ONNX Runtime does not have.
+        """
+        _supported(precision)
+        path, low = folder / "model.onnx", precision is torch.int8
+        self._write(module, example_inputs, path, load=self.load, opsets=OPSETS_INT8 if low else OPSETS)
+        return quantize(path, example_inputs) if low else path
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
         """A session with a fixed number of threads; inputs that the network does not read are ignored.
 
         Raises:
-            ValueError: no file there, or another precision than float32.
+            ValueError: no file there, a file in another precision, or no CUDA where that is asked.
         """
-        if precision is not torch.float32:
-            raise ValueError(f"the precision of ONNX Runtime must be float32, got {precision}")
+        _supported(precision)
         if not path.is_file():
             raise ValueError(f"{path} must be an ONNX file, found none; convert the module first")
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = self._session(path, threads)
+        held = session.get_modelmeta().custom_metadata_map
+        if precision_of_file(held) is not precision:
+            raise ValueError(
+                f"the file must have the precision {precision_name(precision)}, {path} has "
+                f"{precision_name(precision_of_file(held))}; convert the module in that precision"
+            )
         names = [each.name for each in session.get_inputs()]
         output = session.get_outputs()[0].name
 
         def run(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
-            given = {**dict(zip(names, args, strict=False)), **kwargs}
-            feed = {name: given[name].detach().cpu().numpy() for name in names}
-            result: Any = session.run([output], feed)[0]
+            result: Any = session.run([output], arrange(names, args, kwargs))[0]
             return torch.from_numpy(result)
 
         return run
+
+    def _session(self, path: Path, threads: int) -> Any:
+        import onnxruntime
+
+        provider = _PROVIDERS[self._device]
+        if provider not in onnxruntime.get_available_providers():
+            raise ValueError(
+                "this build of ONNX Runtime has no CUDA; install one that has it: "
+                "pip uninstall onnxruntime && pip install onnxruntime-gpu"
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what goes wrong is raised; a second telling would disturb the output
+        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+
+
+def _supported(precision: torch.dtype) -> None:
+    if precision not in (torch.float32, torch.int8):
+        raise ValueError(f"the precision of ONNX Runtime must be float32 or int8, got {precision}")

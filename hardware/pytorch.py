@@ -1,5 +1,6 @@
-"""PyTorch itself, eager: the runtime that needs no conversion."""
+"""PyTorch itself: the runtime that needs no conversion, and the one with CUDA where the module is there."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +14,56 @@ from hardware.latency import fixed_threads
 
 
 class PyTorchBackend:
-    """Eager PyTorch.
+    """Eager PyTorch, or compiled, on the device of the module.
 
     The code of a module is a Python class, which no file holds: `convert` writes the weights and keeps the module, so
     `load` knows only what the same object converted.
+
+    Args:
+        compiled: use `torch.compile`. It takes seconds to minutes for each network and again for each shape of inputs,
+            so it is for final figures and not for a search.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compiled: bool = False) -> None:
+        self._compiled = compiled
         self._modules: dict[Path, nn.Module] = {}
 
-    def convert(self, module: nn.Module, example_inputs: Inputs, folder: Path) -> Path:
-        """Write the weights as `weights.safetensors`; the example is not needed."""
+    def convert(
+        self, module: nn.Module, example_inputs: Inputs, folder: Path, *, precision: torch.dtype = torch.float32
+    ) -> Path:
+        """Write the weights as `weights.safetensors`; the example is not needed. ValueError for int8."""
+        _supported(precision)
         path = folder / "weights.safetensors"
         save_model(module, str(path))
         self._modules[path] = module
         return path
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
-        """The module in evaluation mode; another precision than float32 is computed by autocast.
+        """The module in evaluation mode; in bfloat16 a copy of it, which takes and gives float32.
 
         Raises:
-            ValueError: this object did not convert that path, or a precision that autocast does not know.
+            ValueError: this object did not convert that path, or a precision that it does not have.
         """
         if path not in self._modules:
             raise ValueError(f"{path} must have been converted by this backend in this process; convert it first")
-        if precision not in (torch.float32, torch.bfloat16):
-            raise ValueError(f"the precision of PyTorch must be float32 or bfloat16, got {precision}")
+        _supported(precision)
         module = self._modules[path].eval()
-        device = device_of(module).type
+        if precision is not torch.float32:
+            module = copy.deepcopy(module).to(precision)
+        device = device_of(module)
+        network: Any = torch.compile(module) if self._compiled else module
 
-        def run(*args: Any, **kwargs: Any) -> torch.Tensor:
-            low = precision is not torch.float32
-            with fixed_threads(threads), torch.inference_mode(), torch.autocast(device, precision, enabled=low):
-                return first_output(module(*args, **kwargs))
+        def ready(value: torch.Tensor) -> torch.Tensor:
+            return value.to(device, precision) if value.is_floating_point() else value.to(device)
+
+        def run(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+            with fixed_threads(threads), torch.inference_mode():
+                output = network(*map(ready, args), **{name: ready(value) for name, value in kwargs.items()})
+                return first_output(output).float()
 
         return run
+
+
+def _supported(precision: torch.dtype) -> None:
+    if precision not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"the precision of PyTorch must be float32 or bfloat16, got {precision}")

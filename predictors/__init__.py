@@ -1,6 +1,8 @@
 """Predictors: numbers in, a mean and a spread out; they know nothing of networks."""
 
+from predictors.additive import Additive
 from predictors.chooser import Chooser, published_chooser, quick_chooser
+from predictors.corrected import Corrected
 from predictors.gaussian_process import GaussianProcess
 from predictors.predictor import Predictor
 from predictors.quality import Quality, coverage, kendall_tau, mape, quality, spearman
@@ -9,7 +11,9 @@ from predictors.saving import load, save
 from predictors.svr import Svr
 
 __all__ = [
+    "Additive",
     "Chooser",
+    "Corrected",
     "GaussianProcess",
     "Predictor",
     "Quality",

@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from predictors.additive import Additive
 from predictors.chooser import Chooser
+from predictors.corrected import Corrected
 from predictors.gaussian_process import GaussianProcess
 from predictors.predictor import Predictor
 from predictors.ridge import Ridge
 from predictors.svr import Svr
 
 _KINDS: dict[str, type[Any]] = {
+    "additive": Additive,
     "chooser": Chooser,
+    "corrected": Corrected,
     "gaussian process": GaussianProcess,
     "ridge": Ridge,
     "svr": Svr,

@@ -6,7 +6,7 @@ returns the axes of its result. What no rule covers freezes everything that it t
 
 from search_spaces import indexing
 from search_spaces.axes import UNIT
-from search_spaces.walk import HEADS, Call, Rule, Tensor, Walk, unknown
+from search_spaces.walk import HEADS, Call, ProductKind, Rule, Tensor, Walk, unknown
 
 
 def elementwise(walk: Walk, call: Call) -> Tensor:
@@ -25,7 +25,7 @@ def _linear(walk: Walk, call: Call) -> Tensor:
     if bias is not None:
         walk.axes.unify(bias.axes[0], weight.axes[0])
     out = (*x.axes[:-1], weight.axes[0])
-    walk.contract(*out, weight.axes[1])
+    walk.contract("linear", out[:-1], out[-1], (weight.axes[1],))
     return Tensor(out)
 
 
@@ -51,7 +51,8 @@ def _product(walk: Walk, left: Tensor, right: Tensor) -> Tensor:
         for axis in batch:
             walk.axes.tag(axis, HEADS)
     out = (*batch, left.axes[-2], right.axes[-1])
-    walk.contract(*out, left.axes[-1])
+    kind: ProductKind = "linear" if left.weight or right.weight else "attention"
+    walk.contract(kind, out[:-1], out[-1], (left.axes[-1],))
     return Tensor(out)
 
 
@@ -76,8 +77,8 @@ def _attention(walk: Walk, call: Call) -> Tensor:
         walk.broadcast([scores, mask])
     for axis in query.axes[:-2]:
         axes.tag(axis, HEADS)
-    walk.contract(*query.axes, key.axes[-2])
-    walk.contract(*query.axes[:-1], key.axes[-2], value.axes[-1])
+    walk.contract("attention", query.axes[:-1], key.axes[-2], (query.axes[-1],))
+    walk.contract("attention", query.axes[:-1], value.axes[-1], (key.axes[-2],))
     return Tensor((*query.axes[:-1], value.axes[-1]))
 
 
@@ -97,7 +98,7 @@ def _convolution(walk: Walk, call: Call) -> Tensor:
         axes.freeze(axis, "is a kernel position")
     space = walk.fixed(call.shape[2:], "is a position").axes
     out = (x.axes[0], weight.axes[0], *space)
-    walk.contract(*out, *weight.axes[1:])
+    walk.contract("convolution", (x.axes[0], *space), weight.axes[0], weight.axes[1:])
     return Tensor(out)
 
 

@@ -1,6 +1,7 @@
 """Parameters, multiply-accumulates and size of encoded candidates, exactly and without building any of them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,9 +25,8 @@ def exact_costs(supernet: Supernet, example_inputs: Inputs) -> dict[str, CostFun
     Raises:
         ValueError: the model cannot be traced with these inputs.
     """
-    table = _Table(supernet, analyse(supernet.model, example_inputs))
-    args, kwargs = split_inputs(example_inputs)
-    rows = next(iter([*args, *kwargs.values()])).shape[0]
+    table = SizeTable(supernet, analyse(supernet.model, example_inputs))
+    rows = rows_of(example_inputs)
     bytes_of = {name: tensor.element_size() for name, tensor in supernet.model.named_parameters()}
     contractions = [
         (each.module, each.axes, 1.0 / rows if each.per_row else 1.0) for each in table.coupling.contractions
@@ -40,8 +40,33 @@ def exact_costs(supernet: Supernet, example_inputs: Inputs) -> dict[str, CostFun
     }
 
 
-class _Table:
-    """Sums of products of units over encoded candidates."""
+def rows_of(example_inputs: Inputs) -> int:
+    """The batch of example inputs."""
+    args, kwargs = split_inputs(example_inputs)
+    return int(next(iter([*args, *kwargs.values()])).shape[0])
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes in `count` candidates: units of every dimension by its index, and of a path whether it `runs`: 1 or 0."""
+
+    count: int
+    units: Mapping[int, FloatArray]
+    runs: Callable[[str], FloatArray]
+
+    def length(self, axis: tuple[tuple[int, tuple[int, ...]], ...]) -> FloatArray:
+        """Length of an axis (count,)."""
+        length = np.zeros(self.count)
+        for factor, dimensions in axis:
+            product = np.full_like(length, float(factor))
+            for dimension in dimensions:
+                product = product * self.units[dimension]
+            length = length + product
+        return length
+
+
+class SizeTable:
+    """Sizes of the axes of a network over encoded candidates, and sums of products of them."""
 
     def __init__(self, supernet: Supernet, coupling: Coupling) -> None:
         self.coupling = coupling
@@ -62,19 +87,27 @@ class _Table:
 
     def total(self, terms: list[tuple[str, Factors, float]], encoded: IntArray) -> FloatArray:
         """Sum over terms (path, axes, scale) of scale times the product of the axes' sizes, dropped blocks left out."""
-        encoded = self._space.canonical(encoded)
-        units = self._units(encoded)
-        runs: dict[str, FloatArray] = {}
-        total = np.zeros(len(encoded))
+        sizes = self.of(encoded)
+        total = np.zeros(sizes.count)
         for path, axes, scale in terms:
-            block = self._block(path)
-            if block not in runs:
-                runs[block] = self._runs(block, encoded)
-            value = runs[block] * scale
+            value = sizes.runs(path) * scale
             for axis in axes:
-                value = value * self._length(axis, units, len(encoded))
+                value = value * sizes.length(axis)
             total += value
         return total
+
+    def of(self, encoded: IntArray) -> "Sizes":
+        """The sizes in encoded candidates (n, k)."""
+        encoded = self._space.canonical(encoded)
+        blocks: dict[str, FloatArray] = {}
+
+        def runs(path: str) -> FloatArray:
+            block = self._block(path)
+            if block not in blocks:
+                blocks[block] = self._runs(block, encoded)
+            return blocks[block]
+
+        return Sizes(len(encoded), self._units(encoded), runs)
 
     def _units(self, encoded: IntArray) -> Mapping[int, FloatArray]:
         """Units of every dimension (n,), by its index."""
@@ -86,17 +119,6 @@ class _Table:
                 options = np.asarray(self._space.choices[column].options, dtype=np.float64)
                 units[index] = options[encoded[:, column]]
         return units
-
-    def _length(
-        self, axis: tuple[tuple[int, tuple[int, ...]], ...], units: Mapping[int, FloatArray], candidates: int
-    ) -> FloatArray:
-        length = np.zeros(candidates)
-        for factor, dimensions in axis:
-            product = np.full_like(length, float(factor))
-            for dimension in dimensions:
-                product = product * units[dimension]
-            length = length + product
-        return length
 
     def _block(self, path: str) -> str:
         """The droppable block that a path lies in, '' for none."""

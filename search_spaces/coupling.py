@@ -21,7 +21,7 @@ from search_spaces.axes import Axis
 from search_spaces.cuts import AttributeCut, AxisCut
 from search_spaces.evaluating import evaluating
 from search_spaces.inputs import Inputs, split_inputs
-from search_spaces.walk import HEADS, Call, Rule, Tensor, Walk, unknown
+from search_spaces.walk import HEADS, Call, ProductKind, Rule, Tensor, Walk, unknown
 
 _ADDITIONS = frozenset({"aten::add", "aten::add_"})
 _ON_A_RESIDUAL_PATH = _ADDITIONS | {
@@ -57,11 +57,16 @@ class Contraction:
     """Multiply-accumulates of one operator of `module`: the product of the sizes of `axes`.
 
     Attributes:
+        kind: what sort of operator.
+        axes: those of its rows, that of its channel (one result for each of both), then those that it sums over.
+        inner: how many of the axes it sums over.
         per_row: its operands depend on the inputs, so they grow with the batch; else they are made of weights alone.
     """
 
     module: str
+    kind: ProductKind
     axes: Factors
+    inner: int
     per_row: bool
 
 
@@ -222,8 +227,14 @@ class _Reader:
                 for atom in atoms
             ),
             contractions=tuple(
-                Contraction(owner, tuple(self._factors(axis, numbers) for axis in contraction), per_row)
-                for (owner, per_row), contraction in zip(self._owners, self._walk.contractions, strict=True)
+                Contraction(
+                    owner,
+                    product.kind,
+                    tuple(self._factors(axis, numbers) for axis in (*product.rows, product.channel, *product.inner)),
+                    len(product.inner),
+                    per_row,
+                )
+                for (owner, per_row), product in zip(self._owners, self._walk.contractions, strict=True)
             ),
             parameters=tuple(
                 (name, tuple(self._factors(axis, numbers) for axis in self._weights[name].axes))

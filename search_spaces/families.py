@@ -9,12 +9,17 @@ from search_spaces.inputs import Inputs
 from search_spaces.space import Space
 from search_spaces.structure import Sizes
 
-FAMILIES = (beit3.FAMILY, resnet.FAMILY, vit.FAMILY, bert.FAMILY)
+FAMILIES = {"beit3": beit3.FAMILY, "resnet": resnet.FAMILY, "vit": vit.FAMILY, "bert": bert.FAMILY}
 
 
 def family_of(model: nn.Module) -> Family:
     """The first family that recognises a model, else that of BERT."""
-    return next((family for family in FAMILIES if family.recognises(model)), bert.FAMILY)
+    return FAMILIES.get(family_name(model), bert.FAMILY)
+
+
+def family_name(model: nn.Module) -> str:
+    """The name of the first family that recognises a model, else "other"."""
+    return next((name for name, family in FAMILIES.items() if family.recognises(model)), "other")
 
 
 def space(

@@ -5,11 +5,12 @@ A rule gets the walk and a call, whose tensors are replaced by their axes, and r
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from search_spaces.axes import UNIT, Axes, Axis
 
 HEADS = "heads"
+ProductKind = Literal["linear", "attention", "convolution"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,22 @@ class Call:
         return self.arguments.get(name)
 
 
+@dataclass(frozen=True)
+class Product:
+    """Sums of products: one for each index of `rows` and `channel`, over the indices of `inner`."""
+
+    kind: ProductKind
+    rows: tuple[Axis, ...]
+    channel: Axis
+    inner: tuple[Axis, ...]
+
+
 @dataclass
 class Walk:
     """What the rules share: the algebra; contractions (multiply-accumulates) and groups of convolutions met so far."""
 
     axes: Axes = field(default_factory=Axes)
-    contractions: list[tuple[Axis, ...]] = field(default_factory=list)
+    contractions: list[Product] = field(default_factory=list)
     groups: list[Axis] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
 
@@ -57,9 +68,9 @@ class Walk:
                     self.axes.unify(result[position], axis)
         return Tensor(tuple(result))
 
-    def contract(self, *axes: Axis) -> None:
+    def contract(self, kind: ProductKind, rows: Sequence[Axis], channel: Axis, inner: Sequence[Axis]) -> None:
         """Note a matrix product or convolution: as many multiply-accumulates as the product of the axes' sizes."""
-        self.contractions.append(axes)
+        self.contractions.append(Product(kind, tuple(rows), channel, tuple(inner)))
 
 
 Rule = Callable[[Walk, Call], Any]

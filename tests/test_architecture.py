@@ -16,12 +16,13 @@ MAY_IMPORT = {
     "nas": {"nas", "search_spaces", "predictors", "hardware"},
 }
 # The parts of `nas`, each of which may use those before it; modules outside of them are used by all.
-LAYERS = ("data", "networks", "searching", "learning", "runs", "command")
+LAYERS = ("data", "networks", "searching", "profiling", "learning", "runs", "command")
 # A recipe is one paper's method; recipes are composed by others and know nothing of each other.
 RECIPES = {"nas.searching.linas", "nas.learning.instatune"}
 ON_TOP = {
     "nas.command.cli": set(),
     "nas.command.demo": {"nas.command.cli"},
+    "nas.runs.searching": {"nas.command.cli", "nas.command.demo"},
     "nas.runs.workflow": {"nas.command.cli", "nas.command.demo"},
 }
 
@@ -30,19 +31,32 @@ HOMES = {
     "datasets": {"nas.data.reading"},
     "matplotlib": {"nas.runs.report"},
     "moocore": {"nas.searching.pareto"},
-    "onnx": {"hardware.onnx"},
-    "onnxruntime": {"hardware.onnxruntime"},
+    "nncf": {"hardware.quantized"},
+    "onnx": {"hardware.onnx", "hardware.template"},
+    "onnxruntime": {"hardware.onnxruntime", "nas.profiling.on_device"},
     "onnxscript": {"hardware.onnx"},
+    "openvino": {"hardware.openvino", "nas.profiling.on_device"},
     "optuna": {"nas.searching.storage", "nas.searching.study", "nas.searching.trials"},
-    "pydantic": {"nas.runs.run_folder", "nas.command.config_file"},
+    "pydantic": {"hardware.profile", "nas.runs.run_folder", "nas.command.config_file"},
     "ray": {"nas.searching.parallel"},
     "rich": {"nas.runs.console"},
     "scipy": {"nas.searching.acquisition", "predictors.gaussian_process"},
     "sqlalchemy": {"nas.searching.storage"},
-    "transformers": {"nas.networks.pretrained", "search_spaces.storage"},
+    "transformers": {"nas.networks.pretrained", "nas.networks.untrained", "search_spaces.storage"},
     "tyro": {"nas.command.cli"},
 }
-SLOW_TO_IMPORT = {"accelerate", "datasets", "matplotlib", "onnx", "onnxruntime", "ray", "sklearn", "transformers"}
+SLOW_TO_IMPORT = {
+    "accelerate",
+    "datasets",
+    "matplotlib",
+    "nncf",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "ray",
+    "sklearn",
+    "transformers",
+}
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for package in PACKAGES

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-import nas.runs.workflow
+import nas.runs.searching
 from nas.runs.console import Bar
 
-COMMANDS = ("finetune", "search", "report", "export", "demo", "doctor")
+COMMANDS = ("finetune", "profile", "search", "report", "export", "demo", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -20,7 +20,7 @@ def test_every_command_has_help(nas_command: Command, command: str) -> None:
     assert answer.status == 0
     assert f"nas {command}" in answer.out
     assert all(flag in answer.out for flag in ("--config", "--seed", "--device", "--json", "--debug"))
-    assert ("--dry-run" in answer.out) == (command in ("finetune", "search", "demo"))
+    assert ("--dry-run" in answer.out) == (command in ("finetune", "profile", "search", "demo"))
 
 
 def test_help_and_version(nas_command: Command) -> None:
@@ -193,7 +193,7 @@ def test_exit_statuses(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(nas.runs.workflow, "search_run", fail)
+    monkeypatch.setattr(nas.runs.searching, "search_run", fail)
     answer = nas_command("search", "run")
     assert answer.status == status
     assert answer.out == ""
@@ -206,7 +206,11 @@ def test_doctor(nas_command: Command) -> None:
     found = json.loads(nas_command("doctor", "--json").out)
     assert found["healthy"]
     assert {"torch", "optuna", "tyro"} <= {package["name"] for package in found["packages"]}
-    assert "torch" in nas_command("doctor").out
+    runtimes = {runtime["name"]: runtime for runtime in found["runtimes"]}
+    assert "float32" in runtimes["pytorch"]["precisions"] and "int8" in runtimes["pytorch"]["notes"]
+    assert set(runtimes) == {"pytorch", "onnxruntime", "openvino"}
+    shown = nas_command("doctor").out
+    assert "torch" in shown and "openvino" in shown
 
 
 def test_a_plain_line_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from hardware.cost import Cost, cost
+from hardware.memory import peak_of_live
 
 
 def _text(rows: int, tokens: int) -> dict[str, torch.Tensor]:
@@ -66,6 +68,9 @@ def test_grouped_convolutions_and_strides() -> None:
         parameters=4 * 8 * 9 // 2 + 8 + 16 + 128 * 5 + 5,
         macs=4 * 4 * 8 * 2 * 9 + 128 * 5,
         size_mib=(4 * 8 * 9 // 2 + 8 + 16 + 128 * 5 + 5) * 4 / 2**20,
+        layer_weights=4 * 8 * 9 // 2 + 128 * 5,
+        # Input of the convolution and what it gives, which is more than the batch norm's input and output.
+        peak_activation_mib=(4 * 8 * 8 + 8 * 4 * 4) * 4 / 2**20,
     )
 
 
@@ -87,6 +92,60 @@ def test_the_module_is_left_as_it_is() -> None:
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert parameters == [id(parameter) for parameter in module.parameters()]
     assert module.training
+
+
+def test_size_by_precision() -> None:
+    tied = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 9, bias=False))
+    tied[3].weight = tied[0].weight
+    costs = cost(tied, (torch.zeros(2, 3, dtype=torch.long),))
+    layers, rest = 36 + 54, 6 + 12
+    assert (costs.layer_weights, costs.parameters) == (layers, layers + rest)
+    sizes = {precision: costs.size_mib_at(precision) * 2**20 for precision in ("float32", "bfloat16", "int8")}
+    assert sizes == pytest.approx({"float32": 4 * 108, "bfloat16": 2 * 108, "int8": layers + 4 * rest})
+    assert sizes["float32"] == costs.size_mib * 2**20
+    with pytest.raises(ValueError, match="one of float32, bfloat16, int8, got int4"):
+        costs.size_mib_at("int4")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_peak_of_live_bytes_equals_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = {key: int(rng.integers(0, 50)) for key in range(12)}
+    steps = [frozenset(rng.choice(12, size=rng.integers(1, 4), replace=False).tolist()) for _ in range(15)]
+    given, kept = frozenset({0, 1}), frozenset({2, 3})
+
+    def alive(key: int, step: int) -> bool:
+        used = [index for index, touched in enumerate(steps) if key in touched]
+        begins = 0 if key in given else min(used, default=len(steps))
+        ends = len(steps) - 1 if key in kept else max(used, default=-1)
+        return begins <= step <= ends
+
+    expected = max(sum(sizes[key] for key in sizes if alive(key, step)) for step in range(len(steps)))
+    assert peak_of_live(sizes, steps, given, kept) == expected
+
+
+class Residual(nn.Module):
+    """Holds its input over two layers; a view and a sum in place need no memory of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(4, 100, bias=False), nn.Linear(100, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.wide(x).view(-1, 10, 10).flatten(1)
+        y.relu_()
+        out: torch.Tensor = x + self.narrow(y)
+        return out
+
+
+def test_peak_activation_memory() -> None:
+    # The input, the wide activations and the narrow result are alive at the second layer.
+    assert cost(Residual(), (torch.zeros(3, 4),)).peak_activation_mib == (4 + 100 + 4) * 4 / 2**20
+    chain = nn.Sequential(nn.Linear(10, 40), nn.ReLU(), nn.Linear(40, 5))
+    assert cost(chain, (torch.zeros(7, 10),)).peak_activation_mib == 80 * 4 / 2**20
+    half = cost(chain.to(torch.bfloat16), (torch.zeros(7, 10, dtype=torch.bfloat16),))
+    assert half.peak_activation_mib == 80 * 2 / 2**20
+    assert cost(nn.Identity(), (torch.zeros(7, 10),)).peak_activation_mib == 10 * 4 / 2**20
 
 
 @pytest.mark.parametrize("inputs", [(), {}, ("words",)])

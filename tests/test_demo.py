@@ -108,13 +108,16 @@ def test_the_steps_of_the_demo(nas_command: Command, tmp_path: Path, monkeypatch
         monkeypatch.setattr(module, "SENTENCES", pinned(sentences))
     monkeypatch.setattr(nas.command.demo, "TRAINING", replace(nas.command.demo.TRAINING, steps=4))
     monkeypatch.setattr(nas.command.demo, "SEARCH", replace(nas.command.demo.SEARCH, budget=6))
-    monkeypatch.setattr(nas.command.demo, "SPEEDUP", 1.01)
+    monkeypatch.setattr(nas.command.demo, "PROFILE", replace(nas.command.demo.PROFILE, budget=8, tolerance=100.0))
+    monkeypatch.setattr(nas.command.demo, "SPEEDUP", 0.5)
     answer = nas_command("demo", "--out", tmp_path / "demo", "--cache", cache, "--json")
     assert answer.status == 0, answer.err
     result = json.loads(answer.out)
     figures = {"test_accuracy", "latency_ms", "predicted_latency_ms", "macs", "parameters", "size_mib"}
     assert set(result["full"]) == set(result["chosen"]) == figures
     assert result["seconds"] > 0
+    assert result["full"]["predicted_latency_ms"] > 0 and result["chosen"]["predicted_latency_ms"] > 0
+    assert result["verified"]["latency_ms"]["count"] > 0
     assert result["peak_memory_mib"] > 50
     assert Path(result["export"], "model.onnx").is_file()
     assert Path(result["picture"]).is_file()
@@ -123,3 +126,4 @@ def test_the_steps_of_the_demo(nas_command: Command, tmp_path: Path, monkeypatch
     nas.command.demo.show(result, shown)
     assert "test accuracy" in shown.getvalue()
     assert "MiB at most" in shown.getvalue()
+    assert "latency predicted" in shown.getvalue() and "profiled sub-networks" in shown.getvalue()

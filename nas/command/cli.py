@@ -29,6 +29,7 @@ from nas.runs.settings import (
     DataSettings,
     Limits,
     ModelSettings,
+    ProfileSettings,
     SearchSettings,
     SpaceSettings,
     SupernetSettings,
@@ -70,6 +71,31 @@ class Finetune:
     limits: Limits = field(default_factory=Limits)
     dry_run: bool = False
     """Only estimate time and memory, from a few steps."""
+    common: Common = field(default_factory=Common)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Measure some sub-networks on this machine, so that the latency of all others can be predicted anywhere.
+
+    With --remote: write a folder to do so on another device, without this project; with --result: read what came back.
+    """
+
+    model: _Model
+    """A run folder, a folder or hub name of a model (config.json is enough), or your own network as module:factory."""
+    out: Path | None = None
+    """The profile to write (JSON) or to go on with; not needed with --remote."""
+    profile: ProfileSettings = field(default_factory=ProfileSettings)
+    remote: Path | None = None
+    """Write this folder instead: ONNX files, and a script that measures them where they are copied to."""
+    result: Path | None = None
+    """The result.json that the script of such a folder wrote: make the profile of it."""
+    own: ModelSettings = field(default_factory=ModelSettings)
+    elastic: SpaceSettings = field(default_factory=SpaceSettings)
+    network: _Network = None
+    """Where the run is of a network of your own: its module:factory again."""
+    dry_run: bool = False
+    """Only estimate the time, from two sub-networks."""
     common: Common = field(default_factory=Common)
 
 
@@ -138,6 +164,7 @@ class Doctor:
 
 _COMMANDS: dict[str, type[Any]] = {
     "finetune": Finetune,
+    "profile": Profile,
     "search": Search,
     "report": Report,
     "export": Export,
@@ -192,7 +219,7 @@ def _parse(args: Sequence[str]) -> Any:
                 prog=f"nas {args[0]}",
                 args=args[1:],
                 default=defaults_from(kind, values, missing=tyro.MISSING),
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction),
             )
     except SystemExit as stopped:
         if not stopped.code:
@@ -298,18 +325,36 @@ def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
         _print(delivery.finetune_candidate(run, spec, command.out, *how), command.common, out, show=print_comparison)
 
 
+def _profile(command: Profile, out: TextIO) -> None:
+    from nas.runs import profiling, remote
+
+    if command.remote is not None and command.result is not None:
+        raise UserError("--remote writes a folder and --result reads what came of one: give one of them")
+    how = (command.profile, command.own, command.elastic, command.common, command.network)
+    if command.dry_run:
+        _print(profiling.estimate(command.model, *how), command.common, out)
+    elif command.remote is not None:
+        _print(remote.write_folder(command.model, command.remote, *how), command.common, out)
+    elif command.out is None:
+        raise UserError("--out must name the profile to write, e.g. --out laptop.json")
+    elif command.result is not None:
+        _print(remote.read_result(command.model, command.result, command.out, *how), command.common, out)
+    else:
+        _print(profiling.profile_device(command.model, command.out, *how), command.common, out)
+
+
 def _search(command: Search, out: TextIO) -> None:
-    from nas.runs import estimate, workflow
+    from nas.runs import estimate, searching
 
     settings = (command.run, command.search, command.limits, command.common, command.model)
-    work = estimate.searching if command.dry_run else workflow.search_run
+    work = estimate.searching if command.dry_run else searching.search_run
     _print(work(*settings), command.common, out)
 
 
 def _report(command: Report, out: TextIO) -> None:
-    from nas.runs import workflow
+    from nas.runs import searching
 
-    _print(workflow.report_run(command.run, command.name, command.limits), command.common, out)
+    _print(searching.report_run(command.run, command.name, command.limits), command.common, out)
 
 
 def _export(command: Export, out: TextIO) -> None:
@@ -353,6 +398,7 @@ def _print(
 
 _HANDLERS: dict[type[Any], Callable[[Any, TextIO], None]] = {
     Finetune: _finetune,
+    Profile: _profile,
     Search: _search,
     Report: _report,
     Export: _export,

@@ -4,28 +4,15 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
 from typing import Any, TextIO
 
 from nas.runs.console import print_table
 
 _IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL"}
-_CPU_FEATURES = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "amx_bf16",
-    "asimd",
-    "i8mm",
-    "bf16",
-)
 
 
 @dataclass(frozen=True)
@@ -40,7 +27,10 @@ class Package:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `nas doctor` found; `healthy` when everything that the commands need can be imported."""
+    """What `nas doctor` found; `healthy` when everything that the commands need can be imported.
+
+    `runtimes` holds name, version, usable precisions and notes of each runtime that latencies can be measured in.
+    """
 
     python: str
     system: str
@@ -51,6 +41,7 @@ class Diagnosis:
     memory_gib: float | None
     accelerators: tuple[str, ...]
     packages: tuple[Package, ...]
+    runtimes: tuple[dict[str, Any], ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -64,6 +55,8 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Look at this machine; imports every library once, so it takes some seconds."""
+    # nncf reports its use over the network unless it takes itself to be tested; looking at it is no use.
+    os.environ.setdefault("NNCF_CI", "1")
     packages = tuple(_package(name) for name in _requirements())
     processor, features = _processor()
     threads, accelerators = _torch()
@@ -77,6 +70,7 @@ def diagnose() -> Diagnosis:
         memory_gib=_memory_gib(),
         accelerators=accelerators,
         packages=packages,
+        runtimes=_runtimes(),
     )
 
 
@@ -93,6 +87,7 @@ def show(diagnosis: Mapping[str, Any], out: TextIO) -> None:
         package["name"]: (package["version"] or "missing", "yes" if package["usable"] else "no", package["advice"])
         for package in diagnosis["packages"]
     }
+    _show_runtimes(diagnosis["runtimes"], out)
     print_table("Libraries", ("version", "usable", "to mend it"), rows, out)
 
 
@@ -122,15 +117,34 @@ def _package(name: str) -> Package:
     return Package(name, installed, True)
 
 
+def _runtimes() -> tuple[dict[str, Any], ...]:
+    """What can be measured here; nothing where not even torch can be imported, which the libraries tell."""
+    try:
+        from hardware import backends
+    except Exception:  # a broken library can raise anything
+        return ()
+    return tuple(asdict(runtime) for runtime in backends())
+
+
+def _show_runtimes(runtimes: Sequence[Mapping[str, Any]], out: TextIO) -> None:
+    rows = {
+        runtime["name"]: (
+            runtime["version"] or "missing",
+            ", ".join(runtime["precisions"]) or "none",
+            "; ".join(reason if what == "all" else f"{what}: {reason}" for what, reason in runtime["notes"].items()),
+        )
+        for runtime in runtimes
+    }
+    if rows:
+        print_table("Runtimes", ("version", "precisions", "notes"), rows, out)
+
+
 def _processor() -> tuple[str, tuple[str, ...]]:
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        from hardware.machine import processor
+    except Exception:  # as above
         return platform.processor() or platform.machine(), ()
-    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    known = set(flags.group(1).split()) if flags else set()
-    return name.group(1) if name else platform.machine(), tuple(f for f in _CPU_FEATURES if f in known)
+    return processor()
 
 
 def _memory_gib() -> float | None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ _RESAMPLES = 2000
 class Figures:
     """Figures of one network: the task's score on the test rows, median latency, exact costs of one input.
 
-    `predicted_latency_ms` is null as long as nothing predicts it.
+    `predicted_latency_ms` is null where no device profile predicts it.
     """
 
     test_score: float
@@ -59,6 +59,11 @@ class Comparison:
     metric: str = "accuracy"
     judged: int = 0
     unit: str = "rows"
+
+    def predicted(self, full_ms: float | None, chosen_ms: float | None) -> "Comparison":
+        """The same with the latencies that a device profile predicts for both, None where none does."""
+        full = replace(self.full, predicted_latency_ms=full_ms)
+        return replace(self, full=full, chosen=replace(self.chosen, predicted_latency_ms=chosen_ms))
 
     def to_json(self) -> dict[str, Any]:
         """The comparison by the names that the command prints."""

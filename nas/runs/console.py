@@ -133,6 +133,10 @@ def print_comparison(result: Mapping[str, Any], out: TextIO) -> None:
             for label, key in (("multiply-accumulates", "macs"), ("parameters", "parameters"), ("size", "size_mib"))
         },
     }
+    if chosen.get("predicted_latency_ms") is not None:
+        predicted = (full["predicted_latency_ms"], chosen["predicted_latency_ms"])
+        rows["latency predicted"] = (f"{predicted[0]:.1f} ms", f"{predicted[1]:.1f} ms")
+        change["latency predicted"] = f"{predicted[0] / predicted[1]:.2f}x faster"
     cells = {label: (*values, change[label]) for label, values in rows.items()}
     print_table("Full and chosen network", ("full", "chosen", "difference"), cells, out)
     how = ", ".join(f"{name} {value}" for name, value in result["measured_on"].items())

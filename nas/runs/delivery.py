@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from nas.errors import UserError
 from nas.runs.card import Card
 from nas.runs.comparison import Comparison, compare
 from nas.runs.console import say
+from nas.runs.devices import Profiles, kept_profiles, predictions
 from nas.runs.export import check_target, export
 from nas.runs.network import maker
 from nas.runs.opened_run import OpenedRun, open_run
@@ -20,6 +21,7 @@ from nas.runs.plain_training import score, train_in
 from nas.runs.preparation import asked_of_further, training_config
 from nas.runs.run_folder import JOURNAL, Request, RunFolder, recorded_versions, same_request, write_record
 from nas.runs.settings import Common, Limits, TrainingSettings
+from nas.runs.verifying import chosen_of, verified_of
 from nas.searching.study import load_study
 from search_spaces import Candidate
 
@@ -28,12 +30,13 @@ _MAX_CANDIDATE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Chosen:
-    """A sub-network, and what a search measured of it (empty where none was asked)."""
+    """A sub-network, and what a search measured of it (empty where none was asked), with its device profiles."""
 
     candidate: Candidate
     values: Mapping[str, float]
     tokens: int = 128
     threads: int = 1
+    profiles: Profiles = field(default_factory=dict)
 
 
 def export_run(
@@ -151,9 +154,11 @@ def named_candidate(opened: OpenedRun, spec: str, name: str, limits: Limits) -> 
 
 
 def _of_search(folder: RunFolder, name: str, limits: Limits) -> Chosen:
-    asked = folder.read_search(name).asked
-    best = load_study(folder.search(name) / JOURNAL).select(limits.given())
-    return Chosen(best.candidate, best.values, _whole(asked.get("tokens"), 128), _whole(asked.get("threads"), 1))
+    asked, place = folder.read_search(name).asked, folder.search(name)
+    study = load_study(place / JOURNAL)
+    best = chosen_of(study, verified_of(place, study), limits)
+    how = (_whole(asked.get("tokens"), 128), _whole(asked.get("threads"), 1))
+    return Chosen(best.candidate, best.values, *how, kept_profiles(place))
 
 
 def _deliver(
@@ -161,6 +166,7 @@ def _deliver(
 ) -> dict[str, Any]:
     say("Measuring the full and the chosen network")
     comparison = compare(opened, module, tokens=chosen.tokens, threads=chosen.threads)
+    comparison = comparison.predicted(*_predicted(opened, chosen))
     say(f"Exporting to {out}")
     card = _card(opened, comparison)
     export(
@@ -178,6 +184,24 @@ def _deliver(
         "what_the_data_can_tell": comparison.what_the_data_can_tell(),
         "export": str(out),
     }
+
+
+def _predicted(opened: OpenedRun, chosen: Chosen) -> tuple[float | None, float | None]:
+    """Latency of the full and the chosen network as a profile predicts it that is measured as the comparison is."""
+    space = opened.supernet.space
+    tokens = opened.example(chosen.tokens, 1)
+    for name, profile in chosen.profiles.items():
+        alike = (profile.runtime, profile.precision, profile.batch, profile.threads) == (
+            "pytorch",
+            "float32",
+            1,
+            chosen.threads,
+        )
+        if alike and profile.tokens in (None, next(iter(tokens.values())).shape[1]):
+            formula = predictions(opened, {name: profile}, space)[name]
+            full, small = formula(space.encode([space.largest(), chosen.candidate]))
+            return float(full), float(small)
+    return None, None
 
 
 def _card(opened: OpenedRun, comparison: Comparison) -> Card:

@@ -10,8 +10,9 @@ from typing import Any
 from nas.learning.instatune import instatune
 from nas.learning.training import Step, fine_tune
 from nas.runs.delivery import named_candidate
+from nas.runs.devices import predictions, read_profiles, space_with, with_predictions
 from nas.runs.memory import peak_memory_mib
-from nas.runs.opened_run import check_search, named_objectives, objective_names, open_run, run_search
+from nas.runs.opened_run import LATENCY, check_search, named_objectives, objective_names, open_run, run_search
 from nas.runs.preparation import instatune_config, prepare, training_config
 from nas.runs.run_folder import RunFolder
 from nas.runs.settings import (
@@ -97,20 +98,24 @@ def searching(
 ) -> dict[str, Any]:
     """Time and memory of `nas search`, from three random sub-networks; UserError for wrong input."""
     opened = open_run(RunFolder(run), common.device, model)
-    names = objective_names(settings, limits, opened.record)
-    objectives = named_objectives(names, limits)
+    profiles = read_profiles(settings.profile)
+    names = objective_names(settings, limits, opened.record, tuple(profiles))
+    space = space_with(opened.supernet.space, profiles)
+    predicted = predictions(opened, profiles, space, settings)
+    objectives = with_predictions(named_objectives(names, limits, tuple(profiles)), predicted)
     check_search(settings)
     started = time.monotonic()
     # In this process and in memory; the limits and the warm start change what is measured, not how long it takes.
     plain = SearchSettings(objectives=names, tokens=settings.tokens, threads=settings.threads)
     few = replace(plain, budget=_CANDIDATES, rows=settings.rows, accuracy_threads=settings.accuracy_threads)
-    study = run_search(opened, objectives, few, common.seed, storage=None, algorithm=random_search)
+    study = run_search(opened, objectives, few, common.seed, storage=None, algorithm=random_search, space=space)
     each = [measurement.seconds for measurement in study.measurements]
     start_up = time.monotonic() - started - sum(each)
     # Latencies are measured one at a time, whatever the workers do.
-    at_a_time = 1 if "latency_ms" in [each.name for each in objectives] else settings.workers
+    measured = [each.name for each in objectives if each.exact is None]
+    at_a_time = 1 if LATENCY in measured else settings.workers
     return {
-        "sub_networks": str(opened.supernet.space.size()),
+        "sub_networks": str(space.size()),
         "budget": settings.budget,
         "seconds_a_candidate": sum(each) / len(each),
         "seconds": start_up + settings.budget * sum(each) / len(each) / at_a_time,

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import UserError
+from nas.profiling.verification import Verified, as_measured
 from nas.runs.console import say
-from nas.runs.report import find
+from nas.runs.report import find, measured_again
 from nas.searching.evaluation import Measurement
+from nas.searching.selection import select
 from nas.searching.study import Study
 
 ENOUGH_FAILED = 20
@@ -20,8 +22,8 @@ def give_up(measurements: Sequence[Measurement]) -> None:
         raise UserError(_none_measured(measurements))
 
 
-def summary(run: Path, name: str, table: Path, study: Study) -> dict[str, Any]:
-    """The result of a search as one object.
+def summary(run: Path, name: str, table: Path, study: Study, verified: Sequence[Verified] = ()) -> dict[str, Any]:
+    """The result of a search as one object; members of the front that were measured again with that latency too.
 
     Raises:
         UserError: nothing could be measured, or no objective tells the candidates apart.
@@ -31,7 +33,7 @@ def summary(run: Path, name: str, table: Path, study: Study) -> dict[str, Any]:
     if len(failed) == len(study.measurements):
         raise UserError(_none_measured(failed))
     if any(objective.limit is not None for objective in study.objectives):
-        study.select()
+        select(as_measured(study.measurements, verified) if verified else study.measurements, study.objectives, {})
     _tell_constants(study)
     full = find(study, study.space.largest())
     known = sum(m.known for m in study.measurements)
@@ -43,7 +45,7 @@ def summary(run: Path, name: str, table: Path, study: Study) -> dict[str, Any]:
         "known": known,
         "every_sub_network": len(study.measurements) >= study.space.size(),
         "full": None if full is None else dict(full.values),
-        "front": [dict(m.values) for m in study.front()],
+        "front": [{**m.values, **measured_again(m, verified)} for m in study.front()],
         "table": str(table),
     }
 

@@ -47,7 +47,7 @@ def load_network(
     preprocessor = own_preprocessor(
         module,
         kind,
-        image_size=_image_size(settings.image_size),
+        image_size=image_size(settings.image_size),
         **{name: value for name in ("mean", "std") if (value := _channels(name, getattr(settings, name))) is not None},
         tokenizer=settings.tokenizer,
         task=task,
@@ -88,7 +88,8 @@ def _plain(module: nn.Module) -> nn.Module:
     return plain
 
 
-def _image_size(text: str | None) -> int | tuple[int, int] | None:
+def image_size(text: str | None) -> int | tuple[int, int] | None:
+    """The side, or height and width, that `--image-size` names; UserError for anything else."""
     if text is None:
         return None
     parts = text.split(",")

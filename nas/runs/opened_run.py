@@ -1,7 +1,7 @@
 """A run whose fine-tuning is done, opened for the commands that come after it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,8 +27,9 @@ from nas.searching.search import Algorithm, objective, search
 from nas.searching.storage import Storage, is_url, shown
 from nas.searching.study import Study
 from nas.seeds import generator
-from search_spaces import Candidate, Supernet, has_batch_norms
+from search_spaces import Candidate, Space, Supernet, has_batch_norms
 
+LATENCY = "latency_ms"
 _ALGORITHMS: dict[str, Algorithm] = {"linas": linas, "nsga2": nsga2, "random": random_search}
 
 
@@ -57,9 +58,9 @@ class OpenedRun:
         """A sub-network as a plain module, in evaluation mode, its batch-norm statistics its own."""
         return SubNetworks(self.supernet, self.calibration()).extract(candidate)
 
-    def example(self, tokens: int) -> dict[str, Tensor]:
-        """Two inputs without padding, texts of that many tokens."""
-        return example_inputs(self.supernet.model, self.record.kind, self.preprocessor, tokens=tokens)
+    def example(self, tokens: int, batch: int = 2) -> dict[str, Tensor]:
+        """Inputs without padding, texts of that many tokens."""
+        return example_inputs(self.supernet.model, self.record.kind, self.preprocessor, tokens=tokens, batch=batch)
 
 
 def open_run(folder: RunFolder, device: str, model: str | None = None) -> OpenedRun:
@@ -86,27 +87,47 @@ def open_run(folder: RunFolder, device: str, model: str | None = None) -> Opened
     return OpenedRun(folder, record, supernet, load_preprocessor(folder.supernet, record.kind, task))
 
 
-def objective_names(settings: SearchSettings, limits: Limits, record: RunRecord) -> str:
-    """What the search is for: as asked, else the metric of the task and what is limited, or latency."""
+def objective_names(settings: SearchSettings, limits: Limits, record: RunRecord, profiled: Sequence[str] = ()) -> str:
+    """What the search is for: as asked, else the metric of the task and what is limited, or latency.
+
+    `profiled` are the latencies that device profiles predict: they stand in the place of `latency_ms`.
+    """
     if settings.objectives is not None:
-        return settings.objectives
-    metric = TASKS.get(str(record.asked.get("task")), CLASSIFICATION).metric
-    limited = [flag.partition("_")[2] for flag in limits.given()]
-    return ",".join([metric, *([name for name in limited if name != metric] or ["latency_ms"])])
+        names = [name.strip() for name in settings.objectives.split(",")]
+    else:
+        metric = TASKS.get(str(record.asked.get("task")), CLASSIFICATION).metric
+        limited = [flag.partition("_")[2] for flag in limits.given()]
+        names = [metric, *([name for name in limited if name != metric] or [LATENCY])]
+    if profiled and not set(profiled) & set(names):
+        place = names.index(LATENCY) if LATENCY in names else len(names)
+        names = [*names[:place], *profiled, *names[place + 1 :]]
+    return ",".join(names)
 
 
-def named_objectives(names: str, limits: Limits) -> list[Objective]:
+def named_objectives(names: str, limits: Limits, profiled: Sequence[str] = ()) -> list[Objective]:
     """Objectives by their names, separated by commas, each with its limit; UserError for an unknown name or limit."""
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if not wanted:
         raise UserError("--objectives must name at least one objective, e.g. accuracy,latency_ms")
-    bounds = {}
-    for flag, bound in limits.given().items():
-        name = flag.partition("_")[2]
-        if name not in wanted:
+    bounds = expanded(limits.given(), wanted)
+    for flag in bounds:
+        if flag.partition("_")[2] not in wanted:
+            name = flag.partition("_")[2]
             raise UserError(f"--{flag.replace('_', '-')} needs {name} among --objectives, got {names}")
-        bounds[name] = bound
-    return [replace(objective(name), limit=bounds.get(name)) for name in wanted]
+    by_name = {flag.partition("_")[2]: bound for flag, bound in bounds.items()}
+    made = {name: Objective(name) if name in profiled else objective(name) for name in wanted}
+    return [replace(made[name], limit=by_name.get(name)) for name in wanted]
+
+
+def expanded(limits: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """The limits, that on `latency_ms` as one on each device's latency where the objectives are those of several."""
+    found: dict[str, float] = {}
+    for flag, bound in limits.items():
+        side, _, name = flag.partition("_")
+        several = [each for each in names if each.startswith(f"{LATENCY}_")] if name == LATENCY else []
+        meant = several if several and name not in names else [name]
+        found |= {f"{side}_{each}": bound for each in meant}
+    return found
 
 
 def check_search(settings: SearchSettings) -> None:
@@ -155,8 +176,12 @@ def run_search(
     latency_file: Path | None = None,
     on_result: OnResult | None = None,
     algorithm: Algorithm | None = None,
+    space: Space | None = None,
 ) -> Study:
-    """One search of an opened run on its validation rows; UserError for settings out of range."""
+    """One search of an opened run on its validation rows; UserError for settings out of range.
+
+    `space` has fewer options than the super-network's, None: all of them.
+    """
     rows = opened.split("validation")
     if settings.rows is not None:
         if settings.rows < 1:
@@ -164,7 +189,7 @@ def run_search(
         rows = rows.take(settings.rows, generator(seed, "search rows"))
     return search(
         opened.supernet,
-        opened.supernet.space,
+        space or opened.supernet.space,
         rows,
         objectives,
         budget=settings.budget,

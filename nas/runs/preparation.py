@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hardware.inputs import Inputs
 from nas.data.reading import Source, read_table
 from nas.data.split import Data, Preprocessor
 from nas.data.table import prepare_data
@@ -164,18 +165,29 @@ def _supernet(module: nn.Module, elastic: SpaceSettings, data: Data, preprocesso
     # A network of transformers has its own example, one text of which is padded.
     known = hasattr(module, "config")
     example = None if known else example_inputs(module, data.kind, preprocessor, tokens=EXAMPLE_TOKENS)
-    sizes = {name: _sizes(name, getattr(elastic, name)) for name in _SIZES}
-
-    def made(order: DropOrder) -> Supernet:
-        try:
-            return Supernet(module, space(module, example, drop_order=order, **sizes))
-        except ValueError as error:
-            raise UserError(str(error)) from error
-
     if elastic.drop_order != "importance":
-        return made(_DROP_ORDERS[elastic.drop_order])
+        return supernet_of(module, example, elastic)
     say("Finding out which blocks matter least")
-    return made(block_order(made(last_first), data.train, ImportanceConfig(seed=seed)))
+    first = supernet_of(module, example, elastic, last_first)
+    return supernet_of(module, example, elastic, block_order(first, data.train, ImportanceConfig(seed=seed)))
+
+
+def supernet_of(
+    module: nn.Module, example: Inputs | None, elastic: SpaceSettings, order: DropOrder | None = None
+) -> Supernet:
+    """The super-network of a module in the sizes that were asked for; UserError where it has none.
+
+    Args:
+        module: of full size.
+        example: inputs of batch above 1; None for a network of transformers.
+        elastic: the sizes, and the order in which blocks drop.
+        order: that order, where `elastic` does not say it.
+    """
+    sizes = {name: _sizes(name, getattr(elastic, name)) for name in _SIZES}
+    try:
+        return Supernet(module, space(module, example, drop_order=order or _DROP_ORDERS[elastic.drop_order], **sizes))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _sizes(name: str, text: str | None) -> tuple[int | float, ...] | None:

@@ -8,7 +8,8 @@ teacher/                 the strong teacher, where one was fine-tuned for this r
 tracking/                what trackers write
 supernet/                the fine-tuned super-network, its tokenizer or image processor; there when fine-tuning is done
 training.png             how the largest, smallest and random sub-networks did while fine-tuning
-searches/<name>/         search.json (what was asked), the study, front.csv, the report
+searches/<name>/         search.json (what was asked), the study, front.csv, the report; with device profiles these, in
+                         profiles/, and verified.json: what was measured again
 further/<place>/         one sub-network fine-tuned further for an export: further.json (what was asked), checkpoint/,
                          weights/
 ```
@@ -90,6 +91,22 @@ class Finetuned(_Record):
     validation_score: float | None
     seconds: float
     probes: list[ProbeRecord] = []
+
+
+class VerifiedRow(_Record):
+    """Latencies of one sub-network by the name of the objective, in milliseconds: predicted, and measured again."""
+
+    candidate: dict[str, Scalar]
+    predicted: dict[str, float]
+    measured: dict[str, float]
+    stable: bool
+
+
+class Verification(_Record):
+    """`verified.json`: what was measured again after a search by predicted latencies."""
+
+    version: Literal[1] = 1
+    rows: list[VerifiedRow] = pydantic.Field(max_length=10_000)
 
 
 _AnyRecord = TypeVar("_AnyRecord", bound=_Record)
@@ -230,7 +247,7 @@ class RunFolder:
         return path
 
 
-def write_record(path: Path, record: RunRecord | Request | Finetuned) -> None:
+def write_record(path: Path, record: _Record) -> None:
     """Write a record atomically; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, record.model_dump_json(indent=2) + "\n")

@@ -164,6 +164,33 @@ class SearchSettings:
     """Begin with what was measured before: a run or search folder, a study (journal or database URL) or a CSV file."""
     storage: str | None = None
     """URL of a database that keeps the study, e.g. sqlite:///studies.db (default: a journal in the run folder)."""
+    profile: tuple[Path, ...] = ()
+    """A device profile that predicts latency_ms, which is then measured only afterwards; given several times: one
+    latency for each device."""
+
+
+@dataclass(frozen=True)
+class ProfileSettings:
+    """The profile of a device: how latency is measured there, and how much of it."""
+
+    runtime: Literal["pytorch", "onnxruntime", "openvino"] = "pytorch"
+    """What runs the network."""
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """In which it computes, where the runtime has it."""
+    threads: int = 1
+    """Of the runtime."""
+    batch: int = 1
+    """Rows of an input."""
+    tokens: int = 128
+    """Length of a text; images keep their size."""
+    budget: int | None = None
+    """How many sub-networks are measured (default: 100, for a folder of --remote 30)."""
+    minutes: float | None = 6.0
+    """No further sub-network is begun after so many minutes, though at least 20 are; None: no limit."""
+    multiple_of: int = 1
+    """Measure and search only sizes that are multiples of this, e.g. 8, 16 or 32; the full sizes always stay."""
+    tolerance: float = 0.04
+    """A ratio to the full network that is known less exactly (half of its 95 % interval) has not got stable."""
 
 
 @dataclass(frozen=True)

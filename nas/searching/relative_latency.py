@@ -9,7 +9,6 @@ study (`<study>.latency.json`), with the range of the full network's medians sin
 import json
 import math
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import nn
 
 from hardware.inputs import Inputs, device_of, is_tokens, map_inputs, split
 from hardware.latency import measure_latency
+from hardware.machine import processor
 from nas.errors import UserError
 from nas.files import write_json_atomic
 from nas.searching.evaluation import FloatArray
@@ -118,13 +118,7 @@ def _tokens(row: Inputs) -> int | None:
 
 def measured_on(device: torch.device) -> dict[str, str]:
     """Machine, runtime and precision that a latency belongs to."""
-    name = platform.processor() or platform.machine()
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        info = Path("/proc/cpuinfo")
-        lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()[0]
     machine = f"{name}, {os.cpu_count()} cores"
     return {"machine": machine, "runtime": f"pytorch {torch.__version__}", "precision": "float32"}
 

@@ -29,6 +29,7 @@ from nas.searching.parallel import Workers
 from nas.searching.relative_latency import LatencySettings, RelativeLatency, reference_path
 from nas.searching.storage import Storage, is_url
 from nas.searching.study import Running, Study
+from nas.searching.translation import translation
 from search_spaces import Candidate, Space, Supernet, exact_costs
 
 EXACT = ("macs", "parameters", "size_mib")
@@ -99,9 +100,10 @@ def search(
 
     Args:
         supernet: measured in evaluation mode, on the device that it is on; its modes are put back.
-        space: that of the super-network, alone or joined with another.
+        space: that of the super-network, alone or joined with another, or with fewer options.
         data: validation rows, for accuracy and as example; None where neither is needed.
-        objectives: names (see `objective`) or objectives, most important first.
+        objectives: names (see `objective`) or objectives, most important first; a latency with a formula
+            (`nas.profiling.objective`) is computed, and nothing of it is measured.
         budget: candidates to measure.
         seed: of the algorithm.
         algorithm: `linas`, `nsga2`, `random_search` or a `functools.partial` of one.
@@ -137,7 +139,7 @@ def search(
     networks, threads = SubNetworks(supernet, calibration), threads or torch.get_num_threads()
     task = _Task(networks, supernet, space, data, batch_size, threads)
     here: dict[str, Measure] = {}
-    if any(each.name == _LATENCY for each in named):
+    if any(each.name == _LATENCY and each.exact is None for each in named):
         place = _latency_file(latency_file, storage)
         here[_LATENCY] = RelativeLatency(supernet, _needed(row, "latency"), settings, place)
     anywhere = _Anywhere(task, tuple(each for each in named if each.name not in here))
@@ -215,15 +217,11 @@ def _exact(supernet: Supernet, space: Space, row: Inputs) -> dict[str, Exact]:
         costs = exact_costs(supernet, dict(rows) if isinstance(rows, Mapping) else rows)
     except ValueError as error:
         raise UserError(str(error)) from error
-    columns = {choice.name: column for column, choice in enumerate(space.choices)}
-    missing = [choice.name for choice in supernet.space.choices if choice.name not in columns]
-    if missing:
-        raise UserError(f"the space must hold every choice of the super-network, {missing[0]} is missing")
-    own = [columns[choice.name] for choice in supernet.space.choices]
+    own = translation(space, supernet.space)
 
     def bound(name: str) -> Exact:
         def exact(encoded: IntArray) -> FloatArray:
-            return costs[name](np.asarray(encoded, dtype=np.int64)[:, own])
+            return costs[name](own(encoded))
 
         return exact
 

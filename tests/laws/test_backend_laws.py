@@ -1,18 +1,30 @@
 """What every runtime must do: compute what the module computes, at any batch and length, on fixed threads."""
 
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification
 
 from hardware import Backend, ConversionError, OnnxRuntimeBackend, PyTorchBackend
-from hardware.backend import first_output, relative_difference
-from hardware.onnx import other_size
+from hardware.backend import PRECISIONS, Runner, Writer, first_output, relative_difference
+from hardware.inputs import Inputs
+from hardware.onnx import OPSETS, convert, other_size
+from hardware.openvino import OpenVinoBackend
+from hardware.quantized import quantized
+from hardware.registry import NAMES, backend, backends
+from tests.zoo import CASES
 
-BACKENDS: list[Callable[[], Backend]] = [PyTorchBackend, OnnxRuntimeBackend]
+BACKENDS: list[Callable[[], Backend]] = [PyTorchBackend, OnnxRuntimeBackend, OpenVinoBackend]
+# Largest difference over the largest logit. INT8 rounds weights and inputs of every layer to 255 steps.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.2}
+FILES = {"weights.safetensors", "model.onnx", "model.xml", "model.bin"}
 
 
 class Convolutional(nn.Module):
@@ -30,61 +42,166 @@ class Convolutional(nn.Module):
 def _text(rows: int, tokens: int) -> dict[str, torch.Tensor]:
     mask = torch.ones(rows, tokens, dtype=torch.long)
     mask[-1, tokens // 2 :] = 0
-    return {"input_ids": torch.randint(0, 30, (rows, tokens)), "attention_mask": mask}
+    ids = torch.randint(1, 30, (rows, tokens), generator=torch.Generator().manual_seed(rows))
+    return {"input_ids": ids, "attention_mask": mask}
 
 
-def _bert() -> nn.Module:
+def _images(rows: int) -> dict[str, torch.Tensor]:
+    return {"pixel_values": torch.randn(rows, 3, 16, 16, generator=torch.Generator().manual_seed(rows))}
+
+
+# A name of `tests.zoo`, its inputs to convert with, and others.
+NETWORKS: dict[str, tuple[Inputs, list[Inputs]]] = {
+    "bert": (_text(16, 16), [_text(1, 8), _text(3, 20)]),
+    "bert-eager": (_text(16, 16), [_text(3, 20)]),
+    "vit": (_images(16), [_images(1), _images(3)]),
+    "hf-resnet": (_images(16), [_images(1), _images(3)]),
+}
+
+
+def _usable() -> list[tuple[str, str]]:
+    return [(runtime.name, precision) for runtime in backends() for precision in runtime.precisions]
+
+
+def _known() -> list[Any]:
+    # The eager network has its point in float32 only: the attention written in parts.
+    pairs = [(name, *pair) for name in NETWORKS for pair in _usable()]
+    known = [each for each in pairs if each[0] != "bert-eager" or each[2] == "float32"]
+    return [pytest.param(*each, marks=[pytest.mark.slow] if each[2] == "int8" else []) for each in known]
+
+
+@cache
+def _network(name: str) -> nn.Module:
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=30,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=24,
-        num_labels=3,
-        initializer_range=0.5,
-        max_position_embeddings=32,
-    )
-    model: nn.Module = BertForSequenceClassification(config)
-    return model
+    return CASES[name].build().eval()
 
 
-@pytest.mark.parametrize("make", BACKENDS)
-def test_text_at_other_batches_and_lengths(
-    make: Callable[[], Backend], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def write(tmp_path_factory: pytest.TempPathFactory) -> Writer:
+    """Converts every network once: all runtimes and precisions read copies of the same file."""
+    folder, known = tmp_path_factory.mktemp("files"), dict[tuple[int, Sequence[int]], Path]()
+
+    def written(
+        module: nn.Module,
+        example: Inputs,
+        path: Path,
+        *,
+        load: Callable[[Path], Runner],
+        opsets: Sequence[int] = OPSETS,
+    ) -> Path:
+        key = (id(module), opsets)
+        if key not in known:
+            known[key] = convert(module, example, folder / f"{len(known)}.onnx", load=load, opsets=opsets)
+        return Path(shutil.copy(known[key], path))
+
+    return written
+
+
+@pytest.mark.parametrize(("name", "runtime", "precision"), _known())
+def test_outputs_are_those_of_pytorch(
+    name: str, runtime: str, precision: str, write: Writer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    module, backend = _bert().train(), make()
-    path = backend.convert(module, _text(1, 8), tmp_path)
-    assert module.training or make is PyTorchBackend
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    module, (example, others) = _network(name), NETWORKS[name]
+    run_in = backend(runtime, write=write)
+    path = run_in.convert(module, example, tmp_path, precision=PRECISIONS[precision])
+    run = run_in.load(path, threads=1, precision=PRECISIONS[precision])
     assert capfd.readouterr().out == ""
-    run = backend.load(path, threads=1)
-    module.eval()
-    for inputs in (_text(1, 8), _text(3, 20), _text(2, 32)):
-        expected = module(**inputs).logits.detach()
-        assert relative_difference(expected, run(**inputs)) < 1e-4
+    assert {each.name for each in tmp_path.iterdir()} <= FILES
+    with torch.no_grad():
+        expected = torch.cat([first_output(module(**dict(inputs))) for inputs in (example, *others)])
+    got = torch.cat([run(**dict(inputs)) for inputs in (example, *others)])
+    assert got.dtype is torch.float32
+    assert relative_difference(expected, got) < TOLERANCES[precision]
 
 
 @pytest.mark.parametrize("make", BACKENDS)
-def test_positional_images(make: Callable[[], Backend], tmp_path: Path) -> None:
-    module, backend = Convolutional().eval(), make()
-    run = backend.load(backend.convert(module, (torch.randn(2, 3, 8, 8),), tmp_path))
-    image = torch.randn(5, 3, 8, 8)
-    assert relative_difference(module(image).detach(), run(image)) < 1e-4
+def test_a_module_keeps_its_mode_and_takes_positional_images(make: Callable[[], Backend], tmp_path: Path) -> None:
+    module, run_in = Convolutional().train(), make()
+    path = run_in.convert(module, (torch.randn(2, 3, 8, 8),), tmp_path)
+    assert module.training
+    run, image = run_in.load(path), torch.randn(5, 3, 8, 8)
+    assert relative_difference(module.eval()(image).detach(), run(image)) < 1e-4
 
 
 @pytest.mark.parametrize("make", BACKENDS)
 def test_threads_of_torch_are_put_back_and_missing_files_refused(make: Callable[[], Backend], tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    backend = make()
-    backend.load(backend.convert(Convolutional().eval(), (torch.randn(2, 3, 8, 8),), tmp_path), threads=before + 1)(
-        torch.randn(2, 3, 8, 8)
-    )
+    run_in = make()
+    path = run_in.convert(Convolutional().eval(), (torch.randn(2, 3, 8, 8),), tmp_path)
+    run_in.load(path, threads=before + 1)(torch.randn(2, 3, 8, 8))
     assert torch.get_num_threads() == before
     with pytest.raises(ValueError, match="convert"):
-        backend.load(tmp_path / "absent")
+        run_in.load(tmp_path / "absent")
     with pytest.raises(ValueError, match="precision"):
-        backend.load(next(tmp_path.iterdir()), precision=torch.float16)
+        run_in.load(path, precision=torch.float16)
+    with pytest.raises(ValueError, match="precision"):
+        run_in.convert(Convolutional(), (torch.randn(2, 3, 8, 8),), tmp_path, precision=torch.float16)
+
+
+@pytest.mark.parametrize("make", BACKENDS[1:])
+def test_a_file_in_another_precision_is_refused(make: Callable[[], Backend], tmp_path: Path) -> None:
+    run_in, module, example = make(), Convolutional().eval(), (torch.randn(4, 3, 8, 8),)
+    path = run_in.convert(module, example, tmp_path)
+    with pytest.raises(ValueError, match=r"must have the precision int8, .* has float32; convert the module in that"):
+        run_in.load(path, precision=torch.int8)
+    path = run_in.convert(module, example, tmp_path, precision=torch.int8)
+    with pytest.raises(ValueError, match=r"must have the precision float32, .* has int8"):
+        run_in.load(path)
+    assert run_in.load(path, precision=torch.int8)(*example).shape == (4, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    module, image, run_in = nn.Linear(4, 3).eval(), torch.randn(2, 4), PyTorchBackend(compiled=True)
+    run = run_in.load(run_in.convert(module, (image,), tmp_path))
+    assert relative_difference(module(image).detach(), run(image)) < 1e-4
+
+
+def test_the_table_of_runtimes() -> None:
+    found = {runtime.name: runtime for runtime in backends()}
+    assert tuple(found) == NAMES
+    assert found["pytorch"].usable and "int8" in found["pytorch"].notes
+    assert "bfloat16" not in found["onnxruntime"].precisions
+    for runtime in found.values():
+        assert runtime.usable == (runtime.version is not None)
+        assert all(note for note in runtime.notes.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "install"), [("openvino", r"supersieve\[openvino\]"), ("onnxruntime", "pip install onnxruntime")]
+)
+def test_a_runtime_that_is_not_installed(name: str, install: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(library: str) -> str:
+        raise PackageNotFoundError(library)
+
+    monkeypatch.setattr("hardware.registry.version", version)
+    with pytest.raises(ValueError, match=f"{name} cannot be used here: it is not installed; .*{install}"):
+        backend(name)
+    assert not any(runtime.usable for runtime in backends())
+
+
+def test_runtimes_that_are_broken_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="must be one of pytorch, onnxruntime, openvino, got tflite"):
+        backend("tflite")
+    with pytest.raises(ValueError, match="on the processor only here, got device cuda"):
+        backend("openvino", device="cuda")
+    with pytest.raises(ValueError, match="must be cpu or cuda, got tpu"):
+        backend("onnxruntime", device="tpu")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ValueError, match=r"cannot be used here: .*; pip install"):
+        backend("openvino")
+
+
+def test_cuda_is_not_assumed(tmp_path: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this build has CUDA")
+    path = OnnxRuntimeBackend().convert(Convolutional().eval(), (torch.randn(2, 3, 8, 8),), tmp_path)
+    with pytest.raises(ValueError, match=r"has no CUDA; install one that has it: .*pip install onnxruntime-gpu"):
+        backend("onnxruntime", device="cuda").load(path)
 
 
 class Data(nn.Module):
@@ -132,3 +249,10 @@ def test_first_output() -> None:
     assert first_output((one, None)) is one
     with pytest.raises(ValueError, match="must be or hold a tensor"):
         first_output({"loss": None})
+
+
+def test_int8_without_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(ValueError, match="int8 needs nncf, which is not installed: pip install nncf"):
+        quantized(object(), ["x"], (torch.zeros(2, 1),))
+    assert all("int8" not in runtime.precisions for runtime in backends())

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from hardware import OnnxRuntimeBackend
-from hardware.backend import relative_difference
-from hardware.onnx import TOLERANCE
+from hardware.backend import TOLERANCE, relative_difference
 from nas import export
 from search_spaces import Candidate, Supernet
 from search_spaces.inputs import Inputs

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import predictors
-from predictors import Chooser, GaussianProcess, Predictor, Ridge, Svr
+from predictors import Additive, Chooser, Corrected, GaussianProcess, Predictor, Ridge, Svr
 
 GROUPS = (0, 0, 1, 1, 2, 2)
 MAKERS: dict[str, Callable[[], Predictor]] = {
@@ -18,6 +18,9 @@ MAKERS: dict[str, Callable[[], Predictor]] = {
     "gaussian-process": GaussianProcess,
     "gaussian-process-in-groups": lambda: GaussianProcess(GROUPS, steps=10, steps_rows=40, most_rows=50),
     "chooser": predictors.quick_chooser,
+    "additive": Additive,
+    "corrected": lambda: Corrected(2),
+    "corrected-in-groups": lambda: Corrected(2, (0, 0, 1, 1)),
     "chooser-decimal": lambda: Chooser((Ridge(0.1), Svr(standardize=False)), relative=True, decimal=True),
 }
 every = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
@@ -86,7 +89,7 @@ def test_constant_labels_give_that_constant(make: Callable[[], Predictor], value
 @every
 def test_constant_or_no_features_give_the_mean(make: Callable[[], Predictor]) -> None:
     _, y = _data()
-    if make is MAKERS["gaussian-process-in-groups"]:
+    if make in (MAKERS["gaussian-process-in-groups"], MAKERS["corrected"], MAKERS["corrected-in-groups"]):
         pytest.skip("its features are given")
     assert make().fit(np.zeros((60, 0)), y).predict(np.zeros((2, 0)))[0] == pytest.approx([y.mean()] * 2)
     assert np.isfinite(make().fit(np.ones((60, 2)), y).predict(np.ones((2, 2)))[0]).all()

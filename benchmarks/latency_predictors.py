@@ -1,0 +1,262 @@
+"""Latency predicted from a profile against latency measured, for whole sub-networks that were held out.
+
+One model a run, in every runtime that is installed, one thread, batch 1: MiniLM's sizes at 128 tokens, a ViT of 12
+blocks with hidden 192 and a ResNet-50 at 224 pixels, all with random weights. In each runtime a profile of 100
+sub-networks is made as `nas profile` makes it (MiniLM: then 200), afterwards 60 drawn by `Space.sample`, the smallest
+and the largest are measured, and each choice alone for the sum of parts. Latencies are ratios to the full network
+beside each: of CPU times, which are wall times where nothing else runs (`rows_protocol`); `wall_mape` is against
+the ratio of wall times. Then a search for many parameters and low predicted latency, and its front measured.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import Figures, Harness, parser
+from latency_figures import FloatArray, IntArray, Measured, alone, compared, named, targets
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from hardware.machine import this_machine
+from hardware.profile import DeviceProfile, Row, parse_profile, read_profile
+from nas import Objective, nsga2
+from nas.networks.untrained import made_inputs
+from nas.profiling.measuring import TOLERANCE, Bench, Target, rows_protocol
+from nas.profiling.objective import latency_objective, predicted_latency
+from nas.profiling.profiling import Effort, grow
+from nas.profiling.rows import full_ms, learned_rows, noise, relative
+from nas.profiling.subject import Subject
+from nas.profiling.verification import agreements, verify
+from nas.seeds import generator
+from predictors import mape
+from search_spaces import Candidate, Space, Supernet, exact_costs, space, spread
+
+SEED, TOKENS, FRONT = 0, 128, 24
+RUNTIMES = ("pytorch", "onnxruntime", "openvino")
+_SHARES = (0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network of random weights, the sizes to choose from, and how many sub-networks are profiled."""
+
+    make: Callable[[], nn.Module]
+    ranges: Mapping[str, Sequence[int | float]]
+    counts: tuple[int, ...] = (50, 100)
+
+
+def _bert() -> nn.Module:
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    return BertForSequenceClassification(BertConfig(**sizes))
+
+
+def _vit() -> nn.Module:
+    sizes = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+    return ViTForImageClassification(ViTConfig(**sizes, num_labels=1000))
+
+
+def _resnet() -> nn.Module:
+    return ResNetForImageClassification(ResNetConfig(num_labels=1000))
+
+
+MODELS = {
+    "minilm": Model(_bert, {"depth": (4, 5, 6), "heads": _SHARES, "ffn": _SHARES}, (50, 100, 200)),
+    "vit": Model(_vit, {"depth": (6, 8, 10, 12), "heads": (1, 2, 3), "ffn": _SHARES}),
+    "resnet50": Model(_resnet, {"channels": _SHARES}),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured; the tests measure less."""
+
+    counts: tuple[int, ...]
+    main: int = 100
+    held: int = 60
+    tolerance: float = TOLERANCE
+    front: int = FRONT
+    searched: int = 400
+
+
+def subject_of(model: str) -> Subject:
+    made = MODELS[model].make().eval()
+    supernet = Supernet(made, space(made, drop_order=spread, **MODELS[model].ranges)).eval()
+    return Subject(model, supernet, made_inputs(made, 1, TOKENS), supernet.space)
+
+
+class Device:
+    """One runtime with its profile, which is kept in a file and goes on."""
+
+    def __init__(self, subject: Subject, runtime: str, out: Path | None, sizes: Sizes) -> None:
+        self.subject, self.sizes = subject, sizes
+        target = Target(runtime)
+        self.bench = Bench(subject, target, target.maker(), rows_protocol(target, sizes.tolerance))
+        self._path = None if out is None else out / f"profile-{subject.name}-{runtime}.json"
+
+    def begin(self) -> DeviceProfile:
+        if self._path is not None and self._path.is_file():
+            return read_profile(self._path)
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        return DeviceProfile(
+            model=self.subject.model,
+            machine=this_machine(),
+            runtime=self.bench.target.runtime,
+            runtime_version=self.bench.target.version(),
+            precision="float32",
+            threads=1,
+            batch=self.subject.batch,
+            tokens=self.subject.tokens,
+            shape=self.subject.shape,
+            protocol=self.bench.protocol,
+            reference=self.bench.reference(),
+            rows=(),
+        )
+
+    def profile(self, count: int) -> dict[str, Any]:
+        """A profile of `count` sub-networks, as JSON, and its seconds in this process."""
+        started = time.monotonic()
+        begun = self.begin()
+        grown = grow(begun, self.subject, self.bench.measure, Effort(count), seed=SEED, path=self._path)
+        return {"profile": grown.model_dump(mode="json"), "measure_seconds": time.monotonic() - started}
+
+    def measured(self, candidates: Sequence[Candidate], profile: DeviceProfile) -> dict[str, Any]:
+        """The same profile with rows of these candidates alone."""
+        rows = [
+            Row(candidate=dict(candidate), timing=self.bench.measure(candidate), order=order)
+            for order, candidate in enumerate(candidates)
+        ]
+        return {"profile": profile.model_copy(update={"rows": tuple(rows)}).model_dump(mode="json")}
+
+    def searched(self, profile: DeviceProfile, parameters: Callable[[IntArray], FloatArray]) -> Figures:
+        """How predicted and measured latency agree over the front of a search that measures neither."""
+        whole = self.subject.supernet.space
+        predicted = predicted_latency(profile, self.subject, whole)
+        objectives = [
+            Objective("parameters", "maximize", exact=parameters),
+            latency_objective("latency_ms", predicted),
+        ]
+
+        def evaluate(candidates: Sequence[Candidate]) -> FloatArray:
+            rows = whole.encode(candidates)
+            return np.stack([parameters(rows), predicted(rows)], axis=1)
+
+        study = nsga2(whole, evaluate, objectives, budget=self.sizes.searched, seed=SEED, chunk_size=50)
+        front = study.front()
+        few = [front[i] for i in np.unique(np.linspace(0, len(front) - 1, self.sizes.front).astype(int))]
+        again = verify(few, {"latency_ms": (profile, self.bench.measure)})
+        found = agreements(few, objectives, again)["latency_ms"]
+        tau = {} if found.kendall_tau is None else {"front_tau": found.kendall_tau}
+        return {**tau, "front_mape": found.mape or 0.0, "front_non_dominated": found.non_dominated / found.count}
+
+
+def read(kept: Mapping[str, Any]) -> DeviceProfile:
+    return parse_profile(json.dumps(kept["profile"]).encode())
+
+
+def wall(profile: DeviceProfile, whole: Space) -> Measured:
+    ratios = np.array([row.timing.ratio for row in profile.rows])
+    return Measured(whole.encode([whole.candidate(row.candidate) for row in profile.rows]), ratios)
+
+
+def own(profile: DeviceProfile, whole: Space) -> Measured:
+    ratios = np.array([relative(row.timing, profile) for row in profile.rows])
+    return replace(wall(profile, whole), ratios=ratios)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is the same in every runtime: the network, its exact costs, the candidates that are held out."""
+
+    subject: Subject
+    macs: Callable[[IntArray], FloatArray]
+    parameters: Callable[[IntArray], FloatArray]
+    held: list[Candidate]
+    sizes: Sizes
+
+
+def problem_of(model: str, sizes: Sizes) -> Problem:
+    subject = subject_of(model)
+    whole, rng = subject.supernet.space, generator(SEED, "held out")
+    costs = exact_costs(subject.supernet, made_inputs(subject.supernet.model, 2, TOKENS))
+    held = [*(whole.sample(rng) for _ in range(sizes.held)), whole.smallest(), whole.largest()]
+    return Problem(subject, costs["macs"], costs["parameters"], held, sizes)
+
+
+def run_runtime(harness: Harness, problem: Problem, runtime: str) -> tuple[Figures, float]:
+    """The figures of one runtime, and the seconds of its profile of 100."""
+    subject, sizes = problem.subject, problem.sizes
+    device, whole = Device(subject, runtime, harness.options.out, sizes), subject.supernet.space
+    asked = {"seed": SEED, "tolerance": sizes.tolerance, "held": sizes.held}
+    prefix = f"{subject.name}-{runtime}"
+    main_count, most = max(count for count in sizes.counts if count <= sizes.main), max(sizes.counts)
+    kept = harness.stage(f"{prefix}-profile-{main_count}", lambda: device.profile(main_count), **asked)
+    profile, seconds = read(kept), kept["measure_seconds"]
+    held = read(harness.stage(f"{prefix}-held", lambda: device.measured(problem.held, profile), **asked))
+    parts = read(harness.stage(f"{prefix}-alone", lambda: device.measured(alone(whole), profile), **asked))
+    larger = profile
+    if most > main_count:
+        larger = read(harness.stage(f"{prefix}-profile-{most}", lambda: device.profile(most), **asked))
+    figures = Figures()
+    for count in sizes.counts:
+        source = profile if count <= main_count else larger
+        profiled = Measured(*learned_rows(source, whole)).first(count)
+        found = compared(subject, profiled, own(parts, whole), own(held, whole), problem.macs)
+        label = "" if count == main_count else f"_{count}"
+        figures |= named(subject.name, runtime, found, 100 * (noise(source) or 0.0), label)
+    predicted, truth = predicted_latency(profile, subject, whole), wall(held, whole)
+    figures[f"wall_mape_{subject.name}_{runtime}"] = mape(truth.ratios, predicted(truth.rows) / full_ms(profile))
+    front = harness.stage(f"{prefix}-front", lambda: device.searched(profile, problem.parameters), **asked)
+    return figures | {f"{name}_{subject.name}_{runtime}": value for name, value in front.items()}, seconds
+
+
+def run_model(harness: Harness, model: str, runtimes: Sequence[str], sizes: Sizes) -> Figures:
+    problem = problem_of(model, sizes)
+    found = [run_runtime(harness, problem, runtime) for runtime in runtimes]
+    figures = {name: value for each, _ in found for name, value in each.items()}
+    return figures | {"profile_seconds": max(seconds for _, seconds in found)}
+
+
+def installed(runtimes: Sequence[str]) -> list[str]:
+    found = [runtime for runtime in runtimes if find_spec({"pytorch": "torch"}.get(runtime, runtime)) is not None]
+    for runtime in runtimes:
+        if runtime not in found:
+            print(f"{runtime} is not installed: it has no figures", file=sys.stderr)
+    return found
+
+
+def options() -> argparse.Namespace:
+    flags = parser(__doc__.splitlines()[0])
+    flags.add_argument("--model", choices=tuple(MODELS), default="minilm", help="whose sub-networks are measured")
+    flags.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="these alone")
+    flags.add_argument("--small", action="store_true", help="a tenth of the measurements, to see that it runs")
+    return flags.parse_args()
+
+
+def main() -> None:
+    asked = options()
+    runtimes = installed(asked.runtimes)
+    sizes = Sizes(MODELS[asked.model].counts)
+    if asked.small:
+        sizes = Sizes((10, 24), held=10, tolerance=0.2, front=6, searched=60)
+    harness = Harness(asked)
+    figures = run_model(harness, asked.model, runtimes, sizes)
+    harness.report(figures, targets(asked.model, runtimes), [SEED])
+
+
+if __name__ == "__main__":
+    main()

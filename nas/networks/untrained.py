@@ -1,0 +1,72 @@
+"""A network of `transformers` by its configuration alone, with random weights: enough to know how long it takes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.errors import UserError
+from nas.networks.pretrained import most_tokens
+from nas.seeds import generator, torch_seed
+
+_USUAL_SIDE = 224
+
+
+def untrained(name_or_folder: str, *, seed: int = 0) -> nn.Module:
+    """A classifier of the architecture that a folder's or hub name's config.json describes; in evaluation mode.
+
+    Raises:
+        UserError: no such configuration, or one of an architecture that has no classifier of texts or images.
+    """
+    import transformers
+
+    folder = Path(name_or_folder).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"the model folder {folder} must hold a config.json, it has none")
+    try:
+        config: Any = transformers.AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise UserError(f"{name_or_folder} must be a model folder, a hub name or a run: {line}") from error
+    text = hasattr(config, "vocab_size")
+    auto: Any = (
+        transformers.AutoModelForSequenceClassification if text else transformers.AutoModelForImageClassification
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(seed, "untrained"))
+        try:
+            module: nn.Module = auto.from_config(config, trust_remote_code=False)
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+            line = (str(error).strip().splitlines() or [""])[0][:300]
+            raise UserError(f"{name_or_folder} has no classifier of texts or images: {line}") from error
+    return module.eval()
+
+
+def made_inputs(
+    module: nn.Module, batch: int, tokens: int, image_size: tuple[int, int] | None = None
+) -> dict[str, Tensor]:
+    """Keyword inputs of a network of `transformers`, random and without padding.
+
+    Args:
+        module: its configuration says whether it reads texts or images, and how large these are.
+        batch: rows.
+        tokens: of every text; as many as the network has positions for at most.
+        image_size: (height, width) in pixels; None: what the configuration says, else 224.
+
+    Raises:
+        UserError: the configuration tells neither of texts nor of images.
+    """
+    config: Any = getattr(module, "config", None)
+    rng = generator(0, "made inputs")
+    if hasattr(config, "vocab_size"):
+        words, width = int(config.vocab_size), min(tokens, most_tokens(module) or tokens)
+        ids = torch.from_numpy(rng.integers(min(1000, words // 2), words, size=(batch, width)))
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    image = getattr(config, "vision_config", config)
+    if not hasattr(image, "num_channels"):
+        raise UserError(f"the configuration of {type(module).__name__} must tell of texts or images, it does not")
+    side = image_size or getattr(image, "image_size", None) or _USUAL_SIDE
+    height, width = side if isinstance(side, (tuple, list)) else (side, side)
+    pixels = rng.standard_normal((batch, int(image.num_channels), int(height), int(width)), dtype="float32")
+    return {"pixel_values": torch.from_numpy(pixels)}

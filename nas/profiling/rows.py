@@ -1,0 +1,77 @@
+"""What is learned from the rows of a profile."""
+
+import numpy as np
+import numpy.typing as npt
+
+from hardware.profile import DeviceProfile, Timing
+from nas.errors import UserError
+from nas.profiling.prediction import Kind, LatencyPredictor
+from predictors import Quality, quality
+from search_spaces import Candidate, Kernels, Space
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+_FOLDS = 5
+
+
+def relative(timing: Timing, profile: DeviceProfile) -> float:
+    """Latency of what was measured over the full network's, by the clock of the profile's protocol."""
+    return timing.cpu_ratio if profile.protocol.clock == "cpu" else timing.ratio
+
+
+def full_ms(profile: DeviceProfile) -> float:
+    """Latency of the full network, by the clock of the profile's protocol."""
+    return profile.reference.cpu_ms if profile.protocol.clock == "cpu" else profile.reference.median_ms
+
+
+def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatArray]:
+    """Encoded candidates (n, k) and their ratios (n,) of the stable rows, repeated candidates once with their mean.
+
+    Raises:
+        UserError: no row is stable, fewer than half of them are, or one is no candidate of the space.
+    """
+    stable = [row for row in profile.rows if row.timing.stable and relative(row.timing, profile) > 0]
+    if not stable or 2 * len(stable) < len(profile.rows):
+        raise UserError(
+            f"the latency of {len(profile.rows) - len(stable)} of {len(profile.rows)} profiled sub-networks did not "
+            "get stable; stop what else runs on that machine and repeat the command, which measures them anew"
+        )
+    found: dict[Candidate, list[float]] = {}
+    for row in stable:
+        try:
+            candidate = space.candidate(row.candidate)
+        except ValueError as error:
+            raise UserError(f"the rows of the profile must be of this network's sub-networks: {error}") from error
+        found.setdefault(candidate, []).append(relative(row.timing, profile))
+    return space.encode(found), np.array([np.mean(each) for each in found.values()])
+
+
+def noise(profile: DeviceProfile) -> float | None:
+    """Median over sub-networks measured twice of the relative difference, first to last; None where there are none."""
+    found: dict[tuple[tuple[str, object], ...], list[float]] = {}
+    for row in sorted(profile.rows, key=lambda row: row.order):
+        found.setdefault(row.key, []).append(relative(row.timing, profile))
+    apart = [2 * abs(each[0] - each[-1]) / (each[0] + each[-1]) for each in found.values() if len(each) > 1]
+    return float(np.median(apart)) if apart else None
+
+
+def fitted(profile: DeviceProfile, space: Space, kernels: Kernels, kind: Kind = "combined") -> LatencyPredictor:
+    """A predictor of ratios that learned from all stable rows; raises UserError as `learned_rows`."""
+    return LatencyPredictor(space, kernels, kind).fit(*learned_rows(profile, space))
+
+
+def held_out(profile: DeviceProfile, space: Space, kernels: Kernels, kind: Kind = "combined") -> Quality | None:
+    """How well rows are predicted by the others, in five folds; None for fewer than ten candidates.
+
+    Raises:
+        UserError: as `learned_rows`.
+    """
+    rows, ratios = learned_rows(profile, space)
+    if len(rows) < 2 * _FOLDS:
+        return None
+    fold = np.arange(len(rows)) % _FOLDS
+    mean, spread = np.zeros((2, len(rows)))
+    for each in range(_FOLDS):
+        out = fold == each
+        mean[out], spread[out] = LatencyPredictor(space, kernels, kind).fit(rows[~out], ratios[~out]).predict(rows[out])
+    return quality(ratios, mean, spread)

@@ -1,0 +1,82 @@
+"""What is profiled: a super-network, the inputs that it is measured with, and what a profile says of both."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from hardware.inputs import Inputs, batch_size, device_of, is_tokens, map_inputs, split
+from hardware.profile import DeviceProfile, ProfiledModel, differs
+from nas.errors import UserError
+from search_spaces import Kernels, Space, Supernet, kernels
+from search_spaces.families import family_name
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network whose sub-networks are profiled.
+
+    Args:
+        name: of the model, the last part of a path.
+        supernet: in evaluation mode; its weights do not matter.
+        inputs: of the batch and length that are measured.
+        space: the candidates that may be measured: that of the super-network, or one with fewer options.
+    """
+
+    name: str
+    supernet: Supernet
+    inputs: Inputs
+    space: Space
+
+    @property
+    def tokens(self) -> int | None:
+        """Length of a text; None for images."""
+        args, kwargs = split(self.inputs)
+        return next((int(value.shape[1]) for value in (*args, *kwargs.values()) if is_tokens(value)), None)
+
+    @property
+    def batch(self) -> int:
+        """Rows of an input."""
+        return batch_size(self.inputs)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first input."""
+        args, kwargs = split(self.inputs)
+        return tuple(next(iter((*args, *kwargs.values()))).shape)
+
+    @cached_property
+    def model(self) -> ProfiledModel:
+        """What a profile says of the network: the whole space, whatever of it is measured."""
+        digest = hashlib.sha256(self.supernet.space.to_json().encode()).hexdigest()
+        return ProfiledModel(name=self.name, family=family_name(self.supernet.model), space_sha256=digest)
+
+    @cached_property
+    def kernels(self) -> Kernels:
+        """Sums over the operators of candidates; UserError where the network cannot be traced."""
+        rows = self.inputs
+        if self.batch < 2:  # the tracer fixes a batch of one
+            rows = map_inputs(
+                rows, lambda value: torch.cat([value, value]) if value.ndim and len(value) == 1 else value
+            )
+        try:
+            args, kwargs = split(rows)
+            return kernels(self.supernet, args or kwargs)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def _two_rows(self, value: torch.Tensor) -> torch.Tensor:
+        # The tracer fixes a batch of one.
+        device = device_of(self.supernet)
+        single = self.batch == 1 and value.ndim > 0 and len(value) == 1
+        return (torch.cat([value, value]) if single else value).to(device)
+
+
+def differences(profile: DeviceProfile, asked: Mapping[str, object]) -> list[str]:
+    """How a profile differs from what is asked (see `hardware.differs`), in words: nobody reads digests."""
+    others = (
+        "the sub-networks to choose from (their sizes, or the order in which blocks drop) are others in the profile"
+    )
+    return [others if phrase.startswith("space_sha256") else phrase for phrase in differs(profile, asked)]

@@ -1,0 +1,215 @@
+"""`nas profile`: from what the user names to a device profile in a file; stopped and repeated, it goes on."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hardware.inputs import device_of
+from hardware.machine import this_machine
+from hardware.profile import DeviceProfile, Row, write_profile
+from nas.errors import UserError
+from nas.profiling.measuring import Bench, Target, rows_protocol
+from nas.profiling.profiling import Effort, checked_twice, grow
+from nas.profiling.rows import full_ms, held_out, noise, relative
+from nas.profiling.subject import Subject, differences
+from nas.runs.console import Bar, say
+from nas.runs.devices import profile_at
+from nas.runs.profiled import open_subject
+from nas.runs.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
+from predictors import Quality
+
+BUDGET = 100
+NOISY = 0.05
+
+
+def profile_device(
+    model: str,
+    out: Path,
+    settings: ProfileSettings,
+    own: ModelSettings,
+    elastic: SpaceSettings,
+    common: Common,
+    network: str | None = None,
+) -> dict[str, Any]:
+    """Profile this machine and write the profile to `out`, or go on with the one there.
+
+    Args:
+        model: a run folder, a model folder or hub name, or `module:factory`.
+        out: of the profile, JSON.
+        settings: what is measured.
+        own: what a network of the user's own needs.
+        elastic: the sub-networks, where `model` is no run.
+        common: seed and device.
+        network: `module:factory` of a run's own network.
+
+    Raises:
+        UserError: wrong input, a runtime that is not installed, a profile of something else in `out`, or latencies that
+            do not get stable.
+    """
+    check_profile(settings)
+    subject = open_subject(model, settings, own, elastic, common, network)
+    started = time.monotonic()
+    bench = bench_of(subject, settings)
+    profile = _begun(out, subject, settings, bench)
+    effort = Effort(settings.budget or BUDGET, None if settings.minutes is None else 60 * settings.minutes)
+    with Bar(f"Profiling {settings.runtime}", _count(subject, settings, common)) as bar:
+
+        def on_row(grown: DeviceProfile, row: Row) -> None:
+            told = f"{grown.latency_ms(row):.4g} ms, {relative(row.timing, grown):.3f} of the full network"
+            bar.update(len(grown.rows), told if row.timing.stable else f"{told}, not stable")
+
+        profile = grow(profile, subject, bench.measure, effort, seed=common.seed, path=out, on_row=on_row)
+    return told_of(profile, subject, out, time.monotonic() - started)
+
+
+def estimate(
+    model: str,
+    settings: ProfileSettings,
+    own: ModelSettings,
+    elastic: SpaceSettings,
+    common: Common,
+    network: str | None = None,
+) -> dict[str, Any]:
+    """Time of `profile_device`, from the smallest and the largest sub-network; writes nothing, errors as there."""
+    check_profile(settings)
+    subject = open_subject(model, settings, own, elastic, common, network)
+    bench = bench_of(subject, settings)
+    bench.reference()
+    started = time.monotonic()
+    for candidate in (subject.space.smallest(), subject.space.largest()):
+        bench.measure(candidate)
+    each = (time.monotonic() - started) / 2
+    count = min(settings.budget or BUDGET, subject.space.size()) + len(
+        checked_twice(subject, settings.budget or BUDGET, common.seed)
+    )
+    seconds = each * count
+    return {
+        "sub_networks": str(subject.space.size()),
+        "budget": settings.budget or BUDGET,
+        "seconds_a_sub_network": each,
+        "seconds": seconds if settings.minutes is None else min(seconds, 60 * settings.minutes),
+    }
+
+
+def _count(subject: Subject, settings: ProfileSettings, common: Common) -> int:
+    """Measurements at most: those of the budget, and some of them again."""
+    budget = settings.budget or BUDGET
+    return min(budget, subject.space.size()) + len(checked_twice(subject, budget, common.seed))
+
+
+def check_profile(settings: ProfileSettings) -> None:
+    """UserError for a number out of its range."""
+    for name in ("threads", "batch", "tokens", "budget", "multiple_of"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    for name in ("minutes", "tolerance"):
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise UserError(f"--{name} must be above 0, got {value}")
+
+
+def asked_of_profile(subject: Subject, settings: ProfileSettings) -> dict[str, object]:
+    """What a profile must be of to go on with it, or to be taken for it."""
+    return {
+        "model": subject.model.name,
+        "family": subject.model.family,
+        "space_sha256": subject.model.space_sha256,
+        "batch": subject.batch,
+        "tokens": subject.tokens,
+        "runtime": settings.runtime,
+        "device": device_of(subject.supernet).type,
+        "precision": settings.precision,
+        "threads": settings.threads,
+    }
+
+
+def told_of(profile: DeviceProfile, subject: Subject, out: Path, seconds: float) -> dict[str, Any]:
+    """What a profile says, in one object; UserError where its latencies did not get stable."""
+    judged = held_out(profile, subject.supernet.space, subject.kernels)
+    floor = noise(profile)
+    if floor is not None and floor > NOISY:
+        say(
+            f"The same sub-network differs by {100 * floor:.1f} % from beginning to end: stop what else runs "
+            "on that machine, fix its clock, and profile it anew for better predictions"
+        )
+    return {
+        "profile": str(out),
+        "model": profile.model.name,
+        "runtime": f"{profile.runtime} {profile.runtime_version}",
+        "precision": profile.precision,
+        "threads": profile.threads,
+        "batch": profile.batch,
+        "tokens": profile.tokens,
+        "sub_networks": len({row.key for row in profile.rows}),
+        "full_network_ms": full_ms(profile),
+        "noise_floor_percent": None if floor is None else 100 * floor,
+        "held_out": None if judged is None else _judged(judged),
+        "seconds": seconds,
+    }
+
+
+def _judged(found: Quality) -> dict[str, float | None]:
+    """How well rows were predicted by the others."""
+    return {
+        "mape_percent": found.mape,
+        "kendall_tau": found.kendall_tau,
+        "inside_90_percent_intervals": found.coverage,
+    }
+
+
+def bench_of(subject: Subject, settings: ProfileSettings) -> Bench:
+    """What measures candidates; UserError where the runtime cannot be used here."""
+    device = device_of(subject.supernet).type
+    target = Target(settings.runtime, settings.precision, settings.threads, device)
+    return Bench(subject, target, target.maker(), rows_protocol(target, settings.tolerance))
+
+
+def _begun(out: Path, subject: Subject, settings: ProfileSettings, bench: Bench) -> DeviceProfile:
+    """The profile in `out`, which must be of the same, or a new one that holds the full network alone."""
+    asked = asked_of_profile(subject, settings)
+    machine, version = this_machine(accelerator_of(subject)), bench.target.version()
+    if out.exists():
+        found = profile_at(out)
+        wrong = differences(found, asked)
+        if found.machine != machine:
+            wrong = [
+                *wrong,
+                f"the machine is {found.machine.processor} in the profile and this one is another or changed",
+            ]
+        if found.runtime_version != version:
+            wrong = [
+                *wrong,
+                f"{settings.runtime} is of version {found.runtime_version} in the profile and {version} here",
+            ]
+        if wrong:
+            raise UserError(f"{out} is another profile: {wrong[0]}; name another --out")
+        return found
+    if not out.parent.is_dir():
+        raise UserError(f"the profile needs a folder to be in, there is no {out.parent}; make it first")
+    profile = DeviceProfile(
+        model=subject.model,
+        machine=machine,
+        runtime=settings.runtime,
+        runtime_version=version,
+        device="cuda" if asked["device"] == "cuda" else "cpu",
+        precision=settings.precision,
+        threads=settings.threads,
+        batch=subject.batch,
+        tokens=subject.tokens,
+        shape=subject.shape,
+        protocol=bench.protocol,
+        multiple_of=settings.multiple_of,
+        reference=bench.reference(),
+        rows=(),
+    )
+    write_profile(profile, out)
+    return profile
+
+
+def accelerator_of(subject: Subject) -> str | None:
+    """The name of the GPU that the network is on."""
+    device = device_of(subject.supernet)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None

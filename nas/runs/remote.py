@@ -1,0 +1,146 @@
+"""Profiling a device that does not have this project: a folder to copy there, and what comes back of it."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardware.inputs import map_inputs, split
+from hardware.profile import MOST_BYTES, DeviceProfile, noise_floor, parse_profile, write_profile
+from nas.errors import UserError
+from nas.files import replace_folder, write_json_atomic
+from nas.profiling import on_device
+from nas.profiling.measuring import Bench
+from nas.profiling.profiling import checked_twice, planned
+from nas.profiling.subject import Subject, differences
+from nas.runs.console import Bar, say
+from nas.runs.profiled import open_subject
+from nas.runs.profiling import asked_of_profile, bench_of, check_profile, told_of
+from nas.runs.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
+from search_spaces import Candidate
+
+BUDGET = 30
+_SCRIPT, _PLAN, _RESULT = "measure.py", "plan.json", "result.json"
+
+
+def write_folder(
+    model: str,
+    folder: Path,
+    settings: ProfileSettings,
+    own: ModelSettings,
+    elastic: SpaceSettings,
+    common: Common,
+    network: str | None = None,
+) -> dict[str, Any]:
+    """Write a folder that measures sub-networks on another device; parameters as `nas.runs.profiling.profile_device`.
+
+    Raises:
+        UserError: wrong input, a runtime without files, or a folder with something else in it.
+    """
+    check_profile(settings)
+    if settings.runtime not in on_device.RUNTIMES:
+        known = " or ".join(on_device.RUNTIMES)
+        raise UserError(f"--remote needs files that another device can run: --runtime {known}, got {settings.runtime}")
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / _PLAN).is_file())):
+        raise UserError(f"{folder} holds something else; name a new or an empty folder for --remote")
+    subject = open_subject(model, settings, own, elastic, replace(common, device="cpu"), network)
+    bench, budget = bench_of(subject, settings), settings.budget or BUDGET
+    candidates = planned(subject, min(budget, subject.space.size()), common.seed)
+    replace_folder(folder, lambda beside: _fill(beside, subject, bench, settings, candidates, common.seed))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
+    say(f"Copy {folder} to the device, run python {_SCRIPT} there, and copy {_RESULT} back")
+    return {"folder": str(folder), "sub_networks": len(candidates), "size_mib": size, "runtime": settings.runtime}
+
+
+def read_result(
+    model: str,
+    result: Path,
+    out: Path,
+    settings: ProfileSettings,
+    own: ModelSettings,
+    elastic: SpaceSettings,
+    common: Common,
+    network: str | None = None,
+) -> dict[str, Any]:
+    """Make a profile of what the script of such a folder wrote; parameters as `nas.runs.profiling.profile_device`.
+
+    Raises:
+        UserError: a result that is damaged, lacks rows, or is of another network or other settings.
+    """
+    started = time.monotonic()
+    check_profile(settings)
+    profile = _complete(result)
+    subject = open_subject(model, settings, own, elastic, replace(common, device="cpu"), network)
+    asked = {name: value for name, value in asked_of_profile(subject, settings).items() if name != "runtime"}
+    if settings.runtime != ProfileSettings.runtime:
+        asked["runtime"] = settings.runtime
+    wrong = differences(profile, asked)
+    if wrong:
+        raise UserError(f"{result} must be of this network: {wrong[0]}; repeat the flags that the folder was made with")
+    told = told_of(profile, subject, out, time.monotonic() - started)
+    write_profile(profile, out)
+    return told
+
+
+def _fill(
+    folder: Path, subject: Subject, bench: Bench, settings: ProfileSettings, candidates: list[Candidate], seed: int
+) -> None:
+    args, kwargs = split(map_inputs(subject.inputs, lambda value: value.cpu()))
+    (folder / "full").mkdir()
+    bench.convert(subject.supernet.space.largest(), folder / "full")
+    rows = []
+    with Bar("Writing networks", len(candidates)) as bar:
+        for number, candidate in enumerate(candidates):
+            name = f"{number:03d}"
+            (folder / name).mkdir()
+            bench.convert(candidate, folder / name)
+            rows.append({"folder": name, "candidate": dict(candidate)})
+            bar.update(number + 1, name)
+    names = list(kwargs) or [f"input{index}" for index in range(len(args))]
+    values = [value.numpy() for value in (*args, *kwargs.values())]
+    arrays: dict[str, Any] = dict(zip(names, values, strict=True))
+    np.savez(folder / "inputs.npz", **arrays)
+    twice = min(len(checked_twice(subject, settings.budget or BUDGET, seed)), len(rows))
+    profile = {
+        "schema_version": 1,
+        "model": subject.model.model_dump(mode="json"),
+        "runtime": settings.runtime,
+        "device": "cpu",
+        "precision": settings.precision,
+        "threads": settings.threads,
+        "batch": subject.batch,
+        "tokens": subject.tokens,
+        "shape": list(subject.shape),
+        "protocol": vars(bench.protocol),
+        "multiple_of": settings.multiple_of,
+    }
+    write_json_atomic(folder / _PLAN, {"profile": profile, "rows": rows, "order": [*range(len(rows)), *range(twice)]})
+    script = Path(on_device.__file__).read_text(encoding="utf-8")
+    (folder / _SCRIPT).write_text(script, encoding="utf-8")
+
+
+def _complete(path: Path) -> DeviceProfile:
+    """The profile in a result; UserError, naming what is missing, unless every planned network was measured."""
+    if not path.is_file():
+        raise UserError(f"--result must name the {_RESULT} that {_SCRIPT} wrote, there is no file {path}")
+    if path.stat().st_size > MOST_BYTES:
+        raise UserError(f"{path} must be at most {MOST_BYTES >> 20} MiB; it is no result of {_SCRIPT}")
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        wanted = [dict(candidate) for candidate in told["planned"]]
+        profile = parse_profile(json.dumps(told["profile"]).encode())
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)[:300]
+        raise UserError(f"{path} is no result that can be used: {reason}; run {_SCRIPT} to its end") from error
+    there = [row.candidate for row in profile.rows]
+    missing = [number for number, candidate in enumerate(wanted) if candidate not in there]
+    if missing:
+        numbers = ", ".join(f"{number:03d}" for number in missing[:10]) + (" ..." if len(missing) > 10 else "")
+        raise UserError(
+            f"{path} must have every network of its folder, {len(missing)} of {len(wanted)} are missing ({numbers}); "
+            f"run {_SCRIPT} there again, which goes on, and copy the result anew"
+        )
+    return profile.model_copy(update={"noise_floor": noise_floor(profile.rows)})

@@ -1,0 +1,198 @@
+"""`nas search` and `nas report`: a search in a run folder, what it found, and its front measured again.
+
+A search that was cut off goes on, and one that was begun otherwise is refused. Where latencies come from device
+profiles they are computed, so nothing of them is measured until the search is over.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nas.errors import NoFeasible, UserError
+from nas.profiling.verification import Verified
+from nas.runs.console import Bar
+from nas.runs.devices import (
+    asked_of_profiles,
+    keep_profiles,
+    kept_profiles,
+    predictions,
+    read_profiles,
+    space_with,
+    with_predictions,
+)
+from nas.runs.findings import summary, tell_end
+from nas.runs.opened_run import asked_of_search, check_search, named_objectives, objective_names, open_run, run_search
+from nas.runs.progress import SearchFigures
+from nas.runs.report import Marks, draw_front, draw_training, find, measured_again, write_front
+from nas.runs.run_folder import (
+    JOURNAL,
+    Request,
+    RunFolder,
+    RunRecord,
+    Scalar,
+    recorded_versions,
+    same_request,
+    write_record,
+)
+from nas.runs.settings import Common, Limits, SearchSettings
+from nas.runs.verifying import chosen_of, told_of_agreement, verified_of, verify_front
+from nas.searching.evaluation import Measurement
+from nas.searching.relative_latency import reference_path
+from nas.searching.storage import Storage, copy_to_journal, is_url
+from nas.searching.study import load_study
+
+
+def search_run(
+    run: Path, settings: SearchSettings, limits: Limits, common: Common, model: str | None = None
+) -> dict[str, Any]:
+    """Search the run's super-network, or go on with that search; UserError for wrong input.
+
+    With device profiles the latencies are theirs, and nothing of them is measured until the search is over. `model` is
+    the `module:factory` of a network of the user's own.
+    """
+    folder = RunFolder(run)
+    profiles = read_profiles(settings.profile)
+    names = objective_names(settings, limits, folder.read(), tuple(profiles))
+    settings = replace(settings, objectives=names)
+    objectives = named_objectives(names, limits, tuple(profiles))
+    check_search(settings)
+    asked = {**asked_of_search(settings, limits, common), **asked_of_profiles(profiles)}
+    place = folder.search(settings.name)
+    with folder.locked():
+        if (place / "search.json").exists():
+            same_request(place, folder.read_search(settings.name).asked, asked)
+        opened = open_run(folder, common.device, model)
+        # 1. What the profiles predict of the sub-networks whose sizes they ask for.
+        space = space_with(opened.supernet.space, profiles)
+        predicted = predictions(opened, profiles, space, settings)
+        new = not (place / "search.json").exists()
+        if new:
+            keep_profiles(place, profiles)
+            write_record(place / "search.json", Request(asked=asked, versions=recorded_versions()))
+        # 2. The search.
+        storage = _storage(folder, settings)
+        title = f"Searching {space.size():,} sub-networks"
+        with Bar(title, min(settings.budget, space.size())) as bar:
+            figures = SearchFigures(bar)
+            with _unless_refused(place, new, figures):
+                study = run_search(
+                    opened,
+                    with_predictions(objectives, predicted),
+                    settings,
+                    common.seed,
+                    storage=storage,
+                    latency_file=reference_path(place / JOURNAL),
+                    on_result=figures,
+                    space=space,
+                )
+        if is_url(storage):
+            # What comes after a search reads the journal.
+            copy_to_journal(storage, place / JOURNAL)
+        # 3. The front measured again, where its devices are here.
+        verified = verify_front(place, study, predicted)
+        write_front(study, Marks(find(study, space.largest()), None), place / "front.csv", verified)
+    tell_end(study, settings.budget, settings.patience)
+    return {
+        **summary(run, settings.name, place / "front.csv", study, verified),
+        **told_of_agreement(study, verified),
+    }
+
+
+def _storage(folder: RunFolder, settings: SearchSettings) -> Storage:
+    """The journal of the run, or its study in the database: of a name that no other run has."""
+    if settings.storage is None:
+        return folder.search(settings.name) / JOURNAL
+    if "#" in settings.storage:
+        return settings.storage
+    identity = hashlib.sha256(folder.run_json.read_bytes()).hexdigest()[:8]
+    return f"{settings.storage}#{folder.path.resolve().name}-{identity}/{settings.name}"
+
+
+@contextmanager
+def _unless_refused(place: Path, new: bool, figures: SearchFigures) -> Iterator[None]:
+    """Leave no trace of a new search that is refused before anything is measured; what is measured stays."""
+    try:
+        yield
+    except (UserError, NoFeasible):
+        if new and not figures.found:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def report_run(run: Path, name: str, limits: Limits) -> dict[str, Any]:
+    """Draw how the fine-tuning went (training.png), and of a search pareto.png and front.csv with the chosen marked.
+
+    Before the first search of a run only the fine-tuning is drawn.
+
+    Raises:
+        UserError: no such search, or a limit on something that it did not measure.
+        NoFeasible: nothing meets the limits.
+    """
+    folder = RunFolder(run)
+    record = folder.read()
+    with folder.locked():
+        training = _draw_training(folder, record)
+        if training and not folder.searches() and name == SearchSettings.name and not limits.given():
+            return {"run": str(run), **training}
+        return {**_report_search(folder, record, name, limits), **training}
+
+
+def _draw_training(folder: RunFolder, record: RunRecord) -> dict[str, str]:
+    """The picture's place by name; nothing where the fine-tuning is not done or was not watched."""
+    if not folder.supernet.exists():
+        return {}
+    finetuned = folder.read_finetuned()
+    if not finetuned.probes:
+        return {}
+    batch = record.asked.get("batch_size")
+    rows = record.rows.get("train", 1)
+    picture = folder.path / "training.png"
+    draw_training(
+        finetuned.probes,
+        picture,
+        epoch_steps=max(1, -(-rows // batch)) if isinstance(batch, int) and batch > 0 else 1,
+        metric=finetuned.metric,
+        title=f"Fine-tuning of {Path(str(record.asked.get('model'))).name}, {finetuned.steps} steps",
+    )
+    return {"training": str(picture)}
+
+
+def _report_search(folder: RunFolder, record: RunRecord, name: str, limits: Limits) -> dict[str, Any]:
+    asked, place = folder.read_search(name).asked, folder.search(name)
+    study = load_study(place / JOURNAL)
+    verified = verified_of(place, study)
+    best = chosen_of(study, verified, limits)
+    marks = Marks(find(study, study.space.largest()), find(study, best.candidate))
+    write_front(study, marks, place / "front.csv", verified)
+    title = f"Sub-networks of {Path(str(record.asked.get('model'))).name}, {len(study.measurements)} measured"
+    draw_front(study, marks, place / "pareto.png", title=title, latency_of=_latency_of(record, asked, place))
+    return {
+        "run": str(folder.path),
+        "search": name,
+        "measured": len(study.measurements),
+        "front": len(study.front()),
+        "chosen": None if marks.chosen is None else _described(marks.chosen, verified),
+        "picture": str(place / "pareto.png"),
+        "table": str(place / "front.csv"),
+        **told_of_agreement(study, verified),
+    }
+
+
+def _latency_of(record: RunRecord, asked: Mapping[str, Scalar], place: Path) -> str:
+    """What a latency was measured with, or is predicted for."""
+    profiles = kept_profiles(place)
+    if profiles:
+        return "predicted for " + ", ".join(
+            f"{each.machine.processor}, {each.runtime}, batch {each.batch}" for each in profiles.values()
+        )
+    tokens = f"{asked.get('tokens')} tokens, " if record.kind == "text" else ""
+    return f"batch 1, {tokens}threads: {asked.get('threads')}"
+
+
+def _described(measurement: Measurement, verified: Sequence[Verified]) -> dict[str, Any]:
+    again = measured_again(measurement, verified)
+    return {**measurement.values, **again, "candidate": dict(measurement.candidate)}

@@ -1,0 +1,155 @@
+"""The front of a search by predicted latencies, measured again where its devices are here, and the choice from it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hardware.inputs import device_of
+from hardware.machine import this_machine
+from hardware.profile import DeviceProfile
+from nas.errors import NoFeasible, UserError
+from nas.profiling.measuring import Bench, Target
+from nas.profiling.objective import PredictedLatency
+from nas.profiling.verification import Verified, agreements, as_measured, verify
+from nas.runs.console import Bar, say
+from nas.runs.opened_run import expanded
+from nas.runs.run_folder import Verification, VerifiedRow, read_record, write_record
+from nas.runs.settings import Limits
+from nas.searching.evaluation import Measurement
+from nas.searching.selection import select
+from nas.searching.study import Study
+
+_NAME = "verified.json"
+_MOST, _FURTHER = 60, 10
+
+
+def verify_front(place: Path, study: Study, predicted: Mapping[str, PredictedLatency]) -> list[Verified]:
+    """Measure the front again on the devices that are here, and with limits what is best as measured.
+
+    What an earlier call measured is not measured again; every result is kept at once.
+
+    Args:
+        place: folder of the search.
+        study: whose front it is.
+        predicted: by the name of the objective.
+    """
+    benches = {name: bench for name, each in predicted.items() if (bench := _bench(name, each)) is not None}
+    if not benches:
+        return verified_of(place, study)
+    devices = {name: (predicted[name].profile, bench.measure) for name, bench in benches.items()}
+    found = [each for each in verified_of(place, study) if set(benches) <= set(each.measured)]
+
+    def measure(member: Measurement) -> None:
+        if all(each.candidate != member.candidate for each in found):
+            found.extend(verify([member], devices))
+            _write(place, found)
+
+    front = study.front()[:_MOST]
+    with Bar("Measuring the front", len(front)) as bar:
+        for number, member in enumerate(front, 1):
+            measure(member)
+            bar.update(number, _shown(found[-1]))
+    for _ in range(_FURTHER):
+        best = _best(study, found)
+        if best is None or any(each.candidate == best.candidate for each in found):
+            break
+        measure(best)
+    return found
+
+
+def verified_of(place: Path, study: Study) -> list[Verified]:
+    """What was measured again of the search in a folder; UserError where the record is damaged."""
+    path = place / _NAME
+    if not path.is_file():
+        return []
+    try:
+        return [
+            Verified(study.space.candidate(row.candidate), row.predicted, row.measured, row.stable)
+            for row in read_record(path, Verification).rows
+        ]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def chosen_of(study: Study, verified: Sequence[Verified], limits: Limits) -> Measurement:
+    """The best within the limits: of what was measured again, with the measured latencies, where anything was.
+
+    Raises:
+        UserError: a limit on something that the search did not measure.
+        NoFeasible: nothing meets the limits.
+    """
+    members = as_measured(study.measurements, verified) if verified else study.measurements
+    return select(members, study.objectives, expanded(limits.given(), [o.name for o in study.objectives]))
+
+
+def told_of_agreement(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:
+    """How predicted and measured latencies agree over the front, by the name of the objective; says so too."""
+    found = agreements(study.front(), study.objectives, verified)
+    for name, agreement in found.items():
+        tau = "" if agreement.kendall_tau is None else f", Kendall tau {agreement.kendall_tau:.2f}"
+        say(
+            f"{name} of {agreement.count} sub-networks measured again: predicted with a mean error of "
+            f"{agreement.mape:.1f} %{tau}; {agreement.non_dominated} of the front are still on it"
+        )
+    unstable = sum(not each.stable for each in verified)
+    if unstable:
+        say(f"{unstable} of these measurements did not get stable; something else runs on this machine")
+    return {"verified": {name: asdict(agreement) for name, agreement in found.items()}} if found else {}
+
+
+def _best(study: Study, verified: Sequence[Verified]) -> Measurement | None:
+    """The best of the whole study within its limits, as far as is known: measured where measured, else predicted."""
+    if all(objective.limit is None for objective in study.objectives):
+        return None
+    known = {member.candidate: member for member in as_measured(study.measurements, verified)}
+    members = [known.get(member.candidate, member) for member in study.measurements]
+    try:
+        return select(members, study.objectives, {})
+    except NoFeasible:
+        return None
+
+
+def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
+    """What measures on a profile's device; None, with a sentence, where that is not here."""
+    profile, subject = predicted.profile, predicted.subject
+    target = Target(profile.runtime, profile.precision, profile.threads, profile.device)
+    why = _elsewhere(profile, device_of(subject.supernet).type)
+    if why is None:
+        try:
+            make = target.maker()
+            if target.version() != profile.runtime_version:
+                why = f"{profile.runtime} is of version {target.version()} here, {profile.runtime_version} there"
+        except UserError as error:
+            why = str(error)
+    if why is not None:
+        say(f"{name} is not measured again: {why}")
+        return None
+    return Bench(subject, target, make, profile.protocol)
+
+
+def _elsewhere(profile: DeviceProfile, device: str) -> str | None:
+    here, there = this_machine(profile.machine.accelerator), profile.machine
+    if (here.processor, here.cores, here.features) != (there.processor, there.cores, there.features):
+        return f"its machine is another one, {there.processor} with {there.cores} cores"
+    return f"it is of a network on {profile.device}, this one is on {device}" if device != profile.device else None
+
+
+def _write(place: Path, found: Sequence[Verified]) -> None:
+    rows = [
+        VerifiedRow(
+            candidate=dict(each.candidate),
+            predicted=dict(each.predicted),
+            measured=dict(each.measured),
+            stable=each.stable,
+        )
+        for each in found
+    ]
+    write_record(place / _NAME, Verification(rows=rows))
+
+
+def _shown(verified: Verified) -> str:
+    return ", ".join(
+        f"{name} {verified.predicted[name]:.4g} predicted, {value:.4g} measured"
+        for name, value in verified.measured.items()
+    )

@@ -1,0 +1,36 @@
+"""How one candidate is encoded in two spaces: one that was joined with another, or has fewer options."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from nas.errors import UserError
+from search_spaces.space import Space
+
+IntArray = npt.NDArray[np.int64]
+
+
+def translation(source: Space, target: Space) -> Callable[[IntArray], IntArray]:
+    """Encoded candidates of `source` (n, k) to the same ones encoded in `target` (n, j), which may lack choices.
+
+    Raises:
+        UserError: `source` lacks a choice of `target`, or has an option that `target` has not.
+    """
+    columns = {choice.name: column for column, choice in enumerate(source.choices)}
+    tables = []
+    for choice in target.choices:
+        if choice.name not in columns:
+            raise UserError(f"the space must hold every choice of the super-network, {choice.name} is missing")
+        try:
+            options = source[choice.name].options
+            tables.append((columns[choice.name], np.array([choice.index(option) for option in options])))
+        except ValueError as error:
+            raise UserError(f"the space must hold options of the super-network only: {error}") from error
+
+    def translated(encoded: IntArray) -> IntArray:
+        rows = np.asarray(encoded, dtype=np.int64)
+        found = [table[rows[:, column]] for column, table in tables]
+        return np.stack(found, axis=1) if found else np.zeros((len(rows), 0), dtype=np.int64)
+
+    return translated

@@ -1,0 +1,207 @@
+"""`nas profile`, and a search with what it wrote: predicted, measured again, and refused where it does not fit."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Command
+
+# Times are not the point here, so any is stable enough.
+QUICK = ("--budget", 8, "--tolerance", 100, "--tokens", 16)
+
+
+@pytest.fixture(scope="session")
+def profiled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile of the finished run; not to be changed."""
+    from nas.command.cli import main
+
+    path = tmp_path_factory.mktemp("profiled") / "laptop.json"
+    assert main(["profile", str(finished), "--out", str(path), *map(str, QUICK)]) == 0
+    return path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def changed(profile: Path, path: Path, **values: object) -> Path:
+    held = json.loads(profile.read_text(encoding="utf-8"))
+    for name, value in values.items():
+        part, _, inner = name.partition("__")
+        if inner:
+            held[part][inner] = value
+        else:
+            held[part] = value
+    path.write_text(json.dumps(held), encoding="utf-8")
+    return path
+
+
+def test_a_model_alone_is_profiled_and_the_profile_goes_on(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    shutil.copy(inputs / "model" / "config.json", tmp_path / "model")
+    out = tmp_path / "profile.json"
+    answer = nas_command("profile", tmp_path / "model", "--out", out, *QUICK, "--json")
+    assert answer.status == 0, answer.err
+    told = json.loads(answer.out)
+    assert told["sub_networks"] == 8 and told["tokens"] == 16 and told["noise_floor_percent"] >= 0
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    more = json.loads(nas_command("profile", tmp_path / "model", "--out", out, *QUICK, "--budget", 12, "--json").out)
+    assert more["sub_networks"] == 12
+    assert more["held_out"] is not None
+    assert json.loads(out.read_text(encoding="utf-8"))["rows"][: len(rows)] == rows
+
+    answer = nas_command("profile", tmp_path / "model", "--out", out, *QUICK, "--batch", 2)
+    assert (answer.status, "batch is 1 in the profile and 2 is asked" in answer.err) == (2, True)
+    answer = nas_command("profile", tmp_path / "model", "--out", out, *QUICK, "--depth", "2,4")
+    assert (answer.status, "the sub-networks to choose from" in answer.err) == (2, True)
+    answer = nas_command("profile", tmp_path / "model", "--dry-run", *QUICK, "--json")
+    assert json.loads(answer.out)["seconds"] > 0
+
+
+def test_a_search_measures_accuracy_alone_and_then_its_front(
+    nas_command: Command, run: Path, profiled: Path, tmp_path: Path
+) -> None:
+    search = ("search", run, "--name", "predicted", "--budget", 10, "--profile", profiled, "--json")
+    answer = nas_command(*search)
+    assert answer.status == 0, answer.err
+    found = json.loads(answer.out)
+    assert set(found["full"]) == {"accuracy", "latency_ms"}
+    again = found["verified"]["latency_ms"]
+    assert again["count"] == len(found["front"]) >= again["non_dominated"] >= 1
+    assert all(member["measured_latency_ms"] > 0 for member in found["front"])
+    place = run / "searches" / "predicted"
+    assert not (place / "study.journal.latency.json").exists(), "nothing was measured during the search"
+    with (place / "front.csv").open(encoding="utf-8", newline="") as file:
+        assert all(row["measured_latency_ms"] for row in csv.DictReader(file) if "front" in row["role"])
+    verified = (place / "verified.json").read_text(encoding="utf-8")
+    assert json.loads(nas_command(*search).out) == found
+    assert (place / "verified.json").read_text(encoding="utf-8") == verified, "what is measured stays"
+
+    slow = max(member["measured_latency_ms"] for member in found["front"])
+    report = json.loads(nas_command("report", run, "--name", "predicted", "--max-latency-ms", slow, "--json").out)
+    assert report["chosen"]["measured_latency_ms"] <= slow
+    exported = json.loads(
+        nas_command("export", run, "--name", "predicted", "--out", tmp_path / "sub", "--json", "--debug").out
+    )
+    assert exported["chosen"]["predicted_latency_ms"] is None, "it was profiled at another length"
+
+
+def test_a_member_of_the_front_that_breaks_a_limit_when_measured_is_not_offered(
+    nas_command: Command, run: Path, profiled: Path
+) -> None:
+    nas_command("search", run, "--name", "predicted", "--budget", 10, "--profile", profiled)
+    path = run / "searches" / "predicted" / "verified.json"
+    held = json.loads(path.read_text(encoding="utf-8"))
+    for row in held["rows"]:
+        row["measured"]["latency_ms"] = 1e6
+    held["rows"][0]["measured"]["latency_ms"] = 5.0
+    path.write_text(json.dumps(held), encoding="utf-8")
+    report = json.loads(nas_command("report", run, "--name", "predicted", "--max-latency-ms", 10, "--json").out)
+    assert report["chosen"]["candidate"] == held["rows"][0]["candidate"]
+    answer = nas_command("report", run, "--name", "predicted", "--max-latency-ms", 1)
+    assert (answer.status, "none of" in answer.err) == (3, True)
+    path.write_text("{", encoding="utf-8")
+    answer = nas_command("report", run, "--name", "predicted")
+    assert (answer.status, "verified.json is damaged" in answer.err) == (2, True)
+
+
+def test_several_devices_in_one_search(nas_command: Command, run: Path, profiled: Path, tmp_path: Path) -> None:
+    other = changed(profiled, tmp_path / "phone.json", machine__processor="a phone")
+    answer = nas_command(
+        "search", run, "--name", "two", "--budget", 8, "--profile", profiled, "--profile", other, "--json"
+    )
+    assert answer.status == 0, answer.err
+    found = json.loads(answer.out)
+    assert set(found["full"]) == {"accuracy", "latency_ms_laptop", "latency_ms_phone"}
+    assert set(found["verified"]) == {"latency_ms_laptop"}
+    assert "latency_ms_phone is not measured again: its machine is another one, a phone" in answer.err, answer.err
+    limit = found["full"]["latency_ms_phone"] * 1e3
+    assert nas_command("report", run, "--name", "two", "--max-latency-ms", limit).status == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"model__name": "bart"}, "model is bart in the profile and model is asked"),
+        ({"model__family": "vit"}, "family is vit in the profile and bert is asked"),
+        ({"model__space_sha256": "0" * 64}, "the sub-networks to choose from"),
+        ({"schema_version": 7}, "schema version must be 1, got 7"),
+        ({"batch": 3}, "first axis of the shape must be the batch"),
+        ({"batch": 3, "shape": [3, 8]}, "the shape of an input is (3, 8) in the profile and (3, 16) is asked"),
+        ({"rows": []}, "of 0 profiled sub-networks"),
+        ({"rows": 3}, "is no device profile that can be used"),
+    ],
+)
+def test_profiles_that_do_not_fit(
+    nas_command: Command, run: Path, profiled: Path, tmp_path: Path, values: dict[str, object], sentence: str
+) -> None:
+    other = changed(profiled, tmp_path / "other.json", **values)
+    answer = nas_command("search", run, "--name", "new", "--budget", 4, "--profile", other)
+    assert answer.status == 2 and sentence in answer.err, answer.err
+    assert not (run / "searches" / "new").exists()
+
+
+def test_wrong_flags(nas_command: Command, run: Path, inputs: Path, profiled: Path, tmp_path: Path) -> None:
+    model, out = inputs / "model", tmp_path / "p.json"
+    for flags, sentence in (
+        (("--out", out, "--runtime", "tensorrt"), "tensorrt"),
+        (("--out", out, "--budget", 0), "--budget must be at least 1"),
+        (("--out", out, "--minutes", 0), "--minutes must be above 0"),
+        ((), "--out must name the profile"),
+        (("--out", tmp_path / "no" / "p.json", *QUICK), "there is no"),
+        (("--remote", tmp_path / "r"), "--remote needs files that another device can run"),
+        (("--remote", tmp_path / "r", "--result", out), "give one of them"),
+        (("--out", out, "--result", out), "there is no file"),
+        (("--out", out, "--precision", "int8"), "pytorch does not take this network"),
+        (("--out", out, "--drop-order", "importance"), "is known of a run only"),
+    ):
+        answer = nas_command("profile", model, *flags)
+        assert answer.status == 2 and sentence in answer.err, (flags, answer.err)
+    answer = nas_command("search", run, "--budget", 4, "--name", "x", "--profile", tmp_path / "none.json")
+    assert answer.status == 2 and "found no such file" in answer.err
+    answer = nas_command("search", run, "--name", "x", "--profile", profiled, "--tokens", 32)
+    assert answer.status == 2 and "tokens is 16 in the profile and 32 is asked" in answer.err
+    answer = nas_command("search", run, "--name", "x", "--profile", profiled, "--profile", profiled)
+    assert answer.status == 2 and "file names of their own" in answer.err
+
+
+@pytest.mark.slow
+def test_a_folder_for_another_device(nas_command: Command, run: Path, tmp_path: Path) -> None:
+    folder, flags = tmp_path / "remote", ("--runtime", "onnxruntime", "--budget", 6, *QUICK[2:])
+    answer = nas_command("profile", run, "--remote", folder, *flags, "--json")
+    assert answer.status == 0, answer.err
+    assert json.loads(answer.out)["sub_networks"] == 6
+    there = Path(shutil.copytree(folder, tmp_path / "device"))
+    done = subprocess.run(
+        [sys.executable, "-I", str(there / "measure.py")], capture_output=True, text=True, timeout=300, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    result, out = there / "result.json", tmp_path / "phone.json"
+    read = ("profile", run, "--result", result, "--out", out, *flags)
+    assert nas_command(*read).status == 0
+    answer = nas_command("search", run, "--name", "phone", "--budget", 6, "--profile", out)
+    assert answer.status == 0, answer.err
+
+    held = json.loads(result.read_text(encoding="utf-8"))
+    whole = json.dumps(held)
+    held["profile"]["rows"] = held["profile"]["rows"][2:5]
+    result.write_text(json.dumps(held), encoding="utf-8")
+    answer = nas_command(*read)
+    assert answer.status == 2 and "are missing (00" in answer.err and "which goes on" in answer.err
+    assert subprocess.run([sys.executable, "-I", str(there / "measure.py")], timeout=300).returncode == 0
+    assert nas_command(*read).status == 0
+    for text, sentence in (
+        ("{", "is no result that can be used"),
+        (whole.replace('"threads": 1', '"threads": 4'), "threads is 4 in the profile and 1 is asked"),
+        ("[" * 100_000, "is no result that can be used"),
+    ):
+        result.write_text(text, encoding="utf-8")
+        answer = nas_command(*read)
+        assert answer.status == 2 and sentence in answer.err, answer.err
+    answer = nas_command("profile", run, "--remote", run, *flags)
+    assert answer.status == 2 and "holds something else" in answer.err

@@ -1,0 +1,141 @@
+"""Predicted latencies: every kind of predictor, the objective of a search, and sizes that run fast."""
+
+import numpy as np
+import profiles
+import pytest
+import torch
+
+from hardware.profile import Row
+from nas import Objective, linas
+from nas.errors import UserError
+from nas.profiling.objective import latency_objective, predicted_latency
+from nas.profiling.prediction import KINDS, Kind, LatencyPredictor
+from nas.profiling.sizes import with_multiples
+from nas.profiling.subject import Subject
+from nas.profiling.verification import Verified, agreements, as_measured
+from nas.searching.evaluation import Measurement
+from nas.searching.translation import translation
+from predictors import Additive, Corrected, kendall_tau
+from search_spaces import Choice, Space
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return profiles.subject()
+
+
+def rows_of(subject: Subject, count: int, noise: float = 0.0) -> tuple[Row, ...]:
+    ratio = profiles.known_latency(subject, noise)
+    drawn = subject.supernet.space.decode(subject.supernet.space.random(count, np.random.default_rng(0)))
+    return tuple(Row(candidate=dict(c), timing=profiles.timing(ratio(c)), order=i) for i, c in enumerate(drawn))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_ranks_what_it_has_not_seen(subject: Subject, kind: Kind) -> None:
+    space, ratio = subject.supernet.space, profiles.known_latency(subject)
+    train, test = space.random(80, np.random.default_rng(0)), space.random(40, np.random.default_rng(1))
+    known, truth = ([ratio(candidate) for candidate in space.decode(rows)] for rows in (train, test))
+    predictor = LatencyPredictor(space, subject.kernels, kind).fit(train, known)
+    mean, spread = predictor.predict(test)
+    assert kendall_tau(truth, mean) > 0.9 and (spread >= 0).all()
+    assert mean == pytest.approx(predictor.mean(test))
+    if kind in ("combined", "kernels"):
+        assert mean == pytest.approx(truth, rel=0.01)
+
+
+def test_prices_carry_over_to_a_network_of_other_sizes(subject: Subject) -> None:
+    # Twice as many features: no candidate of one is a candidate of the other, and the operators are of the same kinds.
+    space, kernels = subject.supernet.space, subject.kernels
+    macs = [index for index, name in enumerate(kernels.names) if name.startswith("macs")]
+    rows = space.random(40, np.random.default_rng(0))
+    sums = kernels.of(rows)
+    prices = Additive().fit(sums, 1.0 + 1e-6 * sums[:, macs].sum(axis=1))
+    other = 2 * kernels.of(space.random(20, np.random.default_rng(1)))
+    assert prices.mean(other) == pytest.approx(1.0 + 1e-6 * other[:, macs].sum(axis=1), rel=0.02)
+
+
+def test_noise_is_not_learned_and_shows_in_the_spread() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(1, 2, size=(120, 6))
+    truth = 1 + x[:, :2].sum(axis=1)
+    y = truth * (1 + 0.05 * rng.standard_normal(120))
+    corrected = Corrected(2).fit(x[:100], y[:100])
+    mean, spread = corrected.predict(x[100:])
+    assert mean == pytest.approx(truth[100:], rel=0.04)
+    assert 0.03 < float(np.median(spread / mean)) < 0.08
+
+
+def test_what_does_not_add_up_is_corrected() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 1, size=(150, 3))
+    y = (1 + x[:, 0]) * (1 + 0.3 * np.sin(4 * x[:, 1]))
+    trend = Additive().fit(x[:100, :1], y[:100]).mean(x[100:, :1])
+    mean, _ = Corrected(1).fit(x[:100], y[:100]).predict(x[100:])
+    assert np.abs(mean / y[100:] - 1).mean() < 0.3 * np.abs(trend / y[100:] - 1).mean()
+
+
+def test_the_latency_of_a_profile_is_an_exact_objective(subject: Subject) -> None:
+    profile = profiles.profile(subject, rows=rows_of(subject, 40))
+    whole = subject.supernet.space
+    joined = Space((Choice("precision", ("a", "b"), ordered=False), *whole.choices))
+    predicted = predicted_latency(profile, subject, joined)
+    objectives = [Objective("depth", "maximize"), latency_objective("latency_ms", predicted, limit=15.0)]
+    asked: list[int] = []
+
+    def evaluate(candidates):  # type: ignore[no-untyped-def]
+        asked.append(len(candidates))
+        return np.stack([[c["depth"] for c in candidates], predicted(joined.encode(candidates))], axis=1)
+
+    study = linas(joined, evaluate, objectives, budget=40, seed=0)
+    ratio = profiles.known_latency(subject)
+    for member in study.front():
+        own = whole.candidate({name: option for name, option in member.candidate.items() if name != "precision"})
+        assert (
+            member.values["latency_ms"] == pytest.approx(profiles.FULL_MS * ratio(own), rel=0.02) and sum(asked) == 40
+        )
+        assert member.values["latency_ms"] <= 15.0
+    assert sum(asked) == 40
+    mean, spread = predicted.interval(whole.largest())
+    assert mean == pytest.approx(profiles.FULL_MS, rel=0.02) and spread >= 0
+
+
+def test_sizes_that_are_multiples(subject: Subject) -> None:
+    whole = subject.supernet.space
+    fast = with_multiples(whole, 32)
+    assert with_multiples(whole, 1) == whole
+    assert fast["ffn.0"].options == (32, 64) and fast["depth"] == whole["depth"]
+    assert fast["heads.0"].options == (4,), "a head has 8 features"
+    rows = fast.random(30, np.random.default_rng(0))
+    assert whole.decode(translation(fast, whole)(rows)) == fast.decode(rows)
+    with pytest.raises(UserError, match="multiple-of must be at least 1"):
+        with_multiples(whole, 0)
+    with pytest.raises(UserError, match="must hold options of the super-network only"):
+        translation(whole, fast)
+    with pytest.raises(UserError, match="is missing"):
+        translation(Space(whole.choices[1:]), whole)
+
+
+def test_measured_latencies_take_the_place_of_predicted_ones(subject: Subject) -> None:
+    space = subject.space
+    candidates = space.decode(space.random(4, np.random.default_rng(0)))
+    members = [
+        Measurement(candidate, {"accuracy": accuracy, "latency_ms": latency}, "measured", None, 0.0)
+        for candidate, accuracy, latency in zip(candidates, (0.9, 0.8, 0.7, 0.6), (8.0, 6.0, 4.0, 2.0), strict=True)
+    ]
+    objectives = [Objective("accuracy", "maximize"), Objective("latency_ms")]
+    verified = [
+        Verified(member.candidate, {"latency_ms": member.values["latency_ms"]}, {"latency_ms": latency}, True)
+        for member, latency in zip(members[:3], (8.0, 9.0, 5.0), strict=True)
+    ]
+    again = as_measured(members, verified)
+    assert [member.values["latency_ms"] for member in again] == [8.0, 9.0, 5.0]
+    found = agreements(members, objectives, verified)["latency_ms"]
+    assert (found.count, found.non_dominated) == (3, 2)
+    assert found.kendall_tau == pytest.approx(1 / 3) and found.mape == pytest.approx(100 * (0 + 3 / 9 + 1 / 5) / 3)
+    assert agreements(members, objectives, []) == {}
+
+
+def test_a_network_that_cannot_be_traced_is_one_sentence(subject: Subject) -> None:
+    broken = Subject("broken", subject.supernet, {"input_ids": torch.zeros(1, 16)}, subject.space)
+    with pytest.raises(UserError, match="must be traceable"):
+        _ = broken.kernels
