@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,8 @@ def test_a_database_and_a_warm_start(nas_command: Command, finished: Path, tmp_p
     found = json.loads(nas_command(*stored).out)
     assert found["measured"] == 5 and json.loads(nas_command(*stored).out) == found
     assert json.loads(nas_command("report", run, "--name", "stored", "--json").out)["measured"] == 5
+    alone = shutil.copytree(finished, tmp_path / "alone")
+    assert json.loads(nas_command("search", alone, "--name", "c", "--warm-start", alone, *flags).out)["known"] >= 1
     assert "was begun with storage 'sqlite-" in nas_command("search", run, "--name", "stored", *flags).err
     for name, source in (("a", run / "searches" / "stored"), ("b", run / "searches" / "default" / "front.csv")):
         warm = json.loads(nas_command("search", run, "--name", name, "--warm-start", source, *flags).out)
@@ -217,3 +220,31 @@ def test_a_plain_line_where_there_is_no_terminal(capsys: pytest.CaptureFixture[s
     with Bar("Working", 3) as bar:
         bar.update(3, "loss 0.5")
     assert capsys.readouterr().err.startswith("Working: 3/3, loss 0.5")
+
+
+def test_a_function_of_ones_own_in_the_current_folder_and_what_it_does_wrong(
+    nas_command: Command, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an installed command has it: the current folder is no place of modules by itself."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    code = "def size(net): return -sum(p.numel() for p in net.parameters())\ndef same(net): return 1.0\n"
+    (tmp_path / "own_objectives.py").write_text(code + "def bad(net): raise RuntimeError('a bug')\n", encoding="utf-8")
+    (tmp_path / "own_broken.py").write_text("def (", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [place for place in sys.path if place not in ("", str(tmp_path))])
+    flags = ("search", run, "--budget", 30, "--json")
+    found = nas_command(*flags, "--name", "own", "--objectives", "accuracy,own_objectives:size")
+    assert found.status == 0 and "hypervolume -" not in found.err
+    for name, message in (("own_broken:f", "SyntaxError"), ("os:sep", "must be a function")):
+        assert (
+            answer := nas_command(*flags, "--name", "wrong", "--objectives", name)
+        ).status == 2 and message in answer.err
+    answer = nas_command(*flags, "--name", "same", "--objectives", "own_objectives:same")
+    assert answer.status == 2 and "for all of 20 sub-networks measured" in answer.err
+    failing = (*flags, "--name", "bad", "--objectives", "own_objectives:bad", "--storage", f"sqlite:///{tmp_path}/s.db")
+    assert "none of 20 sub-networks could be measured" in nas_command(*failing).err
+    mended = code.replace("def size", "def bad")
+    (tmp_path / "own_objectives.py").write_text(mended, encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "own_objectives")
+    found = json.loads(nas_command(*failing).out)
+    assert found["failed"] == 20 and found["measured"] == 10

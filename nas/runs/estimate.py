@@ -114,10 +114,11 @@ def searching(
     # Latencies are measured one at a time, whatever the workers do.
     measured = [each.name for each in objectives if each.exact is None]
     at_a_time = 1 if LATENCY in measured else settings.workers
+    budget = min(settings.budget, space.size())
     return {
         "sub_networks": str(space.size()),
-        "budget": settings.budget,
+        "budget": budget,
         "seconds_a_candidate": sum(each) / len(each),
-        "seconds": start_up + settings.budget * sum(each) / len(each) / at_a_time,
+        "seconds": start_up + budget * sum(each) / len(each) / at_a_time,
         "peak_memory_mib": peak_memory_mib(),
     }

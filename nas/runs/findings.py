@@ -8,18 +8,26 @@ from nas.errors import UserError
 from nas.profiling.verification import Verified, as_measured
 from nas.runs.console import say
 from nas.runs.report import find, measured_again
-from nas.searching.evaluation import Measurement
+from nas.searching.evaluation import Measurement, Objective
 from nas.searching.selection import select
 from nas.searching.study import Study
 
-ENOUGH_FAILED = 20
-"""After so many failures and nothing else a search gives up."""
+ENOUGH = 20
+"""After so many failures and nothing else, or so many of the same values, a search gives up."""
 
 
-def give_up(measurements: Sequence[Measurement]) -> None:
-    """UserError as soon as the first candidates have all failed: the others would fare alike."""
-    if len(measurements) >= ENOUGH_FAILED and all(m.state == "failed" for m in measurements):
-        raise UserError(_none_measured(measurements))
+def give_up(objectives: Sequence[Objective], measurements: Sequence[Measurement]) -> None:
+    """UserError as soon as the first candidates have all failed, or nothing tells them apart: the others fare alike.
+
+    Args:
+        measurements: those of this session; what failed before may have been mended since.
+    """
+    if len(measurements) < ENOUGH:
+        return
+    if all(m.state == "failed" for m in measurements):
+        raise UserError(f"{_none_measured(measurements)}; mend that and repeat the command")
+    if len(measurements) == ENOUGH:
+        _tell_constants(objectives, measurements, say_some=False)
 
 
 def summary(run: Path, name: str, table: Path, study: Study, verified: Sequence[Verified] = ()) -> dict[str, Any]:
@@ -34,7 +42,7 @@ def summary(run: Path, name: str, table: Path, study: Study, verified: Sequence[
         raise UserError(_none_measured(failed))
     if any(objective.limit is not None for objective in study.objectives):
         select(as_measured(study.measurements, verified) if verified else study.measurements, study.objectives, {})
-    _tell_constants(study)
+    _tell_constants(study.objectives, study.measurements)
     full = find(study, study.space.largest())
     known = sum(m.known for m in study.measurements)
     return {
@@ -55,18 +63,20 @@ def _none_measured(failed: Sequence[Measurement]) -> str:
     return f"none of {len(failed)} sub-networks could be measured; the first failed: {reason}"
 
 
-def _tell_constants(study: Study) -> None:
-    measured = [m for m in study.measurements if m.state == "measured"]
+def _tell_constants(
+    objectives: Sequence[Objective], measurements: Sequence[Measurement], say_some: bool = True
+) -> None:
+    measured = [m for m in measurements if m.state == "measured"]
     if len(measured) < 2:
         return
-    constant = [o.name for o in study.objectives if len({m.values[o.name] for m in measured}) == 1]
+    constant = [o.name for o in objectives if len({m.values[o.name] for m in measured}) == 1]
     told = " and ".join(f"{name} is {measured[0].values[name]:.6g}" for name in constant)
-    if len(constant) == len(study.objectives):
+    if len(constant) == len(objectives):
         raise UserError(
             f"{told} for all of {len(measured)} sub-networks measured: there is nothing to choose between; "
             "name other objectives"
         )
-    if constant:
+    if constant and say_some:
         say(f"{told} for all of {len(measured)} sub-networks measured: that does not tell them apart")
 
 

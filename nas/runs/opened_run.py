@@ -177,10 +177,12 @@ def run_search(
     on_result: OnResult | None = None,
     algorithm: Algorithm | None = None,
     space: Space | None = None,
+    warm_start: Storage | None = None,
 ) -> Study:
     """One search of an opened run on its validation rows; UserError for settings out of range.
 
-    `space` has fewer options than the super-network's, None: all of them.
+    `space` has fewer options than the super-network's, None: all of them. The place of `warm_start` is given, because
+    the settings may name a run for it.
     """
     rows = opened.split("validation")
     if settings.rows is not None:
@@ -205,19 +207,27 @@ def run_search(
         workers=Workers(settings.workers, settings.ray, settings.ray_address),
         timeout_s=settings.timeout_s,
         patience=settings.patience,
-        warm_start=None if settings.warm_start is None else _study_at(settings.warm_start),
+        warm_start=warm_start,
     )
 
 
-def _study_at(place: str) -> Storage:
-    """The study or table that a warm start names, where it may name the folder of a search or of a run too."""
+def study_at(place: str, besides: Path | None = None) -> Storage:
+    """The study or table that a warm start names, where it may name the folder of a search or of a run too.
+
+    Args:
+        besides: the folder of the search that is to begin with it, which a run's folder does not stand for.
+
+    Raises:
+        UserError: a run that has several searches and none with the usual name, or none.
+    """
     path = Path(place)
     if is_url(place) or not path.is_dir():
         return place if is_url(place) else path
     folder = RunFolder(path)
     if not folder.run_json.is_file():
         return path / JOURNAL
-    names = folder.searches()
+    itself = besides and besides.resolve()
+    names = [name for name in folder.searches() if folder.search(name).resolve() != itself]
     name = names[0] if len(names) == 1 else SearchSettings.name
     if name not in names:
         known = ", ".join(names) or "none yet"

@@ -35,16 +35,17 @@ class SearchFigures:
     results, which are numbered 0, count for the figures and not for the progress.
 
     Raises:
-        UserError: from the call, when the first candidates have all failed.
+        UserError: from the call, when the first candidates have all failed, or all have the same values.
     """
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._study: Study | None = None
+        self._before = 0
 
     def begin(self, study: Study) -> None:
         """The search begins, or goes on; `study` is what it writes to."""
-        self._study = study
+        self._study, self._before = study, len(study.measurements)
 
     @property
     def found(self) -> bool:
@@ -59,19 +60,22 @@ class SearchFigures:
         reference = self._reference(self._study)
         if reference is not None:
             # The length of a maximised objective is taken as 1, as for an accuracy.
-            box = float(np.prod([value or 1.0 for value in reference]))
+            box = float(np.prod([abs(value) or 1.0 for value in reference]))
             figures.append(f"hypervolume {self._study.hypervolume(reference) / box:.3f}")
         if front:
             figures.append("best " + ", ".join(f"{name} {value:.4g}" for name, value in front[0].values.items()))
         figures += self._predictors(self._study)
         self._bar.update(number, ", ".join(figures))
-        give_up(self._study.measurements)
+        new = self._study.measurements[self._before :]
+        give_up(self._study.objectives, [each for each in new if not each.known])
 
     def _reference(self, study: Study) -> list[float] | None:
         full = find(study, study.space.largest())
         if full is None:
             return None
-        return [0.0 if o.direction == "maximize" else 1.05 * full.values[o.name] for o in study.objectives]
+        costs = {o.name: full.values[o.name] for o in study.objectives if o.direction == "minimize"}
+        worse = {name: value + 0.05 * abs(value) for name, value in costs.items()}
+        return [worse.get(o.name, 0.0) for o in study.objectives]
 
     def _predictors(self, study: Study) -> list[str]:
         newest = study.quality[-1] if study.quality else {}

@@ -25,7 +25,15 @@ from nas.runs.devices import (
     with_predictions,
 )
 from nas.runs.findings import summary, tell_end
-from nas.runs.opened_run import asked_of_search, check_search, named_objectives, objective_names, open_run, run_search
+from nas.runs.opened_run import (
+    asked_of_search,
+    check_search,
+    named_objectives,
+    objective_names,
+    open_run,
+    run_search,
+    study_at,
+)
 from nas.runs.progress import SearchFigures
 from nas.runs.report import Marks, draw_front, draw_training, find, measured_again, write_front
 from nas.runs.run_folder import (
@@ -69,6 +77,7 @@ def search_run(
         # 1. What the profiles predict of the sub-networks whose sizes they ask for.
         space = space_with(opened.supernet.space, profiles)
         predicted = predictions(opened, profiles, space, settings)
+        warm = None if settings.warm_start is None else study_at(settings.warm_start, besides=place)
         new = not (place / "search.json").exists()
         if new:
             keep_profiles(place, profiles)
@@ -88,6 +97,7 @@ def search_run(
                     latency_file=reference_path(place / JOURNAL),
                     on_result=figures,
                     space=space,
+                    warm_start=warm,
                 )
         if is_url(storage):
             # What comes after a search reads the journal.
