@@ -32,13 +32,13 @@ from transformers import (
 )
 
 from hardware.machine import this_machine
-from hardware.profile import DeviceProfile, Row, parse_profile, read_profile
+from hardware.profile import DeviceProfile, Row, noise_floor, parse_profile, read_profile
 from nas import Objective, nsga2
 from nas.networks.untrained import made_inputs
 from nas.profiling.measuring import TOLERANCE, Bench, Target, rows_protocol
 from nas.profiling.objective import latency_objective, predicted_latency
 from nas.profiling.profiling import Effort, grow
-from nas.profiling.rows import full_ms, learned_rows, noise, relative
+from nas.profiling.rows import full_ms, learned_rows, relative
 from nas.profiling.subject import Subject
 from nas.profiling.verification import agreements, verify
 from nas.seeds import generator
@@ -217,7 +217,7 @@ def run_runtime(harness: Harness, problem: Problem, runtime: str) -> tuple[Figur
         profiled = Measured(*learned_rows(source, whole)).first(count)
         found = compared(subject, profiled, own(parts, whole), own(held, whole), problem.macs)
         label = "" if count == main_count else f"_{count}"
-        figures |= named(subject.name, runtime, found, 100 * (noise(source) or 0.0), label)
+        figures |= named(subject.name, runtime, found, 100 * (noise_floor(source) or 0.0), label)
     predicted, truth = predicted_latency(profile, subject, whole), wall(held, whole)
     figures[f"wall_mape_{subject.name}_{runtime}"] = mape(truth.ratios, predicted(truth.rows) / full_ms(profile))
     front = harness.stage(f"{prefix}-front", lambda: device.searched(profile, problem.parameters), **asked)

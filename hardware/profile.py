@@ -4,10 +4,11 @@ A profile says how long sub-networks of one model take on one machine, so that a
 It is data only: nothing that it names is opened, imported or run, and a damaged or hostile file is one ValueError.
 """
 
+import math
 import os
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -22,12 +23,15 @@ Device = Literal["cpu", "cuda"]
 # Names are printed: no control characters, which a terminal would obey.
 Name = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Value = Annotated[int, pydantic.Field(ge=-(2**53), le=2**53)] | float | Name | None
-Positive = Annotated[float, pydantic.Field(gt=0)]
-NonNegative = Annotated[float, pydantic.Field(ge=0)]
-Count = Annotated[int, pydantic.Field(ge=1, le=2**31)]
+Positive = Annotated[float, pydantic.Field(gt=0, le=1e12)]
+NonNegative = Annotated[float, pydantic.Field(ge=0, le=1e12)]
+Count = Annotated[int, pydantic.Field(ge=1, le=2**20)]
+_MOST_CALLS, _MOST_NUMBERS = 10_000, 2**28
+_ALIKE = 0.01
 
 _CONFIG = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-ASKED = ("model", "family", "space_sha256", "batch", "tokens", "runtime", "device", "precision", "threads")
+_OF_MODEL = ("family", "space_sha256", "macs")
+ASKED = ("model", *_OF_MODEL, "batch", "tokens", "shape", "runtime", "device", "precision", "threads", "multiple_of")
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,13 @@ class Protocol:
     __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
     def __post_init__(self) -> None:
-        whole = self.window >= 1 and self.warmup_most >= 0 and 6 <= self.rounds <= self.rounds_most <= 100_000
-        if not (whole and self.tolerance > 0 and self.warmup_tolerance > 0 and self.clock in ("wall", "cpu")):
+        calls = 1 <= self.window <= _MOST_CALLS and 0 <= self.warmup_most <= _MOST_CALLS
+        whole = calls and 6 <= self.rounds <= self.rounds_most <= _MOST_CALLS
+        tolerances = 0 < self.tolerance < math.inf and 0 < self.warmup_tolerance < math.inf
+        if not (whole and tolerances and self.clock in ("wall", "cpu")):
             raise ValueError(
-                "a protocol needs window >= 1, warmup_most >= 0, 6 <= rounds <= rounds_most <= 100000, "
-                f"tolerances above 0 and the clock wall or cpu, got {self}"
+                f"a protocol needs a window from 1, warmup_most from 0 and rounds from 6 up to rounds_most, none above "
+                f"{_MOST_CALLS}, finite tolerances above 0 and the clock wall or cpu, got {self}"
             )
 
 
@@ -131,11 +137,20 @@ class Row(_Part):
 
 
 class ProfiledModel(_Part):
-    """The network whose sub-networks were measured: its name, family, and the SHA-256 of its space's JSON."""
+    """The network whose sub-networks were measured.
+
+    Attributes:
+        name: of the model.
+        family: of the model.
+        space_sha256: of its space's JSON.
+        macs: multiply-accumulates of the full network for one row, by which two networks of one name and space are told
+            apart, of other patches for instance; alike within 1 %, so that the number of labels does not matter.
+    """
 
     name: Name
     family: Name
     space_sha256: Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    macs: Annotated[int, pydantic.Field(ge=0, le=2**62)]
 
 
 class Machine(_Part):
@@ -188,6 +203,10 @@ class DeviceProfile(_Part):
             raise ValueError("every row must have an order of its own")
         if self.shape[0] != self.batch:
             raise ValueError("the first axis of the shape must be the batch")
+        if math.prod(self.shape) > _MOST_NUMBERS or self.batch * (self.tokens or 1) > _MOST_NUMBERS:
+            raise ValueError(f"an input must hold at most {_MOST_NUMBERS} numbers")
+        if self.protocol.clock == "cpu" and (self.threads > 1 or self.device != "cpu" or not self.reference.cpu_ms):
+            raise ValueError("CPU time is a latency for one thread on a processor alone, and above 0")
         return self
 
     def latency_ms(self, row: Row) -> float:
@@ -197,11 +216,16 @@ class DeviceProfile(_Part):
         return row.timing.ratio * self.reference.median_ms
 
 
-def noise_floor(rows: Iterable[Row]) -> float | None:
-    """Median over repeated sub-networks of |first - last| / mean of their ratios; None where none is repeated."""
+def noise_floor(profile: DeviceProfile) -> float | None:
+    """Median over repeated sub-networks of |first - last| / mean of their latencies, of the stable rows.
+
+    None where none is repeated.
+    """
     ratios: dict[tuple[tuple[str, object], ...], list[float]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.order):
-        ratios[row.key].append(row.timing.ratio)
+    for row in sorted(profile.rows, key=lambda row: row.order):
+        latency = profile.latency_ms(row)
+        if row.timing.stable and latency > 0:
+            ratios[row.key].append(latency)
     differences = [2 * abs(each[0] - each[-1]) / (each[0] + each[-1]) for each in ratios.values() if len(each) > 1]
     return statistics.median(differences) if differences else None
 
@@ -211,7 +235,7 @@ def differs(profile: DeviceProfile, asked: Mapping[str, object]) -> list[str]:
 
     Args:
         profile: as read.
-        asked: any of model (name), family, space_sha256, batch, tokens, runtime, device, precision, threads.
+        asked: any of `ASKED`, where `model` is the name of the model.
 
     Raises:
         ValueError: another name among `asked`.
@@ -220,8 +244,11 @@ def differs(profile: DeviceProfile, asked: Mapping[str, object]) -> list[str]:
     if unknown:
         raise ValueError(f"a profile can be asked for {', '.join(ASKED)}, got {', '.join(unknown)}")
     model = profile.model
-    held: dict[str, object] = {"model": model.name, "family": model.family, "space_sha256": model.space_sha256}
+    held: dict[str, object] = {"model": model.name, **{name: getattr(model, name) for name in _OF_MODEL}}
     held |= {name: getattr(profile, name) for name in ASKED if name not in held}
+    asked = dict(asked)
+    if isinstance(macs := asked.get("macs"), int) and abs(macs - model.macs) <= _ALIKE * max(macs, model.macs):
+        del asked["macs"]
     return [
         f"{name} is {held[name]} in the profile and {asked[name]} is asked"
         for name in ASKED

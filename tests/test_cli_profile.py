@@ -150,7 +150,7 @@ def test_wrong_flags(nas_command: Command, run: Path, inputs: Path, profiled: Pa
     model, out = inputs / "model", tmp_path / "p.json"
     for flags, sentence in (
         (("--out", out, "--runtime", "tensorrt"), "tensorrt"),
-        (("--out", out, "--budget", 0), "--budget must be at least 1"),
+        (("--out", out, "--budget", 0), "--budget must be from 1 to"),
         (("--out", out, "--minutes", 0), "--minutes must be above 0"),
         ((), "--out must name the profile"),
         (("--out", tmp_path / "no" / "p.json", *QUICK), "there is no"),
@@ -193,15 +193,26 @@ def test_a_folder_for_another_device(nas_command: Command, run: Path, tmp_path: 
     result.write_text(json.dumps(held), encoding="utf-8")
     answer = nas_command(*read)
     assert answer.status == 2 and "are missing (00" in answer.err and "which goes on" in answer.err
+    held["profile"]["rows"][0]["timing"]["stable"] = False
+    result.write_text(json.dumps(held), encoding="utf-8")
     assert subprocess.run([sys.executable, "-I", str(there / "measure.py")], timeout=300).returncode == 0
+    again = json.loads(result.read_text(encoding="utf-8"))["profile"]["rows"]
+    assert len({row["order"] for row in again}) == len(again) == len(json.loads(whole)["profile"]["rows"])
+    assert all(row["timing"]["stable"] for row in again if row["order"] == held["profile"]["rows"][0]["order"])
     assert nas_command(*read).status == 0
+    other = json.loads(whole)
+    other["profile"]["rows"] = other["profile"]["rows"][:-1]
+    result.write_text(json.dumps(other), encoding="utf-8")
+    assert "are missing (00" in nas_command(*read).err, "one that is to be measured twice was measured once"
     for text, sentence in (
         ("{", "is no result that can be used"),
-        (whole.replace('"threads": 1', '"threads": 4'), "threads is 4 in the profile and 1 is asked"),
+        (whole.replace('"multiple_of": 1', '"multiple_of": 4'), "multiple_of is 4 in the profile and 1 is asked"),
         ("[" * 100_000, "is no result that can be used"),
     ):
         result.write_text(text, encoding="utf-8")
         answer = nas_command(*read)
         assert answer.status == 2 and sentence in answer.err, answer.err
-    answer = nas_command("profile", run, "--remote", run, *flags)
-    assert answer.status == 2 and "holds something else" in answer.err
+    (folder / "thesis.txt").touch()
+    for place, sentence in ((run, "holds something else"), (folder, "holds something else"), (there, "holds a result")):
+        answer = nas_command("profile", run, "--remote", place, *flags)
+        assert answer.status == 2 and sentence in answer.err

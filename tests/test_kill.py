@@ -44,7 +44,7 @@ def steps_done(folder: Path) -> int:
 
 def finetune(inputs: Path, run: Path, *flags: str) -> list[str]:
     model, data = str(inputs / "model"), str(inputs / "reviews.csv")
-    often = ["--steps", "80", "--checkpoint-every-s", "0.05"]
+    often = ["--steps", "240", "--checkpoint-every-s", "0.05"]
     return ["finetune", model, "--data", data, "--out", str(run), *often, *flags]
 
 
@@ -54,7 +54,7 @@ def test_finetune_killed_and_interrupted(inputs: Path, tmp_path: Path) -> None:
 
     # In the middle, twice, the second time politely.
     assert stop(finetune(inputs, cut), lambda: steps_done(cut) >= 10, signal.SIGKILL)[0] == -signal.SIGKILL
-    assert 10 <= steps_done(cut) < 80
+    assert 10 <= steps_done(cut) < 240
     assert not (cut / "supernet").exists()
     before = steps_done(cut)
     status, err = stop(finetune(inputs, cut), lambda: steps_done(cut) >= before + 10, signal.SIGINT)

@@ -1,5 +1,7 @@
 """Predicted latencies: every kind of predictor, the objective of a search, and sizes that run fast."""
 
+from dataclasses import replace
+
 import numpy as np
 import profiles
 import pytest
@@ -133,6 +135,9 @@ def test_measured_latencies_take_the_place_of_predicted_ones(subject: Subject) -
     assert (found.count, found.non_dominated) == (3, 2)
     assert found.kendall_tau == pytest.approx(1 / 3) and found.mape == pytest.approx(100 * (0 + 3 / 9 + 1 / 5) / 3)
     assert agreements(members, objectives, []) == {}
+    unstable = [replace(verified[0], stable=False), *verified[1:]]
+    assert [member.values["latency_ms"] for member in as_measured(members, unstable)] == [9.0, 5.0]
+    assert agreements(members, objectives, unstable)["latency_ms"].count == 2
 
 
 def test_a_network_that_cannot_be_traced_is_one_sentence(subject: Subject) -> None:

@@ -44,7 +44,7 @@ def profile(**changes: Any) -> DeviceProfile:
         Row(candidate={"depth": 3, "ffn.0": 24, "ffn.1": 48, "kind": "b", "share": 1.0}, timing=timing(0.8), order=1),
     )
     whole: dict[str, Any] = {
-        "model": ProfiledModel(name="tiny", family="bert", space_sha256="0" * 64),
+        "model": ProfiledModel(name="tiny", family="bert", space_sha256="0" * 64, macs=1000),
         "machine": Machine(processor="A processor", cores=2, system="Linux", features=("avx2",)),
         "runtime": "pytorch",
         "runtime_version": "2.13.0",
@@ -83,13 +83,18 @@ def test_differences_are_named() -> None:
         differs(profile(), {"colour": 1})
 
 
+def test_networks_of_one_name_are_told_apart_by_their_work() -> None:
+    assert differs(profile(), {"macs": 1005}) == []
+    assert differs(profile(), {"macs": 1100, "shape": (1, 128)}) == ["macs is 1000 in the profile and 1100 is asked"]
+
+
 def test_noise_floor_is_the_median_difference_of_repeats() -> None:
-    assert noise_floor(profile().rows) is None
+    assert noise_floor(profile()) is None
     rows = [
         Row(candidate={"depth": depth}, timing=timing(ratio), order=order)
         for order, (depth, ratio) in enumerate([(1, 0.5), (2, 1.0), (3, 0.7), (4, 1.0), (1, 0.5), (2, 1.5), (4, 1.1)])
     ]
-    assert noise_floor(rows) == pytest.approx(0.1 / 1.05)
+    assert noise_floor(profile(rows=tuple(rows))) == pytest.approx(0.1 / 1.05)
 
 
 def _damaged(change: Callable[[dict[str, Any]], object]) -> bytes:
@@ -131,6 +136,13 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "order twice": (_damaged(lambda p: p["rows"][0].update(order=1)), "order of its own"),
     "another batch": (_damaged(lambda p: p.update(batch=2)), "first axis"),
     "quartiles crossed": (_damaged(lambda p: p["reference"].update(quartiles=[11.0, 9.0])), "in order"),
+    "a warm-up without end": (_damaged(lambda p: p["protocol"].update(warmup_most=10**12)), "none above 10000"),
+    "a huge input": (_damaged(lambda p: p.update(batch=2**20, shape=[2**20, 512])), "at most 268435456 numbers"),
+    "CPU time of threads": (_damaged(lambda p: [p["protocol"].update(clock="cpu"), p.update(threads=2)]), "one thread"),
+    "no CPU time": (
+        _damaged(lambda p: [p["protocol"].update(clock="cpu"), p["reference"].update(cpu_ms=0.0)]),
+        "above 0",
+    ),
     "protocol that cannot be": (_damaged(lambda p: p["protocol"].update(rounds=5)), "rounds"),
 }
 

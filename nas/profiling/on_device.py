@@ -48,15 +48,16 @@ def main() -> None:
     full = load(folder / "full")
     result = begun(place, plan, runtime_version)
     gc.disable()
-    if "reference" not in result["profile"]:
+    if not result["profile"].get("reference", {}).get("stable"):
         result["profile"]["reference"] = timed(full, full, plan["profile"]["protocol"])
         write(place, result)
     rows = result["profile"]["rows"]
     for order, index in enumerate(plan["order"]):
-        if any(row["order"] == order for row in rows):
+        if any(row["order"] == order and row["timing"]["stable"] for row in rows):
             continue
         planned = plan["rows"][index]
         timing = timed(load(folder / planned["folder"]), full, plan["profile"]["protocol"])
+        rows[:] = [row for row in rows if row["order"] != order]
         rows.append({"candidate": planned["candidate"], "timing": timing, "order": order})
         write(place, result)
         note = "" if timing["stable"] else " (not stable)"
@@ -73,7 +74,7 @@ def begun(place: Path, plan: Json, runtime_version: str) -> Json:
         if found["planned"] != [row["candidate"] for row in plan["rows"]] or not alike:
             sys.exit(f"{place} is of another plan, device or runtime: move it away")
         return found
-    return {"planned": [row["candidate"] for row in plan["rows"]], "profile": profile}
+    return {"planned": [row["candidate"] for row in plan["rows"]], "order": plan["order"], "profile": profile}
 
 
 def write(place: Path, result: Json) -> None:

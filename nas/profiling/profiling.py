@@ -110,7 +110,8 @@ class _Growing:
         order = max((row.order for row in self.profile.rows), default=-1) + 1
         row = Row(candidate=dict(candidate), timing=timing, order=order)
         rows = (*self.profile.rows, row)
-        self.profile = self.profile.model_copy(update={"rows": rows, "noise_floor": noise_floor(rows)})
+        grown = self.profile.model_copy(update={"rows": rows})
+        self.profile = grown.model_copy(update={"noise_floor": noise_floor(grown)})
         self._times[candidate] += 1
         self._new += 1
         return row

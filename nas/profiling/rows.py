@@ -28,8 +28,14 @@ def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatA
     """Encoded candidates (n, k) and their ratios (n,) of the stable rows, repeated candidates once with their mean.
 
     Raises:
-        UserError: no row is stable, fewer than half of them are, or one is no candidate of the space.
+        UserError: the full network or no row is stable, fewer than half of them are, or one is no candidate of the
+            space.
     """
+    if not profile.reference.stable:
+        raise UserError(
+            "the latency of the profiled full network did not get stable; stop what else runs on that machine and "
+            "profile it anew"
+        )
     stable = [row for row in profile.rows if row.timing.stable and relative(row.timing, profile) > 0]
     if not stable or 2 * len(stable) < len(profile.rows):
         raise UserError(
@@ -44,15 +50,6 @@ def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatA
             raise UserError(f"the rows of the profile must be of this network's sub-networks: {error}") from error
         found.setdefault(candidate, []).append(relative(row.timing, profile))
     return space.encode(found), np.array([np.mean(each) for each in found.values()])
-
-
-def noise(profile: DeviceProfile) -> float | None:
-    """Median over sub-networks measured twice of the relative difference, first to last; None where there are none."""
-    found: dict[tuple[tuple[str, object], ...], list[float]] = {}
-    for row in sorted(profile.rows, key=lambda row: row.order):
-        found.setdefault(row.key, []).append(relative(row.timing, profile))
-    apart = [2 * abs(each[0] - each[-1]) / (each[0] + each[-1]) for each in found.values() if len(each) > 1]
-    return float(np.median(apart)) if apart else None
 
 
 def fitted(profile: DeviceProfile, space: Space, kernels: Kernels, kind: Kind = "combined") -> LatencyPredictor:

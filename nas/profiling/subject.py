@@ -50,19 +50,18 @@ class Subject:
     @cached_property
     def model(self) -> ProfiledModel:
         """What a profile says of the network: the whole space, whatever of it is measured."""
-        digest = hashlib.sha256(self.supernet.space.to_json().encode()).hexdigest()
-        return ProfiledModel(name=self.name, family=family_name(self.supernet.model), space_sha256=digest)
+        whole = self.supernet.space
+        digest = hashlib.sha256(whole.to_json().encode()).hexdigest()
+        sums = self.kernels.of(whole.encode([whole.largest()]))[0]
+        macs = sum(int(value) for name, value in zip(self.kernels.names, sums, strict=True) if name.startswith("macs "))
+        family = family_name(self.supernet.model)
+        return ProfiledModel(name=self.name, family=family, space_sha256=digest, macs=macs)
 
     @cached_property
     def kernels(self) -> Kernels:
         """Sums over the operators of candidates; UserError where the network cannot be traced."""
-        rows = self.inputs
-        if self.batch < 2:  # the tracer fixes a batch of one
-            rows = map_inputs(
-                rows, lambda value: torch.cat([value, value]) if value.ndim and len(value) == 1 else value
-            )
         try:
-            args, kwargs = split(rows)
+            args, kwargs = split(map_inputs(self.inputs, self._two_rows))
             return kernels(self.supernet, args or kwargs)
         except ValueError as error:
             raise UserError(str(error)) from error

@@ -63,8 +63,11 @@ def verify(members: Sequence[Measurement], devices: Mapping[str, tuple[DevicePro
 
 
 def as_measured(members: Sequence[Measurement], verified: Sequence[Verified]) -> list[Measurement]:
-    """Those of the members that were measured again, with the latencies measured in place of the predicted."""
-    known = {each.candidate: each for each in verified}
+    """Those of the members that were measured again, with the latencies measured in place of the predicted.
+
+    What did not get stable is no measurement.
+    """
+    known = {each.candidate: each for each in verified if each.stable}
     return [
         replace(member, values={**member.values, **known[member.candidate].measured})
         for member in members
@@ -82,8 +85,9 @@ def agreements(
     )
     left = int(pareto.front(values, np.zeros(len(values))).sum()) if len(again) else 0
     found = {}
-    for name in {name: None for each in verified for name in each.measured}:
-        pairs = [(each.measured[name], each.predicted[name]) for each in verified if name in each.measured]
+    stable = [each for each in verified if each.stable]
+    for name in {name: None for each in stable for name in each.measured}:
+        pairs = [(each.measured[name], each.predicted[name]) for each in stable if name in each.measured]
         truth, predicted = (np.array(side) for side in zip(*pairs, strict=True))
         tau = kendall_tau(truth, predicted) if len(pairs) > 1 else None
         found[name] = Agreement(len(pairs), tau, mape(truth, predicted), left)

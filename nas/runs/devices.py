@@ -103,7 +103,7 @@ def _subject(opened: OpenedRun, name: str, profile: DeviceProfile, settings: Sea
     subject = subject_of_run(opened, profile.tokens or SearchSettings.tokens, profile.batch, profile.multiple_of)
     model = subject.model
     asked: dict[str, object] = {"model": model.name, "family": model.family, "space_sha256": model.space_sha256}
-    asked["tokens"] = subject.tokens
+    asked["tokens"], asked["macs"] = subject.tokens, model.macs
     for flag in ("tokens", "threads"):
         value = None if settings is None else getattr(settings, flag)
         if value is not None and value != getattr(SearchSettings, flag):

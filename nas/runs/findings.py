@@ -41,7 +41,7 @@ def summary(run: Path, name: str, table: Path, study: Study, verified: Sequence[
     if len(failed) == len(study.measurements):
         raise UserError(_none_measured(failed))
     if any(objective.limit is not None for objective in study.objectives):
-        select(as_measured(study.measurements, verified) if verified else study.measurements, study.objectives, {})
+        select(as_measured(study.measurements, verified) or study.measurements, study.objectives, {})
     _tell_constants(study.objectives, study.measurements)
     full = find(study, study.space.largest())
     known = sum(m.known for m in study.measurements)

@@ -1,5 +1,6 @@
 """`nas profile`: from what the user names to a device profile in a file; stopped and repeated, it goes on."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,11 @@ import torch
 
 from hardware.inputs import device_of
 from hardware.machine import this_machine
-from hardware.profile import DeviceProfile, Row, write_profile
+from hardware.profile import DeviceProfile, Row, Timing, noise_floor, write_profile
 from nas.errors import UserError
 from nas.profiling.measuring import Bench, Target, rows_protocol
 from nas.profiling.profiling import Effort, checked_twice, grow
-from nas.profiling.rows import full_ms, held_out, noise, relative
+from nas.profiling.rows import full_ms, held_out, relative
 from nas.profiling.subject import Subject, differences
 from nas.runs.console import Bar, say
 from nas.runs.devices import profile_at
@@ -22,6 +23,7 @@ from predictors import Quality
 
 BUDGET = 100
 NOISY = 0.05
+_MOST, _TRIES = 2**20, 5
 
 
 def profile_device(
@@ -103,12 +105,12 @@ def check_profile(settings: ProfileSettings) -> None:
     """UserError for a number out of its range."""
     for name in ("threads", "batch", "tokens", "budget", "multiple_of"):
         value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if value is not None and not 1 <= value <= _MOST:
+            raise UserError(f"--{name.replace('_', '-')} must be from 1 to {_MOST}, got {value}")
     for name in ("minutes", "tolerance"):
         value = getattr(settings, name)
-        if value is not None and not value > 0:
-            raise UserError(f"--{name} must be above 0, got {value}")
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} must be above 0 and finite, got {value}")
 
 
 def asked_of_profile(subject: Subject, settings: ProfileSettings) -> dict[str, object]:
@@ -117,8 +119,11 @@ def asked_of_profile(subject: Subject, settings: ProfileSettings) -> dict[str, o
         "model": subject.model.name,
         "family": subject.model.family,
         "space_sha256": subject.model.space_sha256,
+        "macs": subject.model.macs,
         "batch": subject.batch,
         "tokens": subject.tokens,
+        "shape": subject.shape,
+        "multiple_of": settings.multiple_of,
         "runtime": settings.runtime,
         "device": device_of(subject.supernet).type,
         "precision": settings.precision,
@@ -129,7 +134,7 @@ def asked_of_profile(subject: Subject, settings: ProfileSettings) -> dict[str, o
 def told_of(profile: DeviceProfile, subject: Subject, out: Path, seconds: float) -> dict[str, Any]:
     """What a profile says, in one object; UserError where its latencies did not get stable."""
     judged = held_out(profile, subject.supernet.space, subject.kernels)
-    floor = noise(profile)
+    floor = noise_floor(profile)
     if floor is not None and floor > NOISY:
         say(
             f"The same sub-network differs by {100 * floor:.1f} % from beginning to end: stop what else runs "
@@ -184,9 +189,11 @@ def _begun(out: Path, subject: Subject, settings: ProfileSettings, bench: Bench)
                 *wrong,
                 f"{settings.runtime} is of version {found.runtime_version} in the profile and {version} here",
             ]
+        if found.protocol != bench.protocol:
+            wrong = [*wrong, "it was measured with another --tolerance or by another clock"]
         if wrong:
             raise UserError(f"{out} is another profile: {wrong[0]}; name another --out")
-        return found
+        return found if found.reference.stable else found.model_copy(update={"reference": _reference(bench)})
     if not out.parent.is_dir():
         raise UserError(f"the profile needs a folder to be in, there is no {out.parent}; make it first")
     profile = DeviceProfile(
@@ -202,11 +209,23 @@ def _begun(out: Path, subject: Subject, settings: ProfileSettings, bench: Bench)
         shape=subject.shape,
         protocol=bench.protocol,
         multiple_of=settings.multiple_of,
-        reference=bench.reference(),
+        reference=_reference(bench),
         rows=(),
     )
     write_profile(profile, out)
     return profile
+
+
+def _reference(bench: Bench) -> Timing:
+    """The full network's latency, which everything is relative to; UserError where it does not get stable."""
+    for _ in range(_TRIES):
+        timing = bench.reference()
+        if timing.stable:
+            return timing
+    raise UserError(
+        f"the latency of the full network did not get stable in {_TRIES} tries; stop what else runs on this machine, "
+        "or allow more with --tolerance"
+    )
 
 
 def accelerator_of(subject: Subject) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nas.profiling.measuring import Bench
 from nas.profiling.profiling import checked_twice, planned
 from nas.profiling.subject import Subject, differences
 from nas.runs.console import Bar, say
+from nas.runs.devices import profile_at
 from nas.runs.profiled import open_subject
 from nas.runs.profiling import asked_of_profile, bench_of, check_profile, told_of
 from nas.runs.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
@@ -44,8 +46,7 @@ def write_folder(
     if settings.runtime not in on_device.RUNTIMES:
         known = " or ".join(on_device.RUNTIMES)
         raise UserError(f"--remote needs files that another device can run: --runtime {known}, got {settings.runtime}")
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / _PLAN).is_file())):
-        raise UserError(f"{folder} holds something else; name a new or an empty folder for --remote")
+    _refuse_other(folder)
     subject = open_subject(model, settings, own, elastic, replace(common, device="cpu"), network)
     bench, budget = bench_of(subject, settings), settings.budget or BUDGET
     candidates = planned(subject, min(budget, subject.space.size()), common.seed)
@@ -53,6 +54,18 @@ def write_folder(
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
     say(f"Copy {folder} to the device, run python {_SCRIPT} there, and copy {_RESULT} back")
     return {"folder": str(folder), "sub_networks": len(candidates), "size_mib": size, "runtime": settings.runtime}
+
+
+def _refuse_other(folder: Path) -> None:
+    """UserError where the folder, which is replaced, holds anything but what an earlier call wrote."""
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if _RESULT in names:
+        raise UserError(f"{folder} holds a {_RESULT}; read it with --result, or name another folder for --remote")
+    ours = {_SCRIPT, _PLAN, "inputs.npz", "full"}
+    if any(name not in ours and not (name.isdecimal() and len(name) == 3) for name in names):
+        raise UserError(f"{folder} holds something else; name a new or an empty folder for --remote")
 
 
 def read_result(
@@ -80,6 +93,8 @@ def read_result(
     wrong = differences(profile, asked)
     if wrong:
         raise UserError(f"{result} must be of this network: {wrong[0]}; repeat the flags that the folder was made with")
+    if out.exists() and (differences(profile_at(out), asked) or profile_at(out).machine != profile.machine):
+        raise UserError(f"{out} is another profile; name another --out")
     told = told_of(profile, subject, out, time.monotonic() - started)
     write_profile(profile, out)
     return told
@@ -131,16 +146,19 @@ def _complete(path: Path) -> DeviceProfile:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         wanted = [dict(candidate) for candidate in told["planned"]]
+        order = [int(number) for number in told["order"]]
+        if not wanted or not set(range(len(wanted))) <= set(order):
+            raise ValueError("its plan names no networks, or not all of them")
         profile = parse_profile(json.dumps(told["profile"]).encode())
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)[:300]
         raise UserError(f"{path} is no result that can be used: {reason}; run {_SCRIPT} to its end") from error
-    there = [row.candidate for row in profile.rows]
-    missing = [number for number, candidate in enumerate(wanted) if candidate not in there]
+    there, times = [row.candidate for row in profile.rows], Counter(order)
+    missing = [number for number, candidate in enumerate(wanted) if there.count(candidate) < times[number]]
     if missing:
         numbers = ", ".join(f"{number:03d}" for number in missing[:10]) + (" ..." if len(missing) > 10 else "")
         raise UserError(
             f"{path} must have every network of its folder, {len(missing)} of {len(wanted)} are missing ({numbers}); "
             f"run {_SCRIPT} there again, which goes on, and copy the result anew"
         )
-    return profile.model_copy(update={"noise_floor": noise_floor(profile.rows)})
+    return profile.model_copy(update={"noise_floor": noise_floor(profile)})

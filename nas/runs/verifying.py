@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hardware.inputs import device_of
 from hardware.machine import this_machine
 from hardware.profile import DeviceProfile
@@ -38,7 +40,7 @@ def verify_front(place: Path, study: Study, predicted: Mapping[str, PredictedLat
     if not benches:
         return verified_of(place, study)
     devices = {name: (predicted[name].profile, bench.measure) for name, bench in benches.items()}
-    found = [each for each in verified_of(place, study) if set(benches) <= set(each.measured)]
+    found = [each for each in verified_of(place, study) if each.stable and set(benches) <= set(each.measured)]
 
     def measure(member: Measurement) -> None:
         if all(each.candidate != member.candidate for each in found):
@@ -79,7 +81,7 @@ def chosen_of(study: Study, verified: Sequence[Verified], limits: Limits) -> Mea
         UserError: a limit on something that the search did not measure.
         NoFeasible: nothing meets the limits.
     """
-    members = as_measured(study.measurements, verified) if verified else study.measurements
+    members = as_measured(study.measurements, verified) or study.measurements
     return select(members, study.objectives, expanded(limits.given(), [o.name for o in study.objectives]))
 
 
@@ -129,9 +131,11 @@ def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
 
 
 def _elsewhere(profile: DeviceProfile, device: str) -> str | None:
-    here, there = this_machine(profile.machine.accelerator), profile.machine
-    if (here.processor, here.cores, here.features) != (there.processor, there.cores, there.features):
-        return f"its machine is another one, {there.processor} with {there.cores} cores"
+    gpu = torch.cuda.get_device_name() if device == "cuda" else None
+    here, there = this_machine(gpu), profile.machine
+    if any(getattr(here, name) != getattr(there, name) for name in ("processor", "cores", "features", "accelerator")):
+        with_gpu = f" and {there.accelerator}" if there.accelerator else ""
+        return f"its machine is another one, {there.processor} with {there.cores} cores{with_gpu}"
     return f"it is of a network on {profile.device}, this one is on {device}" if device != profile.device else None
 
 
