@@ -56,6 +56,7 @@ def pymoo_nsga2(problem: Problem, budget: int, seed: int, categorical: bool) -> 
     from pymoo.operators.mutation.pm import PM
     from pymoo.operators.repair.rounding import RoundingRepair
     from pymoo.operators.sampling.rnd import IntegerRandomSampling
+    from pymoo.problems.static import StaticProblem
 
     counts = problem.space.option_counts
 
@@ -78,8 +79,8 @@ def pymoo_nsga2(problem: Problem, budget: int, seed: int, categorical: bool) -> 
         asked = algorithm.ask()
         if asked is None or len(asked) == 0:
             break
-        asked.set("F", measured(asked.get("X").astype(np.int64)))
-        algorithm.evaluator.eval(task, asked, skip_already_evaluated=True)
+        known = StaticProblem(task, F=measured(asked.get("X").astype(np.int64)))
+        algorithm.evaluator.eval(known, asked)
         algorithm.tell(infills=asked)
     return measured.candidates
 

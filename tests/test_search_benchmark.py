@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import search
-from search_peers import Measured
+from search_peers import PEERS, Measured
 from search_problems import Peers, Problem, Variant, names
 
 READER = """
@@ -95,3 +95,10 @@ def test_peers_pay_for_distinct_candidates_only(folder: Path) -> None:
     rows = np.array([[0, 1, 0], [0, 1, 1], [1, 1, 1]])
     assert measured(rows).shape == (3, 2) and measured.ended
     assert measured.candidates == problem.space.decode(rows[1:])
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_peers_are_told_what_they_asked_for(folder: Path, peer: str) -> None:
+    problem = Problem(folder, "easy", Variant(), 0)
+    found = PEERS[peer](problem, 6, 0)
+    assert len(set(found)) == len(found) == 6
