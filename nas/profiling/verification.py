@@ -86,8 +86,9 @@ def agreements(
     left = int(pareto.front(values, np.zeros(len(values))).sum()) if len(again) else 0
     found = {}
     stable = [each for each in verified if each.stable]
-    for name in {name: None for each in stable for name in each.measured}:
-        pairs = [(each.measured[name], each.predicted[name]) for each in stable if name in each.measured]
+    for name in {name: None for each in stable for name in each.measured if name in each.predicted}:
+        known = [each for each in stable if name in each.measured and name in each.predicted]
+        pairs = [(each.measured[name], each.predicted[name]) for each in known]
         truth, predicted = (np.array(side) for side in zip(*pairs, strict=True))
         tau = kendall_tau(truth, predicted) if len(pairs) > 1 else None
         found[name] = Agreement(len(pairs), tau, mape(truth, predicted), left)

@@ -1,7 +1,7 @@
 """The front of a search by predicted latencies, measured again where its devices are here, and the choice from it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +40,31 @@ def verify_front(place: Path, study: Study, predicted: Mapping[str, PredictedLat
     if not benches:
         return verified_of(place, study)
     devices = {name: (predicted[name].profile, bench.measure) for name, bench in benches.items()}
-    found = [each for each in verified_of(place, study) if each.stable and set(benches) <= set(each.measured)]
+    found = {each.candidate: each for each in verified_of(place, study)}
 
-    def measure(member: Measurement) -> None:
-        if all(each.candidate != member.candidate for each in found):
-            found.extend(verify([member], devices))
-            _write(place, found)
+    def measure(member: Measurement) -> Verified:
+        before = found.get(member.candidate)
+        known = before.measured if before and before.stable else {}
+        missing = {name: device for name, device in devices.items() if name not in known}
+        if missing:
+            new = verify([member], missing)[0]
+            # What was measured on another device, in another place, stays.
+            old = before or new
+            predicted, measured = {**old.predicted, **new.predicted}, {**old.measured, **new.measured}
+            found[member.candidate] = replace(new, predicted=predicted, measured=measured)
+            _write(place, list(found.values()))
+        return found[member.candidate]
 
     front = study.front()[:_MOST]
     with Bar("Measuring the front", len(front)) as bar:
         for number, member in enumerate(front, 1):
-            measure(member)
-            bar.update(number, _shown(found[-1]))
+            bar.update(number, _shown(measure(member)))
     for _ in range(_FURTHER):
-        best = _best(study, found)
-        if best is None or any(each.candidate == best.candidate for each in found):
+        best = _best(study, list(found.values()))
+        if best is None or best.candidate in found:
             break
         measure(best)
-    return found
+    return list(found.values())
 
 
 def verified_of(place: Path, study: Study) -> list[Verified]:
@@ -156,4 +163,5 @@ def _shown(verified: Verified) -> str:
     return ", ".join(
         f"{name} {verified.predicted[name]:.4g} predicted, {value:.4g} measured"
         for name, value in verified.measured.items()
+        if name in verified.predicted
     )
