@@ -1,7 +1,7 @@
 """Predictors: numbers in, a mean and a spread out; they know nothing of networks."""
 
 from predictors.additive import Additive
-from predictors.chooser import Chooser, published_chooser, quick_chooser
+from predictors.chooser import Chooser, published_chooser
 from predictors.corrected import Corrected
 from predictors.gaussian_process import GaussianProcess
 from predictors.predictor import Predictor
@@ -25,7 +25,6 @@ __all__ = [
     "mape",
     "published_chooser",
     "quality",
-    "quick_chooser",
     "save",
     "spearman",
 ]

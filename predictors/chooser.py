@@ -10,10 +10,10 @@ import numpy.typing as npt
 from predictors.predictor import (
     Fitted,
     FloatArray,
+    FromFitted,
     Learner,
     Mean,
     cleaned,
-    fitted,
     learned,
     out_of_sample,
     root_mean_square,
@@ -23,7 +23,7 @@ from predictors.svr import Svr
 
 
 @dataclass
-class Chooser:
+class Chooser(FromFitted):
     """Of `options` the one with the smallest error on held-out rows, refitted on all rows; spread: its error there.
 
     Args:
@@ -38,7 +38,6 @@ class Chooser:
     relative: bool = False
     decimal: bool = False
     most_rows: int = 250
-    _state: Fitted | None = field(default=None, init=False, repr=False, compare=False)
     _chosen: Learner | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -67,18 +66,6 @@ class Chooser:
         self._state = Fitted(rows, labels, _times(mean, scale), spread)
         return self
 
-    def predict(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """See `Predictor`."""
-        return fitted(self._state).predict(x)
-
-    def mean(self, x: npt.ArrayLike) -> FloatArray:
-        """See `Predictor`."""
-        return self.predict(x)[0]
-
-    def data(self) -> tuple[FloatArray, FloatArray]:
-        """See `Predictor`."""
-        return fitted(self._state).data
-
     def _error(self, truth: FloatArray, predicted: FloatArray) -> float:
         residuals = truth - predicted
         if self.relative:
@@ -93,13 +80,6 @@ def _times(mean: Mean, scale: float) -> Mean:
 def _decimal_scale(y: FloatArray) -> float:
     largest = float(np.abs(y).max())
     return float(10.0 ** (math.floor(math.log10(largest)) - 1)) if largest > 0 else 1.0
-
-
-def quick_chooser() -> Chooser:
-    """Ridge or support vectors from a coarse grid on standardised labels: milliseconds for a hundred rows."""
-    ridges = [Ridge(alpha) for alpha in (0.01, 0.1, 1.0)]
-    vectors = [Svr(cost, gamma) for cost in (3.0, 30.0) for gamma in (0.3, 1.0)]
-    return Chooser((*ridges, *vectors))
 
 
 def published_chooser() -> Chooser:

@@ -1,6 +1,7 @@
 """The interface of a predictor, and what all predictors share: clean training data, folds, out-of-sample spread."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import numpy as np
@@ -103,8 +104,47 @@ class Fitted:
         return np.asarray(mean, dtype=np.float64), np.full(len(rows), self._spread)
 
 
-def fitted(state: Fitted | None) -> Fitted:
-    """`state`, or ValueError when there is none yet."""
-    if state is None:
-        raise ValueError("fit must come before predict, got a predictor that was not fitted")
-    return state
+@dataclass
+class FromFitted:
+    """What the predictors share that keep a `Fitted`."""
+
+    _state: Fitted | None = field(default=None, init=False, repr=False, compare=False)
+
+    def _fitted(self) -> Fitted:
+        if self._state is None:
+            raise ValueError("fit must come before predict, got a predictor that was not fitted")
+        return self._state
+
+    def predict(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """See `Predictor`."""
+        return self._fitted().predict(x)
+
+    def mean(self, x: npt.ArrayLike) -> FloatArray:
+        """See `Predictor`."""
+        return self.predict(x)[0]
+
+    def data(self) -> tuple[FloatArray, FloatArray]:
+        """See `Predictor`."""
+        return self._fitted().data
+
+
+@dataclass
+class CrossValidated(FromFitted):
+    """A learner as a predictor: it learns from all rows; its spread, equal for all, is that of rows held out.
+
+    Args:
+        folds: of the rows.
+    """
+
+    folds: int = field(default=5, kw_only=True)
+
+    def learn(self, x: FloatArray, y: FloatArray) -> Mean:
+        """See `Learner`."""
+        raise NotImplementedError
+
+    def fit(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Self:
+        """See `Predictor`."""
+        rows, labels = cleaned(x, y)
+        residuals = labels - out_of_sample(self, rows, labels, self.folds)
+        self._state = Fitted(rows, labels, learned(self, rows, labels), root_mean_square(residuals))
+        return self

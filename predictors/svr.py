@@ -1,19 +1,17 @@
 """Support vector regression with a Gaussian kernel: bends where ridge regression cannot."""
 
 import warnings
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from predictors.predictor import Fitted, FloatArray, Mean, cleaned, fitted, learned, out_of_sample, root_mean_square
+from predictors.predictor import CrossValidated, FloatArray, Mean
 
 _MAX_STEPS = 1_000_000
 
 
 @dataclass
-class Svr:
+class Svr(CrossValidated):
     """Epsilon-insensitive support vector regression; spread: cross-validated, equal for all rows.
 
     Args:
@@ -27,8 +25,6 @@ class Svr:
     gamma: float = 1.0
     epsilon: float = 0.0
     standardize: bool = True
-    folds: int = 5
-    _state: Fitted | None = field(default=None, init=False, repr=False, compare=False)
 
     def learn(self, x: FloatArray, y: FloatArray) -> Mean:
         """See `Learner`."""
@@ -50,22 +46,3 @@ class Svr:
             return np.asarray((np.exp(-gamma * distance) @ dual + offset) * scale + shift)
 
         return mean
-
-    def fit(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Self:
-        """See `Predictor`."""
-        rows, labels = cleaned(x, y)
-        residuals = labels - out_of_sample(self, rows, labels, self.folds)
-        self._state = Fitted(rows, labels, learned(self, rows, labels), root_mean_square(residuals))
-        return self
-
-    def predict(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """See `Predictor`."""
-        return fitted(self._state).predict(x)
-
-    def mean(self, x: npt.ArrayLike) -> FloatArray:
-        """See `Predictor`."""
-        return self.predict(x)[0]
-
-    def data(self) -> tuple[FloatArray, FloatArray]:
-        """See `Predictor`."""
-        return fitted(self._state).data

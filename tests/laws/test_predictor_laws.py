@@ -17,7 +17,7 @@ MAKERS: dict[str, Callable[[], Predictor]] = {
     "svr-raw": lambda: Svr(standardize=False),
     "gaussian-process": GaussianProcess,
     "gaussian-process-in-groups": lambda: GaussianProcess(GROUPS, steps=10, steps_rows=40, most_rows=50),
-    "chooser": predictors.quick_chooser,
+    "chooser": lambda: predictors.Chooser((predictors.Ridge(0.1), predictors.Svr(30.0, 1.0))),
     "additive": Additive,
     "corrected": lambda: Corrected(2),
     "corrected-in-groups": lambda: Corrected(2, (0, 0, 1, 1)),
