@@ -112,19 +112,9 @@ class Device:
             return read_profile(self._path)
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+        header, version = self.bench.header(), self.bench.target.version()
         return DeviceProfile(
-            model=self.subject.model,
-            machine=this_machine(),
-            runtime=self.bench.target.runtime,
-            runtime_version=self.bench.target.version(),
-            precision="float32",
-            threads=1,
-            batch=self.subject.batch,
-            tokens=self.subject.tokens,
-            shape=self.subject.shape,
-            protocol=self.bench.protocol,
-            reference=self.bench.reference(),
-            rows=(),
+            **header, machine=this_machine(), runtime_version=version, reference=self.bench.reference(), rows=()
         )
 
     def profile(self, count: int) -> dict[str, Any]:

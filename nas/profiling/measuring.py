@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -82,6 +83,22 @@ class Bench:
     make: Callable[[], Backend]
     protocol: Protocol
     _full: Runner | None = field(default=None, init=False, repr=False)
+
+    def header(self, multiple_of: int = 1) -> dict[str, Any]:
+        """What a profile says that is made with it, before anything is measured; the machine and version aside."""
+        subject, target = self.subject, self.target
+        return {
+            "model": subject.model,
+            "runtime": target.runtime,
+            "device": target.device,
+            "precision": target.precision,
+            "threads": target.threads,
+            "batch": subject.batch,
+            "tokens": subject.tokens,
+            "shape": subject.shape,
+            "protocol": self.protocol,
+            "multiple_of": multiple_of,
+        }
 
     def reference(self) -> Timing:
         """The full network beside itself; UserError where the runtime does not take it."""

@@ -47,6 +47,12 @@ class Subject:
         args, kwargs = split(self.inputs)
         return tuple(next(iter((*args, *kwargs.values()))).shape)
 
+    @property
+    def accelerator(self) -> str | None:
+        """The name of the GPU that the network is on; None on a processor."""
+        device = device_of(self.supernet)
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
     @cached_property
     def model(self) -> ProfiledModel:
         """What a profile says of the network: the whole space, whatever of it is measured."""
@@ -75,7 +81,9 @@ class Subject:
 
 def differences(profile: DeviceProfile, asked: Mapping[str, object]) -> list[str]:
     """How a profile differs from what is asked (see `hardware.differs`), in words: nobody reads digests."""
+    found = differs(profile, asked)
     others = (
         "the sub-networks to choose from (their sizes, or the order in which blocks drop) are others in the profile"
     )
-    return [others if phrase.startswith("space_sha256") else phrase for phrase in differs(profile, asked)]
+    found = [others if phrase.startswith("space_sha256") else phrase for phrase in found]
+    return [f"the shape of an input{phrase[5:]}" if phrase.startswith("shape is") else phrase for phrase in found]

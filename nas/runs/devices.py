@@ -103,14 +103,12 @@ def _subject(opened: OpenedRun, name: str, profile: DeviceProfile, settings: Sea
     subject = subject_of_run(opened, profile.tokens or SearchSettings.tokens, profile.batch, profile.multiple_of)
     model = subject.model
     asked: dict[str, object] = {"model": model.name, "family": model.family, "space_sha256": model.space_sha256}
-    asked["tokens"], asked["macs"] = subject.tokens, model.macs
+    asked |= {"tokens": subject.tokens, "macs": model.macs, "shape": subject.shape}
     for flag in ("tokens", "threads"):
         value = None if settings is None else getattr(settings, flag)
         if value is not None and value != getattr(SearchSettings, flag):
             asked[flag] = value
     wrong = differences(profile, asked)
-    if not wrong and profile.shape != subject.shape:
-        wrong = [f"the shape of an input is {profile.shape} in the profile and {subject.shape} is asked"]
     if wrong:
         raise UserError(f"the profile of {name} must be of this run's network: {wrong[0]}; profile the run itself")
     return subject

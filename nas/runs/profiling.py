@@ -5,8 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hardware.inputs import device_of
 from hardware.machine import this_machine
 from hardware.profile import DeviceProfile, Row, Timing, noise_floor, write_profile
@@ -83,10 +81,7 @@ def estimate(
     for candidate in (subject.space.smallest(), subject.space.largest()):
         bench.measure(candidate)
     each = (time.monotonic() - started) / 2
-    count = min(settings.budget or BUDGET, subject.space.size()) + len(
-        checked_twice(subject, settings.budget or BUDGET, common.seed)
-    )
-    seconds = each * count
+    seconds = each * _count(subject, settings, common)
     return {
         "sub_networks": str(subject.space.size()),
         "budget": settings.budget or BUDGET,
@@ -175,7 +170,7 @@ def bench_of(subject: Subject, settings: ProfileSettings) -> Bench:
 def _begun(out: Path, subject: Subject, settings: ProfileSettings, bench: Bench) -> DeviceProfile:
     """The profile in `out`, which must be of the same, or a new one that holds the full network alone."""
     asked = asked_of_profile(subject, settings)
-    machine, version = this_machine(accelerator_of(subject)), bench.target.version()
+    machine, version = this_machine(subject.accelerator), bench.target.version()
     if out.exists():
         found = profile_at(out)
         wrong = differences(found, asked)
@@ -196,22 +191,8 @@ def _begun(out: Path, subject: Subject, settings: ProfileSettings, bench: Bench)
         return found if found.reference.stable else found.model_copy(update={"reference": _reference(bench)})
     if not out.parent.is_dir():
         raise UserError(f"the profile needs a folder to be in, there is no {out.parent}; make it first")
-    profile = DeviceProfile(
-        model=subject.model,
-        machine=machine,
-        runtime=settings.runtime,
-        runtime_version=version,
-        device="cuda" if asked["device"] == "cuda" else "cpu",
-        precision=settings.precision,
-        threads=settings.threads,
-        batch=subject.batch,
-        tokens=subject.tokens,
-        shape=subject.shape,
-        protocol=bench.protocol,
-        multiple_of=settings.multiple_of,
-        reference=_reference(bench),
-        rows=(),
-    )
+    header = bench.header(settings.multiple_of)
+    profile = DeviceProfile(**header, machine=machine, runtime_version=version, reference=_reference(bench), rows=())
     write_profile(profile, out)
     return profile
 
@@ -226,9 +207,3 @@ def _reference(bench: Bench) -> Timing:
         f"the latency of the full network did not get stable in {_TRIES} tries; stop what else runs on this machine, "
         "or allow more with --tolerance"
     )
-
-
-def accelerator_of(subject: Subject) -> str | None:
-    """The name of the GPU that the network is on."""
-    device = device_of(subject.supernet)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hardware.inputs import map_inputs, split
-from hardware.profile import MOST_BYTES, DeviceProfile, noise_floor, parse_profile, write_profile
+from hardware.profile import MOST_BYTES, VERSION, DeviceProfile, noise_floor, parse_profile, write_profile
 from nas.errors import UserError
 from nas.files import replace_folder, write_json_atomic
 from nas.profiling import on_device
@@ -119,19 +119,9 @@ def _fill(
     arrays: dict[str, Any] = dict(zip(names, values, strict=True))
     np.savez(folder / "inputs.npz", **arrays)
     twice = min(len(checked_twice(subject, settings.budget or BUDGET, seed)), len(rows))
-    profile = {
-        "schema_version": 1,
-        "model": subject.model.model_dump(mode="json"),
-        "runtime": settings.runtime,
-        "device": "cpu",
-        "precision": settings.precision,
-        "threads": settings.threads,
-        "batch": subject.batch,
-        "tokens": subject.tokens,
-        "shape": list(subject.shape),
-        "protocol": vars(bench.protocol),
-        "multiple_of": settings.multiple_of,
-    }
+    header = bench.header(settings.multiple_of)
+    model, protocol = subject.model.model_dump(mode="json"), vars(bench.protocol)
+    profile = {**header, "schema_version": VERSION, "model": model, "shape": list(subject.shape), "protocol": protocol}
     write_json_atomic(folder / _PLAN, {"profile": profile, "rows": rows, "order": [*range(len(rows)), *range(twice)]})
     script = Path(on_device.__file__).read_text(encoding="utf-8")
     (folder / _SCRIPT).write_text(script, encoding="utf-8")

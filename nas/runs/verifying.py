@@ -5,14 +5,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hardware.inputs import device_of
 from hardware.machine import this_machine
 from hardware.profile import DeviceProfile
 from nas.errors import NoFeasible, UserError
 from nas.profiling.measuring import Bench, Target
 from nas.profiling.objective import PredictedLatency
+from nas.profiling.subject import Subject
 from nas.profiling.verification import Verified, agreements, as_measured, verify
 from nas.runs.console import Bar, say
 from nas.runs.opened_run import expanded
@@ -123,7 +122,7 @@ def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
     """What measures on a profile's device; None, with a sentence, where that is not here."""
     profile, subject = predicted.profile, predicted.subject
     target = Target(profile.runtime, profile.precision, profile.threads, profile.device)
-    why = _elsewhere(profile, device_of(subject.supernet).type)
+    why = _elsewhere(profile, subject)
     if why is None:
         try:
             make = target.maker()
@@ -137,9 +136,8 @@ def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
     return Bench(subject, target, make, profile.protocol)
 
 
-def _elsewhere(profile: DeviceProfile, device: str) -> str | None:
-    gpu = torch.cuda.get_device_name() if device == "cuda" else None
-    here, there = this_machine(gpu), profile.machine
+def _elsewhere(profile: DeviceProfile, subject: Subject) -> str | None:
+    here, there, device = this_machine(subject.accelerator), profile.machine, device_of(subject.supernet).type
     if any(getattr(here, name) != getattr(there, name) for name in ("processor", "cores", "features", "accelerator")):
         with_gpu = f" and {there.accelerator}" if there.accelerator else ""
         return f"its machine is another one, {there.processor} with {there.cores} cores{with_gpu}"
