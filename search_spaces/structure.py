@@ -52,6 +52,11 @@ class _Named:
     dimension: Dimension
     block: str | None
 
+    def options(self) -> tuple[int, ...]:
+        """Absolute numbers of units; shares of channels and features are near multiples of 8, which run fastest."""
+        multiple_of = 1 if self.dimension.heads else 8
+        return _options(self.name, self.dimension.size, self.sizes, multiple_of=multiple_of)
+
 
 def space(
     model: nn.Module,
@@ -81,13 +86,13 @@ def space(
     stages = find_stages(model, coupling)
     depths = _depths(stages, judge, drop_order, ranges.depth)
     present = _names(model, coupling, stages, ranges)
-    named = [each for each in present if _options(each.name, each.dimension.size, each.sizes)]
+    named = [each for each in present if each.options()]
     accepted = judge.accept([each.dimension for each in named])
     conditions = {block: condition for stage in stages for block, condition in _conditions(stage, depths)}
     widths = [
         Choice(
             each.name,
-            _options(each.name, each.dimension.size, each.sizes),
+            each.options(),
             active_if=conditions.get(each.block) if each.block else None,
             cuts=cuts,
         )
@@ -275,8 +280,11 @@ def _weight(dimension: Dimension) -> int:
     return sum(cut.outer * cut.size * cut.unit for cut in dimension.cuts)
 
 
-def _options(name: str, full: int, sizes: Sizes, lowest: int = 1) -> tuple[int, ...]:
-    """Absolute, ascending numbers of units, the full size always among them; empty when there is nothing to choose."""
+def _options(name: str, full: int, sizes: Sizes, lowest: int = 1, multiple_of: int = 1) -> tuple[int, ...]:
+    """Absolute, ascending numbers of units, the full size always among them; empty when there is nothing to choose.
+
+    A share within 5 % of a multiple of `multiple_of` is that multiple.
+    """
     options = {full}
     for size in sizes:
         share = isinstance(size, float)
@@ -284,5 +292,10 @@ def _options(name: str, full: int, sizes: Sizes, lowest: int = 1) -> tuple[int, 
             raise ValueError(f"a share of {name} must be above 0 and at most 1, got {size}")
         if not share and not lowest <= size <= full:
             raise ValueError(f"options of {name} must be from {lowest} to {full}, got {size}")
-        options.add(max(lowest, round(size * full)) if share else int(size))
+        options.add(max(lowest, _near(size * full, multiple_of)) if share else int(size))
     return tuple(sorted(options)) if len(options) > 1 else ()
+
+
+def _near(size: float, multiple_of: int) -> int:
+    multiple = round(size / multiple_of) * multiple_of
+    return multiple if abs(multiple - size) <= 0.05 * size else round(size)

@@ -22,6 +22,21 @@ def test_the_default_ranges_are_those_of_the_paper() -> None:
     assert "depth" not in {choice.name for choice in space(build("vit")).choices}
 
 
+def test_shares_of_channels_are_near_multiples_of_8() -> None:
+    class Block(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(64, 100, 3, padding=1), nn.ReLU(), nn.Conv2d(100, 64, 3, padding=1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + super().forward(x)
+
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), Block(), Block(), nn.Flatten(), nn.Linear(64 * 36, 10))
+    made = space(model, {"input": torch.randn(2, 3, 8, 8)}, channels=(0.1, 0.37, 0.66, 50), width=(0.65,))
+    # 10 and 37 are not within 5 % of 8 and 40, 66 and 41.6 are of 64 and 40; numbers stay as they are.
+    assert made["channels.1.0"].options == (10, 37, 50, 64, 100)
+    assert made["width"].options == (40, 64)
+
+
 def test_blocks_drop_in_the_order_of_the_space() -> None:
     model = build("minilm")
     assert last_first(4) == (3, 2, 1, 0)
