@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from nas.data.split import IntArray, Kind, Row, Split, make_split, stratified
+from nas.data.split import Kind, Row, Split, make_split, stratified
+from search_spaces.arrays import IntArray
 
 SPLIT_SEED = 0
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from harness import Figures
 
 from nas.profiling.prediction import KINDS, LatencyPredictor
@@ -12,9 +11,8 @@ from nas.profiling.subject import Subject
 from nas.searching.features import one_hot_features
 from predictors import Additive, coverage, kendall_tau, mape, published_chooser
 from search_spaces import Candidate, Space
+from search_spaces.arrays import FloatArray, IntArray
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 Predict = Callable[[IntArray], tuple[FloatArray, FloatArray]]
 
 
@@ -27,6 +25,13 @@ class Measured:
 
     def first(self, count: int) -> "Measured":
         return Measured(self.rows[:count], self.ratios[:count])
+
+
+def twice(first: Measured, second: Measured) -> tuple[Measured, Figures]:
+    """The mean of two measurements of the same candidates; by how much and in how many pairs they differ."""
+    mean = (first.ratios + second.ratios) / 2
+    noise = 100 * float(np.median(np.abs(first.ratios - second.ratios) / mean))
+    return Measured(first.rows, mean), {"noise": noise, "tau_repeat": kendall_tau(first.ratios, second.ratios)}
 
 
 def near_tau(truth: FloatArray, predicted: FloatArray, within: float = 0.1) -> float | None:
@@ -113,13 +118,13 @@ def compared(
     return {name: judged(predict, held) for name, predict in ways.items()}
 
 
-def named(model: str, runtime: str, found: dict[str, Figures], noise: float, count: str) -> Figures:
+def named(model: str, runtime: str, found: dict[str, Figures], count: str) -> Figures:
     """The figures by the names that stay; those of other ways and other numbers of rows have them in front."""
     figures: Figures = {}
     for way, values in found.items():
         label = "" if way == "combined" else f"{way}_"
         figures |= {f"{label}{name}{count}_{model}_{runtime}": value for name, value in values.items()}
-    return figures | ({} if count else {f"noise_{model}_{runtime}": noise})
+    return figures
 
 
 def targets(model: str, runtimes: Sequence[str]) -> dict[str, str]:

@@ -3,9 +3,11 @@
 One model a run, in every runtime that is installed, one thread, batch 1: MiniLM's sizes at 128 tokens, a ViT of 12
 blocks with hidden 192 and a ResNet-50 at 224 pixels, all with random weights. In each runtime a profile of 100
 sub-networks is made as `nas profile` makes it (MiniLM: then 200), afterwards 60 drawn by `Space.sample`, the smallest
-and the largest are measured, and each choice alone for the sum of parts. Latencies are ratios to the full network
-beside each: of CPU times, which are wall times where nothing else runs (`rows_protocol`); `wall_mape` is against
-the ratio of wall times. Then a search for many parameters and low predicted latency, and its front measured.
+and the largest are measured, then each choice alone for the sum of parts, then the held-out ones once more. The mean of
+both is the truth, their median difference the noise, and the rank correlation between them (`tau_repeat`) what one
+measurement has with another. Latencies are ratios to the full network beside each: of CPU times, which are wall times
+where nothing else runs (`rows_protocol`); `wall_mape` is against the ratio of wall times. Then a search for many
+parameters and low predicted latency, and its front measured.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from harness import Figures, Harness, parser
-from latency_figures import FloatArray, IntArray, Measured, alone, compared, named, targets
+from latency_figures import Measured, alone, compared, named, targets, twice
 from torch import nn
 from transformers import (
     BertConfig,
@@ -32,7 +34,7 @@ from transformers import (
 )
 
 from hardware.machine import this_machine
-from hardware.profile import DeviceProfile, Row, noise_floor, parse_profile, read_profile
+from hardware.profile import DeviceProfile, Row, parse_profile, read_profile
 from nas import Objective, nsga2
 from nas.networks.untrained import made_inputs
 from nas.profiling.measuring import TOLERANCE, Bench, Target, rows_protocol
@@ -44,6 +46,7 @@ from nas.profiling.verification import agreements, verify
 from nas.seeds import generator
 from predictors import mape
 from search_spaces import Candidate, Space, Supernet, exact_costs, space, spread
+from search_spaces.arrays import FloatArray, IntArray
 
 SEED, TOKENS, FRONT = 0, 128, 24
 RUNTIMES = ("pytorch", "onnxruntime", "openvino")
@@ -198,18 +201,20 @@ def run_runtime(harness: Harness, problem: Problem, runtime: str) -> tuple[Figur
     profile, seconds = read(kept), kept["measure_seconds"]
     held = read(harness.stage(f"{prefix}-held", lambda: device.measured(problem.held, profile), **asked))
     parts = read(harness.stage(f"{prefix}-alone", lambda: device.measured(alone(whole), profile), **asked))
+    again = read(harness.stage(f"{prefix}-held-again", lambda: device.measured(problem.held, profile), **asked))
     larger = profile
     if most > main_count:
         larger = read(harness.stage(f"{prefix}-profile-{most}", lambda: device.profile(most), **asked))
-    figures = Figures()
+    truth, repeated = twice(own(held, whole), own(again, whole))
+    figures = Figures({f"{name}_{subject.name}_{runtime}": value for name, value in repeated.items()})
     for count in sizes.counts:
         source = profile if count <= main_count else larger
         profiled = Measured(*learned_rows(source, whole)).first(count)
-        found = compared(subject, profiled, own(parts, whole), own(held, whole), problem.macs)
+        found = compared(subject, profiled, own(parts, whole), truth, problem.macs)
         label = "" if count == main_count else f"_{count}"
-        figures |= named(subject.name, runtime, found, 100 * (noise_floor(source) or 0.0), label)
-    predicted, truth = predicted_latency(profile, subject, whole), wall(held, whole)
-    figures[f"wall_mape_{subject.name}_{runtime}"] = mape(truth.ratios, predicted(truth.rows) / full_ms(profile))
+        figures |= named(subject.name, runtime, found, label)
+    predicted, (by_wall, _) = predicted_latency(profile, subject, whole), twice(wall(held, whole), wall(again, whole))
+    figures[f"wall_mape_{subject.name}_{runtime}"] = mape(by_wall.ratios, predicted(by_wall.rows) / full_ms(profile))
     front = harness.stage(f"{prefix}-front", lambda: device.searched(profile, problem.parameters), **asked)
     return figures | {f"{name}_{subject.name}_{runtime}": value for name, value in front.items()}, seconds
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from harness import Figures, Harness, parser
 from search_peers import PEERS
-from search_problems import FloatArray, Peers, Problem, Variant, names
+from search_problems import Peers, Problem, Variant, names
 from search_workers import worker_efficiency
 
 from nas import LinasConfig, linas, nsga2, random_search
@@ -32,6 +32,7 @@ from nas.searching.linas import Round, inner_search
 from nas.searching.surrogate import Surrogate
 from predictors import Chooser, Predictor, Ridge, Svr
 from search_spaces import Candidate
+from search_spaces.arrays import FloatArray
 
 SEEDS, FEW_SEEDS, STEP = range(5), range(3), 5
 BUDGETS = (50, 100, 250, 500, 1000)

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from search_problems import FloatArray, IntArray, Problem
+from search_problems import Problem
 
 from search_spaces import Candidate
+from search_spaces.arrays import FloatArray, IntArray
 
 _PATIENCE = 100
 _POPULATION = 50

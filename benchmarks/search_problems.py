@@ -16,9 +16,7 @@ import numpy.typing as npt
 
 from nas.searching.evaluation import Objective
 from search_spaces import Candidate, Choice, Space
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from search_spaces.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.coupling import Coupling, Factors, analyse
 from search_spaces.cuts import AxisCut, BlockCut
 from search_spaces.inputs import Inputs, split_inputs
 from search_spaces.slicing import cuts_of
-from search_spaces.space import FloatArray, IntArray, Space
+from search_spaces.space import Space
 from search_spaces.supernet import Supernet
 
 CostFunction = Callable[[IntArray], FloatArray]

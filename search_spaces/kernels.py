@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.costs import Sizes, SizeTable, rows_of
 from search_spaces.coupling import Contraction, analyse
 from search_spaces.inputs import Inputs
-from search_spaces.space import FloatArray, IntArray
 from search_spaces.supernet import Supernet
 
 QUANTITIES = ("operators", "macs", "tiled_macs", "inputs", "outputs", "weights")

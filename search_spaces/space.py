@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from search_spaces.arrays import BoolArray, FloatArray, IntArray
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut, Cut
 
 Option = int | float | str
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 _CUT_KINDS: dict[str, type[Cut]] = {"axis": AxisCut, "attribute": AttributeCut, "blocks": BlockCut}
 _MAX_JSON = 64 * 2**20

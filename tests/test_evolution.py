@@ -5,7 +5,8 @@ from itertools import islice
 
 import numpy as np
 
-from nas.searching.evolution import Genes, IntArray, Population, VectorGenome, evolve, nsga2_survival
+from nas.searching.evolution import Genes, Population, VectorGenome, evolve, nsga2_survival
+from search_spaces.arrays import IntArray
 from search_spaces.space import Choice, Space
 
 SPACE = Space(

@@ -9,7 +9,7 @@ import numpy as np
 import profiles
 import pytest
 from harness import Harness
-from latency_figures import Measured, TableSums, alone, near_tau
+from latency_figures import Measured, TableSums, alone, near_tau, twice
 from latency_predictors import Model, Sizes
 
 
@@ -18,6 +18,13 @@ def test_near_pairs_alone_are_ranked() -> None:
     assert near_tau(truth, np.array([1.0, 1.1, 0.1, 0.2])) == 1.0
     assert near_tau(truth, np.array([1.1, 1.0, 0.1, 0.2])) == 0.0
     assert near_tau(np.array([1.0, 2.0]), np.array([1.0, 2.0])) is None
+
+
+def test_two_measurements_are_averaged_and_compared() -> None:
+    rows = np.arange(3)[:, None]
+    mean, found = twice(Measured(rows, np.array([1.0, 2.0, 4.0])), Measured(rows, np.array([1.0, 6.0, 4.4])))
+    assert mean.ratios == pytest.approx([1.0, 4.0, 4.2]) and (mean.rows == rows).all()
+    assert found == pytest.approx({"noise": 100 * 0.4 / 4.2, "tau_repeat": 1 / 3})
 
 
 def test_sums_of_parts_are_exact_where_parts_add_up() -> None:
@@ -53,6 +60,7 @@ def test_it_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "tau",
         "tau_near",
         "noise",
+        "tau_repeat",
         "macs_mape",
         "sums_tau",
         "dynas_tau",

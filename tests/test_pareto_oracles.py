@@ -8,19 +8,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nas.searching import pareto
+from search_spaces.arrays import FloatArray
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from pymoo.indicators.hv import HV
     from pymoo.operators.survival.rank_and_crowding.metrics import calc_crowding_distance
-    from pymoo.util.dominator import Dominator
     from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 ROWS = st.integers(1, 25)
 
 
 @st.composite
-def tables(draw: st.DrawFn, least: int = 1, most: int = 5) -> pareto.FloatArray:
+def tables(draw: st.DrawFn, least: int = 1, most: int = 5) -> FloatArray:
     """Few levels, so that rows tie and repeat."""
     rows, columns = draw(ROWS), draw(st.integers(least, most))
     levels = st.lists(st.integers(0, 8), min_size=columns, max_size=columns)
@@ -29,14 +29,7 @@ def tables(draw: st.DrawFn, least: int = 1, most: int = 5) -> pareto.FloatArray:
 
 @settings(deadline=None)
 @given(tables())
-def test_dominance(values: pareto.FloatArray) -> None:
-    relation = Dominator.calc_domination_matrix(values)
-    assert (pareto.dominance(values) == (relation > 0)).all()
-
-
-@settings(deadline=None)
-@given(tables())
-def test_ranks_and_front(values: pareto.FloatArray) -> None:
+def test_ranks_and_front(values: FloatArray) -> None:
     ranks = np.empty(len(values), dtype=np.int64)
     for rank, front in enumerate(NonDominatedSorting().do(values)):
         ranks[front] = rank
@@ -56,7 +49,7 @@ def test_crowding_of_one_front(rows: int, columns: int, seed: int) -> None:
 
 @settings(deadline=None)
 @given(tables(least=2))
-def test_crowding_front_by_front(values: pareto.FloatArray) -> None:
+def test_crowding_front_by_front(values: FloatArray) -> None:
     ranks = pareto.ranks(values)
     together = pareto.crowding(values, ranks)
     for rank in np.unique(ranks):
@@ -66,7 +59,7 @@ def test_crowding_front_by_front(values: pareto.FloatArray) -> None:
 
 @settings(deadline=None)
 @given(tables(least=1, most=4), st.integers(5, 10))
-def test_hypervolume(values: pareto.FloatArray, corner: int) -> None:
+def test_hypervolume(values: FloatArray, corner: int) -> None:
     reference = np.full(values.shape[1], float(corner))
     ours = pareto.hypervolume(values, reference)
     np.testing.assert_allclose(ours, moocore.hypervolume(values, ref=reference), atol=1e-9)

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.data.split import IntArray, Split
+from nas.data.split import Split
 from search_spaces import Supernet, space
+from search_spaces.arrays import IntArray
 
 SIDE = 8
 

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.data.split import IntArray, Split
+from nas.data.split import Split
 from nas.data.tasks import IGNORED, TokenClassification
+from search_spaces.arrays import IntArray
 
 
 @dataclass(frozen=True)

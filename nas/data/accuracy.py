@@ -16,7 +16,7 @@ from nas.data.tasks import accuracy
 
 __all__ = ["PairedDifference", "accuracy", "logits_of", "paired_difference", "predict"]
 
-FloatArray = npt.NDArray[np.float32]
+Logits = npt.NDArray[np.float32]
 _Z = 1.959963984540054
 
 
@@ -42,7 +42,7 @@ def logits_of(output: Any) -> Tensor:
 
 def predict(
     forward: Callable[..., Any], split: Split, batch_size: int = 64, device: torch.device | str = "cpu"
-) -> FloatArray:
+) -> Logits:
     """Logits (n, classes) of all rows, in their order, without gradients; of tokens (n, longest, tags), 0 behind a row.
 
     Args:

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nas.data.split import IntArray, Kind, Row
+from nas.data.split import Kind, Row
 from nas.errors import UserError
+from search_spaces.arrays import IntArray
 
 Channels = tuple[float, float, float]
 

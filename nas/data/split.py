@@ -15,9 +15,9 @@ from nas.data.tasks import CLASSIFICATION, IGNORED, Labels, Task, first_words, t
 from nas.errors import UserError
 from nas.files import write_json_atomic
 from nas.seeds import generator
+from search_spaces.arrays import IntArray
 
 Kind = Literal["text", "image"]
-IntArray = npt.NDArray[np.int64]
 Row = str | bytes | tuple[str, ...]
 """A text, the encoded bytes of an image, or the words of a text."""
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, softmax
 
 from nas.errors import UserError
+from search_spaces.arrays import IntArray
 
 IGNORED = -100
 """The target of a token that has no tag: padding, special tokens, and all but the first sub-word of a word."""
 
-IntArray = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 """Class indices (n,), numbers (n,), or the tags of every row's words (n, most words), `IGNORED` behind the last one."""
 

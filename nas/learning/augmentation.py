@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nas.data.split import Inputs, IntArray, Split
+from nas.data.split import Inputs, Split
 from nas.errors import UserError
 from nas.seeds import generator
+from search_spaces.arrays import IntArray
 
 _SHARE = 8
 """An image moves by at most 1 / _SHARE of its side."""

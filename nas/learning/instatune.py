@@ -32,7 +32,7 @@ from nas.learning.sampling import Pareto, Sampling, Sandwich, Uniform
 from nas.learning.teacher import strong_teacher
 from nas.learning.training import Batch, History, Step, TrainingConfig, fit
 from search_spaces import Supernet, exact_costs
-from search_spaces.space import FloatArray, IntArray
+from search_spaces.arrays import FloatArray, IntArray
 
 Costs = Callable[[IntArray], FloatArray]
 

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from nas.errors import UserError
-from nas.searching.pareto import FloatArray, IntArray, front
+from nas.searching.pareto import front
 from nas.seeds import generator
 from predictors import Ridge
 from search_spaces import Candidate, Space
+from search_spaces.arrays import FloatArray, IntArray
 
 _PURPOSE = "candidates"
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.accuracy import logits_of
-from nas.data.split import IntArray, Split
+from nas.data.split import Split
 from nas.data.tasks import IGNORED
 from nas.errors import UserError
 from nas.learning import processes
@@ -25,6 +25,7 @@ from nas.learning.optimizer import adamw
 from nas.learning.training_config import TrainingConfig
 from nas.networks.modes import keeping_modes
 from nas.seeds import generator, torch_seed
+from search_spaces.arrays import IntArray
 
 __all__ = [
     "Batch",

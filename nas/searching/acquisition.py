@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from nas.searching.evolution import Population
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from search_spaces.arrays import FloatArray, IntArray
 
 _SURVIVAL_RAYS = 100
 

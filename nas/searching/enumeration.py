@@ -1,11 +1,9 @@
 """Spaces that are small enough to list, or to walk one gene at a time."""
 
 import numpy as np
-import numpy.typing as npt
 
+from search_spaces.arrays import IntArray
 from search_spaces.space import Space
-
-IntArray = npt.NDArray[np.int64]
 
 
 def every_row(space: Space) -> IntArray:

@@ -21,10 +21,9 @@ import numpy.typing as npt
 from nas.errors import UserError
 from nas.searching.enumeration import every_row
 from nas.searching.stagnation import stagnant
+from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.space import Candidate, Space
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 Exact = Callable[[IntArray], FloatArray]
 Evaluate = Callable[[Sequence[Candidate]], npt.ArrayLike]
 OnResult = Callable[["Measurement", int], None]

@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.searching import pareto
+from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.space import Space
 
 Genes = npt.NDArray[Any]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 class Genome(Protocol):

@@ -14,7 +14,6 @@ from itertools import islice
 from typing import Unpack
 
 import numpy as np
-import numpy.typing as npt
 
 from nas.errors import UserError
 from nas.searching import pareto
@@ -33,10 +32,8 @@ from nas.searching.study import Recipe, Running, Study, searching
 from nas.searching.surrogate import MakePredictor, Surrogate
 from nas.seeds import generator
 from predictors import GaussianProcess, Predictor, published_chooser
+from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.space import Space
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 _FIRST_STEPS, _WARM_STEPS = 25, 6
 _SHORT_LIST = 150

@@ -7,16 +7,7 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-
-
-def dominance(values: FloatArray) -> BoolArray:
-    """Whether row i of `values` (n, m) dominates row j, (n, n); a row with NaN neither dominates nor is dominated."""
-    no_worse = (values[:, None, :] <= values[None, :, :]).all(axis=2)
-    better = (values[:, None, :] < values[None, :, :]).any(axis=2)
-    return np.asarray(no_worse & better)
+from search_spaces.arrays import BoolArray, FloatArray, IntArray
 
 
 def ranks(values: FloatArray, violations: FloatArray | None = None) -> IntArray:

@@ -22,8 +22,8 @@ from hardware.latency import measure_latency
 from hardware.machine import processor
 from nas.errors import UserError
 from nas.files import write_json_atomic
-from nas.searching.evaluation import FloatArray
 from search_spaces import Candidate, Supernet
+from search_spaces.arrays import FloatArray
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from nas.networks.modes import keeping_modes
 from nas.networks.own_code import own_function
 from nas.networks.pretrained import most_tokens
 from nas.networks.recalibration import SubNetworks
-from nas.searching.evaluation import Evaluate, Exact, FloatArray, IntArray, Objective, OnResult, Staged
+from nas.searching.evaluation import Evaluate, Exact, Objective, OnResult, Staged
 from nas.searching.known import known_results
 from nas.searching.linas import linas
 from nas.searching.parallel import Workers
@@ -31,6 +31,7 @@ from nas.searching.storage import Storage, is_url
 from nas.searching.study import Running, Study
 from nas.searching.translation import translation
 from search_spaces import Candidate, Space, Supernet, exact_costs
+from search_spaces.arrays import FloatArray, IntArray
 
 EXACT = ("macs", "parameters", "size_mib")
 METRICS = ("accuracy", "r2")

@@ -1,11 +1,9 @@
 """When a search has stopped finding anything: the rule of `patience`."""
 
 import numpy as np
-import numpy.typing as npt
 
 from nas.searching import pareto
-
-FloatArray = npt.NDArray[np.float64]
+from search_spaces.arrays import FloatArray
 
 LEAST_GAIN = 1e-3
 """A hypervolume that grew by a smaller share has not grown."""

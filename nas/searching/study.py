@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 import optuna
 import pandas as pd
 
@@ -34,9 +33,8 @@ from nas.searching.storage import Storage, kept, read
 from nas.searching.trials import in_memory
 from nas.seeds import generator
 from predictors import Quality
+from search_spaces.arrays import FloatArray
 from search_spaces.space import Space
-
-FloatArray = npt.NDArray[np.float64]
 
 _LISTED = 10_000
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nas.searching.evaluation import FloatArray, IntArray, Objective, Results
+from nas.searching.evaluation import Objective, Results
 from nas.searching.features import Features
 from predictors import Predictor, Quality, kendall_tau, quality
+from search_spaces.arrays import FloatArray, IntArray
 
 MakePredictor = Callable[[tuple[int, ...], Predictor | None], Predictor]
 _RECENT = 30

@@ -3,12 +3,10 @@
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from nas.errors import UserError
+from search_spaces.arrays import IntArray
 from search_spaces.space import Space
-
-IntArray = npt.NDArray[np.int64]
 
 
 def translation(source: Space, target: Space) -> Callable[[IntArray], IntArray]:
