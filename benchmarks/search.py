@@ -26,9 +26,10 @@ from search_problems import Peers, Problem, Variant, names
 from search_workers import worker_efficiency
 
 from nas import LinasConfig, linas, nsga2, random_search
-from nas.searching.evaluation import Results, violations
+from nas.searching.evaluation import Results
 from nas.searching.features import contrast_features
 from nas.searching.linas import Round, inner_search
+from nas.searching.measurement import violations
 from nas.searching.surrogate import Surrogate
 from predictors import Chooser, Predictor, Ridge, Svr
 from search_spaces import Candidate

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nas.searching.evaluation import Objective
+from nas.searching.measurement import Objective
 from search_spaces import Candidate, Choice, Space
 from search_spaces.arrays import FloatArray, IntArray
 

@@ -9,11 +9,11 @@ from nas.learning.instatune import InstaTuneConfig as InstaTuneConfig
 from nas.learning.instatune import instatune as instatune
 from nas.networks.pretrained import load_pretrained as load_pretrained
 from nas.runs.export import export as export
-from nas.searching.evaluation import Measurement as Measurement
-from nas.searching.evaluation import Objective as Objective
 from nas.searching.known import known_results as known_results
 from nas.searching.linas import LinasConfig as LinasConfig
 from nas.searching.linas import linas as linas
+from nas.searching.measurement import Measurement as Measurement
+from nas.searching.measurement import Objective as Objective
 from nas.searching.nsga2 import Nsga2Config as Nsga2Config
 from nas.searching.nsga2 import nsga2 as nsga2
 from nas.searching.parallel import Workers as Workers

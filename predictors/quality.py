@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from predictors.predictor import FloatArray
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import pytest
 
 from nas.errors import UserError
 from nas.searching.enumeration import every_row, one_gene_changes
-from nas.searching.evaluation import Evaluations, Measurement, Objective, Staged, measure, violations
+from nas.searching.evaluation import Evaluations
+from nas.searching.measurement import Measurement, Objective, Staged, measure, violations
 from nas.searching.stagnation import stagnant
 from search_spaces.space import Candidate, Choice, Space
 

@@ -15,7 +15,7 @@ from nas.profiling.prediction import KINDS, Kind, LatencyPredictor
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
 from nas.profiling.verification import Verified, agreements, as_measured
-from nas.searching.evaluation import Measurement
+from nas.searching.measurement import Measurement
 from nas.searching.translation import translation
 from predictors import Additive, Corrected, kendall_tau
 from search_spaces import Choice, Space

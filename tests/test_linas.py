@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.searching.evaluation import Measurement, Objective, Results
+from nas.searching.evaluation import Results
 from nas.searching.features import contrast_features
 from nas.searching.linas import LinasConfig, first_rows, linas
+from nas.searching.measurement import Measurement, Objective
 from nas.searching.nsga2 import nsga2
 from nas.searching.random_search import random_search
 from nas.searching.study import Study

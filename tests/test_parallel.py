@@ -13,7 +13,7 @@ import pytest
 from search_workers import worker_efficiency
 
 from nas.errors import UserError
-from nas.searching.evaluation import Measurement, Objective
+from nas.searching.measurement import Measurement, Objective
 from nas.searching.nsga2 import Nsga2Config, nsga2
 from nas.searching.parallel import Workers, mapped
 from nas.searching.random_search import random_search
@@ -127,7 +127,7 @@ def test_what_always_kills_or_takes_too_long_fails_alone(tmp_path: Path) -> None
     found: dict[Any, Measurement] = {}
     evaluate = _Troubled(tmp_path, always=True)
     with mapped(Workers(2, retries=1), 5.0) as run_chunks:
-        from nas.searching.evaluation import Staged
+        from nas.searching.measurement import Staged
 
         staged = Staged(_Short(evaluate), {}, OBJECTIVES)
         for results in run_chunks(staged.function, [row.decode(np.arange(4)[:, None])]):

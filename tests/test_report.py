@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-from nas.runs.report import Marks, draw_front, draw_training, find, write_front
+from nas.runs.report import Marks, draw_front, draw_training, write_front
 from nas.runs.run_folder import ProbeRecord
-from nas.searching.evaluation import Measurement, Objective
+from nas.searching.measurement import Measurement, Objective
 from nas.searching.study import Study
 from search_spaces import Choice, Space
 
@@ -39,7 +39,7 @@ def roles(path: Path) -> list[tuple[str, str]]:
 
 def test_table_marks_full_and_chosen(tmp_path: Path) -> None:
     found = study(ACCURACY, LATENCY)
-    full = find(found, SPACE.largest())
+    full = found.find(SPACE.largest())
     assert full is not None
     write_front(found, Marks(full, found.select(max_latency_ms=5)), tmp_path / "front.csv")
     assert roles(tmp_path / "front.csv") == [("front, full", "3"), ("chosen", "2"), ("front", "1")]
@@ -47,7 +47,7 @@ def test_table_marks_full_and_chosen(tmp_path: Path) -> None:
 
 def test_full_network_is_listed_where_it_is_beyond_a_limit(tmp_path: Path) -> None:
     found = study(ACCURACY, Objective("latency_ms", limit=6.0))
-    write_front(found, Marks(find(found, SPACE.largest()), None), tmp_path / "front.csv")
+    write_front(found, Marks(found.find(SPACE.largest()), None), tmp_path / "front.csv")
     assert roles(tmp_path / "front.csv") == [("front", "2"), ("front", "1"), ("full", "3")]
 
 
@@ -57,7 +57,7 @@ def test_full_network_is_listed_where_it_is_beyond_a_limit(tmp_path: Path) -> No
 )
 def test_picture(tmp_path: Path, objectives: tuple[Objective, ...]) -> None:
     found = study(*objectives)
-    marks = Marks(find(found, SPACE.largest()), found.select())
+    marks = Marks(found.find(SPACE.largest()), found.select())
     draw_front(found, marks, tmp_path / "front.png", title="A title", latency_of="batch 1")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["front.png"]

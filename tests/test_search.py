@@ -16,8 +16,8 @@ from hardware import cost
 from nas.data.accuracy import accuracy, predict
 from nas.data.split import Kind, Row, Split, make_split
 from nas.errors import NoFeasible, UserError
-from nas.searching.evaluation import Objective, Staged
 from nas.searching.linas import LinasConfig, linas
+from nas.searching.measurement import Objective, Staged
 from nas.searching.random_search import random_search
 from nas.searching.relative_latency import LatencySettings, reference_path
 from nas.searching.search import objective, search

@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 from nas.errors import NoFeasible, UserError
-from nas.searching.evaluation import Measurement, Objective
+from nas.searching.measurement import Measurement, Objective
 from nas.searching.nsga2 import Nsga2Config, nsga2
 from nas.searching.random_search import random_search
 from nas.searching.storage import Storage, copy_to_journal

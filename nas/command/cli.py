@@ -327,20 +327,23 @@ def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
 
 def _profile(command: Profile, out: TextIO) -> None:
     from nas.runs import profiling, remote
+    from nas.runs.profiled import ProfileRequest
 
     if command.remote is not None and command.result is not None:
         raise UserError("--remote writes a folder and --result reads what came of one: give one of them")
-    how = (command.profile, command.own, command.elastic, command.common, command.network)
+    request = ProfileRequest(
+        command.model, command.profile, command.own, command.elastic, command.common, command.network
+    )
     if command.dry_run:
-        _print(profiling.estimate(command.model, *how), command.common, out)
+        _print(profiling.estimate(request), command.common, out)
     elif command.remote is not None:
-        _print(remote.write_folder(command.model, command.remote, *how), command.common, out)
+        _print(remote.write_folder(request, command.remote), command.common, out)
     elif command.out is None:
         raise UserError("--out must name the profile to write, e.g. --out laptop.json")
     elif command.result is not None:
-        _print(remote.read_result(command.model, command.result, command.out, *how), command.common, out)
+        _print(remote.read_result(request, command.result, command.out), command.common, out)
     else:
-        _print(profiling.profile_device(command.model, command.out, *how), command.common, out)
+        _print(profiling.profile_device(request, command.out), command.common, out)
 
 
 def _search(command: Search, out: TextIO) -> None:

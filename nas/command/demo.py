@@ -15,6 +15,7 @@ from nas.command.demo_files import SENTENCES, WEIGHTS, cache_folder, fetch, unpa
 from nas.runs.console import print_comparison, say
 from nas.runs.delivery import export_run
 from nas.runs.memory import peak_memory_mib
+from nas.runs.profiled import ProfileRequest
 from nas.runs.profiling import profile_device
 from nas.runs.searching import report_run, search_run
 from nas.runs.settings import (
@@ -56,7 +57,7 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
     data = DataSettings(str(reviews / "reviews.csv"))
     finetune_run(run, str(model), ModelSettings(), data, ELASTIC, TRAINING, SupernetSettings(), common)
     profile = out / "profile.json"
-    profiled = profile_device(str(run), profile, PROFILE, ModelSettings(), SpaceSettings(), common)
+    profiled = profile_device(ProfileRequest(str(run), PROFILE, common=common), profile)
     found = search_run(run, replace(SEARCH, profile=(profile,)), Limits(), common)
     limits = Limits(max_latency_ms=profiled["full_network_ms"] / SPEEDUP)
     report = report_run(run, SEARCH.name, limits)

@@ -9,13 +9,11 @@ Experimental Designs, with SAS*, chapter 11). Once some are measured, that is we
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from nas.searching.features import families
 from search_spaces import Space
+from search_spaces.arrays import FloatArray, IntArray
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 FeaturesOf = Callable[[IntArray], FloatArray]
 
 _POOL = 600

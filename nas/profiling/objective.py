@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from hardware.profile import DeviceProfile
-from nas.profiling.prediction import FloatArray, IntArray, LatencyPredictor
+from nas.profiling.prediction import LatencyPredictor
 from nas.profiling.rows import fitted, full_ms
 from nas.profiling.subject import Subject
-from nas.searching.evaluation import Objective
+from nas.searching.measurement import Objective
 from nas.searching.translation import translation
 from search_spaces import Candidate, Space
+from search_spaces.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ import numpy.typing as npt
 from nas.searching.features import Features, contrast_features, one_hot_features
 from predictors import Additive, Corrected, GaussianProcess, Predictor
 from search_spaces import Kernels, Space
+from search_spaces.arrays import FloatArray, IntArray
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 Kind = Literal["combined", "kernels", "candidates", "table"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

@@ -1,16 +1,14 @@
 """What is learned from the rows of a profile."""
 
 import numpy as np
-import numpy.typing as npt
 
 from hardware.profile import DeviceProfile, Timing
 from nas.errors import UserError
 from nas.profiling.prediction import Kind, LatencyPredictor
 from predictors import Quality, quality
 from search_spaces import Candidate, Kernels, Space
+from search_spaces.arrays import FloatArray, IntArray
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 _FOLDS = 5
 
 

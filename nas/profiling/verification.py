@@ -8,7 +8,7 @@ import numpy as np
 from hardware.profile import DeviceProfile, Timing
 from nas.profiling.rows import full_ms, relative
 from nas.searching import pareto
-from nas.searching.evaluation import Measurement, Objective
+from nas.searching.measurement import Measurement, Objective
 from predictors import kendall_tau, mape
 from search_spaces import Candidate
 

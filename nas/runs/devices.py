@@ -16,7 +16,7 @@ from nas.profiling.subject import Subject, differences
 from nas.runs.opened_run import LATENCY, OpenedRun
 from nas.runs.profiled import subject_of_run
 from nas.runs.settings import SearchSettings
-from nas.searching.evaluation import Objective
+from nas.searching.measurement import Objective
 from search_spaces import Space
 
 Profiles = Mapping[str, DeviceProfile]

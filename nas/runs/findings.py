@@ -7,8 +7,8 @@ from typing import Any
 from nas.errors import UserError
 from nas.profiling.verification import Verified, as_measured
 from nas.runs.console import say
-from nas.runs.report import find, measured_again
-from nas.searching.evaluation import Measurement, Objective
+from nas.runs.report import measured_again
+from nas.searching.measurement import Measurement, Objective
 from nas.searching.selection import select
 from nas.searching.study import Study
 
@@ -43,7 +43,7 @@ def summary(run: Path, name: str, table: Path, study: Study, verified: Sequence[
     if any(objective.limit is not None for objective in study.objectives):
         select(as_measured(study.measurements, verified) or study.measurements, study.objectives, {})
     _tell_constants(study.objectives, study.measurements)
-    full = find(study, study.space.largest())
+    full = study.find(study.space.largest())
     known = sum(m.known for m in study.measurements)
     return {
         "run": str(run),

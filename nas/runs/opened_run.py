@@ -17,8 +17,9 @@ from nas.networks.recalibration import SubNetworks
 from nas.runs.network import bare_network
 from nas.runs.run_folder import JOURNAL, RunFolder, RunRecord, Scalar
 from nas.runs.settings import Common, Limits, SearchSettings
-from nas.searching.evaluation import Objective, OnResult
+from nas.searching.evaluation import OnResult
 from nas.searching.linas import linas
+from nas.searching.measurement import Objective
 from nas.searching.nsga2 import nsga2
 from nas.searching.parallel import Workers
 from nas.searching.random_search import random_search

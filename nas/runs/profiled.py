@@ -1,6 +1,7 @@
 """What is profiled, from what the user names: a run, a model of `transformers`, or a network of the user's own."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,30 +22,47 @@ from nas.runs.run_folder import RunFolder
 from nas.runs.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
 from search_spaces import Supernet, plain_attention
 
-_OUTPUTS = 2
+_OUTPUTS, _MOST = 2, 2**20
 
 
-def open_subject(
-    model: str,
-    settings: ProfileSettings,
-    own: ModelSettings,
-    elastic: SpaceSettings,
-    common: Common,
-    network: str | None = None,
-) -> Subject:
-    """The network to profile, and its inputs.
+@dataclass(frozen=True)
+class ProfileRequest:
+    """What to profile, and how.
 
     Args:
         model: a run folder, a model folder or hub name, or `module:factory`.
-        settings: batch, tokens and sizes.
+        settings: what is measured.
         own: what a network of the user's own needs.
         elastic: the sub-networks, where `model` is no run.
         common: seed and device.
         network: `module:factory` of a run's own network.
 
     Raises:
-        UserError: no such network, or one that cannot be narrowed or traced.
+        UserError: a number out of its range.
     """
+
+    model: str
+    settings: ProfileSettings = field(default_factory=ProfileSettings)
+    own: ModelSettings = field(default_factory=ModelSettings)
+    elastic: SpaceSettings = field(default_factory=SpaceSettings)
+    common: Common = field(default_factory=Common)
+    network: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "batch", "tokens", "budget", "multiple_of"):
+            value = getattr(self.settings, name)
+            if value is not None and not 1 <= value <= _MOST:
+                raise UserError(f"--{name.replace('_', '-')} must be from 1 to {_MOST}, got {value}")
+        for name in ("minutes", "tolerance"):
+            value = getattr(self.settings, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"--{name} must be above 0 and finite, got {value}")
+
+
+def open_subject(request: ProfileRequest) -> Subject:
+    """The network to profile, and its inputs; UserError where there is none, or it cannot be narrowed or traced."""
+    model, settings, own, elastic = request.model, request.settings, request.own, request.elastic
+    common, network = request.common, request.network
     if settings.runtime == "openvino":
         common = replace(common, device="cpu")  # it computes nowhere else
     if Path(model, "run.json").is_file():

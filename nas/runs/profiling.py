@@ -1,6 +1,5 @@
 """`nas profile`: from what the user names to a device profile in a file; stopped and repeated, it goes on."""
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -15,73 +14,47 @@ from nas.profiling.rows import full_ms, held_out, relative
 from nas.profiling.subject import Subject, differences
 from nas.runs.console import Bar, say
 from nas.runs.devices import profile_at
-from nas.runs.profiled import open_subject
-from nas.runs.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
+from nas.runs.profiled import ProfileRequest, open_subject
+from nas.runs.settings import ProfileSettings
 from predictors import Quality
 
 BUDGET = 100
 NOISY = 0.05
-_MOST, _TRIES = 2**20, 5
+_TRIES = 5
 
 
-def profile_device(
-    model: str,
-    out: Path,
-    settings: ProfileSettings,
-    own: ModelSettings,
-    elastic: SpaceSettings,
-    common: Common,
-    network: str | None = None,
-) -> dict[str, Any]:
-    """Profile this machine and write the profile to `out`, or go on with the one there.
-
-    Args:
-        model: a run folder, a model folder or hub name, or `module:factory`.
-        out: of the profile, JSON.
-        settings: what is measured.
-        own: what a network of the user's own needs.
-        elastic: the sub-networks, where `model` is no run.
-        common: seed and device.
-        network: `module:factory` of a run's own network.
+def profile_device(request: ProfileRequest, out: Path) -> dict[str, Any]:
+    """Profile this machine and write the profile (JSON) to `out`, or go on with the one there.
 
     Raises:
         UserError: wrong input, a runtime that is not installed, a profile of something else in `out`, or latencies that
             do not get stable.
     """
-    check_profile(settings)
-    subject = open_subject(model, settings, own, elastic, common, network)
+    subject, settings, seed = open_subject(request), request.settings, request.common.seed
     started = time.monotonic()
     bench = bench_of(subject, settings)
     profile = _begun(out, subject, settings, bench)
     effort = Effort(settings.budget or BUDGET, None if settings.minutes is None else 60 * settings.minutes)
-    with Bar(f"Profiling {settings.runtime}", _count(subject, settings, common)) as bar:
+    with Bar(f"Profiling {settings.runtime}", _count(subject, request)) as bar:
 
         def on_row(grown: DeviceProfile, row: Row) -> None:
             told = f"{grown.latency_ms(row):.4g} ms, {relative(row.timing, grown):.3f} of the full network"
             bar.update(len(grown.rows), told if row.timing.stable else f"{told}, not stable")
 
-        profile = grow(profile, subject, bench.measure, effort, seed=common.seed, path=out, on_row=on_row)
+        profile = grow(profile, subject, bench.measure, effort, seed=seed, path=out, on_row=on_row)
     return told_of(profile, subject, out, time.monotonic() - started)
 
 
-def estimate(
-    model: str,
-    settings: ProfileSettings,
-    own: ModelSettings,
-    elastic: SpaceSettings,
-    common: Common,
-    network: str | None = None,
-) -> dict[str, Any]:
+def estimate(request: ProfileRequest) -> dict[str, Any]:
     """Time of `profile_device`, from the smallest and the largest sub-network; writes nothing, errors as there."""
-    check_profile(settings)
-    subject = open_subject(model, settings, own, elastic, common, network)
+    subject, settings = open_subject(request), request.settings
     bench = bench_of(subject, settings)
     bench.reference()
     started = time.monotonic()
     for candidate in (subject.space.smallest(), subject.space.largest()):
         bench.measure(candidate)
     each = (time.monotonic() - started) / 2
-    seconds = each * _count(subject, settings, common)
+    seconds = each * _count(subject, request)
     return {
         "sub_networks": str(subject.space.size()),
         "budget": settings.budget or BUDGET,
@@ -90,22 +63,10 @@ def estimate(
     }
 
 
-def _count(subject: Subject, settings: ProfileSettings, common: Common) -> int:
+def _count(subject: Subject, request: ProfileRequest) -> int:
     """Measurements at most: those of the budget, and some of them again."""
-    budget = settings.budget or BUDGET
-    return min(budget, subject.space.size()) + len(checked_twice(subject, budget, common.seed))
-
-
-def check_profile(settings: ProfileSettings) -> None:
-    """UserError for a number out of its range."""
-    for name in ("threads", "batch", "tokens", "budget", "multiple_of"):
-        value = getattr(settings, name)
-        if value is not None and not 1 <= value <= _MOST:
-            raise UserError(f"--{name.replace('_', '-')} must be from 1 to {_MOST}, got {value}")
-    for name in ("minutes", "tolerance"):
-        value = getattr(settings, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"--{name} must be above 0 and finite, got {value}")
+    budget = request.settings.budget or BUDGET
+    return min(budget, subject.space.size()) + len(checked_twice(subject, budget, request.common.seed))
 
 
 def asked_of_profile(subject: Subject, settings: ProfileSettings) -> dict[str, object]:

@@ -5,8 +5,7 @@ import numpy as np
 from nas.learning.training import Step
 from nas.runs.console import Bar
 from nas.runs.findings import give_up
-from nas.runs.report import find
-from nas.searching.evaluation import Measurement
+from nas.searching.measurement import Measurement
 from nas.searching.study import Study
 
 _SMOOTHING = 0.95
@@ -70,7 +69,7 @@ class SearchFigures:
         give_up(self._study.objectives, [each for each in new if not each.known])
 
     def _reference(self, study: Study) -> list[float] | None:
-        full = find(study, study.space.largest())
+        full = study.find(study.space.largest())
         if full is None:
             return None
         costs = {o.name: full.values[o.name] for o in study.objectives if o.direction == "minimize"}

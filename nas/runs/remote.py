@@ -19,38 +19,30 @@ from nas.profiling.profiling import checked_twice, planned
 from nas.profiling.subject import Subject, differences
 from nas.runs.console import Bar, say
 from nas.runs.devices import profile_at
-from nas.runs.profiled import open_subject
-from nas.runs.profiling import asked_of_profile, bench_of, check_profile, told_of
-from nas.runs.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
+from nas.runs.profiled import ProfileRequest, open_subject
+from nas.runs.profiling import asked_of_profile, bench_of, told_of
+from nas.runs.settings import ProfileSettings
 from search_spaces import Candidate
 
 BUDGET = 30
 _SCRIPT, _PLAN, _RESULT = "measure.py", "plan.json", "result.json"
 
 
-def write_folder(
-    model: str,
-    folder: Path,
-    settings: ProfileSettings,
-    own: ModelSettings,
-    elastic: SpaceSettings,
-    common: Common,
-    network: str | None = None,
-) -> dict[str, Any]:
-    """Write a folder that measures sub-networks on another device; parameters as `nas.runs.profiling.profile_device`.
+def write_folder(request: ProfileRequest, folder: Path) -> dict[str, Any]:
+    """Write a folder that measures sub-networks on another device.
 
     Raises:
         UserError: wrong input, a runtime without files, or a folder with something else in it.
     """
-    check_profile(settings)
+    settings, seed = request.settings, request.common.seed
     if settings.runtime not in on_device.RUNTIMES:
         known = " or ".join(on_device.RUNTIMES)
         raise UserError(f"--remote needs files that another device can run: --runtime {known}, got {settings.runtime}")
     _refuse_other(folder)
-    subject = open_subject(model, settings, own, elastic, replace(common, device="cpu"), network)
+    subject = open_subject(_on_cpu(request))
     bench, budget = bench_of(subject, settings), settings.budget or BUDGET
-    candidates = planned(subject, min(budget, subject.space.size()), common.seed)
-    replace_folder(folder, lambda beside: _fill(beside, subject, bench, settings, candidates, common.seed))
+    candidates = planned(subject, min(budget, subject.space.size()), seed)
+    replace_folder(folder, lambda beside: _fill(beside, subject, bench, settings, candidates, seed))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
     say(f"Copy {folder} to the device, run python {_SCRIPT} there, and copy {_RESULT} back")
     return {"folder": str(folder), "sub_networks": len(candidates), "size_mib": size, "runtime": settings.runtime}
@@ -68,25 +60,15 @@ def _refuse_other(folder: Path) -> None:
         raise UserError(f"{folder} holds something else; name a new or an empty folder for --remote")
 
 
-def read_result(
-    model: str,
-    result: Path,
-    out: Path,
-    settings: ProfileSettings,
-    own: ModelSettings,
-    elastic: SpaceSettings,
-    common: Common,
-    network: str | None = None,
-) -> dict[str, Any]:
-    """Make a profile of what the script of such a folder wrote; parameters as `nas.runs.profiling.profile_device`.
+def read_result(request: ProfileRequest, result: Path, out: Path) -> dict[str, Any]:
+    """Make a profile, in `out`, of what the script of such a folder wrote.
 
     Raises:
         UserError: a result that is damaged, lacks rows, or is of another network or other settings.
     """
-    started = time.monotonic()
-    check_profile(settings)
+    started, settings = time.monotonic(), request.settings
     profile = _complete(result)
-    subject = open_subject(model, settings, own, elastic, replace(common, device="cpu"), network)
+    subject = open_subject(_on_cpu(request))
     asked = {name: value for name, value in asked_of_profile(subject, settings).items() if name != "runtime"}
     if settings.runtime != ProfileSettings.runtime:
         asked["runtime"] = settings.runtime
@@ -98,6 +80,11 @@ def read_result(
     told = told_of(profile, subject, out, time.monotonic() - started)
     write_profile(profile, out)
     return told
+
+
+def _on_cpu(request: ProfileRequest) -> ProfileRequest:
+    """The networks are written from here, wherever they will run."""
+    return replace(request, common=replace(request.common, device="cpu"))
 
 
 def _fill(

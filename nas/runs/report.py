@@ -10,9 +10,8 @@ from typing import Any
 from nas.files import write_text_atomic
 from nas.profiling.verification import Verified
 from nas.runs.run_folder import ProbeRecord
-from nas.searching.evaluation import Measurement, Objective
+from nas.searching.measurement import Measurement, Objective
 from nas.searching.study import Study
-from search_spaces.space import Candidate
 
 _AXES = {
     "accuracy": ("accuracy on the validation rows (%)", 100.0),
@@ -216,8 +215,3 @@ def _meets(measurement: Measurement, objectives: Sequence[Objective]) -> bool:
 def _label(objective: Objective, latency_of: str) -> str:
     label = _AXES.get(objective.name, (objective.name.replace("_", " "), 1.0))[0]
     return f"{label}: {latency_of}" if objective.name.startswith("latency_ms") and latency_of else label
-
-
-def find(study: Study, candidate: Candidate) -> Measurement | None:
-    """The measurement of a candidate, if it was measured."""
-    return next((m for m in study.measurements if m.candidate == candidate and m.state == "measured"), None)

@@ -35,7 +35,7 @@ from nas.runs.opened_run import (
     study_at,
 )
 from nas.runs.progress import SearchFigures
-from nas.runs.report import Marks, draw_front, draw_training, find, measured_again, write_front
+from nas.runs.report import Marks, draw_front, draw_training, measured_again, write_front
 from nas.runs.run_folder import (
     JOURNAL,
     Request,
@@ -48,7 +48,7 @@ from nas.runs.run_folder import (
 )
 from nas.runs.settings import Common, Limits, SearchSettings
 from nas.runs.verifying import chosen_of, told_of_agreement, verified_of, verify_front
-from nas.searching.evaluation import Measurement
+from nas.searching.measurement import Measurement
 from nas.searching.relative_latency import reference_path
 from nas.searching.storage import Storage, copy_to_journal, is_url
 from nas.searching.study import load_study
@@ -104,7 +104,7 @@ def search_run(
             copy_to_journal(storage, place / JOURNAL)
         # 3. The front measured again, where its devices are here.
         verified = verify_front(place, study, predicted)
-        write_front(study, Marks(find(study, space.largest()), None), place / "front.csv", verified)
+        write_front(study, Marks(study.find(space.largest()), None), place / "front.csv", verified)
     tell_end(study, settings.budget, settings.patience)
     return {
         **summary(run, settings.name, place / "front.csv", study, verified),
@@ -176,7 +176,7 @@ def _report_search(folder: RunFolder, record: RunRecord, name: str, limits: Limi
     study = load_study(place / JOURNAL)
     verified = verified_of(place, study)
     best = chosen_of(study, verified, limits)
-    marks = Marks(find(study, study.space.largest()), find(study, best.candidate))
+    marks = Marks(study.find(study.space.largest()), study.find(best.candidate))
     write_front(study, marks, place / "front.csv", verified)
     title = f"Sub-networks of {Path(str(record.asked.get('model'))).name}, {len(study.measurements)} measured"
     draw_front(study, marks, place / "pareto.png", title=title, latency_of=_latency_of(record, asked, place))

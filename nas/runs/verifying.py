@@ -17,7 +17,7 @@ from nas.runs.console import Bar, say
 from nas.runs.opened_run import expanded
 from nas.runs.run_folder import Verification, VerifiedRow, read_record, write_record
 from nas.runs.settings import Limits
-from nas.searching.evaluation import Measurement
+from nas.searching.measurement import Measurement
 from nas.searching.selection import select
 from nas.searching.study import Study
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.errors import UserError
-from nas.searching.evaluation import Measurement, Objective
+from nas.searching.measurement import Measurement, Objective
 from nas.searching.storage import Storage, is_url, shown
 from nas.searching.study import load_study
 from search_spaces.space import Candidate, Choice, Option, Space

@@ -18,16 +18,10 @@ import numpy as np
 from nas.errors import UserError
 from nas.searching import pareto
 from nas.searching.acquisition import Frame, direction_survival, most_expected
-from nas.searching.evaluation import (
-    Evaluate,
-    Evaluations,
-    Objective,
-    Results,
-    Staged,
-    violations,
-)
+from nas.searching.evaluation import Evaluations, Results
 from nas.searching.evolution import Genes, Population, Survival, VectorGenome, breed, evolve, nsga2_survival
 from nas.searching.features import Features, contrast_features, one_hot_features, ranks
+from nas.searching.measurement import Evaluate, Objective, Staged, violations
 from nas.searching.study import Recipe, Running, Study, searching
 from nas.searching.surrogate import MakePredictor, Surrogate
 from nas.seeds import generator

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from nas.errors import UserError
-from nas.searching.evaluation import Evaluate, Objective, Staged
 from nas.searching.evolution import Genes, Population, VectorGenome, evolve, nsga2_survival
+from nas.searching.measurement import Evaluate, Objective, Staged
 from nas.searching.study import Recipe, Running, Study, searching
 from nas.seeds import generator
 from search_spaces.space import Space

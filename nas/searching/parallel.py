@@ -26,7 +26,8 @@ from queue import SimpleQueue
 from typing import Any, TextIO
 
 from nas.errors import UserError
-from nas.searching.evaluation import Map, Measurement
+from nas.searching.evaluation import Map
+from nas.searching.measurement import Measurement
 from search_spaces.space import Candidate
 
 Function = Callable[[list[Candidate]], list[Measurement]]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Unpack
 
-from nas.searching.evaluation import Evaluate, Objective, Staged
+from nas.searching.measurement import Evaluate, Objective, Staged
 from nas.searching.study import Recipe, Running, Study, searching
 from nas.seeds import generator
 from search_spaces.space import Space

@@ -22,9 +22,10 @@ from nas.networks.modes import keeping_modes
 from nas.networks.own_code import own_function
 from nas.networks.pretrained import most_tokens
 from nas.networks.recalibration import SubNetworks
-from nas.searching.evaluation import Evaluate, Exact, Objective, OnResult, Staged
+from nas.searching.evaluation import OnResult
 from nas.searching.known import known_results
 from nas.searching.linas import linas
+from nas.searching.measurement import Evaluate, Exact, Objective, Staged
 from nas.searching.parallel import Workers
 from nas.searching.relative_latency import LatencySettings, RelativeLatency, reference_path
 from nas.searching.storage import Storage, is_url

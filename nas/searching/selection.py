@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from nas.errors import NoFeasible, UserError
-from nas.searching.evaluation import Measurement, Objective
+from nas.searching.measurement import Measurement, Objective
 
 Bound = tuple[str, float, float]
 

@@ -22,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas.errors import UserError
-from nas.searching.evaluation import Measurement, Objective
+from nas.searching.measurement import Measurement, Objective
 from nas.searching.trials import from_trial, quiet, to_trial
 from search_spaces.space import Space
 

@@ -17,16 +17,8 @@ import pandas as pd
 from nas.errors import NoFeasible, UserError
 from nas.searching import pareto
 from nas.searching.enumeration import every_row
-from nas.searching.evaluation import (
-    Evaluate,
-    Evaluations,
-    Measurement,
-    Objective,
-    OnResult,
-    Staged,
-    check_counts,
-    violations,
-)
+from nas.searching.evaluation import Evaluations, OnResult, check_counts
+from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, violations
 from nas.searching.parallel import Workers, mapped
 from nas.searching.selection import select
 from nas.searching.storage import Storage, kept, read
@@ -34,7 +26,7 @@ from nas.searching.trials import in_memory
 from nas.seeds import generator
 from predictors import Quality
 from search_spaces.arrays import FloatArray
-from search_spaces.space import Space
+from search_spaces.space import Candidate, Space
 
 _LISTED = 10_000
 
@@ -89,6 +81,10 @@ class Study:
         values = self._minimised()
         best = np.flatnonzero(pareto.front(values, violations(values, self.objectives)))
         return [self._measurements[i] for i in best[np.lexsort(values[best].T[::-1])]]
+
+    def find(self, candidate: Candidate) -> Measurement | None:
+        """The measurement of a candidate, if it was measured."""
+        return next((m for m in self._measurements if m.candidate == candidate and m.state == "measured"), None)
 
     def select(self, limits: Mapping[str, float] | None = None, **named: float) -> Measurement:
         """The best in the first objective, ties by the next, of those within all limits, the objectives' own included.

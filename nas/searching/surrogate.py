@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nas.searching.evaluation import Objective, Results
+from nas.searching.evaluation import Results
 from nas.searching.features import Features
+from nas.searching.measurement import Objective
 from predictors import Predictor, Quality, kendall_tau, quality
 from search_spaces.arrays import FloatArray, IntArray
 

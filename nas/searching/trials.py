@@ -11,7 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.searching.evaluation import Measurement, Objective
+from nas.searching.measurement import Measurement, Objective
 from search_spaces.space import Candidate, Choice, Space
 
 
