@@ -13,7 +13,6 @@ parameters and low predicted latency, and its front measured.
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -33,13 +32,12 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from hardware.machine import this_machine
 from hardware.profile import DeviceProfile, Row, parse_profile, read_profile
 from nas import Objective, nsga2
 from nas.networks.untrained import made_inputs
-from nas.profiling.measuring import TOLERANCE, Bench, Target, rows_protocol
+from nas.profiling.measuring import TOLERANCE, Bench, Target
 from nas.profiling.objective import latency_objective, predicted_latency
-from nas.profiling.profiling import Effort, grow
+from nas.profiling.profiling import Effort, begin, grow
 from nas.profiling.rows import full_ms, learned_rows, relative
 from nas.profiling.subject import Subject
 from nas.profiling.verification import agreements, verify
@@ -106,8 +104,7 @@ class Device:
 
     def __init__(self, subject: Subject, runtime: str, out: Path | None, sizes: Sizes) -> None:
         self.subject, self.sizes = subject, sizes
-        target = Target(runtime)
-        self.bench = Bench(subject, target, target.maker(), rows_protocol(target, sizes.tolerance))
+        self.bench = Bench.of(subject, Target(runtime), sizes.tolerance)
         self._path = None if out is None else out / f"profile-{subject.name}-{runtime}.json"
 
     def begin(self) -> DeviceProfile:
@@ -115,17 +112,13 @@ class Device:
             return read_profile(self._path)
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-        header, version = self.bench.header(), self.bench.target.version()
-        return DeviceProfile(
-            **header, machine=this_machine(), runtime_version=version, reference=self.bench.reference(), rows=()
-        )
+        return begin(self.bench)
 
     def profile(self, count: int) -> dict[str, Any]:
-        """A profile of `count` sub-networks, as JSON, and its seconds in this process."""
-        started = time.monotonic()
+        """A profile of `count` sub-networks, as JSON."""
         begun = self.begin()
         grown = grow(begun, self.subject, self.bench.measure, Effort(count), seed=SEED, path=self._path)
-        return {"profile": grown.model_dump(mode="json"), "measure_seconds": time.monotonic() - started}
+        return {"profile": grown.model_dump(mode="json")}
 
     def measured(self, candidates: Sequence[Candidate], profile: DeviceProfile) -> dict[str, Any]:
         """The same profile with rows of these candidates alone."""
@@ -198,7 +191,7 @@ def run_runtime(harness: Harness, problem: Problem, runtime: str) -> tuple[Figur
     prefix = f"{subject.name}-{runtime}"
     main_count, most = max(count for count in sizes.counts if count <= sizes.main), max(sizes.counts)
     kept = harness.stage(f"{prefix}-profile-{main_count}", lambda: device.profile(main_count), **asked)
-    profile, seconds = read(kept), kept["measure_seconds"]
+    profile = read(kept)
     held = read(harness.stage(f"{prefix}-held", lambda: device.measured(problem.held, profile), **asked))
     parts = read(harness.stage(f"{prefix}-alone", lambda: device.measured(alone(whole), profile), **asked))
     again = read(harness.stage(f"{prefix}-held-again", lambda: device.measured(problem.held, profile), **asked))
@@ -216,7 +209,8 @@ def run_runtime(harness: Harness, problem: Problem, runtime: str) -> tuple[Figur
     predicted, (by_wall, _) = predicted_latency(profile, subject, whole), twice(wall(held, whole), wall(again, whole))
     figures[f"wall_mape_{subject.name}_{runtime}"] = mape(by_wall.ratios, predicted(by_wall.rows) / full_ms(profile))
     front = harness.stage(f"{prefix}-front", lambda: device.searched(profile, problem.parameters), **asked)
-    return figures | {f"{name}_{subject.name}_{runtime}": value for name, value in front.items()}, seconds
+    figures |= {f"{name}_{subject.name}_{runtime}": value for name, value in front.items()}
+    return figures, sum(row.seconds for row in profile.rows)
 
 
 def run_model(harness: Harness, model: str, runtimes: Sequence[str], sizes: Sizes) -> Figures:

@@ -31,7 +31,9 @@ _ALIKE = 0.01
 
 _CONFIG = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 _OF_MODEL = ("family", "space_sha256", "macs")
-ASKED = ("model", *_OF_MODEL, "batch", "tokens", "shape", "runtime", "device", "precision", "threads", "multiple_of")
+# What a user sets is named first: the multiply-accumulates follow from the inputs, too.
+_SET = ("batch", "tokens", "shape", "runtime", "device", "precision", "threads", "multiple_of")
+ASKED = ("model", "family", "space_sha256", *_SET, "macs")
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,14 @@ class Timing(_Part):
 class Row(_Part):
     """One measured sub-network: the option of every choice by its name, its timing, and its place in time (0, 1, ...).
 
-    A sub-network may have several rows, apart in time: they tell the noise floor.
+    A sub-network may have several rows, apart in time: they tell the noise floor. `seconds` were spent on the row, with
+    choosing, converting and loading; 0 where that was not kept.
     """
 
     candidate: dict[Name, Value] = pydantic.Field(max_length=10_000)
     timing: Timing
     order: Annotated[int, pydantic.Field(ge=0, le=2**31)]
+    seconds: NonNegative = 0.0
 
     @property
     def key(self) -> tuple[tuple[str, object], ...]:

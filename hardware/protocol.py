@@ -84,7 +84,7 @@ def require_stable(timing: Timing, what: str = "this network") -> Timing:
         return timing
     raise UnstableError(
         f"the latency of {what} did not get stable: after {len(timing.samples)} rounds its ratio to the reference is "
-        f"known to {100 * timing.half_width:.1f} % only; stop what else runs on this machine, or allow more rounds"
+        f"known to {100 * timing.half_width:.1f} % only; stop what else runs on this machine, or allow more"
     )
 
 

@@ -29,6 +29,8 @@ _HOMES = {
     "load_study": "nas.searching.study",
     "nsga2": "nas.searching.nsga2",
     "order_by_importance": "nas.learning.importance",
+    "profile_latency": "nas.profiling.latency",
+    "profiled_latency": "nas.profiling.latency",
     "random_search": "nas.searching.random_search",
     "recalibrate": "search_spaces.recalibration",
     "search": "nas.searching.search",

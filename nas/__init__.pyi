@@ -8,6 +8,8 @@ from nas.learning.importance import order_by_importance as order_by_importance
 from nas.learning.instatune import InstaTuneConfig as InstaTuneConfig
 from nas.learning.instatune import instatune as instatune
 from nas.networks.pretrained import load_pretrained as load_pretrained
+from nas.profiling.latency import profile_latency as profile_latency
+from nas.profiling.latency import profiled_latency as profiled_latency
 from nas.runs.export import export as export
 from nas.searching.known import known_results as known_results
 from nas.searching.linas import LinasConfig as LinasConfig
@@ -47,6 +49,8 @@ __all__ = [
     "load_study",
     "nsga2",
     "order_by_importance",
+    "profile_latency",
+    "profiled_latency",
     "random_search",
     "recalibrate",
     "search",

@@ -49,6 +49,7 @@ def test_a_model_alone_is_profiled_and_the_profile_goes_on(nas_command: Command,
     assert answer.status == 0, answer.err
     told = json.loads(answer.out)
     assert told["sub_networks"] == 8 and told["tokens"] == 16 and told["noise_floor_percent"] >= 0
+    assert told["seconds"] > 0
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
     more = json.loads(nas_command("profile", tmp_path / "model", "--out", out, *QUICK, "--budget", 12, "--json").out)
     assert more["sub_networks"] == 12
@@ -89,6 +90,10 @@ def test_a_search_measures_accuracy_alone_and_then_its_front(
     mended = json.loads((place / "verified.json").read_text(encoding="utf-8"))["rows"]
     assert mended[0]["stable"] and mended[0]["measured"]["latency_ms"] != 1.0, "what was not stable is measured anew"
     assert mended[0]["measured"]["latency_ms_elsewhere"] == 7.0 and mended[1:] == held["rows"][1:]
+    (place / "verified.json").unlink()
+    answer = nas_command("report", run, "--name", "predicted", "--json")
+    assert f"{again['count']} of the {again['count']} sub-networks of the front have predicted latencies" in answer.err
+    assert "verified" not in json.loads(answer.out)
     (place / "verified.json").write_text(verified, encoding="utf-8")
 
     slow = max(member["measured_latency_ms"] for member in found["front"])

@@ -36,6 +36,8 @@ NAMES = {
         "load_study",
         "nsga2",
         "order_by_importance",
+        "profile_latency",
+        "profiled_latency",
         "random_search",
         "recalibrate",
         "search",

@@ -55,8 +55,9 @@ def test_python_of_the_readme(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_python_of_the_linas_page(tmp_path: Path) -> None:
-    for block in blocks("docs/linas.md", "python"):
+@pytest.mark.parametrize("page", ["linas", "profiling"])
+def test_python_of_the_page(page: str, tmp_path: Path) -> None:
+    for block in blocks(f"docs/{page}.md", "python"):
         assert "Candidate" in run_python("-c", block, folder=tmp_path)
 
 

@@ -84,6 +84,11 @@ class Bench:
     protocol: Protocol
     _full: Runner | None = field(default=None, init=False, repr=False)
 
+    @classmethod
+    def of(cls, subject: Subject, target: Target, tolerance: float = TOLERANCE) -> "Bench":
+        """With the protocol of rows; UserError where the runtime cannot be used here."""
+        return cls(subject, target, target.maker(), rows_protocol(target, tolerance))
+
     def header(self, multiple_of: int = 1) -> dict[str, Any]:
         """What a profile says that is made with it, before anything is measured; the machine and version aside."""
         subject, target = self.subject, self.target

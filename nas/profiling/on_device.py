@@ -55,10 +55,11 @@ def main() -> None:
     for order, index in enumerate(plan["order"]):
         if any(row["order"] == order and row["timing"]["stable"] for row in rows):
             continue
-        planned = plan["rows"][index]
+        planned, began = plan["rows"][index], time.monotonic()
         timing = timed(load(folder / planned["folder"]), full, plan["profile"]["protocol"])
         rows[:] = [row for row in rows if row["order"] != order]
-        rows.append({"candidate": planned["candidate"], "timing": timing, "order": order})
+        spent = time.monotonic() - began
+        rows.append({"candidate": planned["candidate"], "timing": timing, "order": order, "seconds": spent})
         write(place, result)
         note = "" if timing["stable"] else " (not stable)"
         print(f"{len(rows)} of {len(plan['order'])}: {timing['median_ms']:.3f} ms{note}", file=sys.stderr, flush=True)

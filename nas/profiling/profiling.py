@@ -13,8 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hardware.machine import this_machine
 from hardware.profile import DeviceProfile, Row, Timing, noise_floor, write_profile
+from hardware.protocol import UnstableError, require_stable
+from nas.errors import UserError
 from nas.profiling.design import first_rows, most_telling, pool
+from nas.profiling.measuring import Bench
 from nas.profiling.prediction import features_of_design
 from nas.profiling.rows import fitted, learned_rows
 from nas.profiling.subject import Subject
@@ -23,7 +27,7 @@ from nas.seeds import generator
 from search_spaces import Candidate
 
 LEAST = 20
-_TWICE, _BATCH = 10, 8
+_TWICE, _BATCH, _TRIES = 10, 8, 5
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,30 @@ class Effort:
 
 OnRow = Callable[[DeviceProfile, Row], None]
 Measure = Callable[[Candidate], Timing]
+
+
+def begin(bench: Bench, multiple_of: int = 1) -> DeviceProfile:
+    """A profile of this machine with the full network alone; UserError where its latency does not get stable.
+
+    Args:
+        bench: measures, in the runtime of the profile.
+        multiple_of: which sizes it is for, see `nas.profiling.sizes`.
+    """
+    header, version = bench.header(multiple_of), bench.target.version()
+    machine = this_machine(bench.subject.accelerator)
+    return DeviceProfile(**header, machine=machine, runtime_version=version, reference=stable_reference(bench), rows=())
+
+
+def stable_reference(bench: Bench) -> Timing:
+    """The full network's latency, which everything is relative to; UserError where it does not get stable."""
+    for _ in range(_TRIES):
+        timing = bench.reference()
+        if timing.stable:
+            break
+    try:
+        return require_stable(timing, "the full network")
+    except UnstableError as error:
+        raise UserError(f"{error} by its tolerance") from error
 
 
 def grow(
@@ -102,13 +130,15 @@ class _Growing:
         self._subject, self._effort, self._seed, self._clock = subject, effort, seed, clock
         self._twice = checked_twice(subject, effort.budget, seed)
         self._began, self._new = clock(), 0
+        self._now = self._began
         whole = subject.supernet.space
         self._times = Counter(whole.candidate(row.candidate) for row in stable)
 
     def add(self, candidate: Candidate, timing: Timing) -> Row:
         """One more row."""
         order = max((row.order for row in self.profile.rows), default=-1) + 1
-        row = Row(candidate=dict(candidate), timing=timing, order=order)
+        before, self._now = self._now, self._clock()
+        row = Row(candidate=dict(candidate), timing=timing, order=order, seconds=self._now - before)
         rows = (*self.profile.rows, row)
         grown = self.profile.model_copy(update={"rows": rows})
         self.profile = grown.model_copy(update={"noise_floor": noise_floor(grown)})

@@ -6,10 +6,10 @@ from typing import Any
 
 from hardware.inputs import device_of
 from hardware.machine import this_machine
-from hardware.profile import DeviceProfile, Row, Timing, noise_floor, write_profile
+from hardware.profile import DeviceProfile, Row, noise_floor, write_profile
 from nas.errors import UserError
-from nas.profiling.measuring import Bench, Target, rows_protocol
-from nas.profiling.profiling import Effort, checked_twice, grow
+from nas.profiling.measuring import Bench, Target
+from nas.profiling.profiling import Effort, begin, checked_twice, grow, stable_reference
 from nas.profiling.rows import full_ms, held_out, relative
 from nas.profiling.subject import Subject, differences
 from nas.runs.console import Bar, say
@@ -20,7 +20,6 @@ from predictors import Quality
 
 BUDGET = 100
 NOISY = 0.05
-_TRIES = 5
 
 
 def profile_device(request: ProfileRequest, out: Path) -> dict[str, Any]:
@@ -31,7 +30,6 @@ def profile_device(request: ProfileRequest, out: Path) -> dict[str, Any]:
             do not get stable.
     """
     subject, settings, seed = open_subject(request), request.settings, request.common.seed
-    started = time.monotonic()
     bench = bench_of(subject, settings)
     profile = _begun(out, subject, settings, bench)
     effort = Effort(settings.budget or BUDGET, None if settings.minutes is None else 60 * settings.minutes)
@@ -42,7 +40,7 @@ def profile_device(request: ProfileRequest, out: Path) -> dict[str, Any]:
             bar.update(len(grown.rows), told if row.timing.stable else f"{told}, not stable")
 
         profile = grow(profile, subject, bench.measure, effort, seed=seed, path=out, on_row=on_row)
-    return told_of(profile, subject, out, time.monotonic() - started)
+    return told_of(profile, subject, out)
 
 
 def estimate(request: ProfileRequest) -> dict[str, Any]:
@@ -87,7 +85,7 @@ def asked_of_profile(subject: Subject, settings: ProfileSettings) -> dict[str, o
     }
 
 
-def told_of(profile: DeviceProfile, subject: Subject, out: Path, seconds: float) -> dict[str, Any]:
+def told_of(profile: DeviceProfile, subject: Subject, out: Path) -> dict[str, Any]:
     """What a profile says, in one object; UserError where its latencies did not get stable."""
     judged = held_out(profile, subject.supernet.space, subject.kernels)
     floor = noise_floor(profile)
@@ -108,7 +106,7 @@ def told_of(profile: DeviceProfile, subject: Subject, out: Path, seconds: float)
         "full_network_ms": full_ms(profile),
         "noise_floor_percent": None if floor is None else 100 * floor,
         "held_out": None if judged is None else _judged(judged),
-        "seconds": seconds,
+        "seconds": sum(row.seconds for row in profile.rows),
     }
 
 
@@ -123,16 +121,15 @@ def _judged(found: Quality) -> dict[str, float | None]:
 
 def bench_of(subject: Subject, settings: ProfileSettings) -> Bench:
     """What measures candidates; UserError where the runtime cannot be used here."""
-    device = device_of(subject.supernet).type
-    target = Target(settings.runtime, settings.precision, settings.threads, device)
-    return Bench(subject, target, target.maker(), rows_protocol(target, settings.tolerance))
+    target = Target(settings.runtime, settings.precision, settings.threads, device_of(subject.supernet).type)
+    return Bench.of(subject, target, settings.tolerance)
 
 
 def _begun(out: Path, subject: Subject, settings: ProfileSettings, bench: Bench) -> DeviceProfile:
     """The profile in `out`, which must be of the same, or a new one that holds the full network alone."""
     asked = asked_of_profile(subject, settings)
-    machine, version = this_machine(subject.accelerator), bench.target.version()
     if out.exists():
+        machine, version = this_machine(subject.accelerator), bench.target.version()
         found = profile_at(out)
         wrong = differences(found, asked)
         if found.machine != machine:
@@ -149,22 +146,9 @@ def _begun(out: Path, subject: Subject, settings: ProfileSettings, bench: Bench)
             wrong = [*wrong, "it was measured with another --tolerance or by another clock"]
         if wrong:
             raise UserError(f"{out} is another profile: {wrong[0]}; name another --out")
-        return found if found.reference.stable else found.model_copy(update={"reference": _reference(bench)})
+        return found if found.reference.stable else found.model_copy(update={"reference": stable_reference(bench)})
     if not out.parent.is_dir():
         raise UserError(f"the profile needs a folder to be in, there is no {out.parent}; make it first")
-    header = bench.header(settings.multiple_of)
-    profile = DeviceProfile(**header, machine=machine, runtime_version=version, reference=_reference(bench), rows=())
+    profile = begin(bench, settings.multiple_of)
     write_profile(profile, out)
     return profile
-
-
-def _reference(bench: Bench) -> Timing:
-    """The full network's latency, which everything is relative to; UserError where it does not get stable."""
-    for _ in range(_TRIES):
-        timing = bench.reference()
-        if timing.stable:
-            return timing
-    raise UserError(
-        f"the latency of the full network did not get stable in {_TRIES} tries; stop what else runs on this machine, "
-        "or allow more with --tolerance"
-    )

@@ -1,7 +1,6 @@
 """Profiling a device that does not have this project: a folder to copy there, and what comes back of it."""
 
 import json
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -66,8 +65,7 @@ def read_result(request: ProfileRequest, result: Path, out: Path) -> dict[str, A
     Raises:
         UserError: a result that is damaged, lacks rows, or is of another network or other settings.
     """
-    started, settings = time.monotonic(), request.settings
-    profile = _complete(result)
+    settings, profile = request.settings, _complete(result)
     subject = open_subject(_on_cpu(request))
     asked = {name: value for name, value in asked_of_profile(subject, settings).items() if name != "runtime"}
     if settings.runtime != ProfileSettings.runtime:
@@ -77,7 +75,7 @@ def read_result(request: ProfileRequest, result: Path, out: Path) -> dict[str, A
         raise UserError(f"{result} must be of this network: {wrong[0]}; repeat the flags that the folder was made with")
     if out.exists() and (differences(profile_at(out), asked) or profile_at(out).machine != profile.machine):
         raise UserError(f"{out} is another profile; name another --out")
-    told = told_of(profile, subject, out, time.monotonic() - started)
+    told = told_of(profile, subject, out)
     write_profile(profile, out)
     return told
 

@@ -47,7 +47,7 @@ from nas.runs.run_folder import (
     write_record,
 )
 from nas.runs.settings import Common, Limits, SearchSettings
-from nas.runs.verifying import chosen_of, told_of_agreement, verified_of, verify_front
+from nas.runs.verifying import agreement_of, chosen_of, tell_agreement, tell_unmeasured, verified_of, verify_front
 from nas.searching.measurement import Measurement
 from nas.searching.relative_latency import reference_path
 from nas.searching.storage import Storage, copy_to_journal, is_url
@@ -106,10 +106,8 @@ def search_run(
         verified = verify_front(place, study, predicted)
         write_front(study, Marks(study.find(space.largest()), None), place / "front.csv", verified)
     tell_end(study, settings.budget, settings.patience)
-    return {
-        **summary(run, settings.name, place / "front.csv", study, verified),
-        **told_of_agreement(study, verified),
-    }
+    tell_agreement(study, verified)
+    return {**summary(run, settings.name, place / "front.csv", study, verified), **agreement_of(study, verified)}
 
 
 def _storage(folder: RunFolder, settings: SearchSettings) -> Storage:
@@ -175,6 +173,7 @@ def _report_search(folder: RunFolder, record: RunRecord, name: str, limits: Limi
     asked, place = folder.read_search(name).asked, folder.search(name)
     study = load_study(place / JOURNAL)
     verified = verified_of(place, study)
+    tell_unmeasured(study, verified, kept_profiles(place))
     best = chosen_of(study, verified, limits)
     marks = Marks(study.find(study.space.largest()), study.find(best.candidate))
     write_front(study, marks, place / "front.csv", verified)
@@ -188,7 +187,7 @@ def _report_search(folder: RunFolder, record: RunRecord, name: str, limits: Limi
         "chosen": None if marks.chosen is None else _described(marks.chosen, verified),
         "picture": str(place / "pareto.png"),
         "table": str(place / "front.csv"),
-        **told_of_agreement(study, verified),
+        **agreement_of(study, verified),
     }
 
 

@@ -1,6 +1,6 @@
 """The front of a search by predicted latencies, measured again where its devices are here, and the choice from it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,15 @@ def chosen_of(study: Study, verified: Sequence[Verified], limits: Limits) -> Mea
     return select(members, study.objectives, expanded(limits.given(), [o.name for o in study.objectives]))
 
 
-def told_of_agreement(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:
-    """How predicted and measured latencies agree over the front, by the name of the objective; says so too."""
+def agreement_of(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:
+    """How predicted and measured latencies agree over the front, by the name of the objective; empty: none measured."""
     found = agreements(study.front(), study.objectives, verified)
-    for name, agreement in found.items():
+    return {"verified": {name: asdict(agreement) for name, agreement in found.items()}} if found else {}
+
+
+def tell_agreement(study: Study, verified: Sequence[Verified]) -> None:
+    """Say how predicted and measured latencies agree, and what did not get stable."""
+    for name, agreement in agreements(study.front(), study.objectives, verified).items():
         tau = "" if agreement.kendall_tau is None else f", Kendall tau {agreement.kendall_tau:.2f}"
         say(
             f"{name} of {agreement.count} sub-networks measured again: predicted with a mean error of "
@@ -103,7 +108,18 @@ def told_of_agreement(study: Study, verified: Sequence[Verified]) -> dict[str, A
     unstable = sum(not each.stable for each in verified)
     if unstable:
         say(f"{unstable} of these measurements did not get stable; something else runs on this machine")
-    return {"verified": {name: asdict(agreement) for name, agreement in found.items()}} if found else {}
+
+
+def tell_unmeasured(study: Study, verified: Sequence[Verified], profiled: Collection[str]) -> None:
+    """Say how much of the front has predicted latencies alone, of those objectives that come from profiles."""
+    measured = {each.candidate: each.measured for each in verified}
+    front = study.front()[:_MOST]
+    missing = sum(not set(profiled) <= set(measured.get(member.candidate, ())) for member in front)
+    if missing:
+        say(
+            f"{missing} of the {len(front)} sub-networks of the front have predicted latencies that were not measured "
+            "again; the same nas search, where the device is, measures what is missing"
+        )
 
 
 def _best(study: Study, verified: Sequence[Verified]) -> Measurement | None:

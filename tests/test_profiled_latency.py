@@ -1,0 +1,42 @@
+"""A profile and its objective from Python: measured here, and refused where it is of something else."""
+
+from pathlib import Path
+
+import profiles
+import pytest
+import torch
+
+import nas
+from hardware import read_profile
+
+
+def test_a_super_network_is_profiled_and_searched_by_it(tmp_path: Path) -> None:
+    subject, path = profiles.subject(), tmp_path / "profile.json"
+    # Times are not the point here, so any is stable enough.
+    profile = nas.profile_latency(subject.supernet, subject.inputs, seed=0, budget=20, tolerance=100.0, path=path)
+    assert read_profile(path) == profile and len({row.key for row in profile.rows}) == 20
+    latency = nas.profiled_latency(profile, subject.supernet, subject.inputs)
+    space = subject.supernet.space
+    assert latency.exact is not None
+    study = nas.search(
+        subject.supernet,
+        space,
+        None,
+        [nas.Objective("parameters", "maximize"), latency],
+        budget=30,
+        seed=0,
+        example_inputs=subject.inputs,
+    )
+    predicted = [member.values["latency_ms"] for member in study.measurements]
+    assert predicted == list(latency.exact(space.encode([member.candidate for member in study.measurements])))
+    assert min(predicted) > 0
+
+
+def test_a_profile_of_something_else_is_refused() -> None:
+    subject = profiles.subject()
+    profile = profiles.profile(subject)
+    longer = {name: torch.cat([value, value], dim=1) for name, value in dict(subject.inputs).items()}
+    with pytest.raises(nas.UserError, match="these inputs: tokens is"):
+        nas.profiled_latency(profile, subject.supernet, longer)
+    with pytest.raises(nas.UserError, match="profiled sub-networks"):
+        nas.profiled_latency(profile, subject.supernet, subject.inputs)
