@@ -68,6 +68,7 @@ def _problem(data: Path, model: str, full: bool) -> Problem:
         shared_rate=config.learning_rate,
         evaluations=250 if full else 120,
         scored=1000,
+        finalists=8,
     )
 
 

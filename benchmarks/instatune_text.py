@@ -71,6 +71,7 @@ def _problem(data: Path, folder: Path, full: bool) -> Problem:
         shared_rate=None,
         evaluations=250 if full else 120,
         scored=872,
+        finalists=32,
     )
 
 

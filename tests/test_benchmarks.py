@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from harness import Harness
-from instatune_common import SHARES, smoothed
+from instatune_common import SHARES, probability
 from instatune_figures import Outcome, draw, figures, text
-
-from search_spaces import Choice, Space
 
 ROWS = 1000
 
@@ -67,13 +65,9 @@ def test_the_table_holds_every_network_and_the_picture_is_drawn(tmp_path: Path) 
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_lucky_measurement_is_drawn_towards_its_neighbours() -> None:
-    space = Space((Choice("a", tuple(range(1, 9))), Choice("b", tuple(range(1, 9)))))
-    encoded = np.array([[a, b] for a in range(8) for b in range(8)])
-    true = encoded.sum(1) / 100
-    measured = true.copy()
-    measured[20] += 0.05
-    assert true[20] < smoothed(space, encoded, measured)[20] < measured[20]
+def test_probability_of_the_labels_is_the_mean_over_rows() -> None:
+    logits = np.log(np.array([[0.2, 0.8], [0.6, 0.4], [0.5, 0.5]])) + np.array([[1000.0], [0.0], [-1000.0]])
+    assert probability(logits, np.array([1, 0, 0])) == pytest.approx((0.8 + 0.6 + 0.5) / 3)
 
 
 def test_a_stage_is_kept_until_its_settings_change(tmp_path: Path) -> None:
