@@ -24,6 +24,7 @@ import tyro
 from nas.command.config_file import defaults_from, read_config
 from nas.errors import NoFeasible, UserError
 from nas.runs.console import print_comparison, print_object
+from nas.runs.requests import FinetuneRequest, ProfileRequest
 from nas.runs.settings import (
     Common,
     DataSettings,
@@ -294,19 +295,19 @@ def _finetune(command: Finetune, out: TextIO) -> None:
         raise UserError("--name and limits choose a sub-network of a finished run: give them with --candidate chosen")
     if command.network is not None:
         raise UserError("--model goes with --candidate; a network to begin with stands first: nas finetune MODEL")
-    settings = (
+    request = FinetuneRequest(
         command.model,
-        command.own,
         command.data,
+        command.own,
         command.elastic,
         command.training,
         command.recipe,
         command.common,
     )
     if command.dry_run:
-        _print(estimate.finetuning(*settings), command.common, out)
+        _print(estimate.finetuning(request), command.common, out)
     else:
-        _print(workflow.finetune_run(command.out, *settings), command.common, out)
+        _print(workflow.finetune_run(request, command.out), command.common, out)
 
 
 def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
@@ -327,7 +328,6 @@ def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
 
 def _profile(command: Profile, out: TextIO) -> None:
     from nas.runs import profiling, remote
-    from nas.runs.profiled import ProfileRequest
 
     if command.remote is not None and command.result is not None:
         raise UserError("--remote writes a folder and --result reads what came of one: give one of them")

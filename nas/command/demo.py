@@ -15,18 +15,16 @@ from nas.command.demo_files import SENTENCES, WEIGHTS, cache_folder, fetch, unpa
 from nas.runs.console import print_comparison, say
 from nas.runs.delivery import export_run
 from nas.runs.memory import peak_memory_mib
-from nas.runs.profiled import ProfileRequest
 from nas.runs.profiling import profile_device
+from nas.runs.requests import FinetuneRequest, ProfileRequest
 from nas.runs.searching import report_run, search_run
 from nas.runs.settings import (
     Common,
     DataSettings,
     Limits,
-    ModelSettings,
     ProfileSettings,
     SearchSettings,
     SpaceSettings,
-    SupernetSettings,
     TrainingSettings,
 )
 from nas.runs.workflow import finetune_run
@@ -55,7 +53,7 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
     if not reviews.exists():
         unpack_sentences(archives[SENTENCES], reviews)
     data = DataSettings(str(reviews / "reviews.csv"))
-    finetune_run(run, str(model), ModelSettings(), data, ELASTIC, TRAINING, SupernetSettings(), common)
+    finetune_run(FinetuneRequest(str(model), data, elastic=ELASTIC, training=TRAINING, common=common), run)
     profile = out / "profile.json"
     profiled = profile_device(ProfileRequest(str(run), PROFILE, common=common), profile)
     found = search_run(run, replace(SEARCH, profile=(profile,)), Limits(), common)

@@ -14,15 +14,12 @@ from nas.runs.devices import predictions, read_profiles, space_with, with_predic
 from nas.runs.memory import peak_memory_mib
 from nas.runs.opened_run import LATENCY, check_search, named_objectives, objective_names, open_run, run_search
 from nas.runs.preparation import instatune_config, prepare, training_config
+from nas.runs.requests import FinetuneRequest
 from nas.runs.run_folder import RunFolder
 from nas.runs.settings import (
     Common,
-    DataSettings,
     Limits,
-    ModelSettings,
     SearchSettings,
-    SpaceSettings,
-    SupernetSettings,
     TrainingSettings,
 )
 from nas.runs.teaching import given_teacher
@@ -32,18 +29,10 @@ _STEPS = 4
 _CANDIDATES = 3
 
 
-def finetuning(
-    model: str,
-    own: ModelSettings,
-    data: DataSettings,
-    elastic: SpaceSettings,
-    training: TrainingSettings,
-    recipe: SupernetSettings,
-    common: Common,
-) -> dict[str, Any]:
+def finetuning(request: FinetuneRequest) -> dict[str, Any]:
     """Time and memory of `nas finetune`, from four steps; UserError for wrong input."""
-    config = instatune_config(training, recipe, common)
-    prepared = prepare(model, own, data, elastic, common.seed)
+    config, recipe = instatune_config(request), request.recipe
+    prepared = prepare(request)
     train, steps = prepared.data.train, config.total_steps(len(prepared.data.train))
     seconds: list[float] = []
     # Checkpoints and the ordering of units hold a second copy of the weights.
@@ -54,7 +43,7 @@ def finetuning(
     instatune(prepared.supernet, train, few, teacher=teacher, on_step=_seconds_of_steps(seconds))
     found = {"sub_networks": str(prepared.supernet.space.size()), "rows": len(train), **_training(seconds, steps)}
     if teaches:
-        plain, seconds = replace(training_config(training, common), steps=few.steps, patience=None), []
+        plain, seconds = replace(training_config(request.training, request.common), steps=few.steps, patience=None), []
         fine_tune(second.model, train, plain, on_step=_seconds_of_steps(seconds))
         found = {**found, "teacher": _training(seconds, steps)}
     return found

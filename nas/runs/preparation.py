@@ -23,8 +23,9 @@ from nas.networks.own_model import check_outputs
 from nas.networks.pretrained import example_inputs
 from nas.runs.console import say
 from nas.runs.network import EXAMPLE_TOKENS, load_network
+from nas.runs.requests import FinetuneRequest
 from nas.runs.run_folder import RunFolder, RunRecord, Scalar, recorded_versions, write_record
-from nas.runs.settings import Common, DataSettings, ModelSettings, SpaceSettings, SupernetSettings, TrainingSettings
+from nas.runs.settings import Common, SpaceSettings, TrainingSettings
 from search_spaces import Supernet, last_first, space, spread
 from search_spaces.drop_order import DropOrder
 
@@ -42,13 +43,14 @@ class Prepared:
     data: Data
 
 
-def prepare(model: str, own: ModelSettings, data: DataSettings, elastic: SpaceSettings, seed: int) -> Prepared:
+def prepare(request: FinetuneRequest) -> Prepared:
     """Load model and data and find the sub-networks; writes nothing. UserError for wrong input."""
+    data, seed = request.data, request.common.seed
     if data.data is None:
         raise UserError("--data must name the rows to fine-tune on: a file, a folder or a hub data set")
     task = TASKS[data.task]
     table = read_table(Source(data.data, data.text, data.image, data.label, data.data_config, task))
-    module, preprocessor = load_network(model, own, table.classes, table.kind, task, seed)
+    module, preprocessor = load_network(request.model, request.own, table.classes, table.kind, task, seed)
     ready = prepare_data(table, preprocessor, seed=seed, max_tokens=data.max_tokens)
     for what, count in (
         ("Images that cannot be decoded, left out", ready.undecodable),
@@ -58,7 +60,7 @@ def prepare(model: str, own: ModelSettings, data: DataSettings, elastic: SpaceSe
         if count:
             say(f"{what}: {count:,}")
     _reads_all(module, ready)
-    return Prepared(_supernet(module, elastic, ready, preprocessor, seed), preprocessor, ready)
+    return Prepared(_supernet(module, request.elastic, ready, preprocessor, seed), preprocessor, ready)
 
 
 def _reads_all(module: nn.Module, data: Data) -> None:
@@ -74,21 +76,19 @@ def _reads_all(module: nn.Module, data: Data) -> None:
     check_outputs(module, {name: torch.cat([each, each]) for name, each in row.items()}, len(data.classes), remedy)
 
 
-def resume(
-    folder: RunFolder, model: str, own: ModelSettings, data: DataSettings, elastic: SpaceSettings, seed: int
-) -> Prepared:
+def resume(folder: RunFolder, request: FinetuneRequest) -> Prepared:
     """The same again for a run that was begun: its own data, and the model anew.
 
     UserError when the model is no longer the one that the run was begun with.
     """
-    record = folder.read()
-    module, preprocessor = load_network(model, own, record.classes, record.kind, TASKS[data.task], seed)
+    record, seed, task = folder.read(), request.common.seed, TASKS[request.data.task]
+    module, preprocessor = load_network(request.model, request.own, record.classes, record.kind, task, seed)
     ready = Data.load(folder.data, preprocessor)
     if model_fingerprint(module) != record.model_fingerprint:
         raise UserError(
-            f"{folder.path} was begun with other weights than {model} has now; begin anew in another folder"
+            f"{folder.path} was begun with other weights than {request.model} has now; begin anew in another folder"
         )
-    return Prepared(_supernet(module, elastic, ready, preprocessor, seed), preprocessor, ready)
+    return Prepared(_supernet(module, request.elastic, ready, preprocessor, seed), preprocessor, ready)
 
 
 def record_begin(folder: RunFolder, prepared: Prepared, asked: dict[str, Scalar]) -> None:
@@ -113,36 +113,30 @@ def training_config(training: TrainingSettings, common: Common) -> TrainingConfi
     return TrainingConfig(**{**asdict(training), "trackers": trackers}, seed=common.seed, device=common.device)
 
 
-def instatune_config(training: TrainingSettings, recipe: SupernetSettings, common: Common) -> InstaTuneConfig:
+def instatune_config(request: FinetuneRequest) -> InstaTuneConfig:
     """The recipe's configuration from what the command was told."""
+    recipe = request.recipe
     if recipe.teacher is not None and recipe.distillation == "low-cost":
         raise UserError("--teacher needs --distillation high-cost or hybrid: with low-cost the full network teaches")
     own = {name: value for name, value in asdict(recipe).items() if name != "teacher"}
-    return InstaTuneConfig(**vars(training_config(training, common)), **own)
+    return InstaTuneConfig(**vars(training_config(request.training, request.common)), **own)
 
 
-def asked_of_finetune(
-    model: str,
-    own: ModelSettings,
-    data: DataSettings,
-    elastic: SpaceSettings,
-    training: TrainingSettings,
-    recipe: SupernetSettings,
-    common: Common,
-) -> dict[str, Scalar]:
+def asked_of_finetune(request: FinetuneRequest) -> dict[str, Scalar]:
     """What decides the outcome of a fine-tuning, by flag: a repeated command must ask for the same."""
+    own, data, recipe = request.own, request.data, request.recipe
     return {
-        "model": _place(model),
+        "model": _place(request.model),
         **asdict(own),
         "weights": None if own.weights is None else _place(str(own.weights)),
         "tokenizer": None if own.tokenizer is None else _place(own.tokenizer),
         **asdict(data),
         "data": _place(str(data.data)),
-        **asdict(elastic),
-        **_decides(training),
+        **asdict(request.elastic),
+        **_decides(request.training),
         **asdict(recipe),
         "teacher": None if recipe.teacher is None else _place(str(recipe.teacher)),
-        "seed": common.seed,
+        "seed": request.common.seed,
     }
 
 

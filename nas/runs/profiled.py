@@ -1,7 +1,6 @@
 """What is profiled, from what the user names: a run, a model of `transformers`, or a network of the user's own."""
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,45 +17,12 @@ from nas.profiling.subject import Subject
 from nas.runs.network import image_size, is_own
 from nas.runs.opened_run import OpenedRun, open_run
 from nas.runs.preparation import supernet_of
+from nas.runs.requests import ProfileRequest
 from nas.runs.run_folder import RunFolder
 from nas.runs.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
 from search_spaces import Supernet, plain_attention
 
-_OUTPUTS, _MOST = 2, 2**20
-
-
-@dataclass(frozen=True)
-class ProfileRequest:
-    """What to profile, and how.
-
-    Args:
-        model: a run folder, a model folder or hub name, or `module:factory`.
-        settings: what is measured.
-        own: what a network of the user's own needs.
-        elastic: the sub-networks, where `model` is no run.
-        common: seed and device.
-        network: `module:factory` of a run's own network.
-
-    Raises:
-        UserError: a number out of its range.
-    """
-
-    model: str
-    settings: ProfileSettings = field(default_factory=ProfileSettings)
-    own: ModelSettings = field(default_factory=ModelSettings)
-    elastic: SpaceSettings = field(default_factory=SpaceSettings)
-    common: Common = field(default_factory=Common)
-    network: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("threads", "batch", "tokens", "budget", "multiple_of"):
-            value = getattr(self.settings, name)
-            if value is not None and not 1 <= value <= _MOST:
-                raise UserError(f"--{name.replace('_', '-')} must be from 1 to {_MOST}, got {value}")
-        for name in ("minutes", "tolerance"):
-            value = getattr(self.settings, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"--{name} must be above 0 and finite, got {value}")
+_OUTPUTS = 2
 
 
 def open_subject(request: ProfileRequest) -> Subject:

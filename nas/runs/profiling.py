@@ -14,7 +14,8 @@ from nas.profiling.rows import full_ms, held_out, relative
 from nas.profiling.subject import Subject, differences
 from nas.runs.console import Bar, say
 from nas.runs.devices import profile_at
-from nas.runs.profiled import ProfileRequest, open_subject
+from nas.runs.profiled import open_subject
+from nas.runs.requests import ProfileRequest
 from nas.runs.settings import ProfileSettings
 from predictors import Quality
 

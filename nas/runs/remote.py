@@ -18,8 +18,9 @@ from nas.profiling.profiling import checked_twice, planned
 from nas.profiling.subject import Subject, differences
 from nas.runs.console import Bar, say
 from nas.runs.devices import profile_at
-from nas.runs.profiled import ProfileRequest, open_subject
+from nas.runs.profiled import open_subject
 from nas.runs.profiling import asked_of_profile, bench_of, told_of
+from nas.runs.requests import ProfileRequest
 from nas.runs.settings import ProfileSettings
 from search_spaces import Candidate
 

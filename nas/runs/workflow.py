@@ -29,6 +29,7 @@ from nas.runs.preparation import (
     training_config,
 )
 from nas.runs.progress import TrainingFigures
+from nas.runs.requests import FinetuneRequest
 from nas.runs.run_folder import (
     Finetuned,
     ProbeRecord,
@@ -36,43 +37,24 @@ from nas.runs.run_folder import (
     same_request,
     write_record,
 )
-from nas.runs.settings import (
-    Common,
-    DataSettings,
-    ModelSettings,
-    SpaceSettings,
-    SupernetSettings,
-    TrainingSettings,
-)
 from nas.runs.teaching import given_teacher, own_teacher
 from nas.seeds import generator
 
 _PROBED_ROWS = 512
 
 
-def finetune_run(
-    out: Path,
-    model: str,
-    own: ModelSettings,
-    data: DataSettings,
-    elastic: SpaceSettings,
-    training: TrainingSettings,
-    recipe: SupernetSettings,
-    common: Common,
-) -> dict[str, Any]:
-    """Fine-tune `model` into a super-network in the run folder `out`, or go on with it; UserError for wrong input."""
-    folder = RunFolder(out)
-    asked = asked_of_finetune(model, own, data, elastic, training, recipe, common)
-    config = instatune_config(training, recipe, common)
+def finetune_run(request: FinetuneRequest, out: Path) -> dict[str, Any]:
+    """Fine-tune into a super-network in the run folder `out`, or go on with it; UserError for wrong input."""
+    folder, training, recipe = RunFolder(out), request.training, request.recipe
+    asked, config = asked_of_finetune(request), instatune_config(request)
     with folder.locked():
         begun = folder.run_json.exists()
         if begun:
             same_request(out, folder.read().asked, asked)
         if not folder.supernet.exists():
             # 1. The network, its sub-networks and the data.
-            say(f"Reading {model} and {data.data}")
-            asked_for = (model, own, data, elastic, common.seed)
-            prepared = resume(folder, *asked_for) if begun else prepare(*asked_for)
+            say(f"Reading {request.model} and {request.data.data}")
+            prepared = resume(folder, request) if begun else prepare(request)
             if training.augment and prepared.data.kind != "image":
                 raise UserError("--augment mirrors and shifts images, and the data holds texts; leave it out")
             given = None if recipe.teacher is None else given_teacher(recipe.teacher, prepared.data)
@@ -81,12 +63,12 @@ def finetune_run(
             # 2. The strong teacher, where one is asked for and the user has none.
             teacher = given
             if teacher is None and config.distillation != "low-cost":
-                plain = training_config(training, common)
+                plain = training_config(training, request.common)
                 teacher = own_teacher(folder, prepared.supernet.model, prepared.data, plain)
             # 3. Units in order of importance, so that every prefix is the best of its size.
-            if elastic.order != "none":
+            if request.elastic.order != "none":
                 say("Ordering the units by importance")
-                how = ImportanceConfig(kind=elastic.order, seed=common.seed)
+                how = ImportanceConfig(kind=request.elastic.order, seed=request.common.seed)
                 order_by_importance(prepared.supernet, prepared.data.train, how)
             # 4. Fine-tuning, from the checkpoint where there is one.
             history = _instatune(folder, prepared, teacher, config)

@@ -1,0 +1,74 @@
+"""What a command is asked for, as one object that is handed from step to step."""
+
+import math
+from dataclasses import dataclass, field
+
+from nas.errors import UserError
+from nas.runs.settings import (
+    Common,
+    DataSettings,
+    ModelSettings,
+    ProfileSettings,
+    SpaceSettings,
+    SupernetSettings,
+    TrainingSettings,
+)
+
+_MOST = 2**20
+
+
+@dataclass(frozen=True)
+class FinetuneRequest:
+    """What to fine-tune into a super-network, and how.
+
+    Args:
+        model: a model folder or hub name, or `module:factory`.
+        data: the rows to fine-tune on.
+        own: what a network of the user's own needs.
+        elastic: the sub-networks.
+        training: of all fine-tuning.
+        recipe: of a super-network's.
+        common: seed and device.
+    """
+
+    model: str
+    data: DataSettings
+    own: ModelSettings = field(default_factory=ModelSettings)
+    elastic: SpaceSettings = field(default_factory=SpaceSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    recipe: SupernetSettings = field(default_factory=SupernetSettings)
+    common: Common = field(default_factory=Common)
+
+
+@dataclass(frozen=True)
+class ProfileRequest:
+    """What to profile, and how.
+
+    Args:
+        model: a run folder, a model folder or hub name, or `module:factory`.
+        settings: what is measured.
+        own: what a network of the user's own needs.
+        elastic: the sub-networks, where `model` is no run.
+        common: seed and device.
+        network: `module:factory` of a run's own network.
+
+    Raises:
+        UserError: a number out of its range.
+    """
+
+    model: str
+    settings: ProfileSettings = field(default_factory=ProfileSettings)
+    own: ModelSettings = field(default_factory=ModelSettings)
+    elastic: SpaceSettings = field(default_factory=SpaceSettings)
+    common: Common = field(default_factory=Common)
+    network: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "batch", "tokens", "budget", "multiple_of"):
+            value = getattr(self.settings, name)
+            if value is not None and not 1 <= value <= _MOST:
+                raise UserError(f"--{name.replace('_', '-')} must be from 1 to {_MOST}, got {value}")
+        for name in ("minutes", "tolerance"):
+            value = getattr(self.settings, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"--{name} must be above 0 and finite, got {value}")
