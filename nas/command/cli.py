@@ -24,7 +24,7 @@ import tyro
 from nas.command.config_file import defaults_from, read_config
 from nas.errors import NoFeasible, UserError
 from nas.runs.console import print_comparison, print_object
-from nas.runs.requests import FinetuneRequest, ProfileRequest
+from nas.runs.requests import FinetuneRequest, FurtherRequest, ProfileRequest, SearchRequest
 from nas.runs.settings import (
     Common,
     DataSettings,
@@ -319,11 +319,19 @@ def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
             "--candidate takes the rows and the sub-networks of the run, and trains one of them plainly: leave out "
             "--data and its columns, the sizes, the sampling and distillation, and --weights and what goes with them"
         )
-    run, how = Path(command.model), (command.name, command.training, command.limits, command.common, command.network)
+    request = FurtherRequest(
+        Path(command.model),
+        spec,
+        command.name,
+        command.limits,
+        command.training,
+        command.common,
+        command.network,
+    )
     if command.dry_run:
-        _print(estimate.further(run, spec, *how), command.common, out)
+        _print(estimate.further(request), command.common, out)
     else:
-        _print(delivery.finetune_candidate(run, spec, command.out, *how), command.common, out, show=print_comparison)
+        _print(delivery.finetune_candidate(request, command.out), command.common, out, show=print_comparison)
 
 
 def _profile(command: Profile, out: TextIO) -> None:
@@ -349,9 +357,9 @@ def _profile(command: Profile, out: TextIO) -> None:
 def _search(command: Search, out: TextIO) -> None:
     from nas.runs import estimate, searching
 
-    settings = (command.run, command.search, command.limits, command.common, command.model)
+    request = SearchRequest(command.run, command.search, command.limits, command.common, command.model)
     work = estimate.searching if command.dry_run else searching.search_run
-    _print(work(*settings), command.common, out)
+    _print(work(request), command.common, out)
 
 
 def _report(command: Report, out: TextIO) -> None:

@@ -16,7 +16,7 @@ from nas.runs.console import print_comparison, say
 from nas.runs.delivery import export_run
 from nas.runs.memory import peak_memory_mib
 from nas.runs.profiling import profile_device
-from nas.runs.requests import FinetuneRequest, ProfileRequest
+from nas.runs.requests import FinetuneRequest, ProfileRequest, SearchRequest
 from nas.runs.searching import report_run, search_run
 from nas.runs.settings import (
     Common,
@@ -56,7 +56,7 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
     finetune_run(FinetuneRequest(str(model), data, elastic=ELASTIC, training=TRAINING, common=common), run)
     profile = out / "profile.json"
     profiled = profile_device(ProfileRequest(str(run), PROFILE, common=common), profile)
-    found = search_run(run, replace(SEARCH, profile=(profile,)), Limits(), common)
+    found = search_run(SearchRequest(run, replace(SEARCH, profile=(profile,)), common=common))
     limits = Limits(max_latency_ms=profiled["full_network_ms"] / SPEEDUP)
     report = report_run(run, SEARCH.name, limits)
     exported = export_run(run, SEARCH.name, out / "export", limits, common)

@@ -19,8 +19,9 @@ from nas.runs.network import maker
 from nas.runs.opened_run import OpenedRun, open_run
 from nas.runs.plain_training import score, train_in
 from nas.runs.preparation import asked_of_further, training_config
+from nas.runs.requests import FurtherRequest
 from nas.runs.run_folder import JOURNAL, Request, RunFolder, recorded_versions, same_request, write_record
-from nas.runs.settings import Common, Limits, TrainingSettings
+from nas.runs.settings import Common, Limits
 from nas.runs.verifying import chosen_of, verified_of
 from nas.searching.study import load_study
 from search_spaces import Candidate
@@ -64,42 +65,25 @@ def export_run(
     return {**result, "search": {"run": str(run), "name": name, **chosen.values}}
 
 
-def finetune_candidate(
-    run: Path,
-    spec: str,
-    out: Path,
-    name: str,
-    training: TrainingSettings,
-    limits: Limits,
-    common: Common,
-    model: str | None = None,
-) -> dict[str, Any]:
+def finetune_candidate(request: FurtherRequest, out: Path) -> dict[str, Any]:
     """Fine-tune one sub-network further, plainly, on the run's training rows, and write it as `export_run` does.
 
     Killed and repeated it goes on; the trained weights stay in the run folder, so that a repeated command only writes
     the export anew.
 
-    Args:
-        run: a finished fine-tuning.
-        spec: `chosen` (the best within the limits of the search `name`), `largest`, `smallest`, or a JSON file with
-            the candidate's choices.
-        out, model: as in `export_run`.
-        name, limits: for `chosen`.
-        training: as far as it goes for plain fine-tuning.
-
     Raises:
         UserError, NoFeasible, ExportError: as `export_run`; also when `out` was begun with other settings.
         TrainingFailed: the loss is not finite.
     """
-    folder = RunFolder(run)
+    folder = RunFolder(request.run)
     folder.read()
     check_target(out)
-    config = training_config(training, common)
+    config = training_config(request.training, request.common)
     with folder.locked():
         # 1. The sub-network, as a plain module.
-        opened = open_run(folder, common.device, model)
-        chosen = named_candidate(opened, spec, name, limits)
-        asked = asked_of_further(json.dumps(dict(chosen.candidate)), training, common)
+        opened = open_run(folder, request.common.device, request.network)
+        chosen = named_candidate(opened, request)
+        asked = asked_of_further(json.dumps(dict(chosen.candidate)), request.training, request.common)
         place = folder.further(out)
         if (place / "further.json").exists():
             same_request(out, folder.read_further(out).asked, asked)
@@ -111,7 +95,7 @@ def finetune_candidate(
         finetuned = train_in(place, module, opened.split("train"), validation, config, "Fine-tuning further")
         # 3. Figures and export.
         note = f"After it was cut out, it was fine-tuned further for {finetuned.steps:,} steps on the training rows."
-        result = _deliver(opened, chosen, module, out, model, note)
+        result = _deliver(opened, chosen, module, out, request.network, note)
     further = {
         "steps": finetuned.steps,
         "loss": finetuned.loss,
@@ -119,19 +103,20 @@ def finetune_candidate(
         f"validation_{finetuned.metric}": finetuned.validation_score,
         "seconds": finetuned.seconds,
     }
-    return {**result, "run": str(run), "finetuned_further": further}
+    return {**result, "run": str(request.run), "finetuned_further": further}
 
 
-def named_candidate(opened: OpenedRun, spec: str, name: str, limits: Limits) -> Chosen:
-    """The sub-network that `--candidate` names.
+def named_candidate(opened: OpenedRun, request: FurtherRequest) -> Chosen:
+    """The sub-network that is asked for.
 
     Raises:
         UserError: no such search, or a file that is missing, damaged or of another space.
         NoFeasible: nothing meets the limits.
     """
+    spec = request.candidate
     if spec == "chosen":
-        return _of_search(opened.folder, name, limits)
-    if limits.given():
+        return _of_search(opened.folder, request.name, request.limits)
+    if request.limits.given():
         raise UserError("limits choose among the candidates of a search: give them with --candidate chosen only")
     space = opened.supernet.space
     if spec in ("largest", "smallest"):

@@ -4,7 +4,6 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from nas.learning.instatune import instatune
@@ -14,14 +13,9 @@ from nas.runs.devices import predictions, read_profiles, space_with, with_predic
 from nas.runs.memory import peak_memory_mib
 from nas.runs.opened_run import LATENCY, check_search, named_objectives, objective_names, open_run, run_search
 from nas.runs.preparation import instatune_config, prepare, training_config
-from nas.runs.requests import FinetuneRequest
+from nas.runs.requests import FinetuneRequest, FurtherRequest, SearchRequest
 from nas.runs.run_folder import RunFolder
-from nas.runs.settings import (
-    Common,
-    Limits,
-    SearchSettings,
-    TrainingSettings,
-)
+from nas.runs.settings import SearchSettings
 from nas.runs.teaching import given_teacher
 from nas.searching.random_search import random_search
 
@@ -49,19 +43,11 @@ def finetuning(request: FinetuneRequest) -> dict[str, Any]:
     return found
 
 
-def further(
-    run: Path,
-    spec: str,
-    name: str,
-    training: TrainingSettings,
-    limits: Limits,
-    common: Common,
-    model: str | None = None,
-) -> dict[str, Any]:
+def further(request: FurtherRequest) -> dict[str, Any]:
     """Time and memory of `nas finetune --candidate`, from four steps; UserError or NoFeasible for wrong input."""
-    config = training_config(training, common)
-    opened = open_run(RunFolder(run), common.device, model)
-    chosen = named_candidate(opened, spec, name, limits)
+    config = training_config(request.training, request.common)
+    opened = open_run(RunFolder(request.run), request.common.device, request.network)
+    chosen = named_candidate(opened, request)
     train, seconds = opened.split("train"), list[float]()
     steps = config.total_steps(len(train))
     few = replace(config, steps=min(_STEPS, steps), patience=None)
@@ -82,11 +68,10 @@ def _training(seconds: list[float], steps: int) -> dict[str, Any]:
     }
 
 
-def searching(
-    run: Path, settings: SearchSettings, limits: Limits, common: Common, model: str | None = None
-) -> dict[str, Any]:
+def searching(request: SearchRequest) -> dict[str, Any]:
     """Time and memory of `nas search`, from three random sub-networks; UserError for wrong input."""
-    opened = open_run(RunFolder(run), common.device, model)
+    settings, limits = request.settings, request.limits
+    opened = open_run(RunFolder(request.run), request.common.device, request.network)
     profiles = read_profiles(settings.profile)
     names = objective_names(settings, limits, opened.record, tuple(profiles))
     space = space_with(opened.supernet.space, profiles)
@@ -97,7 +82,7 @@ def searching(
     # In this process and in memory; the limits and the warm start change what is measured, not how long it takes.
     plain = SearchSettings(objectives=names, tokens=settings.tokens, threads=settings.threads)
     few = replace(plain, budget=_CANDIDATES, rows=settings.rows, accuracy_threads=settings.accuracy_threads)
-    study = run_search(opened, objectives, few, common.seed, storage=None, algorithm=random_search, space=space)
+    study = run_search(opened, objectives, few, request.common.seed, storage=None, algorithm=random_search, space=space)
     each = [measurement.seconds for measurement in study.measurements]
     start_up = time.monotonic() - started - sum(each)
     # Latencies are measured one at a time, whatever the workers do.

@@ -2,13 +2,16 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from nas.errors import UserError
 from nas.runs.settings import (
     Common,
     DataSettings,
+    Limits,
     ModelSettings,
     ProfileSettings,
+    SearchSettings,
     SpaceSettings,
     SupernetSettings,
     TrainingSettings,
@@ -38,6 +41,48 @@ class FinetuneRequest:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     recipe: SupernetSettings = field(default_factory=SupernetSettings)
     common: Common = field(default_factory=Common)
+
+
+@dataclass(frozen=True)
+class FurtherRequest:
+    """Which sub-network of a run to fine-tune further, and how.
+
+    Args:
+        run: a finished fine-tuning.
+        candidate: `chosen` (the best within the limits of the search `name`), `largest`, `smallest`, or a JSON file
+            with the candidate's choices.
+        name, limits: for `chosen`.
+        training: as far as it goes for plain fine-tuning.
+        common: seed and device.
+        network: `module:factory` of a run's own network.
+    """
+
+    run: Path
+    candidate: str
+    name: str = "default"
+    limits: Limits = field(default_factory=Limits)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    common: Common = field(default_factory=Common)
+    network: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """Which super-network to search, and how.
+
+    Args:
+        run: a finished fine-tuning.
+        settings: of the search.
+        limits: what a sub-network must meet to be offered.
+        common: seed and device.
+        network: `module:factory` of a run's own network.
+    """
+
+    run: Path
+    settings: SearchSettings = field(default_factory=SearchSettings)
+    limits: Limits = field(default_factory=Limits)
+    common: Common = field(default_factory=Common)
+    network: str | None = None
 
 
 @dataclass(frozen=True)

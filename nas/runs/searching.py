@@ -36,6 +36,7 @@ from nas.runs.opened_run import (
 )
 from nas.runs.progress import SearchFigures
 from nas.runs.report import Marks, draw_front, draw_training, measured_again, write_front
+from nas.runs.requests import SearchRequest
 from nas.runs.run_folder import (
     JOURNAL,
     Request,
@@ -46,7 +47,7 @@ from nas.runs.run_folder import (
     same_request,
     write_record,
 )
-from nas.runs.settings import Common, Limits, SearchSettings
+from nas.runs.settings import Limits, SearchSettings
 from nas.runs.verifying import agreement_of, chosen_of, tell_agreement, tell_unmeasured, verified_of, verify_front
 from nas.searching.measurement import Measurement
 from nas.searching.relative_latency import reference_path
@@ -54,26 +55,23 @@ from nas.searching.storage import Storage, copy_to_journal, is_url
 from nas.searching.study import load_study
 
 
-def search_run(
-    run: Path, settings: SearchSettings, limits: Limits, common: Common, model: str | None = None
-) -> dict[str, Any]:
+def search_run(request: SearchRequest) -> dict[str, Any]:
     """Search the run's super-network, or go on with that search; UserError for wrong input.
 
-    With device profiles the latencies are theirs, and nothing of them is measured until the search is over. `model` is
-    the `module:factory` of a network of the user's own.
+    With device profiles the latencies are theirs, and nothing of them is measured until the search is over.
     """
-    folder = RunFolder(run)
-    profiles = read_profiles(settings.profile)
-    names = objective_names(settings, limits, folder.read(), tuple(profiles))
-    settings = replace(settings, objectives=names)
+    folder, limits = RunFolder(request.run), request.limits
+    profiles = read_profiles(request.settings.profile)
+    names = objective_names(request.settings, limits, folder.read(), tuple(profiles))
+    settings = replace(request.settings, objectives=names)
     objectives = named_objectives(names, limits, tuple(profiles))
     check_search(settings)
-    asked = {**asked_of_search(settings, limits, common), **asked_of_profiles(profiles)}
+    asked = {**asked_of_search(settings, limits, request.common), **asked_of_profiles(profiles)}
     place = folder.search(settings.name)
     with folder.locked():
         if (place / "search.json").exists():
             same_request(place, folder.read_search(settings.name).asked, asked)
-        opened = open_run(folder, common.device, model)
+        opened = open_run(folder, request.common.device, request.network)
         # 1. What the profiles predict of the sub-networks whose sizes they ask for.
         space = space_with(opened.supernet.space, profiles)
         predicted = predictions(opened, profiles, space, settings)
@@ -92,7 +90,7 @@ def search_run(
                     opened,
                     with_predictions(objectives, predicted),
                     settings,
-                    common.seed,
+                    request.common.seed,
                     storage=storage,
                     latency_file=reference_path(place / JOURNAL),
                     on_result=figures,
@@ -107,7 +105,10 @@ def search_run(
         write_front(study, Marks(study.find(space.largest()), None), place / "front.csv", verified)
     tell_end(study, settings.budget, settings.patience)
     tell_agreement(study, verified)
-    return {**summary(run, settings.name, place / "front.csv", study, verified), **agreement_of(study, verified)}
+    return {
+        **summary(request.run, settings.name, place / "front.csv", study, verified),
+        **agreement_of(study, verified),
+    }
 
 
 def _storage(folder: RunFolder, settings: SearchSettings) -> Storage:
