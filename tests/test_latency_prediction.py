@@ -126,7 +126,7 @@ def test_measured_latencies_take_the_place_of_predicted_ones(subject: Subject) -
     ]
     objectives = [Objective("accuracy", "maximize"), Objective("latency_ms")]
     verified = [
-        Verified(member.candidate, {"latency_ms": member.values["latency_ms"]}, {"latency_ms": latency}, True)
+        Verified(member.candidate, {"latency_ms": member.values["latency_ms"]}, {"latency_ms": latency})
         for member, latency in zip(members[:3], (8.0, 9.0, 5.0), strict=True)
     ]
     again = as_measured(members, verified)
@@ -135,9 +135,19 @@ def test_measured_latencies_take_the_place_of_predicted_ones(subject: Subject) -
     assert (found.count, found.non_dominated) == (3, 2)
     assert found.kendall_tau == pytest.approx(1 / 3) and found.mape == pytest.approx(100 * (0 + 3 / 9 + 1 / 5) / 3)
     assert agreements(members, objectives, []) == {}
-    unstable = [replace(verified[0], stable=False), *verified[1:]]
+    unstable = [replace(verified[0], measured={}, unstable=frozenset({"latency_ms"})), *verified[1:]]
     assert [member.values["latency_ms"] for member in as_measured(members, unstable)] == [9.0, 5.0]
     assert agreements(members, objectives, unstable)["latency_ms"].count == 2
+
+
+def test_what_got_stable_on_one_device_stays_whatever_another_does(subject: Subject) -> None:
+    candidate = subject.space.largest()
+    laptop = Verified(candidate, {"latency_ms_laptop": 6.0}, {"latency_ms_laptop": 5.0})
+    phone = Verified(candidate, {"latency_ms_phone": 9.0}, {}, frozenset({"latency_ms_phone"}))
+    for both in (laptop.with_newer(phone), phone.with_newer(laptop)):
+        assert both.measured == {"latency_ms_laptop": 5.0} and both.unstable == {"latency_ms_phone"}
+    again = phone.with_newer(replace(phone, measured={"latency_ms_phone": 8.0}, unstable=frozenset()))
+    assert again.measured == {"latency_ms_phone": 8.0} and not again.unstable
 
 
 def test_a_network_that_cannot_be_traced_is_one_sentence(subject: Subject) -> None:

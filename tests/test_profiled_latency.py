@@ -27,9 +27,9 @@ def test_a_super_network_is_profiled_and_searched_by_it(tmp_path: Path) -> None:
         seed=0,
         example_inputs=subject.inputs,
     )
-    predicted = [member.values["latency_ms"] for member in study.measurements]
-    assert predicted == list(latency.exact(space.encode([member.candidate for member in study.measurements])))
-    assert min(predicted) > 0
+    # One at a time, as the search does: the last bit of a product of matrices hangs on how many rows there are.
+    for member in study.measurements:
+        assert member.values["latency_ms"] == latency.exact(space.encode([member.candidate]))[0] > 0
 
 
 def test_a_profile_of_something_else_is_refused() -> None:

@@ -9,18 +9,32 @@ from hardware.profile import DeviceProfile, Timing
 from nas.profiling.rows import full_ms, relative
 from nas.searching import pareto
 from nas.searching.measurement import Measurement, Objective
+from nas.searching.study import Study
 from predictors import kendall_tau, mape
 from search_spaces import Candidate
 
 
 @dataclass(frozen=True)
 class Verified:
-    """One candidate's latencies by the name of the objective: predicted, and measured where that device is here."""
+    """One candidate's latencies by the name of the objective, in milliseconds.
+
+    Args:
+        candidate: the sub-network.
+        predicted: from each profile.
+        measured: of those devices that were at hand. What did not get stable is no measurement.
+        unstable: the names of those that were measured and did not get stable.
+    """
 
     candidate: Candidate
     predicted: Mapping[str, float]
     measured: Mapping[str, float]
-    stable: bool
+    unstable: frozenset[str] = frozenset()
+
+    def with_newer(self, newer: "Verified") -> "Verified":
+        """The same with what was measured later, on other devices or once more."""
+        measured = {**self.measured, **newer.measured}
+        unstable = (self.unstable | newer.unstable) - set(measured)
+        return replace(newer, predicted={**self.predicted, **newer.predicted}, measured=measured, unstable=unstable)
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,8 @@ class Agreement:
 
 
 Measure = Callable[[Candidate], Timing]
+MOST = 60
+"""So many of a front are measured again."""
 
 
 def verify(members: Sequence[Measurement], devices: Mapping[str, tuple[DeviceProfile, Measure]]) -> list[Verified]:
@@ -53,26 +69,36 @@ def verify(members: Sequence[Measurement], devices: Mapping[str, tuple[DevicePro
     found = []
     for member in members:
         predicted = {name: value for name, value in member.values.items() if name.startswith("latency_ms")}
-        measured, stable = {}, True
-        for name, (profile, measure) in devices.items():
-            timing = measure(member.candidate)
-            measured[name] = relative(timing, profile) * full_ms(profile)
-            stable = stable and timing.stable
-        found.append(Verified(member.candidate, predicted, measured, stable))
+        timings = {name: (profile, measure(member.candidate)) for name, (profile, measure) in devices.items()}
+        measured = {name: relative(t, profile) * full_ms(profile) for name, (profile, t) in timings.items() if t.stable}
+        found.append(Verified(member.candidate, predicted, measured, frozenset(timings) - set(measured)))
     return found
 
 
 def as_measured(members: Sequence[Measurement], verified: Sequence[Verified]) -> list[Measurement]:
     """Those of the members that were measured again, with the latencies measured in place of the predicted.
 
-    What did not get stable is no measurement.
+    Where several devices were at hand, those that were measured on all of them.
     """
-    known = {each.candidate: each for each in verified if each.stable}
+    names = {name for each in verified for name in each.measured}
+    known = {each.candidate: each.measured for each in verified if each.measured and names <= set(each.measured)}
     return [
-        replace(member, values={**member.values, **known[member.candidate].measured})
+        replace(member, values={**member.values, **known[member.candidate]})
         for member in members
         if member.candidate in known
     ]
+
+
+def offered(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
+    """What may be chosen: once anything was measured again, those candidates, with the latencies measured.
+
+    Of a front that is measured in part, the rest goes on to stand for what is predicted of it.
+    """
+    again = as_measured(study.measurements, verified)
+    if not again:
+        return list(study.measurements)
+    done = {member.candidate for member in again}
+    return [*again, *(member for member in study.front()[:MOST] if member.candidate not in done)]
 
 
 def agreements(
@@ -85,9 +111,8 @@ def agreements(
     )
     left = int(pareto.front(values, np.zeros(len(values))).sum()) if len(again) else 0
     found = {}
-    stable = [each for each in verified if each.stable]
-    for name in {name: None for each in stable for name in each.measured if name in each.predicted}:
-        known = [each for each in stable if name in each.measured and name in each.predicted]
+    for name in {name: None for each in verified for name in each.measured if name in each.predicted}:
+        known = [each for each in verified if name in each.measured and name in each.predicted]
         pairs = [(each.measured[name], each.predicted[name]) for each in known]
         truth, predicted = (np.array(side) for side in zip(*pairs, strict=True))
         tau = kendall_tau(truth, predicted) if len(pairs) > 1 else None

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from nas.errors import UserError
+from nas.files import read_json
 from nas.runs.card import Card
 from nas.runs.comparison import Comparison, compare
 from nas.runs.console import say
@@ -22,11 +23,9 @@ from nas.runs.preparation import asked_of_further, training_config
 from nas.runs.requests import FurtherRequest
 from nas.runs.run_folder import JOURNAL, Request, RunFolder, recorded_versions, same_request, write_record
 from nas.runs.settings import Common, Limits
-from nas.runs.verifying import chosen_of, verified_of
+from nas.runs.verifying import chosen_of, elsewhere, tell_unmeasured, verified_of
 from nas.searching.study import load_study
 from search_spaces import Candidate
-
-_MAX_CANDIDATE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -124,10 +123,8 @@ def named_candidate(opened: OpenedRun, request: FurtherRequest) -> Chosen:
     path = Path(spec)
     if not path.is_file():
         raise UserError(f"--candidate must be chosen, largest, smallest or a JSON file, there is no file {spec}")
-    if path.stat().st_size > _MAX_CANDIDATE_BYTES:
-        raise UserError(f"--candidate: {path} must be at most {_MAX_CANDIDATE_BYTES} bytes; it holds no candidate")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except ValueError as error:
         raise UserError(f"--candidate: {path} is damaged: {error}") from error
     if not isinstance(values, dict):
@@ -140,10 +137,12 @@ def named_candidate(opened: OpenedRun, request: FurtherRequest) -> Chosen:
 
 def _of_search(folder: RunFolder, name: str, limits: Limits) -> Chosen:
     asked, place = folder.read_search(name).asked, folder.search(name)
-    study = load_study(place / JOURNAL)
-    best = chosen_of(study, verified_of(place, study), limits)
+    study, profiles = load_study(place / JOURNAL), kept_profiles(place)
+    verified = verified_of(place, study)
+    tell_unmeasured(study, verified, profiles)
+    best = chosen_of(study, verified, limits)
     how = (_whole(asked.get("tokens"), 128), _whole(asked.get("threads"), 1))
-    return Chosen(best.candidate, best.values, *how, kept_profiles(place))
+    return Chosen(best.candidate, best.values, *how, profiles)
 
 
 def _deliver(
@@ -172,7 +171,7 @@ def _deliver(
 
 
 def _predicted(opened: OpenedRun, chosen: Chosen) -> tuple[float | None, float | None]:
-    """Latency of the full and the chosen network as a profile predicts it that is measured as the comparison is."""
+    """Latency of the full and the chosen network as a profile of this machine predicts it, measured as they are."""
     space = opened.supernet.space
     tokens = opened.example(chosen.tokens, 1)
     for name, profile in chosen.profiles.items():
@@ -184,6 +183,8 @@ def _predicted(opened: OpenedRun, chosen: Chosen) -> tuple[float | None, float |
         )
         if alike and profile.tokens in (None, next(iter(tokens.values())).shape[1]):
             formula = predictions(opened, {name: profile}, space)[name]
+            if elsewhere(profile, formula.subject) is not None:
+                continue
             full, small = formula(space.encode([space.largest(), chosen.candidate]))
             return float(full), float(small)
     return None, None

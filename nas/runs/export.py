@@ -25,7 +25,7 @@ from hardware.inputs import Inputs, call, map_inputs
 from hardware.onnx import other_size
 from hardware.onnxruntime import OnnxRuntimeBackend
 from nas.errors import UserError
-from nas.files import replace_folder
+from nas.files import read_json, replace_folder
 from nas.runs.card import Card, Source, torch_loader, write_card
 
 TOLERANCE = 1e-4
@@ -102,7 +102,7 @@ def export(
 def is_export(folder: Path) -> bool:
     """Whether `folder` was written by `export`."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         return isinstance(config, dict) and _KEY in config
     except (OSError, ValueError):
         return False

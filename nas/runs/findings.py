@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import UserError
-from nas.profiling.verification import Verified, as_measured
+from nas.profiling.verification import Verified, offered
 from nas.runs.console import say
 from nas.runs.report import measured_again
 from nas.searching.measurement import Measurement, Objective
@@ -41,7 +41,7 @@ def summary(run: Path, name: str, table: Path, study: Study, verified: Sequence[
     if len(failed) == len(study.measurements):
         raise UserError(_none_measured(failed))
     if any(objective.limit is not None for objective in study.objectives):
-        select(as_measured(study.measurements, verified) or study.measurements, study.objectives, {})
+        select(offered(study, verified), study.objectives, {})
     _tell_constants(study.objectives, study.measurements)
     full = study.find(study.space.largest())
     known = sum(m.known for m in study.measurements)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from hardware.inputs import map_inputs, split
 from hardware.profile import MOST_BYTES, VERSION, DeviceProfile, noise_floor, parse_profile, write_profile
 from nas.errors import UserError
-from nas.files import replace_folder, write_json_atomic
+from nas.files import read_json, replace_folder, write_json_atomic
 from nas.profiling import on_device
 from nas.profiling.measuring import Bench
 from nas.profiling.profiling import checked_twice, planned
@@ -56,7 +57,7 @@ def _refuse_other(folder: Path) -> None:
     if _RESULT in names:
         raise UserError(f"{folder} holds a {_RESULT}; read it with --result, or name another folder for --remote")
     ours = {_SCRIPT, _PLAN, "inputs.npz", "full"}
-    if any(name not in ours and not (name.isdecimal() and len(name) == 3) for name in names):
+    if any(name not in ours and not (name.isdecimal() and len(name) >= 3) for name in names):
         raise UserError(f"{folder} holds something else; name a new or an empty folder for --remote")
 
 
@@ -74,11 +75,18 @@ def read_result(request: ProfileRequest, result: Path, out: Path) -> dict[str, A
     wrong = differences(profile, asked)
     if wrong:
         raise UserError(f"{result} must be of this network: {wrong[0]}; repeat the flags that the folder was made with")
-    if out.exists() and (differences(profile_at(out), asked) or profile_at(out).machine != profile.machine):
+    if out.exists() and _loses(profile_at(out), profile, {**asked, "runtime": profile.runtime}):
         raise UserError(f"{out} is another profile; name another --out")
     told = told_of(profile, subject, out)
     write_profile(profile, out)
     return told
+
+
+def _loses(old: DeviceProfile, new: DeviceProfile, asked: Mapping[str, object]) -> bool:
+    """Whether anything of an old profile would be lost where a new one took its place."""
+    there = [row.candidate for row in new.rows]
+    lost = any(row.candidate not in there for row in old.rows)
+    return lost or old.machine != new.machine or bool(differences(old, asked))
 
 
 def _on_cpu(request: ProfileRequest) -> ProfileRequest:
@@ -117,10 +125,8 @@ def _complete(path: Path) -> DeviceProfile:
     """The profile in a result; UserError, naming what is missing, unless every planned network was measured."""
     if not path.is_file():
         raise UserError(f"--result must name the {_RESULT} that {_SCRIPT} wrote, there is no file {path}")
-    if path.stat().st_size > MOST_BYTES:
-        raise UserError(f"{path} must be at most {MOST_BYTES >> 20} MiB; it is no result of {_SCRIPT}")
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = read_json(path, MOST_BYTES)
         wanted = [dict(candidate) for candidate in told["planned"]]
         order = [int(number) for number in told["order"]]
         if not wanted or not set(range(len(wanted))) <= set(order):

@@ -94,12 +94,13 @@ class Finetuned(_Record):
 
 
 class VerifiedRow(_Record):
-    """Latencies of one sub-network by the name of the objective, in milliseconds: predicted, and measured again."""
+    """Latencies of one sub-network by the name of the objective, in milliseconds: predicted, and measured again, which
+    without getting stable is only named."""
 
     candidate: dict[str, Scalar]
     predicted: dict[str, float]
     measured: dict[str, float]
-    stable: bool
+    unstable: list[str]
 
 
 class Verification(_Record):

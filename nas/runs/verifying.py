@@ -1,7 +1,7 @@
 """The front of a search by predicted latencies, measured again where its devices are here, and the choice from it."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from nas.errors import NoFeasible, UserError
 from nas.profiling.measuring import Bench, Target
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.subject import Subject
-from nas.profiling.verification import Verified, agreements, as_measured, verify
+from nas.profiling.verification import MOST, Verified, agreements, as_measured, offered, verify
 from nas.runs.console import Bar, say
 from nas.runs.opened_run import expanded
 from nas.runs.run_folder import Verification, VerifiedRow, read_record, write_record
@@ -22,7 +22,7 @@ from nas.searching.selection import select
 from nas.searching.study import Study
 
 _NAME = "verified.json"
-_MOST, _FURTHER = 60, 10
+_FURTHER = 10
 
 
 def verify_front(place: Path, study: Study, predicted: Mapping[str, PredictedLatency]) -> list[Verified]:
@@ -43,18 +43,16 @@ def verify_front(place: Path, study: Study, predicted: Mapping[str, PredictedLat
 
     def measure(member: Measurement) -> Verified:
         before = found.get(member.candidate)
-        known = before.measured if before and before.stable else {}
+        known = before.measured if before else {}
         missing = {name: device for name, device in devices.items() if name not in known}
         if missing:
             new = verify([member], missing)[0]
             # What was measured on another device, in another place, stays.
-            old = before or new
-            predicted, measured = {**old.predicted, **new.predicted}, {**old.measured, **new.measured}
-            found[member.candidate] = replace(new, predicted=predicted, measured=measured)
+            found[member.candidate] = before.with_newer(new) if before else new
             _write(place, list(found.values()))
         return found[member.candidate]
 
-    front = study.front()[:_MOST]
+    front = study.front()[:MOST]
     with Bar("Measuring the front", len(front)) as bar:
         for number, member in enumerate(front, 1):
             bar.update(number, _shown(measure(member)))
@@ -73,7 +71,7 @@ def verified_of(place: Path, study: Study) -> list[Verified]:
         return []
     try:
         return [
-            Verified(study.space.candidate(row.candidate), row.predicted, row.measured, row.stable)
+            Verified(study.space.candidate(row.candidate), row.predicted, row.measured, frozenset(row.unstable))
             for row in read_record(path, Verification).rows
         ]
     except ValueError as error:
@@ -81,14 +79,15 @@ def verified_of(place: Path, study: Study) -> list[Verified]:
 
 
 def chosen_of(study: Study, verified: Sequence[Verified], limits: Limits) -> Measurement:
-    """The best within the limits: of what was measured again, with the measured latencies, where anything was.
+    """The best within the limits of what is offered, with latencies as measured again where they were.
 
     Raises:
         UserError: a limit on something that the search did not measure.
         NoFeasible: nothing meets the limits.
     """
-    members = as_measured(study.measurements, verified) or study.measurements
-    return select(members, study.objectives, expanded(limits.given(), [o.name for o in study.objectives]))
+    return select(
+        offered(study, verified), study.objectives, expanded(limits.given(), [o.name for o in study.objectives])
+    )
 
 
 def agreement_of(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:
@@ -105,7 +104,7 @@ def tell_agreement(study: Study, verified: Sequence[Verified]) -> None:
             f"{name} of {agreement.count} sub-networks measured again: predicted with a mean error of "
             f"{agreement.mape:.1f} %{tau}; {agreement.non_dominated} of the front are still on it"
         )
-    unstable = sum(not each.stable for each in verified)
+    unstable = sum(len(each.unstable) for each in verified)
     if unstable:
         say(f"{unstable} of these measurements did not get stable; something else runs on this machine")
 
@@ -113,7 +112,7 @@ def tell_agreement(study: Study, verified: Sequence[Verified]) -> None:
 def tell_unmeasured(study: Study, verified: Sequence[Verified], profiled: Collection[str]) -> None:
     """Say how much of the front has predicted latencies alone, of those objectives that come from profiles."""
     measured = {each.candidate: each.measured for each in verified}
-    front = study.front()[:_MOST]
+    front = study.front()[:MOST]
     missing = sum(not set(profiled) <= set(measured.get(member.candidate, ())) for member in front)
     if missing:
         say(
@@ -138,7 +137,7 @@ def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
     """What measures on a profile's device; None, with a sentence, where that is not here."""
     profile, subject = predicted.profile, predicted.subject
     target = Target(profile.runtime, profile.precision, profile.threads, profile.device)
-    why = _elsewhere(profile, subject)
+    why = elsewhere(profile, subject)
     if why is None:
         try:
             make = target.maker()
@@ -152,7 +151,8 @@ def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
     return Bench(subject, target, make, profile.protocol)
 
 
-def _elsewhere(profile: DeviceProfile, subject: Subject) -> str | None:
+def elsewhere(profile: DeviceProfile, subject: Subject) -> str | None:
+    """Why what is measured here does not compare with a profile; None where it does."""
     here, there, device = this_machine(subject.accelerator), profile.machine, device_of(subject.supernet).type
     if any(getattr(here, name) != getattr(there, name) for name in ("processor", "cores", "features", "accelerator")):
         with_gpu = f" and {there.accelerator}" if there.accelerator else ""
@@ -166,7 +166,7 @@ def _write(place: Path, found: Sequence[Verified]) -> None:
             candidate=dict(each.candidate),
             predicted=dict(each.predicted),
             measured=dict(each.measured),
-            stable=each.stable,
+            unstable=sorted(each.unstable),
         )
         for each in found
     ]
