@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves the old content or the new one, never a mixture."""
+"""Files: written so that a kill at any moment leaves the old content or the new one, read as if by a stranger."""
 
 import json
 import os
@@ -6,6 +6,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+
+def read_json(path: Path, most_bytes: int = 1 << 20) -> Any:
+    """The value in a file of JSON; raises OSError, and ValueError where it is damaged, too large or too deep."""
+    size = path.stat().st_size
+    if size > most_bytes:
+        raise ValueError(f"it has {size} bytes, more than {most_bytes}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_text_atomic(path: Path, text: str) -> None:

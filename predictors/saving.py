@@ -52,7 +52,16 @@ def load(path: Path) -> Predictor:
             raise ValueError(f"its version must be {_VERSION}")
         predictor: Predictor = _made(about)
         return predictor.fit(x, y)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        RecursionError,
+        EOFError,
+        zipfile.BadZipFile,
+    ) as error:
         raise ValueError(f"{path} must be a predictor written by this project: {error}") from error
 
 

@@ -117,6 +117,7 @@ def test_config_file_and_flags_over_it(
         ("a.json", '{"config": "b.json"}', "'config' is no flag"),
         ("a.json", "[1]", "must hold one object"),
         ("a.json", "{", "is damaged"),
+        ("a.json", "[" * 100_000, "is damaged"),
         ("a.yaml", "", "must name a .json or .toml file"),
     ],
 )

@@ -88,6 +88,7 @@ def test_dry_run_writes_nothing(nas_command: Command, finished: Path, tmp_path: 
     [
         (None, "must be chosen, largest, smallest or a JSON file"),
         ("{", "is damaged"),
+        ("[" * 100_000, "is damaged"),
         ("[1]", "must hold one object"),
         ('{"colour": 1}', "colour is no choice of this space"),
         ('{"depth": 77}', "depth must be one of"),

@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
+from hardware.backend import Backend
+from nas.errors import NotTaken
+from nas.profiling.measuring import Bench
+from search_spaces import Candidate
+
 # Times are not the point here, so any is stable enough.
 QUICK = ("--budget", 8, "--tolerance", 100, "--tokens", 16)
 
@@ -134,6 +139,10 @@ def test_several_devices_in_one_search(nas_command: Command, run: Path, profiled
     assert set(found["full"]) == {"accuracy", "latency_ms_laptop", "latency_ms_phone"}
     assert set(found["verified"]) == {"latency_ms_laptop"}
     assert "latency_ms_phone is not measured again: its machine is another one, a phone" in answer.err, answer.err
+    config = tmp_path / "flags.json"
+    config.write_text(json.dumps({"profile": [str(other)], "budget": 4}), encoding="utf-8")
+    answer = nas_command("search", run, "--name", "one", "--config", config, "--profile", profiled, "--json")
+    assert set(json.loads(answer.out)["full"]) == {"accuracy", "latency_ms"}, "the command line takes the file's place"
     limit = found["full"]["latency_ms_phone"] * 1e3
     assert nas_command("report", run, "--name", "two", "--max-latency-ms", limit).status == 0
 
@@ -184,6 +193,36 @@ def test_wrong_flags(nas_command: Command, run: Path, inputs: Path, profiled: Pa
     assert answer.status == 2 and "file names of their own" in answer.err
 
 
+def test_networks_that_a_runtime_does_not_take_are_left_out(
+    nas_command: Command, run: Path, profiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, asked = Bench.convert, []
+
+    def picky(bench: Bench, candidate: Candidate, folder: Path) -> tuple[Backend, Path]:
+        asked.append(candidate)
+        if len(asked) == 2:
+            (folder / "half").touch()
+            raise NotTaken("onnxruntime does not take this network: it is odd")
+        return taken(bench, candidate, folder)
+
+    monkeypatch.setattr(Bench, "convert", picky)
+    sentence = "left out: onnxruntime does not take this network: it is odd"
+    answer = nas_command("profile", run, "--out", tmp_path / "p.json", *QUICK, "--json")
+    assert answer.status == 0 and sentence in answer.err
+    assert json.loads(answer.out)["sub_networks"] == 8
+    asked.clear()
+    flags = ("--runtime", "onnxruntime", "--budget", 4, *QUICK[2:])
+    answer = nas_command("profile", run, "--remote", tmp_path / "remote", *flags, "--json")
+    assert answer.status == 0 and sentence in answer.err
+    assert json.loads(answer.out)["sub_networks"] == 3
+    assert {path.name for path in (tmp_path / "remote").iterdir() if path.is_dir()} == {"full", "000", "001", "002"}
+    asked.clear()
+    answer = nas_command("search", run, "--name", "odd", "--budget", 6, "--profile", profiled, "--json")
+    assert answer.status == 0 and "latency_ms of one sub-network is not measured again: onnxruntime" in answer.err
+    front = json.loads(answer.out)["front"]
+    assert [each for each in front if "measured_latency_ms" not in each] == front[:1]
+
+
 @pytest.mark.slow
 def test_a_folder_for_another_device(nas_command: Command, run: Path, tmp_path: Path) -> None:
     folder, flags = tmp_path / "remote", ("--runtime", "onnxruntime", "--budget", 6, *QUICK[2:])
@@ -198,6 +237,9 @@ def test_a_folder_for_another_device(nas_command: Command, run: Path, tmp_path: 
     result, out = there / "result.json", tmp_path / "phone.json"
     read = ("profile", run, "--result", result, "--out", out, *flags)
     assert nas_command(*read).status == 0
+    changed(out, out, runtime="openvino")
+    assert "is another profile; name another --out" in nas_command(*read).err
+    changed(out, out, runtime="onnxruntime")
     answer = nas_command("search", run, "--name", "phone", "--budget", 6, "--profile", out)
     assert answer.status == 0, answer.err
 

@@ -8,7 +8,7 @@ import profiles
 import pytest
 
 from hardware.profile import DeviceProfile, Protocol, Row, Timing, read_profile
-from nas.errors import UserError
+from nas.errors import NotTaken, UserError
 from nas.profiling.design import first_rows, most_telling, pool
 from nas.profiling.measuring import Target, rows_protocol
 from nas.profiling.prediction import features_of_design
@@ -150,6 +150,30 @@ def test_rows_that_do_not_get_stable_are_an_error_and_measured_anew(subject: Sub
     row = Row(candidate=dict(subject.space.largest()), timing=profiles.timing(1.0, stable=False), order=0)
     mended = grow(begun.model_copy(update={"rows": (row,)}), subject, Machine(subject), Effort(budget=8), seed=0)
     assert all(each.timing.stable for each in mended.rows)
+
+
+def test_what_a_runtime_does_not_take_is_left_out(subject: Subject) -> None:
+    machine, left_out = Machine(subject), []
+
+    def odd(candidate: Candidate) -> bool:
+        return candidate["depth"] == 3 and candidate["ffn.0"] == 32
+
+    def picky(candidate: Candidate) -> Timing:
+        if odd(candidate):
+            raise NotTaken("it is odd")
+        return machine(candidate)
+
+    begun = profiles.profile(subject)
+    effort = Effort(budget=30)
+    grow(begun, subject, picky, effort, seed=0, on_refused=lambda candidate, _: left_out.append(candidate))
+    assert left_out and all(map(odd, left_out))
+    assert len(left_out) == len(set(left_out)) and len(set(machine.asked)) == 30
+
+    def never(candidate: Candidate) -> Timing:
+        raise NotTaken("it is odd")
+
+    with pytest.raises(UserError, match="5 sub-networks could not be measured, more than could; the last: it is odd"):
+        grow(begun, subject, never, effort, seed=0)
 
 
 def test_a_plan_for_elsewhere_has_no_candidate_twice(subject: Subject) -> None:

@@ -1,7 +1,6 @@
 """Values for a command's flags from a JSON or TOML file: `--config FILE`. Unknown names and wrong types are refused."""
 
 import dataclasses
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +9,15 @@ from typing import Any, get_args, get_type_hints
 import pydantic
 
 from nas.errors import UserError
+from nas.files import read_json
 
 _NOT_IN_A_FILE = ("config",)
 
 
 def read_config(args: Sequence[str]) -> dict[str, Any]:
     """The values of the file named by `--config` among `args`; empty when there is none.
+
+    Lists whose flag is among `args` too are left out: the command line would add to them, not take their place.
 
     UserError when the file is missing or not a JSON object or TOML document.
     """
@@ -25,15 +27,19 @@ def read_config(args: Sequence[str]) -> dict[str, Any]:
     if path.suffix not in (".json", ".toml"):
         raise UserError(f"--config must name a .json or .toml file, got {path}")
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        values = read_json(path) if path.suffix == ".json" else tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--config: {path} is damaged: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"--config: {path} must hold one object with a value for each flag")
-    return {name.replace("-", "_"): value for name, value in values.items()}
+    given = {word.partition("=")[0] for word in args}
+    return {
+        name.replace("-", "_"): value
+        for name, value in values.items()
+        if not (isinstance(value, list) and f"--{name.replace('_', '-')}" in given)
+    }
 
 
 def defaults_from(command: type[Any], values: Mapping[str, Any], *, missing: Any) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nas.data.split import Kind, Row
 from nas.errors import UserError
+from nas.files import read_json
 from search_spaces.arrays import IntArray
 
 Channels = tuple[float, float, float]
@@ -257,7 +258,7 @@ class PlainImages:
         if not path.is_file():
             return None
         try:
-            values = json.loads(path.read_text(encoding="utf-8")).get("plain_images")
+            values = read_json(path).get("plain_images")
             if values is None:
                 return None
             height, width = values["size"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nas.data.tasks import CLASSIFICATION, IGNORED, Labels, Task, first_words, task_of
 from nas.errors import UserError
-from nas.files import write_json_atomic
+from nas.files import read_json, write_json_atomic
 from nas.seeds import generator
 from search_spaces.arrays import IntArray
 
@@ -237,7 +237,7 @@ class Data:
         """
         path = folder / "data.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
             version = values["version"]
             if version != _VERSION:
                 raise UserError(f"{path} is of version {str(version)[:20]}, this nas reads {_VERSION}; start a new run")

@@ -1,7 +1,6 @@
 """Checkpoints of a training run: safetensors and JSON in one folder that is replaced as a whole; never a pickle."""
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import UserError
-from nas.files import recover_folder, replace_folder, write_json_atomic
+from nas.files import read_json, recover_folder, replace_folder, write_json_atomic
 
 _VERSION = 2
+_MOST_BYTES = 256 << 20
 Row = tuple[float, float, float]
 """Loss, learning rate and seconds of one step."""
 
@@ -166,7 +166,7 @@ def _read(folder: Path) -> tuple[dict[str, str], Progress, dict[str, Tensor]]:
     from safetensors.torch import load_file
 
     try:
-        meta = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        meta = read_json(folder / "state.json", _MOST_BYTES)
         version, digest, identity = meta["version"], meta["sha256"], dict(meta["identity"])
         progress = Progress(
             [(float(loss), float(rate), float(seconds)) for loss, rate, seconds in meta["history"]],

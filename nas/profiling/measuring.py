@@ -15,7 +15,7 @@ from hardware.profile import Precision, Protocol, Timing
 from hardware.protocol import measure_beside
 from hardware.registry import backend
 from hardware.resizing import Resizer
-from nas.errors import UserError
+from nas.errors import NotTaken, UserError
 from nas.profiling.subject import Subject
 from search_spaces import Candidate
 
@@ -107,19 +107,29 @@ class Bench:
 
     def reference(self) -> Timing:
         """The full network beside itself; UserError where the runtime does not take it."""
-        return self._timed(self._reference())
+        full = self._reference()
+        return self._timed(full, full)
 
     def measure(self, candidate: Candidate) -> Timing:
-        """A candidate beside the full network; UserError where the runtime does not take either."""
-        return self._timed(self._prepared(candidate))
+        """A candidate beside the full network.
 
-    def _timed(self, network: Runner) -> Timing:
-        threads, protocol = self.target.threads, self.protocol
-        return measure_beside(network, self._reference(), self._inputs(), protocol=protocol, threads=threads)
+        Raises:
+            NotTaken: by the runtime, of the candidate.
+            UserError: the runtime does not take the full network.
+        """
+        full = self._reference()
+        return self._timed(self._prepared(candidate), full)
+
+    def _timed(self, network: Runner, full: Runner) -> Timing:
+        return measure_beside(network, full, self._inputs(), protocol=self.protocol, threads=self.target.threads)
 
     def _reference(self) -> Runner:
         if self._full is None:
-            self._full = self._prepared(self.subject.supernet.space.largest())
+            try:
+                self._full = self._prepared(self.subject.supernet.space.largest())
+            except NotTaken as error:
+                # Without it there is nothing to compare with.
+                raise UserError(str(error)) from error
         return self._full
 
     def _inputs(self) -> Inputs:
@@ -127,13 +137,13 @@ class Bench:
         return map_inputs(self.subject.inputs, lambda value: value.to(device))
 
     def convert(self, candidate: Candidate, folder: Path) -> tuple[Backend, Path]:
-        """Write a candidate for the runtime into an existing folder; UserError where the runtime does not take it."""
+        """Write a candidate for the runtime into an existing folder; NotTaken where the runtime does not take it."""
         module: nn.Module = self.subject.supernet.extract(candidate).eval()
         runtime, precision = self.make(), PRECISIONS[self.target.precision]
         try:
             return runtime, runtime.convert(module, self._inputs(), folder, precision=precision)
         except (ConversionError, ValueError) as error:
-            raise UserError(f"{self.target.runtime} does not take this network: {error}") from error
+            raise NotTaken(f"{self.target.runtime} does not take this network: {error}") from error
 
     def _prepared(self, candidate: Candidate) -> Runner:
         with tempfile.TemporaryDirectory() as scratch:
@@ -141,4 +151,4 @@ class Bench:
             try:
                 return runtime.load(path, threads=self.target.threads, precision=PRECISIONS[self.target.precision])
             except ValueError as error:
-                raise UserError(f"{self.target.runtime} does not take this network: {error}") from error
+                raise NotTaken(f"{self.target.runtime} does not take this network: {error}") from error

@@ -16,7 +16,7 @@ import numpy as np
 from hardware.machine import this_machine
 from hardware.profile import DeviceProfile, Row, Timing, noise_floor, write_profile
 from hardware.protocol import UnstableError, require_stable
-from nas.errors import UserError
+from nas.errors import NotTaken, UserError
 from nas.profiling.design import first_rows, most_telling, pool
 from nas.profiling.measuring import Bench
 from nas.profiling.prediction import features_of_design
@@ -28,6 +28,7 @@ from search_spaces import Candidate
 
 LEAST = 20
 _TWICE, _BATCH, _TRIES = 10, 8, 5
+_REFUSALS = 5
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Effort:
 
 
 OnRow = Callable[[DeviceProfile, Row], None]
+OnRefused = Callable[[Candidate, NotTaken], None]
 Measure = Callable[[Candidate], Timing]
 
 
@@ -80,6 +82,7 @@ def grow(
     seed: int,
     path: Path | None = None,
     on_row: OnRow | None = None,
+    on_refused: OnRefused | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> DeviceProfile:
     """The profile with rows until the effort is spent.
@@ -87,19 +90,27 @@ def grow(
     Args:
         profile: begun, or stopped; rows that did not get stable are measured anew.
         subject: whose candidates are measured.
-        measure: one candidate.
+        measure: one candidate; one that raises NotTaken is left out.
         effort: when to end.
         seed: of the choice of candidates.
         path: where the profile is written after every row.
         on_row: called after every row with the profile and the row.
+        on_refused: called with every candidate that was left out.
         clock: seconds.
 
     Raises:
-        UserError: most rows do not get stable.
+        UserError: most rows do not get stable, or most candidates are not taken.
     """
     growing = _Growing(profile, subject, effort, seed, clock)
     for candidate in growing.wanted():
-        row = growing.add(candidate, measure(candidate))
+        try:
+            timing = measure(candidate)
+        except NotTaken as error:
+            growing.leave_out(candidate, error)
+            if on_refused is not None:
+                on_refused(candidate, error)
+            continue
+        row = growing.add(candidate, timing)
         if path is not None:
             write_profile(growing.profile, path)
         if on_row is not None:
@@ -133,6 +144,7 @@ class _Growing:
         self._now = self._began
         whole = subject.supernet.space
         self._times = Counter(whole.candidate(row.candidate) for row in stable)
+        self._refused: list[Candidate] = []
 
     def add(self, candidate: Candidate, timing: Timing) -> Row:
         """One more row."""
@@ -146,14 +158,22 @@ class _Growing:
         self._new += 1
         return row
 
+    def leave_out(self, candidate: Candidate, why: NotTaken) -> None:
+        """One that cannot be measured; UserError once there are too many of them."""
+        self._refused.append(candidate)
+        if len(self._refused) >= _REFUSALS and len(self._refused) > len(self.profile.rows):
+            raise UserError(
+                f"{len(self._refused)} sub-networks could not be measured, more than could; the last: {why}"
+            )
+
     def wanted(self) -> Iterator[Candidate]:
-        """What to measure next, which is to be added before the next is asked for."""
+        """What to measure next, which is to be added or left out before the next is asked for."""
         designed = _designed(self._subject, max(1, self._effort.budget * 2 // 3), self._seed)
         for candidate in (*self._twice, *designed):
             if not self._times[candidate] and self._goes_on():
                 yield candidate
         while self._goes_on():
-            for candidate in _least_sure(self.profile, self._subject, self._seed):
+            for candidate in _least_sure(self.profile, self._subject, self._seed, self._refused):
                 if self._goes_on():
                     yield candidate
         for candidate in self._twice:
@@ -162,7 +182,7 @@ class _Growing:
 
     def _goes_on(self) -> bool:
         done, effort = sum(times > 0 for times in self._times.values()), self._effort
-        if done >= min(effort.budget, self._subject.space.size()):
+        if done >= min(effort.budget, self._subject.space.size() - len(set(self._refused))):
             return False
         if effort.seconds is None or done < min(LEAST, effort.budget):
             return True
@@ -179,10 +199,14 @@ def _designed(subject: Subject, count: int, seed: int) -> list[Candidate]:
     return whole.decode(np.concatenate([rows, further]))
 
 
-def _least_sure(profile: DeviceProfile, subject: Subject, seed: int) -> Sequence[Candidate]:
+def _least_sure(
+    profile: DeviceProfile, subject: Subject, seed: int, refused: Sequence[Candidate]
+) -> Sequence[Candidate]:
     """A batch of what the predictor, given what is measured, is least sure of; one at random where all is measured."""
-    whole, rng = subject.supernet.space, generator(seed, "profile batch", len(profile.rows))
+    whole, rng = subject.supernet.space, generator(seed, "profile batch", len(profile.rows) + len(refused))
     candidates = translation(subject.space, whole)(pool(subject.space, rng))
+    if refused:
+        candidates = candidates[~(candidates[:, None] == whole.encode(refused)).all(axis=2).any(axis=1)]
     mean, spread = fitted(profile, whole, subject.kernels).predict(candidates)
     unsure = spread / np.maximum(mean, 1e-9)
     measured, _ = learned_rows(profile, whole)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hardware.profile import DeviceProfile, Timing
+from nas.errors import NotTaken
 from nas.profiling.rows import full_ms, relative
 from nas.searching import pareto
 from nas.searching.measurement import Measurement, Objective
@@ -59,17 +60,29 @@ MOST = 60
 """So many of a front are measured again."""
 
 
-def verify(members: Sequence[Measurement], devices: Mapping[str, tuple[DeviceProfile, Measure]]) -> list[Verified]:
+def verify(
+    members: Sequence[Measurement],
+    devices: Mapping[str, tuple[DeviceProfile, Measure]],
+    on_refused: Callable[[str, NotTaken], None] | None = None,
+) -> list[Verified]:
     """Measure `members` again, one after the other.
 
     Args:
         members: of a front, with predicted latencies.
-        devices: for objectives whose device is here: its profile, and what measures a candidate there.
+        devices: for objectives whose device is here: its profile, and what measures a candidate there; what raises
+            NotTaken is not measured.
+        on_refused: called with the name of the objective for each of those.
     """
     found = []
     for member in members:
         predicted = {name: value for name, value in member.values.items() if name.startswith("latency_ms")}
-        timings = {name: (profile, measure(member.candidate)) for name, (profile, measure) in devices.items()}
+        timings = {}
+        for name, (profile, measure) in devices.items():
+            try:
+                timings[name] = (profile, measure(member.candidate))
+            except NotTaken as error:
+                if on_refused is not None:
+                    on_refused(name, error)
         measured = {name: relative(t, profile) * full_ms(profile) for name, (profile, t) in timings.items() if t.stable}
         found.append(Verified(member.candidate, predicted, measured, frozenset(timings) - set(measured)))
     return found

@@ -24,22 +24,25 @@ def give_up(objectives: Sequence[Objective], measurements: Sequence[Measurement]
     """
     if len(measurements) < ENOUGH:
         return
-    if all(m.state == "failed" for m in measurements):
-        raise UserError(f"{_none_measured(measurements)}; mend that and repeat the command")
+    refuse_failed(measurements)
     if len(measurements) == ENOUGH:
         _tell_constants(objectives, measurements, say_some=False)
+
+
+def refuse_failed(measurements: Sequence[Measurement]) -> None:
+    """UserError where every sub-network failed: once the reason is mended, the search begins anew."""
+    if all(m.state == "failed" for m in measurements):
+        raise UserError(f"{_none_measured(measurements)}; mend that and repeat the command")
 
 
 def summary(run: Path, name: str, table: Path, study: Study, verified: Sequence[Verified] = ()) -> dict[str, Any]:
     """The result of a search as one object; members of the front that were measured again with that latency too.
 
     Raises:
-        UserError: nothing could be measured, or no objective tells the candidates apart.
+        UserError: no objective tells the candidates apart.
         NoFeasible: nothing measured meets the limits; the message names the nearest.
     """
     failed = [m for m in study.measurements if m.state == "failed"]
-    if len(failed) == len(study.measurements):
-        raise UserError(_none_measured(failed))
     if any(objective.limit is not None for objective in study.objectives):
         select(offered(study, verified), study.objectives, {})
     _tell_constants(study.objectives, study.measurements)

@@ -7,7 +7,7 @@ from typing import Any
 from hardware.inputs import device_of
 from hardware.machine import this_machine
 from hardware.profile import DeviceProfile, Row, noise_floor, write_profile
-from nas.errors import UserError
+from nas.errors import NotTaken, UserError
 from nas.profiling.measuring import Bench, Target
 from nas.profiling.profiling import Effort, begin, checked_twice, grow, stable_reference
 from nas.profiling.rows import full_ms, held_out, relative
@@ -18,6 +18,7 @@ from nas.runs.profiled import open_subject
 from nas.runs.requests import ProfileRequest
 from nas.runs.settings import ProfileSettings
 from predictors import Quality
+from search_spaces import Candidate
 
 BUDGET = 100
 NOISY = 0.05
@@ -40,7 +41,12 @@ def profile_device(request: ProfileRequest, out: Path) -> dict[str, Any]:
             told = f"{grown.latency_ms(row):.4g} ms, {relative(row.timing, grown):.3f} of the full network"
             bar.update(len(grown.rows), told if row.timing.stable else f"{told}, not stable")
 
-        profile = grow(profile, subject, bench.measure, effort, seed=seed, path=out, on_row=on_row)
+        def on_refused(candidate: Candidate, why: NotTaken) -> None:
+            say(f"One sub-network is left out: {why}")
+
+        profile = grow(
+            profile, subject, bench.measure, effort, seed=seed, path=out, on_row=on_row, on_refused=on_refused
+        )
     return told_of(profile, subject, out)
 
 

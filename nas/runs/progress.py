@@ -47,6 +47,11 @@ class SearchFigures:
         self._study, self._before = study, len(study.measurements)
 
     @property
+    def begun(self) -> bool:
+        """Whether it is known what the study holds."""
+        return self._study is not None
+
+    @property
     def found(self) -> bool:
         """Whether the study holds anything measured, of this run or an earlier one."""
         return self._study is not None and any(each.state == "measured" for each in self._study.measurements)

@@ -1,6 +1,7 @@
 """Profiling a device that does not have this project: a folder to copy there, and what comes back of it."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ import numpy as np
 
 from hardware.inputs import map_inputs, split
 from hardware.profile import MOST_BYTES, VERSION, DeviceProfile, noise_floor, parse_profile, write_profile
-from nas.errors import UserError
+from nas.errors import NotTaken, UserError
 from nas.files import read_json, replace_folder, write_json_atomic
 from nas.profiling import on_device
 from nas.profiling.measuring import Bench
@@ -46,7 +47,8 @@ def write_folder(request: ProfileRequest, folder: Path) -> dict[str, Any]:
     replace_folder(folder, lambda beside: _fill(beside, subject, bench, settings, candidates, seed))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
     say(f"Copy {folder} to the device, run python {_SCRIPT} there, and copy {_RESULT} back")
-    return {"folder": str(folder), "sub_networks": len(candidates), "size_mib": size, "runtime": settings.runtime}
+    rows = read_json(folder / _PLAN)["rows"]
+    return {"folder": str(folder), "sub_networks": len(rows), "size_mib": size, "runtime": settings.runtime}
 
 
 def _refuse_other(folder: Path) -> None:
@@ -100,25 +102,39 @@ def _fill(
     args, kwargs = split(map_inputs(subject.inputs, lambda value: value.cpu()))
     (folder / "full").mkdir()
     bench.convert(subject.supernet.space.largest(), folder / "full")
-    rows = []
-    with Bar("Writing networks", len(candidates)) as bar:
-        for number, candidate in enumerate(candidates):
-            name = f"{number:03d}"
-            (folder / name).mkdir()
-            bench.convert(candidate, folder / name)
-            rows.append({"folder": name, "candidate": dict(candidate)})
-            bar.update(number + 1, name)
+    written = _written(folder, bench, candidates)
+    rows = [{"folder": name, "candidate": dict(candidate)} for name, candidate in written.items()]
     names = list(kwargs) or [f"input{index}" for index in range(len(args))]
     values = [value.numpy() for value in (*args, *kwargs.values())]
     arrays: dict[str, Any] = dict(zip(names, values, strict=True))
     np.savez(folder / "inputs.npz", **arrays)
-    twice = min(len(checked_twice(subject, settings.budget or BUDGET, seed)), len(rows))
+    # They come first in the plan.
+    twice = len(set(checked_twice(subject, settings.budget or BUDGET, seed)) & set(written.values()))
     header = bench.header(settings.multiple_of)
     model, protocol = subject.model.model_dump(mode="json"), vars(bench.protocol)
     profile = {**header, "schema_version": VERSION, "model": model, "shape": list(subject.shape), "protocol": protocol}
     write_json_atomic(folder / _PLAN, {"profile": profile, "rows": rows, "order": [*range(len(rows)), *range(twice)]})
     script = Path(on_device.__file__).read_text(encoding="utf-8")
     (folder / _SCRIPT).write_text(script, encoding="utf-8")
+
+
+def _written(folder: Path, bench: Bench, candidates: list[Candidate]) -> dict[str, Candidate]:
+    """Write every candidate that the runtime takes, in a folder of its name; UserError where it takes none."""
+    written: dict[str, Candidate] = {}
+    with Bar("Writing networks", len(candidates)) as bar:
+        for number, candidate in enumerate(candidates, 1):
+            name = f"{len(written):03d}"
+            (folder / name).mkdir()
+            try:
+                bench.convert(candidate, folder / name)
+                written[name] = candidate
+            except NotTaken as error:
+                shutil.rmtree(folder / name)
+                say(f"One sub-network is left out: {error}")
+            bar.update(number, name)
+    if not written:
+        raise UserError(f"none of {len(candidates)} sub-networks could be written for {bench.target.runtime}")
+    return written
 
 
 def _complete(path: Path) -> DeviceProfile:

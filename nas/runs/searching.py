@@ -24,7 +24,7 @@ from nas.runs.devices import (
     space_with,
     with_predictions,
 )
-from nas.runs.findings import summary, tell_end
+from nas.runs.findings import refuse_failed, summary, tell_end
 from nas.runs.opened_run import (
     asked_of_search,
     check_search,
@@ -97,16 +97,19 @@ def search_run(request: SearchRequest) -> dict[str, Any]:
                     space=space,
                     warm_start=warm,
                 )
+                refuse_failed(study.measurements)
         if is_url(storage):
             # What comes after a search reads the journal.
             copy_to_journal(storage, place / JOURNAL)
-        # 3. The front measured again, where its devices are here.
+        # 3. The front measured again, where its devices are here; as predicted, it is there to be read already.
+        marks, table = Marks(study.find(space.largest()), None), place / "front.csv"
+        write_front(study, marks, table, verified_of(place, study))
         verified = verify_front(place, study, predicted)
-        write_front(study, Marks(study.find(space.largest()), None), place / "front.csv", verified)
+        write_front(study, marks, table, verified)
     tell_end(study, settings.budget, settings.patience)
     tell_agreement(study, verified)
     return {
-        **summary(request.run, settings.name, place / "front.csv", study, verified),
+        **summary(request.run, settings.name, table, study, verified),
         **agreement_of(study, verified),
     }
 
@@ -123,11 +126,11 @@ def _storage(folder: RunFolder, settings: SearchSettings) -> Storage:
 
 @contextmanager
 def _unless_refused(place: Path, new: bool, figures: SearchFigures) -> Iterator[None]:
-    """Leave no trace of a new search that is refused before anything is measured; what is measured stays."""
+    """Leave no trace of a search that is refused and has measured nothing; what is measured stays."""
     try:
         yield
     except (UserError, NoFeasible):
-        if new and not figures.found:
+        if (new or figures.begun) and not figures.found:
             shutil.rmtree(place, ignore_errors=True)
         raise
 

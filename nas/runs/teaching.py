@@ -1,7 +1,6 @@
 """The strong teacher of a run: a network of the user's own, or the run's network fine-tuned plainly first."""
 
 import copy
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import nn
 
 from nas.data.split import Data, Preprocessor
 from nas.errors import UserError
+from nas.files import read_json
 from nas.learning.training import TrainingConfig
 from nas.networks.pretrained import load_pretrained, same_labels
 from nas.runs.plain_training import train_in
@@ -44,7 +44,7 @@ def given_teacher(place: Path, data: Data) -> nn.Module:
     """
     config = place / "config.json"
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
+        values = read_json(config)
         names = values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         labels = [str(names[key]) for key in sorted(names, key=int)]
         classes = [str(name) for name in values.get("architectures") or []]

@@ -46,7 +46,9 @@ def verify_front(place: Path, study: Study, predicted: Mapping[str, PredictedLat
         known = before.measured if before else {}
         missing = {name: device for name, device in devices.items() if name not in known}
         if missing:
-            new = verify([member], missing)[0]
+            new = verify(
+                [member], missing, lambda name, why: say(f"{name} of one sub-network is not measured again: {why}")
+            )[0]
             # What was measured on another device, in another place, stays.
             found[member.candidate] = before.with_newer(new) if before else new
             _write(place, list(found.values()))

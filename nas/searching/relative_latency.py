@@ -6,7 +6,6 @@ network's, times the latency of the full network as measured once, when the sear
 study (`<study>.latency.json`), with the range of the full network's medians since: their drift.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from hardware.inputs import Inputs, device_of, is_tokens, map_inputs, split
 from hardware.latency import measure_latency
 from hardware.machine import processor
 from nas.errors import UserError
-from nas.files import write_json_atomic
+from nas.files import read_json, write_json_atomic
 from search_spaces import Candidate, Supernet
 from search_spaces.arrays import FloatArray
 
@@ -128,7 +127,7 @@ def _read_reference(path: Path, how: Mapping[str, object]) -> Reference | None:
     if not path.is_file():
         return None
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         there = dict(stored["measured_on"])
         low, high = float(stored["lowest_ms"]), float(stored["highest_ms"])
         found = Reference(float(stored["median_ms"]), low, high, int(stored["count"]))
