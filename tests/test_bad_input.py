@@ -15,8 +15,9 @@ import torch
 from conftest import Answer, Command
 from tiny import write_model, write_reviews
 
-from nas.runs.opened_run import asked_of_search
+from nas.runs.asked_search import asked_of_search
 from nas.runs.settings import Common, Limits, SearchSettings
+from nas.searching.relative_latency import LatencySettings
 from nas.searching.study import load_study
 
 COMMAND = [sys.executable, "-c", "import sys; from nas.command.cli import main; sys.exit(main())"]
@@ -273,7 +274,7 @@ def test_a_dry_run_refuses_what_the_search_would(nas_command: Command, run: Path
 
 def test_no_password_is_recorded_and_databases_are_told_apart() -> None:
     def asked(**settings: str) -> dict[str, object]:
-        return asked_of_search(SearchSettings(**settings), Limits(), Common())
+        return asked_of_search(SearchSettings(**settings), Limits(), Common(), LatencySettings())
 
     first, second = (asked(storage=f"postgresql://me:secret@host/{name}") for name in ("a", "b"))
     assert first["storage"] != second["storage"]

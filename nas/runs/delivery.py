@@ -24,6 +24,7 @@ from nas.runs.requests import FurtherRequest
 from nas.runs.run_folder import JOURNAL, Request, RunFolder, recorded_versions, same_request, write_record
 from nas.runs.settings import Common, Limits
 from nas.runs.verifying import chosen_of, elsewhere, tell_unmeasured, verified_of
+from nas.searching.relative_latency import LatencySettings
 from nas.searching.study import load_study
 from search_spaces import Candidate
 
@@ -34,8 +35,8 @@ class Chosen:
 
     candidate: Candidate
     values: Mapping[str, float]
-    tokens: int = 128
-    threads: int = 1
+    tokens: int = LatencySettings.tokens
+    threads: int = LatencySettings.threads
     profiles: Profiles = field(default_factory=dict)
 
 
@@ -141,8 +142,8 @@ def _of_search(folder: RunFolder, name: str, limits: Limits) -> Chosen:
     verified = verified_of(place, study)
     tell_unmeasured(study, verified, profiles)
     best = chosen_of(study, verified, limits)
-    how = (_whole(asked.get("tokens"), 128), _whole(asked.get("threads"), 1))
-    return Chosen(best.candidate, best.values, *how, profiles)
+    tokens = _whole(asked.get("tokens"), LatencySettings.tokens)
+    return Chosen(best.candidate, best.values, tokens, _whole(asked.get("threads"), LatencySettings.threads), profiles)
 
 
 def _deliver(

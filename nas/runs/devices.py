@@ -13,10 +13,12 @@ from nas.errors import UserError
 from nas.profiling.objective import PredictedLatency, latency_objective, predicted_latency
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject, differences
-from nas.runs.opened_run import LATENCY, OpenedRun
+from nas.runs.objectives import LATENCY
+from nas.runs.opened_run import OpenedRun
 from nas.runs.profiled import subject_of_run
 from nas.runs.settings import SearchSettings
 from nas.searching.measurement import Objective
+from nas.searching.relative_latency import LatencySettings
 from search_spaces import Space
 
 Profiles = Mapping[str, DeviceProfile]
@@ -82,8 +84,8 @@ def predictions(
     """What each profile predicts of candidates encoded in `space`.
 
     Raises:
-        UserError: a profile of another network, inputs or (where `settings` name others than usual) tokens or threads;
-            or one whose rows did not get stable.
+        UserError: a profile of another network, inputs or (where `settings` name them) tokens or threads; or one whose
+            rows did not get stable.
     """
     return {
         name: predicted_latency(profile, _subject(opened, name, profile, settings), space)
@@ -100,13 +102,13 @@ def with_predictions(objectives: Sequence[Objective], predicted: Mapping[str, Pr
 
 
 def _subject(opened: OpenedRun, name: str, profile: DeviceProfile, settings: SearchSettings | None) -> Subject:
-    subject = subject_of_run(opened, profile.tokens or SearchSettings.tokens, profile.batch, profile.multiple_of)
+    subject = subject_of_run(opened, profile.tokens or LatencySettings.tokens, profile.batch, profile.multiple_of)
     model = subject.model
     asked: dict[str, object] = {"model": model.name, "family": model.family, "space_sha256": model.space_sha256}
     asked |= {"tokens": subject.tokens, "macs": model.macs, "shape": subject.shape}
     for flag in ("tokens", "threads"):
         value = None if settings is None else getattr(settings, flag)
-        if value is not None and value != getattr(SearchSettings, flag):
+        if value is not None:
             asked[flag] = value
     wrong = differences(profile, asked)
     if wrong:

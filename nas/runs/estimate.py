@@ -8,10 +8,12 @@ from typing import Any
 
 from nas.learning.instatune import instatune
 from nas.learning.training import Step, fine_tune
+from nas.runs.asked_search import check_search, latency_settings, run_search
 from nas.runs.delivery import named_candidate
 from nas.runs.devices import predictions, read_profiles, space_with, with_predictions
 from nas.runs.memory import peak_memory_mib
-from nas.runs.opened_run import LATENCY, check_search, named_objectives, objective_names, open_run, run_search
+from nas.runs.objectives import LATENCY, named_objectives, objective_names
+from nas.runs.opened_run import open_run
 from nas.runs.preparation import instatune_config, prepare, training_config
 from nas.runs.requests import FinetuneRequest, FurtherRequest, SearchRequest
 from nas.runs.run_folder import RunFolder
@@ -80,9 +82,17 @@ def searching(request: SearchRequest) -> dict[str, Any]:
     check_search(settings)
     started = time.monotonic()
     # In this process and in memory; the limits and the warm start change what is measured, not how long it takes.
-    plain = SearchSettings(objectives=names, tokens=settings.tokens, threads=settings.threads)
-    few = replace(plain, budget=_CANDIDATES, rows=settings.rows, accuracy_threads=settings.accuracy_threads)
-    study = run_search(opened, objectives, few, request.common.seed, storage=None, algorithm=random_search, space=space)
+    few = SearchSettings(names, _CANDIDATES, rows=settings.rows, accuracy_threads=settings.accuracy_threads)
+    study = run_search(
+        opened,
+        objectives,
+        few,
+        request.common.seed,
+        storage=None,
+        latency=latency_settings(settings, profiles.values()),
+        algorithm=random_search,
+        space=space,
+    )
     each = [measurement.seconds for measurement in study.measurements]
     start_up = time.monotonic() - started - sum(each)
     # Latencies are measured one at a time, whatever the workers do.

@@ -14,6 +14,7 @@ from typing import Any
 
 from nas.errors import NoFeasible, UserError
 from nas.profiling.verification import Verified
+from nas.runs.asked_search import asked_of_search, check_search, latency_settings, run_search, study_at
 from nas.runs.console import Bar
 from nas.runs.devices import (
     asked_of_profiles,
@@ -25,15 +26,8 @@ from nas.runs.devices import (
     with_predictions,
 )
 from nas.runs.findings import refuse_failed, summary, tell_end
-from nas.runs.opened_run import (
-    asked_of_search,
-    check_search,
-    named_objectives,
-    objective_names,
-    open_run,
-    run_search,
-    study_at,
-)
+from nas.runs.objectives import named_objectives, objective_names
+from nas.runs.opened_run import open_run
 from nas.runs.progress import SearchFigures
 from nas.runs.report import Marks, draw_front, draw_training, measured_again, write_front
 from nas.runs.requests import SearchRequest
@@ -66,7 +60,8 @@ def search_run(request: SearchRequest) -> dict[str, Any]:
     settings = replace(request.settings, objectives=names)
     objectives = named_objectives(names, limits, tuple(profiles))
     check_search(settings)
-    asked = {**asked_of_search(settings, limits, request.common), **asked_of_profiles(profiles)}
+    latency = latency_settings(settings, profiles.values())
+    asked = {**asked_of_search(settings, limits, request.common, latency), **asked_of_profiles(profiles)}
     place = folder.search(settings.name)
     with folder.locked():
         if (place / "search.json").exists():
@@ -92,6 +87,7 @@ def search_run(request: SearchRequest) -> dict[str, Any]:
                     settings,
                     request.common.seed,
                     storage=storage,
+                    latency=latency,
                     latency_file=reference_path(place / JOURNAL),
                     on_result=figures,
                     space=space,

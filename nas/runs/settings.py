@@ -144,10 +144,10 @@ class SearchSettings:
     """How candidates are proposed."""
     rows: int | None = None
     """How many of the validation rows measure accuracy (default: all)."""
-    tokens: int = 128
-    """Length of the text that latency and MACs are for."""
-    threads: int = 1
-    """Threads of the latency measurement."""
+    tokens: int | None = None
+    """Length of the text that latency and MACs are for (default: that of the profiles, else 128)."""
+    threads: int | None = None
+    """Threads of the latency measurement (default: those of the profiles, else 1)."""
     accuracy_threads: int | None = None
     """Threads of the accuracy measurement (default: all processors); with several workers 1 is faster."""
     workers: int = 1

@@ -14,7 +14,7 @@ from nas.profiling.objective import PredictedLatency
 from nas.profiling.subject import Subject
 from nas.profiling.verification import MOST, Verified, agreements, as_measured, offered, verify
 from nas.runs.console import Bar, say
-from nas.runs.opened_run import expanded
+from nas.runs.objectives import expanded
 from nas.runs.run_folder import Verification, VerifiedRow, read_record, write_record
 from nas.runs.settings import Limits
 from nas.searching.measurement import Measurement
