@@ -96,7 +96,9 @@ def follow_shapes(module: nn.Module) -> None:
         elif isinstance(part, nn.Embedding):
             part.num_embeddings, part.embedding_dim = weight.shape
         elif isinstance(part, nn.modules.conv._ConvNd):
-            part.out_channels, part.in_channels = weight.shape[0], weight.shape[1] * part.groups
+            # A transposed convolution holds its weight the other way round.
+            outer, inner = weight.shape[0], weight.shape[1] * part.groups
+            part.out_channels, part.in_channels = (inner, outer) if part.transposed else (outer, inner)
         elif isinstance(part, nn.modules.batchnorm._NormBase):
             part.num_features = weight.shape[0]
         elif isinstance(part, nn.LayerNorm | nn.RMSNorm):

@@ -71,3 +71,29 @@ def test_a_dimension_that_python_uses_elsewhere_is_not_offered() -> None:
     names = {choice.name for choice in space(network, network.inputs).choices}
     assert "ffn.0" not in names
     assert {"ffn.1", "heads.0"} <= names
+
+
+class Upscaling(nn.Module):
+    """Residual blocks, and a transposed convolution after them."""
+
+    inputs = (torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()) for _ in range(3))
+        self.up = nn.ConvTranspose2d(8, 4, 2, stride=2, groups=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.up(x)
+
+
+def test_a_transposed_convolution_knows_its_sizes() -> None:
+    network = randomised(Upscaling())
+    supernet = Supernet(network, space(network, network.inputs, depth=(1, 2, 3)))
+    extracted = supernet.extract(supernet.space.smallest())
+    assert (extracted.up.in_channels, extracted.up.out_channels) == (8, 4)
+    assert torch.equal(extracted(*network.inputs), supernet(supernet.space.smallest(), *network.inputs))
