@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hardware.profile import DeviceProfile
+from hardware.profile import DeviceProfile, digest
 from nas.profiling.prediction import LatencyPredictor
 from nas.profiling.rows import fitted, full_ms
 from nas.profiling.subject import Subject
@@ -48,4 +48,4 @@ def predicted_latency(profile: DeviceProfile, subject: Subject, space: Space) ->
 
 def latency_objective(name: str, predicted: PredictedLatency, limit: float | None = None) -> Objective:
     """Least predicted milliseconds, as `name`."""
-    return Objective(name, "minimize", limit, exact=predicted)
+    return Objective(name, "minimize", limit, exact=predicted, source=digest(predicted.profile))

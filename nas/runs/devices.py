@@ -3,12 +3,11 @@
 Each is kept beside the study, under the name of its objective, so that what comes after the search needs no other file.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hardware.profile import DeviceProfile, read_profile, write_profile
+from hardware.profile import DeviceProfile, digest, read_profile, write_profile
 from nas.errors import UserError
 from nas.profiling.objective import PredictedLatency, latency_objective, predicted_latency
 from nas.profiling.sizes import with_multiples
@@ -52,10 +51,8 @@ def read_profiles(paths: Sequence[Path]) -> dict[str, DeviceProfile]:
 
 def asked_of_profiles(profiles: Profiles) -> dict[str, str]:
     """What tells these profiles from others, for the record of a search; nothing where there are none."""
-    digests = {
-        name: hashlib.sha256(each.model_dump_json().encode()).hexdigest()[:12] for name, each in profiles.items()
-    }
-    return {"profile": ", ".join(f"{name} {digest}" for name, digest in digests.items())} if digests else {}
+    told = ", ".join(f"{name} {digest(each)}" for name, each in profiles.items())
+    return {"profile": told} if told else {}
 
 
 def keep_profiles(place: Path, profiles: Profiles) -> None:

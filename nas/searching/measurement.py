@@ -33,6 +33,7 @@ class Objective:
         direction: "minimize" or "maximize".
         limit: bound that a selected candidate must meet, a raw value: at most when minimised, at least when maximised.
         exact: encoded candidates (n, k) -> raw values (n,); such an objective is computed and never predicted.
+        source: what `exact` was made of, such as a digest of data: a study goes on with the same only.
 
     Raises:
         UserError: an empty name, another direction, a limit that is not finite.
@@ -42,6 +43,7 @@ class Objective:
     direction: Literal["minimize", "maximize"] = "minimize"
     limit: float | None = None
     exact: Exact | None = None
+    source: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -285,16 +285,19 @@ def _identity(
 ) -> dict[str, Any]:
     return {
         "space": space.to_json(),
-        "objectives": [
-            {"name": o.name, "direction": o.direction, "limit": o.limit, "exact": o.exact is not None}
-            for o in objectives
-        ],
+        "objectives": [_told(objective) for objective in objectives],
         "algorithm": recipe.algorithm,
         "config": _plain(recipe.config),
         "seed": int(recipe.seed),
         "lag": int(recipe.lag),
         "known": _fingerprint(known),
     }
+
+
+def _told(objective: Objective) -> dict[str, Any]:
+    told = {"name": objective.name, "direction": objective.direction, "limit": objective.limit}
+    source = {} if objective.source is None else {"source": objective.source}
+    return {**told, "exact": objective.exact is not None, **source}
 
 
 def _fingerprint(known: Sequence[Measurement]) -> str | None:
