@@ -38,7 +38,7 @@ from nas.networks.untrained import made_inputs
 from nas.profiling.measuring import TOLERANCE, Bench, Target
 from nas.profiling.objective import latency_objective, predicted_latency
 from nas.profiling.profiling import Effort, begin, grow
-from nas.profiling.rows import full_ms, learned_rows, relative
+from nas.profiling.rows import learned_rows
 from nas.profiling.subject import Subject
 from nas.profiling.verification import agreements, verify
 from nas.seeds import generator
@@ -160,7 +160,7 @@ def wall(profile: DeviceProfile, whole: Space) -> Measured:
 
 
 def own(profile: DeviceProfile, whole: Space) -> Measured:
-    ratios = np.array([relative(row.timing, profile) for row in profile.rows])
+    ratios = np.array([profile.ratio(row.timing) for row in profile.rows])
     return replace(wall(profile, whole), ratios=ratios)
 
 
@@ -207,7 +207,7 @@ def run_runtime(harness: Harness, problem: Problem, runtime: str) -> tuple[Figur
         label = "" if count == main_count else f"_{count}"
         figures |= named(subject.name, runtime, found, label)
     predicted, (by_wall, _) = predicted_latency(profile, subject, whole), twice(wall(held, whole), wall(again, whole))
-    figures[f"wall_mape_{subject.name}_{runtime}"] = mape(by_wall.ratios, predicted(by_wall.rows) / full_ms(profile))
+    figures[f"wall_mape_{subject.name}_{runtime}"] = mape(by_wall.ratios, predicted(by_wall.rows) / profile.full_ms)
     front = harness.stage(f"{prefix}-front", lambda: device.searched(profile, problem.parameters), **asked)
     figures |= {f"{name}_{subject.name}_{runtime}": value for name, value in front.items()}
     return figures, sum(row.seconds for row in profile.rows)

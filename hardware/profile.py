@@ -214,11 +214,18 @@ class DeviceProfile(_Part):
             raise ValueError("CPU time is a latency for one thread on a processor alone, and above 0")
         return self
 
+    @property
+    def full_ms(self) -> float:
+        """Latency of the full network, by the protocol's clock."""
+        return self.reference.cpu_ms if self.protocol.clock == "cpu" else self.reference.median_ms
+
+    def ratio(self, timing: Timing) -> float:
+        """Latency of what was measured over the full network's, by the protocol's clock."""
+        return timing.cpu_ratio if self.protocol.clock == "cpu" else timing.ratio
+
     def latency_ms(self, row: Row) -> float:
-        """Latency of a row that compares with the others': its ratio times the reference's, by the protocol's clock."""
-        if self.protocol.clock == "cpu":
-            return row.timing.cpu_ratio * self.reference.cpu_ms
-        return row.timing.ratio * self.reference.median_ms
+        """Latency of a row that compares with the others': its ratio times the reference's."""
+        return self.ratio(row.timing) * self.full_ms
 
 
 def noise_floor(profile: DeviceProfile) -> float | None:

@@ -136,28 +136,6 @@ def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def fused_weights(weights: Mapping[str, Tensor], plain: nn.Module) -> dict[str, Tensor]:
-    """State of a plain form under the names of `nn.MultiheadAttention`: the inverse of `plain_weights`.
-
-    Args:
-        weights: of `plain`, with all heads.
-        plain: tells which modules are attention.
-    """
-    paths = [f"{path}." if path else "" for path, part in plain.named_modules() if isinstance(part, PlainAttention)]
-    inner = {f"{path}{part}.{kind}": path for path in paths for part in (*_PARTS, "out") for kind in ("weight", "bias")}
-    fused: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        path = inner.get(name)
-        part, _, kind = name.removeprefix(path or "").partition(".")
-        if path is None:
-            fused[name] = tensor
-        elif part == "out":
-            fused[f"{path}out_proj.{kind}"] = tensor
-        elif part == "q":
-            fused[f"{path}in_proj_{kind}"] = torch.cat([weights[f"{path}{each}.{kind}"] for each in _PARTS])
-    return fused
-
-
 def _check(path: str, part: nn.MultiheadAttention) -> None:
     if type(part) is not nn.MultiheadAttention:
         reason = f"it is a subclass, {type(part).__name__}"

@@ -13,7 +13,7 @@ from nas.profiling.design import first_rows, most_telling, pool
 from nas.profiling.measuring import Target, rows_protocol
 from nas.profiling.prediction import features_of_design
 from nas.profiling.profiling import LEAST, Effort, checked_twice, grow, planned
-from nas.profiling.rows import fitted, full_ms, held_out, learned_rows, relative
+from nas.profiling.rows import fitted, held_out, learned_rows
 from nas.profiling.subject import Subject
 from search_spaces import Candidate, Space
 
@@ -189,8 +189,8 @@ def test_the_clock_is_that_of_the_protocol(subject: Subject) -> None:
     )
     by_wall = profiles.profile(subject, protocol=Protocol(), reference=busy)
     by_cpu = by_wall.model_copy(update={"protocol": rows_protocol(Target())})
-    assert (relative(busy, by_wall), full_ms(by_wall)) == (0.7, 14.0)
-    assert (relative(busy, by_cpu), full_ms(by_cpu)) == (0.5, 10.0)
+    assert (by_wall.ratio(busy), by_wall.full_ms) == (0.7, 14.0)
+    assert (by_cpu.ratio(busy), by_cpu.full_ms) == (0.5, 10.0)
     assert rows_protocol(Target(threads=2)).clock == rows_protocol(Target(device="cuda")).clock == "wall"
 
 

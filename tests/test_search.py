@@ -86,6 +86,7 @@ def test_measures_accuracy_and_exact_costs_of_the_extracted_network(supernet: Su
         costs = cost(module, {"input_ids": torch.ones(1, 128, dtype=torch.long)[:, :16]})
         assert measurement.values["accuracy"] == accuracy(predict(module, rows), rows.labels)
         assert measurement.values["parameters"] == costs.parameters
+        assert measurement.values["macs"] == costs.macs
         assert measurement.values["size_mib"] == pytest.approx(costs.size_mib)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hardware.profile import DeviceProfile, digest
 from nas.profiling.prediction import LatencyPredictor
-from nas.profiling.rows import fitted, full_ms
+from nas.profiling.rows import fitted
 from nas.profiling.subject import Subject
 from nas.searching.measurement import Objective
 from nas.searching.translation import translation
@@ -31,13 +31,13 @@ class PredictedLatency:
     def __call__(self, encoded: IntArray) -> FloatArray:
         """Encoded candidates (n, k) to milliseconds (n,)."""
         rows = translation(self.space, self.subject.supernet.space)(encoded)
-        return self.predictor.mean(rows) * full_ms(self.profile)
+        return self.predictor.mean(rows) * self.profile.full_ms
 
     def interval(self, candidate: Candidate) -> tuple[float, float]:
         """Predicted milliseconds of one candidate and their standard deviation."""
         whole = self.subject.supernet.space
         mean, spread = self.predictor.predict(whole.encode([candidate]))
-        full = full_ms(self.profile)
+        full = self.profile.full_ms
         return float(mean[0]) * full, float(spread[0]) * full
 
 

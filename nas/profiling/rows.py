@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hardware.profile import DeviceProfile, Timing
+from hardware.profile import DeviceProfile
 from nas.errors import UserError
 from nas.profiling.prediction import Kind, LatencyPredictor
 from predictors import Quality, quality
@@ -10,16 +10,6 @@ from search_spaces import Candidate, Kernels, Space
 from search_spaces.arrays import FloatArray, IntArray
 
 _FOLDS = 5
-
-
-def relative(timing: Timing, profile: DeviceProfile) -> float:
-    """Latency of what was measured over the full network's, by the clock of the profile's protocol."""
-    return timing.cpu_ratio if profile.protocol.clock == "cpu" else timing.ratio
-
-
-def full_ms(profile: DeviceProfile) -> float:
-    """Latency of the full network, by the clock of the profile's protocol."""
-    return profile.reference.cpu_ms if profile.protocol.clock == "cpu" else profile.reference.median_ms
 
 
 def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatArray]:
@@ -34,7 +24,7 @@ def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatA
             "the latency of the profiled full network did not get stable; stop what else runs on that machine and "
             "profile it anew"
         )
-    stable = [row for row in profile.rows if row.timing.stable and relative(row.timing, profile) > 0]
+    stable = [row for row in profile.rows if row.timing.stable and profile.ratio(row.timing) > 0]
     if not stable or 2 * len(stable) < len(profile.rows):
         raise UserError(
             f"the latency of {len(profile.rows) - len(stable)} of {len(profile.rows)} profiled sub-networks did not "
@@ -46,7 +36,7 @@ def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatA
             candidate = space.candidate(row.candidate)
         except ValueError as error:
             raise UserError(f"the rows of the profile must be of this network's sub-networks: {error}") from error
-        found.setdefault(candidate, []).append(relative(row.timing, profile))
+        found.setdefault(candidate, []).append(profile.ratio(row.timing))
     return space.encode(found), np.array([np.mean(each) for each in found.values()])
 
 

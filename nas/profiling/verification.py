@@ -7,7 +7,6 @@ import numpy as np
 
 from hardware.profile import DeviceProfile, Timing
 from nas.errors import NotTaken
-from nas.profiling.rows import full_ms, relative
 from nas.searching import pareto
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.study import Study
@@ -83,7 +82,7 @@ def verify(
             except NotTaken as error:
                 if on_refused is not None:
                     on_refused(name, error)
-        measured = {name: relative(t, profile) * full_ms(profile) for name, (profile, t) in timings.items() if t.stable}
+        measured = {name: profile.ratio(t) * profile.full_ms for name, (profile, t) in timings.items() if t.stable}
         found.append(Verified(member.candidate, predicted, measured, frozenset(timings) - set(measured)))
     return found
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from nas.data.preprocessing import Channels, TextPreprocessor
@@ -21,6 +22,11 @@ from nas.runs.settings import ModelSettings
 from search_spaces import plain_attention
 
 EXAMPLE_TOKENS = 8
+
+
+def device_name(asked: str) -> str:
+    """Where a network goes: `auto` takes a GPU where there is one."""
+    return "cuda" if asked == "auto" and torch.cuda.is_available() else "cpu"
 
 
 def is_own(model: str) -> bool:

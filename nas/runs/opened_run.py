@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from nas.data.split import Preprocessor, Split
@@ -11,7 +10,7 @@ from nas.errors import UserError
 from nas.learning.augmentation import augmented
 from nas.networks.pretrained import example_inputs, load_preprocessor
 from nas.networks.recalibration import SubNetworks
-from nas.runs.network import bare_network
+from nas.runs.network import bare_network, device_name
 from nas.runs.run_folder import RunFolder, RunRecord
 from search_spaces import Candidate, Supernet, has_batch_norms
 
@@ -65,6 +64,6 @@ def open_run(folder: RunFolder, device: str, model: str | None = None) -> Opened
     except ValueError as error:
         raise UserError(f"the super-network of the run cannot be read: {error}") from error
     supernet.eval()
-    supernet.to("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
+    supernet.to(device_name(device))
     task = TASKS.get(str(record.asked.get("task")), CLASSIFICATION)
     return OpenedRun(folder, record, supernet, load_preprocessor(folder.supernet, record.kind, task))

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from hardware.inputs import Inputs
@@ -14,7 +13,7 @@ from nas.networks.pretrained import example_inputs
 from nas.networks.untrained import made_inputs, untrained
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
-from nas.runs.network import image_size, is_own
+from nas.runs.network import device_name, image_size, is_own
 from nas.runs.opened_run import OpenedRun, open_run
 from nas.runs.preparation import supernet_of
 from nas.runs.requests import ProfileRequest
@@ -42,7 +41,7 @@ def open_subject(request: ProfileRequest) -> Subject:
         raise UserError("which blocks matter least is known of a run only; name the run, or another --drop-order")
     make = _own if is_own(model) else _of_transformers
     name, supernet, inputs = make(model, settings, own, elastic, common)
-    supernet.eval().to("cuda" if common.device == "auto" and torch.cuda.is_available() else "cpu")
+    supernet.eval().to(device_name(common.device))
     return Subject(name, supernet, inputs, with_multiples(supernet.space, settings.multiple_of))
 
 

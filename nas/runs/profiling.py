@@ -10,7 +10,7 @@ from hardware.profile import DeviceProfile, Row, noise_floor, write_profile
 from nas.errors import NotTaken, UserError
 from nas.profiling.measuring import Bench, Target
 from nas.profiling.profiling import Effort, begin, checked_twice, grow, stable_reference
-from nas.profiling.rows import full_ms, held_out, relative
+from nas.profiling.rows import held_out
 from nas.profiling.subject import Subject, differences
 from nas.runs.console import Bar, say
 from nas.runs.devices import profile_at
@@ -38,7 +38,7 @@ def profile_device(request: ProfileRequest, out: Path) -> dict[str, Any]:
     with Bar(f"Profiling {settings.runtime}", _count(subject, request)) as bar:
 
         def on_row(grown: DeviceProfile, row: Row) -> None:
-            told = f"{grown.latency_ms(row):.4g} ms, {relative(row.timing, grown):.3f} of the full network"
+            told = f"{grown.latency_ms(row):.4g} ms, {grown.ratio(row.timing):.3f} of the full network"
             bar.update(len(grown.rows), told if row.timing.stable else f"{told}, not stable")
 
         def on_refused(candidate: Candidate, why: NotTaken) -> None:
@@ -110,7 +110,7 @@ def told_of(profile: DeviceProfile, subject: Subject, out: Path) -> dict[str, An
         "batch": profile.batch,
         "tokens": profile.tokens,
         "sub_networks": len({row.key for row in profile.rows}),
-        "full_network_ms": full_ms(profile),
+        "full_network_ms": profile.full_ms,
         "noise_floor_percent": None if floor is None else 100 * floor,
         "held_out": None if judged is None else _judged(judged),
         "seconds": sum(row.seconds for row in profile.rows),

@@ -100,8 +100,9 @@ def test_the_unit_of_the_labels_does_not_matter_much(make: Callable[[], Predicto
     x, y = _data()
     small = make().fit(x, 1e-6 * y).predict(x)[0] * 1e6
     large = make().fit(x, 1e6 * y).predict(x)[0] / 1e6
-    if make is not MAKERS["svr-raw"]:
-        assert small == pytest.approx(large, rel=0.02)
+    # Support vectors with a fixed margin see labels as they are: within the margin all are alike.
+    tolerance = 0.02 if make is not MAKERS["svr-raw"] else np.inf
+    assert small == pytest.approx(large, rel=tolerance) and np.isfinite(small).all()
 
 
 @every
