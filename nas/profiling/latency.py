@@ -75,9 +75,7 @@ def profiled_latency(
         UserError: a profile of something else, or one whose rows do not tell anything.
     """
     subject = Subject(profile.model.name, supernet, example_inputs, supernet.space)
-    model = subject.model
-    asked = {"family": model.family, "space_sha256": model.space_sha256, "macs": model.macs}
-    wrong = differences(profile, {**asked, "batch": subject.batch, "tokens": subject.tokens, "shape": subject.shape})
+    wrong = differences(profile, subject.asked)
     if wrong:
         raise UserError(f"the profile must be of this super-network and these inputs: {wrong[0]}")
     predicted = predicted_latency(profile, subject, supernet.space if space is None else space)

@@ -63,6 +63,12 @@ class Subject:
         family = family_name(self.supernet.model)
         return ProfiledModel(name=self.name, family=family, space_sha256=digest, macs=macs)
 
+    @property
+    def asked(self) -> dict[str, object]:
+        """What a profile must be of to be a profile of it, see `differences`."""
+        of_model = self.model.model_dump(exclude={"name"})
+        return {"model": self.name, **of_model, "batch": self.batch, "tokens": self.tokens, "shape": self.shape}
+
     @cached_property
     def kernels(self) -> Kernels:
         """Sums over the operators of candidates; UserError where the network cannot be traced."""

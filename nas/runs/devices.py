@@ -100,9 +100,7 @@ def with_predictions(objectives: Sequence[Objective], predicted: Mapping[str, Pr
 
 def _subject(opened: OpenedRun, name: str, profile: DeviceProfile, settings: SearchSettings | None) -> Subject:
     subject = subject_of_run(opened, profile.tokens or LatencySettings.tokens, profile.batch, profile.multiple_of)
-    model = subject.model
-    asked: dict[str, object] = {"model": model.name, "family": model.family, "space_sha256": model.space_sha256}
-    asked |= {"tokens": subject.tokens, "macs": model.macs, "shape": subject.shape}
+    asked = subject.asked
     for flag in ("tokens", "threads"):
         value = None if settings is None else getattr(settings, flag)
         if value is not None:

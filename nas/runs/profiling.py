@@ -77,13 +77,7 @@ def _count(subject: Subject, request: ProfileRequest) -> int:
 def asked_of_profile(subject: Subject, settings: ProfileSettings) -> dict[str, object]:
     """What a profile must be of to go on with it, or to be taken for it."""
     return {
-        "model": subject.model.name,
-        "family": subject.model.family,
-        "space_sha256": subject.model.space_sha256,
-        "macs": subject.model.macs,
-        "batch": subject.batch,
-        "tokens": subject.tokens,
-        "shape": subject.shape,
+        **subject.asked,
         "multiple_of": settings.multiple_of,
         "runtime": settings.runtime,
         "device": device_of(subject.supernet).type,
