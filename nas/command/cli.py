@@ -24,7 +24,7 @@ import tyro
 from nas.command.config_file import defaults_from, read_config
 from nas.errors import NoFeasible, UserError
 from nas.runs.console import print_comparison, print_object
-from nas.runs.requests import FinetuneRequest, FurtherRequest, ProfileRequest, SearchRequest
+from nas.runs.requests import ExportRequest, FinetuneRequest, FurtherRequest, ProfileRequest, SearchRequest
 from nas.runs.settings import (
     Common,
     DataSettings,
@@ -371,8 +371,8 @@ def _report(command: Report, out: TextIO) -> None:
 def _export(command: Export, out: TextIO) -> None:
     from nas.runs import delivery
 
-    how = (command.limits, command.common, command.model)
-    result = delivery.export_run(command.run, command.name, command.out, *how)
+    request = ExportRequest(command.run, command.name, command.limits, command.common, command.model)
+    result = delivery.export_run(request, command.out)
     _print(result, command.common, out, show=print_comparison)
 
 

@@ -16,7 +16,7 @@ from nas.runs.console import print_comparison, say
 from nas.runs.delivery import export_run
 from nas.runs.memory import peak_memory_mib
 from nas.runs.profiling import profile_device
-from nas.runs.requests import FinetuneRequest, ProfileRequest, SearchRequest
+from nas.runs.requests import ExportRequest, FinetuneRequest, ProfileRequest, SearchRequest
 from nas.runs.searching import report_run, search_run
 from nas.runs.settings import (
     Common,
@@ -59,7 +59,7 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
     found = search_run(SearchRequest(run, replace(SEARCH, profile=(profile,)), common=common))
     limits = Limits(max_latency_ms=profiled["full_network_ms"] / SPEEDUP)
     report = report_run(run, SEARCH.name, limits)
-    exported = export_run(run, SEARCH.name, out / "export", limits, common)
+    exported = export_run(ExportRequest(run, SEARCH.name, limits, common), out / "export")
     return {
         **exported,
         "measured": found["measured"],

@@ -123,15 +123,15 @@ def compare(opened: OpenedRun, chosen: nn.Module, *, tokens: int, threads: int) 
         assert ours is not None and theirs is not None, "only numbers are neither right nor wrong"
         difference, judged = paired_difference(ours, theirs), len(ours)
     return Comparison(
-        full,
-        small,
-        difference,
-        len(rows),
-        max(latency.noise for latency in latencies),
-        how,
-        task.metric,
-        judged,
-        "rows" if judged == len(rows) else "words",
+        full=full,
+        chosen=small,
+        difference=difference,
+        test_rows=len(rows),
+        latency_noise=max(latency.noise for latency in latencies),
+        measured_on=how,
+        metric=task.metric,
+        judged=judged,
+        unit="rows" if judged == len(rows) else "words",
     )
 
 

@@ -20,9 +20,9 @@ from nas.runs.network import maker
 from nas.runs.opened_run import OpenedRun, open_run
 from nas.runs.plain_training import score, train_in
 from nas.runs.preparation import asked_of_further, training_config
-from nas.runs.requests import FurtherRequest
+from nas.runs.requests import ExportRequest, FurtherRequest
 from nas.runs.run_folder import JOURNAL, Request, RunFolder, recorded_versions, same_request, write_record
-from nas.runs.settings import Common, Limits
+from nas.runs.settings import Limits
 from nas.runs.verifying import chosen_of, elsewhere, tell_unmeasured, verified_of
 from nas.searching.relative_latency import LatencySettings
 from nas.searching.study import load_study
@@ -40,29 +40,25 @@ class Chosen:
     profiles: Profiles = field(default_factory=dict)
 
 
-def export_run(
-    run: Path, name: str, out: Path, limits: Limits, common: Common, model: str | None = None
-) -> dict[str, Any]:
+def export_run(request: ExportRequest, out: Path) -> dict[str, Any]:
     """Write the best candidate within the limits as a folder of its own, with figures from the test rows.
-
-    `model` is the `module:factory` of a network of the user's own.
 
     Raises:
         UserError: no such search, or a limit on something that it did not measure, or `out` is something else.
         NoFeasible: nothing meets the limits.
         ExportError: what was written computes something else; nothing is left.
     """
-    folder = RunFolder(run)
+    folder = RunFolder(request.run)
     folder.read()
     check_target(out)
     with folder.locked():
         # 1. The choice, by what the search measured on validation rows.
-        chosen = _of_search(folder, name, limits)
-        opened = open_run(folder, common.device, model)
+        chosen = _of_search(folder, request.name, request.limits)
+        opened = open_run(folder, request.common.device, request.network)
         # 2. Its figures beside the full network's, from test rows that neither training nor search has seen, and
         # the folder, checked before it takes its place.
-        result = _deliver(opened, chosen, opened.extract(chosen.candidate), out, model)
-    return {**result, "search": {"run": str(run), "name": name, **chosen.values}}
+        result = _deliver(opened, chosen, opened.extract(chosen.candidate), out, request.network)
+    return {**result, "search": {"run": str(request.run), "name": request.name, **chosen.values}}
 
 
 def finetune_candidate(request: FurtherRequest, out: Path) -> dict[str, Any]:

@@ -86,6 +86,25 @@ class SearchRequest:
 
 
 @dataclass(frozen=True)
+class ExportRequest:
+    """Which sub-network of a search to export: the best within the limits.
+
+    Args:
+        run: a finished fine-tuning.
+        name: of the search.
+        limits: what the sub-network must meet.
+        common: seed and device.
+        network: `module:factory` of a run's own network.
+    """
+
+    run: Path
+    name: str = SearchSettings.name
+    limits: Limits = field(default_factory=Limits)
+    common: Common = field(default_factory=Common)
+    network: str | None = None
+
+
+@dataclass(frozen=True)
 class ProfileRequest:
     """What to profile, and how.
 
