@@ -5,6 +5,7 @@ the learning rate of every way, the sub-networks of every share, and which plain
 are read by what was decided on, once.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from harness import Harness
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -140,8 +142,8 @@ class Bench:
             supernet = self._supernet("ours", self._ordered()["drop_order"])
             candidate = supernet.space.decode(np.array([pick]))[0]
             module = self._extract(supernet, candidate)
-            history = self._train_plain(module, self._shared_rate, self._second)
-            return self._judged(module) | {"seconds": _seconds(history)}
+            seconds = _spent(lambda: self._train_plain(module, self._shared_rate, self._second))
+            return self._judged(module) | {"seconds": seconds}
 
         return self._stage(f"alone_{share:g}", compute, pick=str(list(pick)), rate=self._shared_rate)
 
@@ -185,9 +187,9 @@ class Bench:
         def compute() -> Result:
             supernet = self._supernet(way, drop_order)
             teacher = None if config.distillation == "low-cost" else self._start()
-            history = instatune(supernet, self.problem.splits["train"], config, teacher=teacher)
+            seconds = _spent(lambda: instatune(supernet, self.problem.splits["train"], config, teacher=teacher))
             self._keep(way, supernet.model)
-            return {"seconds": self._first()["seconds"] + _seconds(history)}
+            return {"seconds": self._first()["seconds"] + seconds}
 
         return self._stage(way, compute, config=repr(config))
 
@@ -207,9 +209,9 @@ class Bench:
     def _plain(self, rate: float, steps: int, name: str) -> Result:
         def compute() -> Result:
             module = self.problem.network(self.seed)
-            history = self._train_plain(module, rate, steps)
+            seconds = _spent(lambda: self._train_plain(module, rate, steps))
             self._keep(f"{name}_{rate:g}", module)
-            return self._judged(module) | {"seconds": _seconds(history)}
+            return self._judged(module) | {"seconds": seconds}
 
         return self._stage(f"{name}_{rate:g}", compute, steps=steps) | {"rate": rate, "steps": steps}
 
@@ -316,5 +318,10 @@ def _correct(logits: Any, split: Split) -> list[bool]:
     return [bool(value) for value in logits.argmax(1) == split.labels]
 
 
-def _seconds(history: History) -> float:
-    return sum(step.seconds for step in history.steps)
+def _spent(train: Callable[[], History]) -> float:
+    """Seconds of a training: CPU time on a processor, where other programs do not count; on a GPU, of its steps."""
+    began = time.process_time()
+    history = train()
+    if torch.cuda.is_available():
+        return sum(step.seconds for step in history.steps)
+    return time.process_time() - began
