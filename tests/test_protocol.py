@@ -1,19 +1,21 @@
 """Measuring beside a reference, with clocks of our own: nothing here depends on how long anything takes."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
 from hardware.counters import energy_meter, peak_memory_mib
-from hardware.machine import processor, this_machine
+from hardware.machine import CPU_FEATURES, processor, this_machine
 from hardware.profile import Protocol, Timing
 from hardware.protocol import UnstableError, _half_width, _rank, measure_beside, require_stable
+from nas.profiling import on_device
 
 ROW = {"x": torch.zeros(1, 2)}
 
@@ -81,6 +83,46 @@ def test_a_measurement_that_never_gets_stable_is_not_called_so() -> None:
         require_stable(timing, "depth 3")
     steady = Machine().measure(itertools.repeat(0.004), itertools.repeat(0.008))
     assert require_stable(steady) is steady
+
+
+@pytest.mark.parametrize("clock", ["wall", "cpu"])
+@pytest.mark.parametrize("spread", [0.02, 0.8])
+def test_the_script_for_other_devices_measures_alike(
+    monkeypatch: pytest.MonkeyPatch, clock: Literal["wall", "cpu"], spread: float
+) -> None:
+    protocol = Protocol(window=2, warmup_most=10, rounds=6, rounds_most=20, clock=clock)
+    wall, cpu = [0.0], [0.0]
+
+    def networks() -> list[Callable[..., None]]:
+        def made(seed: int, seconds: float) -> Callable[..., None]:
+            rng = np.random.default_rng(seed)
+
+            def run(**_: torch.Tensor) -> None:
+                wall[0] += seconds * rng.uniform(1, 1 + spread)
+                # Too short a call for the clock of the processor, now and then.
+                cpu[0] += seconds * rng.uniform(1, 1 + spread) * (rng.random() > 0.1)
+
+            return run
+
+        return [made(0, 0.004), made(1, 0.008)]
+
+    ours = measure_beside(*networks(), ROW, protocol=protocol, clock=lambda: wall[0], cpu_clock=lambda: cpu[0])
+    wall[0] = cpu[0] = 0.0
+    monkeypatch.setattr(on_device.time, "perf_counter", lambda: wall[0])
+    monkeypatch.setattr(on_device.time, "process_time", lambda: cpu[0])
+    theirs = on_device.timed(*networks(), dataclasses.asdict(protocol))
+    monkeypatch.undo()
+    assert theirs == ours.model_dump(include=set(theirs)) | {
+        "quartiles": list(ours.quartiles),
+        "samples": list(ours.samples),
+    }
+    assert ours.stable == (spread < 0.1)
+
+
+def test_the_script_for_other_devices_tells_machines_apart_alike() -> None:
+    assert tuple(on_device.FEATURES) == CPU_FEATURES
+    told = this_machine().model_dump(include={"processor", "cores", "system", "features"})
+    assert on_device.machine() == told | {"features": list(told["features"])}
 
 
 def test_by_cpu_time_what_else_runs_does_not_matter() -> None:
