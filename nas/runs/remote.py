@@ -99,14 +99,13 @@ def _on_cpu(request: ProfileRequest) -> ProfileRequest:
 def _fill(
     folder: Path, subject: Subject, bench: Bench, settings: ProfileSettings, candidates: list[Candidate], seed: int
 ) -> None:
-    args, kwargs = split(map_inputs(subject.inputs, lambda value: value.cpu()))
+    # What the command line profiles has inputs with names.
+    _, inputs = split(map_inputs(subject.inputs, lambda value: value.cpu()))
     (folder / "full").mkdir()
     bench.convert(subject.supernet.space.largest(), folder / "full")
     written = _written(folder, bench, candidates)
     rows = [{"folder": name, "candidate": dict(candidate)} for name, candidate in written.items()]
-    names = list(kwargs) or [f"input{index}" for index in range(len(args))]
-    values = [value.numpy() for value in (*args, *kwargs.values())]
-    arrays: dict[str, Any] = dict(zip(names, values, strict=True))
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in inputs.items()}
     np.savez(folder / "inputs.npz", **arrays)
     # They come first in the plan.
     twice = len(set(checked_twice(subject, settings.budget or BUDGET, seed)) & set(written.values()))
