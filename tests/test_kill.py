@@ -25,7 +25,10 @@ def finish(args: Sequence[str]) -> None:
 
 def stop(args: Sequence[str], ready: Callable[[], bool], with_signal: signal.Signals) -> tuple[int, str]:
     """Start a command and signal it as soon as `ready`; exit status and standard error."""
-    running = subprocess.Popen([*COMMAND, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Of low priority, so that on a busy machine it does not run away from who watches it.
+    running = subprocess.Popen(
+        ["nice", "-n", "15", *COMMAND, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     end = time.monotonic() + TIMEOUT_S
     while not ready() and running.poll() is None and time.monotonic() < end:
         time.sleep(0.005)
