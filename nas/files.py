@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def read_json(path: Path, most_bytes: int = 1 << 20) -> Any:
+def read_json(path: Path, most_bytes: int = 1 << 24) -> Any:
     """The value in a file of JSON; raises OSError, and ValueError where it is damaged, too large or too deep."""
     size = path.stat().st_size
     if size > most_bytes:

@@ -7,18 +7,19 @@ import profiles
 import pytest
 import torch
 
-from hardware.profile import Row
+from hardware.profile import Row, Timing
 from nas import Objective, linas
-from nas.errors import UserError
+from nas.errors import NotTaken, UserError
 from nas.profiling.objective import latency_objective, predicted_latency
 from nas.profiling.prediction import KINDS, Kind, LatencyPredictor
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
-from nas.profiling.verification import Verified, agreements, as_measured
+from nas.profiling.verification import Verified, agreements, best_known, offered, verify
 from nas.searching.measurement import Measurement
+from nas.searching.study import Study
 from nas.searching.translation import translation
 from predictors import Additive, Corrected, kendall_tau
-from search_spaces import Choice, Space
+from search_spaces import Candidate, Choice, Space
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +130,43 @@ def test_measured_latencies_take_the_place_of_predicted_ones(subject: Subject) -
         Verified(member.candidate, {"latency_ms": member.values["latency_ms"]}, {"latency_ms": latency})
         for member, latency in zip(members[:3], (8.0, 9.0, 5.0), strict=True)
     ]
-    again = as_measured(members, verified)
-    assert [member.values["latency_ms"] for member in again] == [8.0, 9.0, 5.0]
+    again = best_known(members, verified)
+    assert [member.values["latency_ms"] for member in again] == [8.0, 9.0, 5.0, 2.0]
     found = agreements(members, objectives, verified)["latency_ms"]
     assert (found.count, found.non_dominated) == (3, 2)
     assert found.kendall_tau == pytest.approx(1 / 3) and found.mape == pytest.approx(100 * (0 + 3 / 9 + 1 / 5) / 3)
     assert agreements(members, objectives, []) == {}
     unstable = [replace(verified[0], measured={}, unstable=frozenset({"latency_ms"})), *verified[1:]]
-    assert [member.values["latency_ms"] for member in as_measured(members, unstable)] == [9.0, 5.0]
+    assert [member.values["latency_ms"] for member in best_known(members, unstable)] == [8.0, 9.0, 5.0, 2.0]
     assert agreements(members, objectives, unstable)["latency_ms"].count == 2
+
+
+def test_what_is_offered_is_as_measured_on_each_device_and_taken_by_all(subject: Subject) -> None:
+    space = subject.space
+    candidates = space.decode(space.random(4, np.random.default_rng(0)))
+    names = ("latency_ms_laptop", "latency_ms_phone")
+    study = Study(space, [Objective("accuracy", "maximize"), *map(Objective, names)])
+    for candidate, accuracy in zip(candidates, (0.9, 0.8, 0.7, 0.6), strict=True):
+        values = {"accuracy": accuracy, names[0]: 100 * accuracy, names[1]: 10 * accuracy}
+        study.commit(Measurement(candidate, values, "measured", None, 0.0))
+    profile = profiles.profile(subject)
+
+    def laptop(candidate: Candidate) -> Timing:
+        if candidate == candidates[1]:
+            raise NotTaken("it is odd")
+        return profiles.timing(6.0)
+
+    front = {member.candidate: member for member in study.front()}
+    verified = verify([front[candidate] for candidate in candidates[:2]], {names[0]: (profile, laptop)})
+    verified += verify([front[candidates[2]]], {names[1]: (profile, lambda _: profiles.timing(0.4))})
+    assert [each.refused for each in verified] == [frozenset(), {names[0]}, frozenset()]
+    found = {member.candidate: dict(member.values) for member in offered(study, verified)}
+    assert list(found) == [candidates[0], candidates[2], candidates[3]]
+    assert found[candidates[0]] == {"accuracy": 0.9, names[0]: 6.0 * profiles.FULL_MS, names[1]: 9.0}
+    assert found[candidates[2]] == {"accuracy": 0.7, names[0]: 70.0, names[1]: 0.4 * profiles.FULL_MS}
+    assert found[candidates[3]] == dict(front[candidates[3]].values)
+    told = agreements(study.front(), study.objectives, verified)
+    assert {name: each.count for name, each in told.items()} == {names[0]: 1, names[1]: 1}
 
 
 def test_what_got_stable_on_one_device_stays_whatever_another_does(subject: Subject) -> None:

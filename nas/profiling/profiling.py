@@ -161,7 +161,8 @@ class _Growing:
     def leave_out(self, candidate: Candidate, why: NotTaken) -> None:
         """One that cannot be measured; UserError once there are too many of them."""
         self._refused.append(candidate)
-        if len(self._refused) >= _REFUSALS and len(self._refused) > len(self.profile.rows):
+        enough = min(_REFUSALS, self._effort.budget, self._subject.space.size())
+        if len(self._refused) >= enough and len(self._refused) > len(self.profile.rows):
             raise UserError(
                 f"{len(self._refused)} sub-networks could not be measured, more than could; the last: {why}"
             )

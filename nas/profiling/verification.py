@@ -23,18 +23,21 @@ class Verified:
         predicted: from each profile.
         measured: of those devices that were at hand. What did not get stable is no measurement.
         unstable: the names of those that were measured and did not get stable.
+        refused: the names of those whose runtime does not take the sub-network, which is not offered then.
     """
 
     candidate: Candidate
     predicted: Mapping[str, float]
     measured: Mapping[str, float]
     unstable: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
 
     def with_newer(self, newer: "Verified") -> "Verified":
         """The same with what was measured later, on other devices or once more."""
         measured = {**self.measured, **newer.measured}
         unstable = (self.unstable | newer.unstable) - set(measured)
-        return replace(newer, predicted={**self.predicted, **newer.predicted}, measured=measured, unstable=unstable)
+        predicted, refused = {**self.predicted, **newer.predicted}, self.refused | newer.refused
+        return Verified(self.candidate, predicted, measured, unstable, refused)
 
 
 @dataclass(frozen=True)
@@ -83,50 +86,50 @@ def verify(
                 if on_refused is not None:
                     on_refused(name, error)
         measured = {name: profile.ratio(t) * profile.full_ms for name, (profile, t) in timings.items() if t.stable}
-        found.append(Verified(member.candidate, predicted, measured, frozenset(timings) - set(measured)))
+        unstable, refused = frozenset(timings) - set(measured), frozenset(devices) - set(timings)
+        found.append(Verified(member.candidate, predicted, measured, unstable, refused))
     return found
 
 
-def as_measured(members: Sequence[Measurement], verified: Sequence[Verified]) -> list[Measurement]:
-    """Those of the members that were measured again, with the latencies measured in place of the predicted.
-
-    Where several devices were at hand, those that were measured on all of them.
-    """
-    names = {name for each in verified for name in each.measured}
-    known = {each.candidate: each.measured for each in verified if each.measured and names <= set(each.measured)}
+def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> list[Measurement]:
+    """Members with each latency as measured where it was, else as predicted; without what a runtime does not take."""
+    again = {each.candidate: each for each in verified}
     return [
-        replace(member, values={**member.values, **known[member.candidate]})
+        replace(member, values={**member.values, **again[member.candidate].measured})
+        if member.candidate in again
+        else member
         for member in members
-        if member.candidate in known
+        if member.candidate not in again or not again[member.candidate].refused
     ]
 
 
 def offered(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
-    """What may be chosen: once anything was measured again, those candidates, with the latencies measured.
-
-    Of a front that is measured in part, the rest goes on to stand for what is predicted of it.
-    """
-    again = as_measured(study.measurements, verified)
+    """What may be chosen, see `best_known`: once anything was measured again, that, and what is left of the front."""
+    again = {each.candidate for each in verified if each.measured}
+    members = best_known(study.measurements, verified)
     if not again:
-        return list(study.measurements)
-    done = {member.candidate for member in again}
-    return [*again, *(member for member in study.front()[:MOST] if member.candidate not in done)]
+        return members
+    front = {member.candidate for member in study.front()[:MOST]} - again
+    return [m for m in members if m.candidate in again] + [m for m in members if m.candidate in front]
 
 
 def agreements(
     members: Sequence[Measurement], objectives: Sequence[Objective], verified: Sequence[Verified]
 ) -> dict[str, Agreement]:
     """By the name of each latency that was measured again, over those members that were."""
-    again = as_measured(members, verified)
-    values = np.array([[o.sign * m.values[o.name] for o in objectives] for m in again]).reshape(
-        len(again), len(objectives)
-    )
-    left = int(pareto.front(values, np.zeros(len(values))).sum()) if len(again) else 0
+    again = {each.candidate: each for each in verified}
     found = {}
-    for name in {name: None for each in verified for name in each.measured if name in each.predicted}:
-        known = [each for each in verified if name in each.measured and name in each.predicted]
-        pairs = [(each.measured[name], each.predicted[name]) for each in known]
-        truth, predicted = (np.array(side) for side in zip(*pairs, strict=True))
-        tau = kendall_tau(truth, predicted) if len(pairs) > 1 else None
-        found[name] = Agreement(len(pairs), tau, mape(truth, predicted), left)
+    for name in dict.fromkeys(name for each in verified for name in each.measured if name in each.predicted):
+        known = [m for m in members if m.candidate in again and name in again[m.candidate].measured]
+        if known:
+            truth = np.array([again[m.candidate].measured[name] for m in known])
+            predicted = np.array([m.values[name] for m in known])
+            left = _non_dominated(best_known(known, verified), objectives)
+            tau = kendall_tau(truth, predicted) if len(known) > 1 else None
+            found[name] = Agreement(len(known), tau, mape(truth, predicted), left)
     return found
+
+
+def _non_dominated(members: Sequence[Measurement], objectives: Sequence[Objective]) -> int:
+    values = np.array([[o.sign * m.values[o.name] for o in objectives] for m in members])
+    return int(pareto.front(values.reshape(len(members), len(objectives)), np.zeros(len(members))).sum())

@@ -103,7 +103,8 @@ def _subject(opened: OpenedRun, name: str, profile: DeviceProfile, settings: Sea
     asked = subject.asked
     for flag in ("tokens", "threads"):
         value = None if settings is None else getattr(settings, flag)
-        if value is not None:
+        # Images have no length.
+        if value is not None and not (flag == "tokens" and subject.tokens is None):
             asked[flag] = value
     wrong = differences(profile, asked)
     if wrong:

@@ -29,10 +29,10 @@ def give_up(objectives: Sequence[Objective], measurements: Sequence[Measurement]
         _tell_constants(objectives, measurements, say_some=False)
 
 
-def refuse_failed(measurements: Sequence[Measurement]) -> None:
-    """UserError where every sub-network failed: once the reason is mended, the search begins anew."""
+def refuse_failed(measurements: Sequence[Measurement], mend: str = "mend that and repeat the command") -> None:
+    """UserError where every sub-network failed, with what to do about it."""
     if all(m.state == "failed" for m in measurements):
-        raise UserError(f"{_none_measured(measurements)}; mend that and repeat the command")
+        raise UserError(f"{_none_measured(measurements)}; {mend}")
 
 
 def summary(run: Path, name: str, table: Path, study: Study, verified: Sequence[Verified] = ()) -> dict[str, Any]:

@@ -86,9 +86,9 @@ def read_result(request: ProfileRequest, result: Path, out: Path) -> dict[str, A
 
 def _loses(old: DeviceProfile, new: DeviceProfile, asked: Mapping[str, object]) -> bool:
     """Whether anything of an old profile would be lost where a new one took its place."""
-    there = [row.candidate for row in new.rows]
-    lost = any(row.candidate not in there for row in old.rows)
-    return lost or old.machine != new.machine or bool(differences(old, asked))
+    alike = all(getattr(old, name) == getattr(new, name) for name in ("machine", "runtime_version", "protocol"))
+    lost = {row.key for row in old.rows if row.timing.stable} - {row.key for row in new.rows if row.timing.stable}
+    return bool(lost) or not alike or bool(differences(old, asked))
 
 
 def _on_cpu(request: ProfileRequest) -> ProfileRequest:

@@ -94,13 +94,14 @@ class Finetuned(_Record):
 
 
 class VerifiedRow(_Record):
-    """Latencies of one sub-network by the name of the objective, in milliseconds: predicted, and measured again, which
-    without getting stable is only named."""
+    """Latencies of one sub-network by the name of the objective, in milliseconds: predicted, and measured again; what
+    did not get stable, and what the runtime does not take, is only named."""
 
     candidate: dict[str, Scalar]
     predicted: dict[str, float]
     measured: dict[str, float]
     unstable: list[str]
+    refused: list[str] = pydantic.Field(default_factory=list)
 
 
 class Verification(_Record):

@@ -93,7 +93,9 @@ def search_run(request: SearchRequest) -> dict[str, Any]:
                     space=space,
                     warm_start=warm,
                 )
-                refuse_failed(study.measurements)
+                # A database keeps what failed; the folder goes.
+                again = "repeat the command" if not is_url(storage) else "give the search another --name"
+                refuse_failed(study.measurements, f"mend that and {again}")
         if is_url(storage):
             # What comes after a search reads the journal.
             copy_to_journal(storage, place / JOURNAL)

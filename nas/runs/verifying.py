@@ -8,11 +8,11 @@ from typing import Any
 from hardware.inputs import device_of
 from hardware.machine import this_machine
 from hardware.profile import DeviceProfile
-from nas.errors import NoFeasible, UserError
+from nas.errors import NoFeasible, NotTaken, UserError
 from nas.profiling.measuring import Bench, Target
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.subject import Subject
-from nas.profiling.verification import MOST, Verified, agreements, as_measured, offered, verify
+from nas.profiling.verification import MOST, Verified, agreements, best_known, offered, verify
 from nas.runs.console import Bar, say
 from nas.runs.objectives import expanded
 from nas.runs.run_folder import Verification, VerifiedRow, read_record, write_record
@@ -44,11 +44,10 @@ def verify_front(place: Path, study: Study, predicted: Mapping[str, PredictedLat
     def measure(member: Measurement) -> Verified:
         before = found.get(member.candidate)
         known = before.measured if before else {}
-        missing = {name: device for name, device in devices.items() if name not in known}
+        refused = before.refused if before else frozenset()
+        missing = {name: device for name, device in devices.items() if name not in known and name not in refused}
         if missing:
-            new = verify(
-                [member], missing, lambda name, why: say(f"{name} of one sub-network is not measured again: {why}")
-            )[0]
+            new = verify([member], missing, _tell_refused)[0]
             # What was measured on another device, in another place, stays.
             found[member.candidate] = before.with_newer(new) if before else new
             _write(place, list(found.values()))
@@ -73,7 +72,13 @@ def verified_of(place: Path, study: Study) -> list[Verified]:
         return []
     try:
         return [
-            Verified(study.space.candidate(row.candidate), row.predicted, row.measured, frozenset(row.unstable))
+            Verified(
+                study.space.candidate(row.candidate),
+                row.predicted,
+                row.measured,
+                frozenset(row.unstable),
+                frozenset(row.refused),
+            )
             for row in read_record(path, Verification).rows
         ]
     except ValueError as error:
@@ -113,9 +118,9 @@ def tell_agreement(study: Study, verified: Sequence[Verified]) -> None:
 
 def tell_unmeasured(study: Study, verified: Sequence[Verified], profiled: Collection[str]) -> None:
     """Say how much of the front has predicted latencies alone, of those objectives that come from profiles."""
-    measured = {each.candidate: each.measured for each in verified}
+    done = {each.candidate: {*each.measured, *each.refused} for each in verified}
     front = study.front()[:MOST]
-    missing = sum(not set(profiled) <= set(measured.get(member.candidate, ())) for member in front)
+    missing = sum(not set(profiled) <= done.get(member.candidate, set()) for member in front)
     if missing:
         say(
             f"{missing} of the {len(front)} sub-networks of the front have predicted latencies that were not measured "
@@ -127,10 +132,8 @@ def _best(study: Study, verified: Sequence[Verified]) -> Measurement | None:
     """The best of the whole study within its limits, as far as is known: measured where measured, else predicted."""
     if all(objective.limit is None for objective in study.objectives):
         return None
-    known = {member.candidate: member for member in as_measured(study.measurements, verified)}
-    members = [known.get(member.candidate, member) for member in study.measurements]
     try:
-        return select(members, study.objectives, {})
+        return select(best_known(study.measurements, verified), study.objectives, {})
     except NoFeasible:
         return None
 
@@ -162,6 +165,10 @@ def elsewhere(profile: DeviceProfile, subject: Subject) -> str | None:
     return f"it is of a network on {profile.device}, this one is on {device}" if device != profile.device else None
 
 
+def _tell_refused(name: str, why: NotTaken) -> None:
+    say(f"{name} of one sub-network is not measured, so that it is not offered: {why}")
+
+
 def _write(place: Path, found: Sequence[Verified]) -> None:
     rows = [
         VerifiedRow(
@@ -169,6 +176,7 @@ def _write(place: Path, found: Sequence[Verified]) -> None:
             predicted=dict(each.predicted),
             measured=dict(each.measured),
             unstable=sorted(each.unstable),
+            refused=sorted(each.refused),
         )
         for each in found
     ]
