@@ -119,15 +119,19 @@ def agreements(
     """By the name of each latency that was measured again, over those members that were."""
     again = {each.candidate: each for each in verified}
     found = {}
-    for name in dict.fromkeys(name for each in verified for name in each.measured if name in each.predicted):
-        known = [m for m in members if m.candidate in again and name in again[m.candidate].measured]
+    for name in dict.fromkeys(name for each in verified for name in each.measured):
+        known = [m for m in members if m.candidate in again and _both(again[m.candidate], name)]
         if known:
             truth = np.array([again[m.candidate].measured[name] for m in known])
-            predicted = np.array([m.values[name] for m in known])
+            predicted = np.array([again[m.candidate].predicted[name] for m in known])
             left = _non_dominated(best_known(known, verified), objectives)
             tau = kendall_tau(truth, predicted) if len(known) > 1 else None
             found[name] = Agreement(len(known), tau, mape(truth, predicted), left)
     return found
+
+
+def _both(verified: Verified, name: str) -> bool:
+    return name in verified.measured and name in verified.predicted
 
 
 def _non_dominated(members: Sequence[Measurement], objectives: Sequence[Objective]) -> int:
