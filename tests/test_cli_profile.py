@@ -145,6 +145,9 @@ def test_several_devices_in_one_search(nas_command: Command, run: Path, profiled
     assert set(json.loads(answer.out)["full"]) == {"accuracy", "latency_ms"}, "the command line takes the file's place"
     limit = found["full"]["latency_ms_phone"] * 1e3
     assert nas_command("report", run, "--name", "two", "--max-latency-ms", limit).status == 0
+    both = ("--profile", profiled, "--profile", other)
+    answer = nas_command("search", run, "--name", "half", *both, "--objectives", "accuracy,latency_ms_phone")
+    assert answer.status == 2 and "latency_ms_laptop is not among --objectives" in answer.err, answer.err
 
 
 @pytest.mark.parametrize(

@@ -332,7 +332,7 @@ def test_results_are_told_as_they_come_and_settings_are_checked() -> None:
     study = _run(budget=25, on_result=lambda m, count: told.append((m, count)))
     assert [m for m, _ in told] == study.measurements and [count for _, count in told] == list(range(1, 26))
     for wrong in ({"first_batch": 0}, {"most_batch": 2}, {"crossover": 1.5}, {"mutation": -1.0}, {"samples": -1}):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=next(iter(wrong))):
             LinasConfig(**wrong)
     with pytest.raises(UserError, match="budget"):
         _run(budget=0)

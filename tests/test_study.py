@@ -202,15 +202,15 @@ def test_missing_unwritable_and_busy_storages(tmp_path: Path) -> None:
 def test_a_bad_request_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
     open_space = Space((Choice("heads", (1, 2), active_if=("depth", (1,))),))
-    for bad in (
-        lambda: _search(path, budget=0),
-        lambda: _search(path, seed=-1),
-        lambda: _search(path, chunk_size=0),
-        lambda: nsga2(SPACE, _evaluate, [], budget=5, seed=1, storage=path),
-        lambda: nsga2(SPACE, _evaluate, [OBJECTIVES[0]] * 2, budget=5, seed=1, storage=path),
-        lambda: nsga2(open_space, _evaluate, OBJECTIVES, budget=5, seed=1, storage=path),
+    for bad, sentence in (
+        (lambda: _search(path, budget=0), "budget must be at least 1"),
+        (lambda: _search(path, seed=-1), "seed must not be negative"),
+        (lambda: _search(path, chunk_size=0), "chunk_size must be at least 1"),
+        (lambda: nsga2(SPACE, _evaluate, [], budget=5, seed=1, storage=path), "objectives must be at least one"),
+        (lambda: nsga2(SPACE, _evaluate, [OBJECTIVES[0]] * 2, budget=5, seed=1, storage=path), "distinct names"),
+        (lambda: nsga2(open_space, _evaluate, OBJECTIVES, budget=5, seed=1, storage=path), "depth"),
     ):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=sentence):
             bad()
     assert not path.exists()
 
@@ -239,7 +239,7 @@ def test_select_names_the_nearest_when_nothing_is_feasible() -> None:
     with pytest.raises(NoFeasible, match="no candidate was measured successfully"):
         _study((float("nan"), 1)).select()
     for wrong in ({"latency_ms": 5}, {"max_energy": 1}, {"max_latency_ms": float("nan")}):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=next(iter(wrong))):
             study.select(wrong)
 
 

@@ -16,7 +16,8 @@ LATENCY = "latency_ms"
 def objective_names(settings: SearchSettings, limits: Limits, record: RunRecord, profiled: Sequence[str] = ()) -> str:
     """What the search is for: as asked, else the metric of the task and what is limited, or latency.
 
-    `profiled` are the latencies that device profiles predict: they stand in the place of `latency_ms`.
+    `profiled` are the latencies that device profiles predict: they stand in the place of `latency_ms`. UserError where
+    only some of them are asked for.
     """
     if settings.objectives is not None:
         names = [name.strip() for name in settings.objectives.split(",")]
@@ -27,6 +28,9 @@ def objective_names(settings: SearchSettings, limits: Limits, record: RunRecord,
     if profiled and not set(profiled) & set(names):
         place = names.index(LATENCY) if LATENCY in names else len(names)
         names = [*names[:place], *profiled, *names[place + 1 :]]
+    unused = [name for name in profiled if name not in names]
+    if unused:
+        raise UserError(f"{unused[0]} is not among --objectives {','.join(names)}: add it, or leave its --profile out")
     return ",".join(names)
 
 
