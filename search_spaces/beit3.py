@@ -151,7 +151,7 @@ class VisionEmbedding(nn.Module):
             size = " x ".join(str(length) for length in pixel_values.shape[2:])
             raise ValueError(f"images must have {self.image_size} x {self.image_size} pixels, got {size}")
         patches = self.proj(pixel_values).flatten(2).transpose(1, 2)
-        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
 
 
 class Positions(nn.Module):
@@ -196,7 +196,7 @@ class Beit3(nn.Module):
         """
         positions = self.encoder.embed_positions
         x: Tensor = self.vision_embed(pixel_values)
-        batch, images = len(x), x.shape[1]
+        batch, images = x.shape[:2]
         x = x + positions.A(torch.arange(_OFFSET, images + _OFFSET, device=x.device))
         mask = None
         if self.text_embed is not None and positions.B is not None and input_ids is not None:

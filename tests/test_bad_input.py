@@ -399,20 +399,20 @@ def test_wrong_words(nas_command: Command, args: list[str], sentence: str) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 20_000])
-def test_a_full_disk(inputs: Path, tmp_path: Path, limit: int) -> None:
+def test_a_full_disk(nas_command: Command, inputs: Path, tmp_path: Path, limit: int) -> None:
     """A limit on the size of files stands for a disk that is full: the same call fails at the same place."""
 
     def fill() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     run = tmp_path / "run"
-    args = [*COMMAND, "finetune", str(inputs / "model"), "--data", str(inputs / "reviews.csv"), "--out", str(run)]
-    args += ["--steps", "4"]
+    args = ["finetune", str(inputs / "model"), "--data", str(inputs / "reviews.csv"), "--out", str(run), "--steps", "4"]
     environment = {**os.environ, "TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else None
-    done = subprocess.run(args, preexec_fn=fill, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(
+        [*COMMAND, *args], preexec_fn=fill, capture_output=True, text=True, timeout=300, env=environment
+    )
     refused(Answer(done.returncode, done.stdout, done.stderr), "")
-    done = subprocess.run(args, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, "the same command goes on when there is room again: " + done.stderr
+    assert nas_command(*args).status == 0, "the same command goes on when there is room again"
 
 
 @pytest.mark.slow
