@@ -246,7 +246,7 @@ def killable(mode: str) -> Callable[[Path | None, Callable[[Step], None] | None]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["instatune", "all"])
+@pytest.mark.parametrize("mode", [pytest.param("instatune", marks=pytest.mark.exhaustive), "all"])
 def test_kill_minus_nine(tmp_path: Path, mode: str) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), mode]
     root = Path(__file__).parent.parent

@@ -62,7 +62,14 @@ def serial(barely: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
     return found
 
 
-@pytest.mark.parametrize(("hash_seed", "flags"), [(1, ["--ray"]), (3, ["--workers", "4", "--timeout-s", "300"])])
+@pytest.mark.parametrize(
+    ("hash_seed", "flags"),
+    [
+        pytest.param(1, ["--ray"], marks=pytest.mark.exhaustive),
+        pytest.param(2, ["--workers", "2"], marks=pytest.mark.exhaustive),
+        (3, ["--workers", "4", "--timeout-s", "300"]),
+    ],
+)
 def test_the_same_study_with_any_number_of_workers(
     barely: Path, serial: Told, tmp_path: Path, hash_seed: int, flags: list[str]
 ) -> None:
@@ -100,6 +107,7 @@ def measuring(process: int) -> list[int]:
     return found
 
 
+@pytest.mark.exhaustive
 def test_a_killed_worker_and_a_killed_driver_change_nothing(barely: Path, serial: Told, tmp_path: Path) -> None:
     run = Path(shutil.copytree(barely, tmp_path / "run"))
     running = start(run, 4, "--workers", "2")

@@ -22,8 +22,9 @@ from hardware.registry import NAMES, backend, backends
 from tests.zoo import CASES
 
 BACKENDS: list[Callable[[], Backend]] = [PyTorchBackend, OnnxRuntimeBackend, OpenVinoBackend]
-# Largest difference over the largest logit. INT8 rounds weights and inputs of every layer to 255 steps.
-TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.2}
+# Largest difference over the largest logit; other weights would give 1 and more. INT8 rounds weights and inputs of each
+# layer to 255 steps, and to fewer where a processor has no instructions for it (.21: OpenVINO on one with AVX2 alone).
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.3}
 FILES = {"weights.safetensors", "model.onnx", "model.xml", "model.bin"}
 
 
