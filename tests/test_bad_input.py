@@ -279,7 +279,12 @@ def test_no_password_is_recorded_and_databases_are_told_apart() -> None:
     first, second = (asked(storage=f"postgresql://me:secret@host/{name}") for name in ("a", "b"))
     assert first["storage"] != second["storage"]
     assert first == asked(storage="postgresql://me:changed@host/a")
-    assert "secret" not in str(first) + str(asked(warm_start="postgresql://me:secret@host/a"))
+    for url in (
+        "postgresql://me:secret@host/a",
+        "mysql://me:sec/secret@1@host/a#b",
+        "postgresql://h/a?password=secret",
+    ):
+        assert "secret" not in str(asked(storage=url)) + str(asked(warm_start=url)), url
 
 
 def other_version(run: Path) -> None:

@@ -54,7 +54,7 @@ def test_from_a_table_as_this_project_writes_it(study: Study, tmp_path: Path, pl
     if plain:
         table = table[table["state"] == "measured"].rename(columns=lambda name: name.split("_", 1)[-1])
         table = table.rename(columns={"ms": "latency_ms"})[["accuracy", *(choice.name for choice in SPACE.choices)]]
-        table = table.assign(macs=1.0, size_mib=2.0)
+        table = table.assign(macs=1.0, size_mib=2.0, latency_ms_laptop=3.0)
     table.to_csv(tmp_path / "table.csv", index=False)
     found = known_results(tmp_path / "table.csv", SPACE, [ACCURACY, MACS], ignored=["size_mib"])
     found = [Measurement(m.candidate, {"accuracy": m.values["accuracy"]}, m.state, None, 0.0) for m in found]

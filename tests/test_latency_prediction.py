@@ -1,6 +1,9 @@
 """Predicted latencies: every kind of predictor, the objective of a search, and sizes that run fast."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import profiles
@@ -15,6 +18,7 @@ from nas.profiling.prediction import KINDS, Kind, LatencyPredictor
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
 from nas.profiling.verification import Verified, agreements, best_known, offered, verify
+from nas.runs import verifying
 from nas.searching.measurement import Measurement
 from nas.searching.study import Study
 from nas.searching.translation import translation
@@ -167,6 +171,30 @@ def test_what_is_offered_is_as_measured_on_each_device_and_taken_by_all(subject:
     assert found[candidates[3]] == dict(front[candidates[3]].values)
     told = agreements(study.front(), study.objectives, verified)
     assert {name: each.count for name, each in told.items()} == {names[0]: 1, names[1]: 1}
+
+
+def test_a_long_front_is_measured_from_end_to_end_and_all_of_it_is_offered(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = subject.space
+    candidates = space.decode(np.unique(space.random(80, np.random.default_rng(0)), axis=0))
+    study = Study(space, [Objective("accuracy", "maximize"), Objective("latency_ms")])
+    for place, candidate in enumerate(candidates, 1):
+        study.commit(Measurement(candidate, {"accuracy": place / 100, "latency_ms": place}, "measured", None, 0.0))
+    assert len(study.front()) == len(candidates) > 60
+    asked: list[Candidate] = []
+
+    def measure(candidate: Candidate) -> Timing:
+        asked.append(candidate)
+        return profiles.timing(0.5)
+
+    monkeypatch.setattr(verifying, "_bench", lambda name, predicted: SimpleNamespace(measure=measure))
+    predicted: Any = {"latency_ms": SimpleNamespace(profile=profiles.profile(subject))}
+    verified = verifying.verify_front(tmp_path, study, predicted)
+    assert len(asked) == len(verified) == 60 and {candidates[0], candidates[-1]} <= set(asked)
+    assert {member.candidate for member in offered(study, verified)} == set(candidates)
+    assert len(verifying.verify_front(tmp_path, study, predicted)) == len(candidates), "the next command measures more"
+    assert sorted(map(str, asked)) == sorted(map(str, candidates))
 
 
 def test_what_got_stable_on_one_device_stays_whatever_another_does(subject: Subject) -> None:

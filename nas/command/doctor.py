@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any, TextIO
 
+from hardware.machine import usable_cores
 from nas.runs.console import print_table
 
 _IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL"}
@@ -65,7 +66,7 @@ def diagnose() -> Diagnosis:
         system=platform.platform(),
         processor=processor,
         cpu_features=features,
-        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpus=usable_cores(),
         torch_threads=threads,
         memory_gib=_memory_gib(),
         accelerators=accelerators,

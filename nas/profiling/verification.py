@@ -58,8 +58,6 @@ class Agreement:
 
 
 Measure = Callable[[Candidate], Timing]
-MOST = 60
-"""So many of a front are measured again."""
 
 
 def verify(
@@ -109,7 +107,7 @@ def offered(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
     members = best_known(study.measurements, verified)
     if not again:
         return members
-    front = {member.candidate for member in study.front()[:MOST]} - again
+    front = {member.candidate for member in study.front()} - again
     return [m for m in members if m.candidate in again] + [m for m in members if m.candidate in front]
 
 

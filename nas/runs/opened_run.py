@@ -25,7 +25,7 @@ class OpenedRun:
     preprocessor: Preprocessor
 
     def split(self, name: str) -> Split:
-        """The validation or test rows; UserError when they are damaged."""
+        """The rows of "train", "validation" or "test"; UserError when they are damaged."""
         tokens = self.record.asked.get("max_tokens")
         length = tokens if isinstance(tokens, int) else 128
         return Split.load(self.folder.data / f"{name}.parquet", self.preprocessor, max_tokens=length)

@@ -56,7 +56,9 @@ def _of_transformers(
 ) -> tuple[str, Supernet, Inputs]:
     module = untrained(model, seed=common.seed)
     inputs = made_inputs(module, settings.batch, settings.tokens, _height_width(own))
-    return Path(model).name, supernet_of(module, None, elastic), inputs
+    # A folder by the name that a run of it has, which is no link's and no dot.
+    name = Path(model).resolve().name if Path(model).exists() else Path(model).name
+    return name, supernet_of(module, None, elastic), inputs
 
 
 def _own(

@@ -2,7 +2,7 @@
 
 ```
 run.json                 what was asked, versions, fingerprints of model and data (this schema)
-data/                    the validation and test splits
+data/                    the training, validation and test rows
 checkpoint/              the fine-tuning under way; gone when it is done
 teacher/                 the strong teacher, where one was fine-tuned for this run: checkpoint/, weights/
 tracking/                what trackers write
@@ -127,7 +127,7 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        """The folder of the validation and test splits."""
+        """The folder of the training, validation and test rows."""
         return self._inside("data")
 
     @property

@@ -12,7 +12,7 @@ from nas.errors import NoFeasible, NotTaken, UserError
 from nas.profiling.measuring import Bench, Target
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.subject import Subject
-from nas.profiling.verification import MOST, Verified, agreements, best_known, offered, verify
+from nas.profiling.verification import Measure, Verified, agreements, best_known, offered, verify
 from nas.runs.console import Bar, say
 from nas.runs.objectives import expanded
 from nas.runs.run_folder import Verification, VerifiedRow, read_record, write_record
@@ -22,6 +22,8 @@ from nas.searching.selection import select
 from nas.searching.study import Study
 
 _NAME = "verified.json"
+_MOST = 60
+"""So many of a front are measured again by one command, from its one end to the other."""
 _FURTHER = 10
 
 
@@ -41,19 +43,19 @@ def verify_front(place: Path, study: Study, predicted: Mapping[str, PredictedLat
     devices = {name: (predicted[name].profile, bench.measure) for name, bench in benches.items()}
     found = {each.candidate: each for each in verified_of(place, study)}
 
-    def measure(member: Measurement) -> Verified:
+    def missing(member: Measurement) -> dict[str, tuple[DeviceProfile, Measure]]:
         before = found.get(member.candidate)
-        known = before.measured if before else {}
-        refused = before.refused if before else frozenset()
-        missing = {name: device for name, device in devices.items() if name not in known and name not in refused}
-        if missing:
-            new = verify([member], missing, _tell_refused)[0]
-            # What was measured on another device, in another place, stays.
-            found[member.candidate] = before.with_newer(new) if before else new
-            _write(place, list(found.values()))
+        done = {*before.measured, *before.refused} if before else set()
+        return {name: device for name, device in devices.items() if name not in done}
+
+    def measure(member: Measurement) -> Verified:
+        before, new = found.get(member.candidate), verify([member], missing(member), _tell_refused)[0]
+        # What was measured on another device, in another place, stays.
+        found[member.candidate] = before.with_newer(new) if before else new
+        _write(place, list(found.values()))
         return found[member.candidate]
 
-    front = study.front()[:MOST]
+    front = _spread([member for member in study.front() if missing(member)])
     with Bar("Measuring the front", len(front)) as bar:
         for number, member in enumerate(front, 1):
             bar.update(number, _shown(measure(member)))
@@ -119,13 +121,20 @@ def tell_agreement(study: Study, verified: Sequence[Verified]) -> None:
 def tell_unmeasured(study: Study, verified: Sequence[Verified], profiled: Collection[str]) -> None:
     """Say how much of the front has predicted latencies alone, of those objectives that come from profiles."""
     done = {each.candidate: {*each.measured, *each.refused} for each in verified}
-    front = study.front()[:MOST]
+    front = study.front()
     missing = sum(not set(profiled) <= done.get(member.candidate, set()) for member in front)
     if missing:
         say(
             f"{missing} of the {len(front)} sub-networks of the front have predicted latencies that were not measured "
             "again; the same nas search, where the device is, measures what is missing"
         )
+
+
+def _spread(front: Sequence[Measurement]) -> list[Measurement]:
+    """At most so many as one command measures, the ends among them."""
+    if len(front) <= _MOST:
+        return list(front)
+    return [front[round(place * (len(front) - 1) / (_MOST - 1))] for place in range(_MOST)]
 
 
 def _best(study: Study, verified: Sequence[Verified]) -> Measurement | None:
@@ -159,10 +168,12 @@ def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
 def elsewhere(profile: DeviceProfile, subject: Subject) -> str | None:
     """Why what is measured here does not compare with a profile; None where it does."""
     here, there, device = this_machine(subject.accelerator), profile.machine, device_of(subject.supernet).type
+    if device != profile.device:
+        return f"it is of a network on {profile.device}, this one is on {device}; search with --device {profile.device}"
     if any(getattr(here, name) != getattr(there, name) for name in ("processor", "cores", "features", "accelerator")):
         with_gpu = f" and {there.accelerator}" if there.accelerator else ""
         return f"its machine is another one, {there.processor} with {there.cores} cores{with_gpu}"
-    return f"it is of a network on {profile.device}, this one is on {device}" if device != profile.device else None
+    return None
 
 
 def _tell_refused(name: str, why: NotTaken) -> None:

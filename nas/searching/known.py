@@ -113,7 +113,7 @@ def _columns(
         name = column.removeprefix("params_").removeprefix("values_")
         if name in choices or name in wanted:
             columns[column] = name
-        elif column not in (*_OURS, *ignored) and not column.startswith(("values_", "measured_")):
+        elif column not in (*_OURS, *ignored) and not column.startswith(("values_", "measured_", "latency_ms_")):
             unknown.append(column)
     missing = [name for name in (*choices, *wanted) if name not in columns.values()]
     if unknown:

@@ -25,6 +25,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
 
+from hardware.machine import usable_cores
 from nas.errors import UserError
 from nas.searching.evaluation import Map
 from nas.searching.measurement import Measurement
@@ -303,8 +304,7 @@ def _settings(workers: Workers, payload_bytes: int) -> dict[str, Any]:
 
 def _environment(workers: Workers) -> dict[str, Any]:
     """As many threads as here; on this machine, modules from where this process has them."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS") or str(usable)
+    threads = os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
     variables = {name: os.environ.get(name, threads) for name in _THREADS}
     if workers.address is None:
         # The current folder last: a function of the user's own may be there.

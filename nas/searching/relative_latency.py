@@ -7,7 +7,6 @@ study (`<study>.latency.json`), with the range of the full network's medians sin
 """
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import nn
 
 from hardware.inputs import Inputs, device_of, is_tokens, map_inputs, split
 from hardware.latency import measure_latency
-from hardware.machine import processor
+from hardware.machine import processor, usable_cores
 from nas.errors import UserError
 from nas.files import read_json, write_json_atomic
 from search_spaces import Candidate, Supernet
@@ -118,7 +117,7 @@ def _tokens(row: Inputs) -> int | None:
 def measured_on(device: torch.device) -> dict[str, str]:
     """Machine, runtime and precision that a latency belongs to."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()[0]
-    machine = f"{name}, {os.cpu_count()} cores"
+    machine = f"{name}, {usable_cores()} cores"
     return {"machine": machine, "runtime": f"pytorch {torch.__version__}", "precision": "float32"}
 
 

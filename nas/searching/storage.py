@@ -44,8 +44,9 @@ def is_url(storage: Storage) -> bool:
 
 
 def shown(storage: Storage) -> str:
-    """The storage for a message: a URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", str(storage))
+    """The storage for a message: a URL without its password, which may hold any sign or stand in the query."""
+    hidden = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", str(storage))
+    return re.sub(r"(passw(?:or)?d=)[^&#\s]*", r"\1***", hidden, flags=re.IGNORECASE)
 
 
 @contextmanager
@@ -197,7 +198,7 @@ def _cannot_write(storage: Storage) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"the study cannot be written to {storage}: {error.strerror or error}") from error
+        raise UserError(f"the study cannot be written to {shown(storage)}: {error.strerror or error}") from error
     except _UNREACHABLE as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"the study cannot be written to {shown(storage)}: {shown(reason)}") from error
