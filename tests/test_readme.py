@@ -57,7 +57,9 @@ def test_python_of_the_readme(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["linas", "profiling"])
 def test_python_of_the_page(page: str, tmp_path: Path) -> None:
-    for block in blocks(f"docs/{page}.md", "python"):
+    found = blocks(f"docs/{page}.md", "python")
+    assert found
+    for block in found:
         assert "Candidate" in run_python("-c", block, folder=tmp_path)
 
 

@@ -51,7 +51,7 @@ def summary(run: Path, name: str, table: Path, study: Study, verified: Sequence[
     return {
         "run": str(run),
         "search": name,
-        "measured": len(study.measurements) - len(failed) - known,
+        "measured": measured(study),
         "failed": len(failed),
         "known": known,
         "every_sub_network": len(study.measurements) >= study.space.size(),
@@ -59,6 +59,11 @@ def summary(run: Path, name: str, table: Path, study: Study, verified: Sequence[
         "front": [{**m.values, **measured_again(m, verified)} for m in study.front()],
         "table": str(table),
     }
+
+
+def measured(study: Study) -> int:
+    """How many sub-networks a search measured: those that failed or were known before do not count."""
+    return sum(m.state == "measured" and not m.known for m in study.measurements)
 
 
 def _none_measured(failed: Sequence[Measurement]) -> str:
@@ -69,18 +74,18 @@ def _none_measured(failed: Sequence[Measurement]) -> str:
 def _tell_constants(
     objectives: Sequence[Objective], measurements: Sequence[Measurement], say_some: bool = True
 ) -> None:
-    measured = [m for m in measurements if m.state == "measured"]
-    if len(measured) < 2:
+    good = [m for m in measurements if m.state == "measured"]
+    if len(good) < 2:
         return
-    constant = [o.name for o in objectives if len({m.values[o.name] for m in measured}) == 1]
-    told = " and ".join(f"{name} is {measured[0].values[name]:.6g}" for name in constant)
+    constant = [o.name for o in objectives if len({m.values[o.name] for m in good}) == 1]
+    told = " and ".join(f"{name} is {good[0].values[name]:.6g}" for name in constant)
     if len(constant) == len(objectives):
         raise UserError(
-            f"{told} for all of {len(measured)} sub-networks measured: there is nothing to choose between; "
+            f"{told} for all of {len(good)} sub-networks measured: there is nothing to choose between; "
             "name other objectives"
         )
     if constant and say_some:
-        say(f"{told} for all of {len(measured)} sub-networks measured: that does not tell them apart")
+        say(f"{told} for all of {len(good)} sub-networks measured: that does not tell them apart")
 
 
 def tell_end(study: Study, budget: int, patience: int | None) -> None:

@@ -25,7 +25,7 @@ from nas.runs.devices import (
     space_with,
     with_predictions,
 )
-from nas.runs.findings import refuse_failed, summary, tell_end
+from nas.runs.findings import measured, refuse_failed, summary, tell_end
 from nas.runs.objectives import named_objectives, objective_names
 from nas.runs.opened_run import open_run
 from nas.runs.progress import SearchFigures
@@ -179,12 +179,12 @@ def _report_search(folder: RunFolder, record: RunRecord, name: str, limits: Limi
     best = chosen_of(study, verified, limits)
     marks = Marks(study.find(study.space.largest()), study.find(best.candidate))
     write_front(study, marks, place / "front.csv", verified)
-    title = f"Sub-networks of {Path(str(record.asked.get('model'))).name}, {len(study.measurements)} measured"
+    title = f"Sub-networks of {Path(str(record.asked.get('model'))).name}, {measured(study)} measured"
     draw_front(study, marks, place / "pareto.png", title=title, latency_of=_latency_of(record, asked, place))
     return {
         "run": str(folder.path),
         "search": name,
-        "measured": len(study.measurements),
+        "measured": measured(study),
         "front": len(study.front()),
         "chosen": None if marks.chosen is None else _described(marks.chosen, verified),
         "picture": str(place / "pareto.png"),
