@@ -61,6 +61,10 @@ def test_a_model_alone_is_profiled_and_the_profile_goes_on(nas_command: Command,
     assert more["held_out"] is not None
     assert json.loads(out.read_text(encoding="utf-8"))["rows"][: len(rows)] == rows
 
+    (tmp_path / "latest").symlink_to(tmp_path / "model")
+    answer = nas_command("profile", tmp_path / "latest", "--out", out, *QUICK, "--budget", 12)
+    assert answer.status == 0, "a link to the model is the same model: " + answer.err
+
     answer = nas_command("profile", tmp_path / "model", "--out", out, *QUICK, "--batch", 2)
     assert (answer.status, "batch is 1 in the profile and 2 is asked" in answer.err) == (2, True)
     answer = nas_command("profile", tmp_path / "model", "--out", out, *QUICK, "--depth", "2,4")

@@ -126,16 +126,16 @@ def asked_of_finetune(request: FinetuneRequest) -> dict[str, Scalar]:
     """What decides the outcome of a fine-tuning, by flag: a repeated command must ask for the same."""
     own, data, recipe = request.own, request.data, request.recipe
     return {
-        "model": _place(request.model),
+        "model": located(request.model),
         **asdict(own),
-        "weights": None if own.weights is None else _place(str(own.weights)),
-        "tokenizer": None if own.tokenizer is None else _place(own.tokenizer),
+        "weights": None if own.weights is None else located(str(own.weights)),
+        "tokenizer": None if own.tokenizer is None else located(own.tokenizer),
         **asdict(data),
-        "data": _place(str(data.data)),
+        "data": located(str(data.data)),
         **asdict(request.elastic),
         **_decides(request.training),
         **asdict(recipe),
-        "teacher": None if recipe.teacher is None else _place(str(recipe.teacher)),
+        "teacher": None if recipe.teacher is None else located(str(recipe.teacher)),
         "seed": request.common.seed,
     }
 
@@ -149,7 +149,7 @@ def _decides(training: TrainingSettings) -> dict[str, Scalar]:
     return {name: value for name, value in asdict(training).items() if name not in _WITHOUT_INFLUENCE}
 
 
-def _place(name: str) -> str:
+def located(name: str) -> str:
     """A path as seen from everywhere, or the name as it is."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name

@@ -15,7 +15,7 @@ from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
 from nas.runs.network import device_name, image_size, is_own
 from nas.runs.opened_run import OpenedRun, open_run
-from nas.runs.preparation import supernet_of
+from nas.runs.preparation import located, supernet_of
 from nas.runs.requests import ProfileRequest
 from nas.runs.run_folder import RunFolder
 from nas.runs.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
@@ -56,9 +56,8 @@ def _of_transformers(
 ) -> tuple[str, Supernet, Inputs]:
     module = untrained(model, seed=common.seed)
     inputs = made_inputs(module, settings.batch, settings.tokens, _height_width(own))
-    # A folder by the name that a run of it has, which is no link's and no dot.
-    name = Path(model).resolve().name if Path(model).exists() else Path(model).name
-    return name, supernet_of(module, None, elastic), inputs
+    # The name that a run of it has, which is no link's and no dot.
+    return Path(located(model)).name, supernet_of(module, None, elastic), inputs
 
 
 def _own(
