@@ -23,9 +23,10 @@ def small(run: Path) -> dict[str, int]:
     return {name: option for name, option in space.smallest().items() if isinstance(option, int)}
 
 
-def test_further_fine_tuning_is_exported(nas_command: Command, run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spec", ["chosen", pytest.param("smallest", marks=pytest.mark.exhaustive)])
+def test_further_fine_tuning_is_exported(nas_command: Command, run: Path, tmp_path: Path, spec: str) -> None:
     out = tmp_path / "subnet"
-    args = ["finetune", run, "--candidate", "chosen", "--out", out, "--steps", 8, "--learning-rate", "1e-3", "--json"]
+    args = ["finetune", run, "--candidate", spec, "--out", out, "--steps", 8, "--learning-rate", "1e-3", "--json"]
     answer = nas_command(*args)
     assert answer.status == 0, answer.err
     result = json.loads(answer.out)

@@ -5,6 +5,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,11 @@ MORE = 17
 # Of one network of each family and of those unlike them one or two candidates; three of all with the exhaustive tests.
 FAMILIES = ("bert", "vit", "beit3", "hf-resnet")
 UNLIKE = ("deberta", "qwen2", "post-norm", "efficientnet")
+
+
+def _more(*names: str) -> list[Any]:
+    """Networks that the exhaustive tests alone take."""
+    return [pytest.param(name, marks=pytest.mark.exhaustive) for name in names]
 
 
 def _other(inputs: Inputs) -> dict[str, torch.Tensor]:
@@ -77,7 +83,7 @@ def test_onnx_of_more_random_candidates(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ("bert-eager", "dinov2", "hf-resnet"))
+@pytest.mark.parametrize("name", ("bert-eager", "dinov2", "hf-resnet", *_more("roberta", "vit-eager", "swin")))
 def test_whole_export_of_a_random_candidate(name: str, tmp_path: Path) -> None:
     supernet, inputs = made(name)
     candidate = supernet.space.sample(np.random.default_rng(1))
@@ -85,7 +91,7 @@ def test_whole_export_of_a_random_candidate(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ("beit3", "mobilenet"))
+@pytest.mark.parametrize("name", ("beit3", "mobilenet", *_more("cifar-resnet", "post-norm")))
 def test_whole_export_of_a_class_of_ones_own_without_its_dropped_blocks(name: str, tmp_path: Path) -> None:
     supernet, inputs = made(name)
     small = supernet.extract(supernet.space.smallest())

@@ -17,6 +17,7 @@ from search_spaces.oracle import difference, masked_forward, tensors_of
 from tests.zoo import CASES, CONVOLUTIONAL, first, made
 
 CANDIDATES = 20
+ENDS = ("smallest", "largest")
 
 
 def candidates(space: Space, count: int = CANDIDATES) -> list[Candidate]:
@@ -57,11 +58,13 @@ def test_the_space_holds_what_the_network_has_and_each_choice_counts(name: str) 
             assert difference(first(call(supernet, inputs, smaller)), full) > 1e-6, choice.name
 
 
+@pytest.mark.parametrize("which", ["random", *(pytest.param(e, marks=pytest.mark.exhaustive) for e in ENDS)])
 @pytest.mark.parametrize("name", CASES)
-def test_costs_of_encoded_candidates_are_those_of_the_extracted_module(name: str) -> None:
+def test_costs_of_encoded_candidates_are_those_of_the_extracted_module(name: str, which: str) -> None:
     supernet, inputs = made(name)
     functions = exact_costs(supernet, inputs)
-    candidate = supernet.space.sample(np.random.default_rng(0))
+    smallest, largest, random = candidates(supernet.space, 1)
+    candidate = {"smallest": smallest, "largest": largest, "random": random}[which]
     encoded = supernet.space.encode([candidate])
     counted = cost(supernet.extract(candidate), inputs)
     assert functions["macs"](encoded)[0] == pytest.approx(counted.macs, rel=1e-12)
