@@ -25,7 +25,7 @@ from nas.learning.augmentation import augmented
 from nas.learning.block_order import block_order
 from nas.learning.importance import ImportanceConfig, order_by_importance
 from nas.learning.training import History
-from nas.searching.search import search
+from nas.searching.supernet_search import search
 from nas.seeds import generator
 from search_spaces import Candidate, Space, Supernet, exact_costs, recalibrate
 

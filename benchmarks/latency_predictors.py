@@ -35,9 +35,9 @@ from transformers import (
 from hardware.profile import DeviceProfile, Row, parse_profile, read_profile
 from nas import Objective, nsga2
 from nas.networks.untrained import made_inputs
-from nas.profiling.measuring import TOLERANCE, Bench, Target
+from nas.profiling.bench import TOLERANCE, Bench, Target
+from nas.profiling.collection import Effort, begin, grow
 from nas.profiling.objective import latency_objective, predicted_latency
-from nas.profiling.profiling import Effort, begin, grow
 from nas.profiling.rows import learned_rows
 from nas.profiling.subject import Subject
 from nas.profiling.verification import agreements, verify

@@ -28,7 +28,7 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 
 from nas.data.accuracy import logits_of
 from search_spaces import Candidate, Supernet, exact_costs, space, spread
-from search_spaces.beit3 import Beit3Config, Beit3ForImageClassification
+from search_spaces.families.beit3 import Beit3Config, Beit3ForImageClassification
 
 SEED, ROWS, TOKENS, PIXELS, THREADS = 0, 32, 48, 32, 1
 _SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}

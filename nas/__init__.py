@@ -18,11 +18,11 @@ _HOMES = {
     "Source": "nas.data.reading",
     "Study": "nas.searching.study",
     "UserError": "nas.errors",
-    "Workers": "nas.searching.parallel",
+    "Workers": "nas.searching.workers",
     "block_order": "nas.learning.block_order",
-    "export": "nas.runs.export",
+    "export": "nas.exporting.folder",
     "instatune": "nas.learning.instatune",
-    "known_results": "nas.searching.known",
+    "known_results": "nas.searching.warm_start",
     "linas": "nas.searching.linas",
     "load_data": "nas.data.reading",
     "load_pretrained": "nas.networks.pretrained",
@@ -32,8 +32,8 @@ _HOMES = {
     "profile_latency": "nas.profiling.latency",
     "profiled_latency": "nas.profiling.latency",
     "random_search": "nas.searching.random_search",
-    "recalibrate": "search_spaces.recalibration",
-    "search": "nas.searching.search",
+    "recalibrate": "search_spaces.supernets.recalibration",
+    "search": "nas.searching.supernet_search",
 }
 
 __all__ = sorted(_HOMES)

@@ -1,16 +1,17 @@
 """What can be built: choices, spaces, candidates, and the super-network that holds them all in one set of weights."""
 
-from search_spaces.batch_norm import has_batch_norms
-from search_spaces.costs import exact_costs
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut, Cut
-from search_spaces.drop_order import last_first, spread
-from search_spaces.families import space
-from search_spaces.kernels import Kernels, kernels
-from search_spaces.plain_attention import plain_attention
-from search_spaces.recalibration import recalibrate
+from search_spaces.families import beit3, bert, resnet, vit
+from search_spaces.families.drop_order import last_first, spread
+from search_spaces.families.plain_attention import plain_attention
+from search_spaces.families.recognition import space
+from search_spaces.families.structure import NotElastic
 from search_spaces.space import Candidate, Choice, Space
-from search_spaces.structure import NotElastic
-from search_spaces.supernet import Supernet
+from search_spaces.supernets.batch_norm import has_batch_norms
+from search_spaces.supernets.costs import exact_costs
+from search_spaces.supernets.kernels import Kernels, kernels
+from search_spaces.supernets.recalibration import recalibrate
+from search_spaces.supernets.supernet import Supernet
 
 __all__ = [
     "AttributeCut",
@@ -23,12 +24,16 @@ __all__ = [
     "NotElastic",
     "Space",
     "Supernet",
+    "beit3",
+    "bert",
     "exact_costs",
     "has_batch_norms",
     "kernels",
     "last_first",
     "plain_attention",
     "recalibrate",
+    "resnet",
     "space",
     "spread",
+    "vit",
 ]

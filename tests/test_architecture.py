@@ -16,20 +16,20 @@ MAY_IMPORT = {
     "nas": {"nas", "search_spaces", "predictors", "hardware"},
 }
 # The parts of `nas`, each of which may use those before it; modules outside of them are used by all.
-LAYERS = ("data", "networks", "searching", "profiling", "learning", "runs", "command")
+LAYERS = ("data", "networks", "exporting", "searching", "profiling", "learning", "reporting", "runs", "command")
 # A recipe is one paper's method; recipes are composed by others and know nothing of each other.
 RECIPES = {"nas.searching.linas", "nas.learning.instatune"}
 ON_TOP = {
     "nas.command.cli": set(),
     "nas.command.demo": {"nas.command.cli"},
-    "nas.runs.searching": {"nas.command.cli", "nas.command.demo"},
-    "nas.runs.workflow": {"nas.command.cli", "nas.command.demo"},
+    "nas.runs.search": {"nas.command.cli", "nas.command.demo"},
+    "nas.runs.finetune": {"nas.command.cli", "nas.command.demo"},
 }
 
 HOMES = {
     "accelerate": {"nas.learning.processes"},
     "datasets": {"nas.data.reading"},
-    "matplotlib": {"nas.runs.report"},
+    "matplotlib": {"nas.reporting.pictures"},
     "moocore": {"nas.searching.pareto"},
     "nncf": {"hardware.quantized"},
     "onnx": {"hardware.onnx", "hardware.template"},
@@ -37,12 +37,12 @@ HOMES = {
     "onnxscript": {"hardware.onnx"},
     "openvino": {"hardware.openvino", "nas.profiling.on_device"},
     "optuna": {"nas.searching.storage", "nas.searching.study", "nas.searching.trials"},
-    "pydantic": {"hardware.profile", "nas.runs.run_folder", "nas.command.config_file"},
-    "ray": {"nas.searching.parallel"},
-    "rich": {"nas.runs.console"},
+    "pydantic": {"hardware.profile", "nas.runs.folder", "nas.command.config_file"},
+    "ray": {"nas.searching.workers"},
+    "rich": {"nas.console"},
     "scipy": {"nas.searching.acquisition", "predictors.gaussian_process"},
     "sqlalchemy": {"nas.searching.storage"},
-    "transformers": {"nas.networks.pretrained", "nas.networks.untrained", "search_spaces.storage"},
+    "transformers": {"nas.networks.pretrained", "nas.networks.untrained", "search_spaces.supernets.storage"},
     "tyro": {"nas.command.cli"},
 }
 SLOW_TO_IMPORT = {

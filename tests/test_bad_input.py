@@ -16,9 +16,9 @@ from conftest import Answer, Command
 from tiny import write_model, write_reviews
 
 from nas.runs.asked_search import asked_of_search
-from nas.runs.settings import Common, Limits, SearchSettings
 from nas.searching.relative_latency import LatencySettings
 from nas.searching.study import load_study
+from nas.settings import Common, Limits, SearchSettings
 
 COMMAND = [sys.executable, "-c", "import sys; from nas.command.cli import main; sys.exit(main())"]
 

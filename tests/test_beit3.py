@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from hardware import cost
 from search_spaces import space
-from search_spaces.beit3 import (
+from search_spaces.families.beit3 import (
     FAMILY,
     Beit3Config,
     Beit3ForImageClassification,

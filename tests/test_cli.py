@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-import nas.runs.searching
-from nas.runs.console import Bar
+import nas.runs.search
+from nas.console import Bar
 
 COMMANDS = ("finetune", "profile", "search", "report", "export", "demo", "doctor")
 
@@ -197,7 +197,7 @@ def test_exit_statuses(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(nas.runs.searching, "search_run", fail)
+    monkeypatch.setattr(nas.runs.search, "search_run", fail)
     answer = nas_command("search", "run")
     assert answer.status == status
     assert answer.out == ""

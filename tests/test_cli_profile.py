@@ -12,7 +12,7 @@ from conftest import Command
 
 from hardware.backend import Backend
 from nas.errors import NotTaken
-from nas.profiling.measuring import Bench
+from nas.profiling.bench import Bench
 from search_spaces import Candidate
 
 # Times are not the point here, so any is stable enough.

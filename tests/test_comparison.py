@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nas.data.tasks import Regression
-from nas.runs.comparison import Comparison, Figures, r2_difference
+from nas.exporting.comparison import Comparison, Figures, r2_difference
 
 
 def numbers(rows: int = 200) -> tuple[Regression, np.ndarray, np.ndarray]:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from search_spaces import AttributeCut, AxisCut, Supernet, space
-from search_spaces.coupling import Dimension, analyse
-from search_spaces.oracle import Judge, difference, masked_forward
+from search_spaces.families.oracle import Judge, difference, masked_forward
+from search_spaces.tracing.coupling import Dimension, analyse
 from tests.networks import Concatenation, CountingBlock, FusedBlock, MobileLike, PlainTransformer, randomised
 
 

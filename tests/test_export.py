@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from nas.errors import UserError
-from nas.runs.card import Card
-from nas.runs.export import ExportError, export, is_export
+from nas.exporting.card import Card
+from nas.exporting.folder import ExportError, export, is_export
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import AxisCut
-from search_spaces.coupling import analyse
-from search_spaces.oracle import Judge
+from search_spaces.families.oracle import Judge
+from search_spaces.tracing.coupling import analyse
 from tests.networks import randomised
 
 IMAGES = (torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)),)

@@ -5,7 +5,7 @@ import pytest
 import zoo
 
 from search_spaces import exact_costs, kernels
-from search_spaces.kernels import QUANTITIES
+from search_spaces.supernets.kernels import QUANTITIES
 
 
 @pytest.mark.parametrize("name", ["bert", "vit-width", "counting", "resnet-bottleneck", "mobilenet", "hf-resnet"])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from nas.errors import UserError
-from nas.searching.known import known_results
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.random_search import random_search
 from nas.searching.study import Study
+from nas.searching.warm_start import known_results
 from search_spaces.space import Candidate, Choice, Space
 
 SPACE = Space(

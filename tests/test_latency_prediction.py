@@ -13,12 +13,12 @@ import torch
 from hardware.profile import Row, Timing
 from nas import Objective, linas
 from nas.errors import NotTaken, UserError
+from nas.profiling import front as verifying
 from nas.profiling.objective import latency_objective, predicted_latency
 from nas.profiling.prediction import KINDS, Kind, LatencyPredictor
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
 from nas.profiling.verification import Verified, agreements, best_known, offered, verify
-from nas.runs import verifying
 from nas.searching.measurement import Measurement
 from nas.searching.study import Study
 from nas.searching.translation import translation

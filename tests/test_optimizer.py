@@ -16,7 +16,7 @@ from transformers import (
 
 from nas.learning.optimizer import adamw, layer_depths
 from nas.learning.training import TrainingConfig, fit
-from search_spaces.beit3 import Beit3Config, Beit3ForVisualQuestionAnswering
+from search_spaces.families.beit3 import Beit3Config, Beit3ForVisualQuestionAnswering
 from tests import families, networks, toy_images, toy_task
 
 _BLOCK = re.compile(r"layers?\.(\d+)\.")

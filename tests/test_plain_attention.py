@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import plain_attention, space
-from search_spaces.plain_attention import PlainAttention, plain_weights
+from search_spaces.families.plain_attention import PlainAttention, plain_weights
 from tests.attention_networks import CausalText, CrossAttention, PostNormVit
 from tests.networks import FusedBlock, PlainTransformer, randomised
 

@@ -9,7 +9,7 @@ import torch
 import nas
 from hardware import DeviceProfile, read_profile
 from nas.errors import UserError
-from nas.profiling.profiling import Effort, grow
+from nas.profiling.collection import Effort, grow
 
 
 def test_a_super_network_is_profiled_and_searched_by_it(tmp_path: Path) -> None:

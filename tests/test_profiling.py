@@ -9,10 +9,10 @@ import pytest
 
 from hardware.profile import DeviceProfile, Protocol, Row, Timing, read_profile
 from nas.errors import NotTaken, UserError
+from nas.profiling.bench import Target, rows_protocol
+from nas.profiling.collection import LEAST, Effort, checked_twice, grow, planned
 from nas.profiling.design import first_rows, most_telling, pool
-from nas.profiling.measuring import Target, rows_protocol
 from nas.profiling.prediction import features_of_design
-from nas.profiling.profiling import LEAST, Effort, checked_twice, grow, planned
 from nas.profiling.rows import fitted, held_out, learned_rows
 from nas.profiling.subject import Subject
 from search_spaces import Candidate, Space

@@ -10,7 +10,7 @@ from nas.data.preprocessing import PlainImages
 from nas.data.split import Split, make_split
 from nas.errors import UserError
 from nas.networks.recalibration import SubNetworks
-from nas.searching.search import search
+from nas.searching.supernet_search import search
 from search_spaces import Supernet, recalibrate, space
 from tests.families import build
 from tests.networks import Concatenation, MobileLike, randomised

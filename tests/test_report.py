@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-from nas.runs.report import Marks, draw_front, draw_training, write_front
-from nas.runs.run_folder import ProbeRecord
+from nas.reporting.pictures import Marks, draw_front, draw_training, write_front
+from nas.runs.folder import ProbeRecord
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.study import Study
 from search_spaces import Choice, Space

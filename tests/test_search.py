@@ -20,8 +20,8 @@ from nas.searching.linas import LinasConfig, linas
 from nas.searching.measurement import Objective, Staged
 from nas.searching.random_search import random_search
 from nas.searching.relative_latency import LatencySettings, reference_path
-from nas.searching.search import objective, search
 from nas.searching.study import Study
+from nas.searching.supernet_search import objective, search
 from search_spaces import Space, Supernet
 
 QUICK = LatencySettings(tokens=8, repeats=1, warmup=0)

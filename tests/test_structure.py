@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces import BlockCut, NotElastic, Space, Supernet, last_first, space, spread
-from search_spaces.oracle import difference
+from search_spaces.families.oracle import difference
 from tests.families import build
 from tests.networks import FusedBlock, PlainTransformer, randomised
 

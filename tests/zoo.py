@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from search_spaces import Supernet, plain_attention, space, spread
-from search_spaces.beit3 import Beit3Config, Beit3ForImageClassification, Beit3ForVisualQuestionAnswering
+from search_spaces.families.beit3 import Beit3Config, Beit3ForImageClassification, Beit3ForVisualQuestionAnswering
 from search_spaces.inputs import Inputs, default_inputs
 from tests import families
 from tests.attention_networks import CausalText, CrossAttention, PostNormVit

@@ -22,10 +22,10 @@ from typing import Annotated, Any, TextIO
 import tyro
 
 from nas.command.config_file import defaults_from, read_config
+from nas.console import print_comparison, print_object
 from nas.errors import NoFeasible, UserError
-from nas.runs.console import print_comparison, print_object
 from nas.runs.requests import ExportRequest, FinetuneRequest, FurtherRequest, ProfileRequest, SearchRequest
-from nas.runs.settings import (
+from nas.settings import (
     Common,
     DataSettings,
     Limits,
@@ -286,7 +286,8 @@ def _one_process() -> None:
 
 
 def _finetune(command: Finetune, out: TextIO) -> None:
-    from nas.runs import estimate, workflow
+    from nas.runs import estimate
+    from nas.runs import finetune as workflow
 
     if command.candidate is not None:
         _finetune_candidate(command, command.candidate, out)
@@ -311,7 +312,8 @@ def _finetune(command: Finetune, out: TextIO) -> None:
 
 
 def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
-    from nas.runs import delivery, estimate
+    from nas.runs import estimate
+    from nas.runs import export as delivery
 
     settings = (command.own, command.data, command.elastic, command.recipe)
     if settings != (ModelSettings(), DataSettings(), SpaceSettings(), SupernetSettings()):
@@ -335,7 +337,8 @@ def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
 
 
 def _profile(command: Profile, out: TextIO) -> None:
-    from nas.runs import profiling, remote
+    from nas.runs import profile as profiling
+    from nas.runs import profile_kit as remote
 
     if command.remote is not None and command.result is not None:
         raise UserError("--remote writes a folder and --result reads what came of one: give one of them")
@@ -355,7 +358,8 @@ def _profile(command: Profile, out: TextIO) -> None:
 
 
 def _search(command: Search, out: TextIO) -> None:
-    from nas.runs import estimate, searching
+    from nas.runs import estimate
+    from nas.runs import search as searching
 
     request = SearchRequest(command.run, command.search, command.limits, command.common, command.model)
     work = estimate.searching if command.dry_run else searching.search_run
@@ -363,13 +367,13 @@ def _search(command: Search, out: TextIO) -> None:
 
 
 def _report(command: Report, out: TextIO) -> None:
-    from nas.runs import searching
+    from nas.runs import search as searching
 
     _print(searching.report_run(command.run, command.name, command.limits), command.common, out)
 
 
 def _export(command: Export, out: TextIO) -> None:
-    from nas.runs import delivery
+    from nas.runs import export as delivery
 
     request = ExportRequest(command.run, command.name, command.limits, command.common, command.model)
     result = delivery.export_run(request, command.out)

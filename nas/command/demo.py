@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nas.command.demo_files import SENTENCES, WEIGHTS, cache_folder, fetch, unpack_model, unpack_sentences
-from nas.runs.console import print_comparison, say
-from nas.runs.delivery import export_run
-from nas.runs.memory import peak_memory_mib
-from nas.runs.profiling import profile_device
+from nas.console import print_comparison, say
+from nas.memory import peak_memory_mib
+from nas.runs.export import export_run
+from nas.runs.finetune import finetune_run
+from nas.runs.profile import profile_device
 from nas.runs.requests import ExportRequest, FinetuneRequest, ProfileRequest, SearchRequest
-from nas.runs.searching import report_run, search_run
-from nas.runs.settings import (
+from nas.runs.search import report_run, search_run
+from nas.settings import (
     Common,
     DataSettings,
     Limits,
@@ -27,7 +28,6 @@ from nas.runs.settings import (
     SpaceSettings,
     TrainingSettings,
 )
-from nas.runs.workflow import finetune_run
 
 MODEL = "all-MiniLM-L6-v2"
 ELASTIC = SpaceSettings(depth="4,5,6", heads="0.5,0.75,1.0", ffn="0.25,0.5,0.75,1.0", drop_order="spread")

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any, TextIO
 
 from hardware.machine import usable_cores
-from nas.runs.console import print_table
+from nas.console import print_table
 
 _IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL"}
 

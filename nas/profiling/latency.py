@@ -6,9 +6,9 @@ from typing import Literal
 from hardware.inputs import Inputs, device_of
 from hardware.profile import DeviceProfile, Precision
 from nas.errors import UserError
-from nas.profiling.measuring import TOLERANCE, Bench, Target
+from nas.profiling.bench import TOLERANCE, Bench, Target
+from nas.profiling.collection import Effort, begin, grow
 from nas.profiling.objective import latency_objective, predicted_latency
-from nas.profiling.profiling import Effort, begin, grow
 from nas.profiling.subject import Subject, differences
 from nas.searching.measurement import Objective
 from search_spaces import Space, Supernet

@@ -11,7 +11,7 @@ from hardware.inputs import Inputs, batch_size, device_of, is_tokens, map_inputs
 from hardware.profile import DeviceProfile, ProfiledModel, differs
 from nas.errors import UserError
 from search_spaces import Kernels, Space, Supernet, kernels
-from search_spaces.families import family_name
+from search_spaces.families.recognition import family_name
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,20 @@ from pathlib import Path
 
 from hardware.profile import DeviceProfile
 from nas.errors import UserError
-from nas.runs.opened_run import OpenedRun
-from nas.runs.run_folder import JOURNAL, RunFolder, Scalar
-from nas.runs.settings import Common, Limits, SearchSettings
+from nas.runs.folder import JOURNAL, RunFolder, Scalar
+from nas.runs.loading import OpenedRun
 from nas.searching.evaluation import OnResult
 from nas.searching.linas import linas
 from nas.searching.measurement import Objective
 from nas.searching.nsga2 import nsga2
-from nas.searching.parallel import Workers
 from nas.searching.random_search import random_search
 from nas.searching.relative_latency import LatencySettings
-from nas.searching.search import Algorithm, search
 from nas.searching.storage import Storage, is_url, shown
 from nas.searching.study import Study
+from nas.searching.supernet_search import Algorithm, search
+from nas.searching.workers import Workers
 from nas.seeds import generator
+from nas.settings import Common, Limits, SearchSettings
 from search_spaces import Space
 
 _ALGORITHMS: dict[str, Algorithm] = {"linas": linas, "nsga2": nsga2, "random": random_search}

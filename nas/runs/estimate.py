@@ -7,19 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 from nas.learning.instatune import instatune
+from nas.learning.preparation import instatune_config, prepare, training_config
+from nas.learning.strong_teacher import given_teacher
 from nas.learning.training import Step, fine_tune
+from nas.memory import peak_memory_mib
+from nas.profiling.profiles import predictions, read_profiles, space_with, with_predictions
 from nas.runs.asked_search import check_search, latency_settings, run_search
-from nas.runs.delivery import named_candidate
-from nas.runs.devices import predictions, read_profiles, space_with, with_predictions
-from nas.runs.memory import peak_memory_mib
+from nas.runs.export import named_candidate
+from nas.runs.folder import RunFolder
+from nas.runs.loading import open_run
 from nas.runs.objectives import LATENCY, named_objectives, objective_names
-from nas.runs.opened_run import open_run
-from nas.runs.preparation import instatune_config, prepare, training_config
 from nas.runs.requests import FinetuneRequest, FurtherRequest, SearchRequest
-from nas.runs.run_folder import RunFolder
-from nas.runs.settings import SearchSettings
-from nas.runs.teaching import given_teacher
 from nas.searching.random_search import random_search
+from nas.settings import SearchSettings
 
 _STEPS = 4
 _CANDIDATES = 3

@@ -1,289 +1,210 @@
-"""Write a sub-network as a folder that loads without this project, and check it before saying done.
+"""What leaves a run: one sub-network as an exported folder, as it is or fine-tuned further on the training rows."""
 
-The folder holds `config.json`, `model.safetensors`, `model.onnx`, `README.md` (the card with its loaders) and the files
-of the preprocessor. Layers of unequal size are recorded as what they are: every integer attribute of a module that
-differs from what its class makes of the configuration. So a loader needs no knowledge of the architecture, and what
-a forward reads (features, heads, groups, normalised shapes) is right by construction.
-"""
-
-import copy
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from hardware.backend import ConversionError, first_output, relative_difference
-from hardware.cost import cost
-from hardware.inputs import Inputs, call, map_inputs
-from hardware.onnx import other_size
-from hardware.onnxruntime import OnnxRuntimeBackend
+from nas.console import say
 from nas.errors import UserError
-from nas.files import read_json, replace_folder
-from nas.runs.card import Card, Source, torch_loader, write_card
-
-TOLERANCE = 1e-4
-_FORMAT = 2
-_KEY = "subnetwork"
-Factory = Callable[[], nn.Module]
-
-
-class ExportError(RuntimeError):
-    """The network cannot be exported, or what was written computes something else; nothing was left."""
-
-
-class Saves(Protocol):
-    """Something with files of its own that belong to a network: a tokenizer, an image processor."""
-
-    def save(self, folder: Path) -> None:
-        """Write the files into an existing folder."""
+from nas.exporting.card import Card
+from nas.exporting.comparison import Comparison, compare
+from nas.exporting.folder import check_target, export
+from nas.files import read_json
+from nas.learning.plain_training import score, train_in
+from nas.learning.preparation import asked_of_further, training_config
+from nas.networks.loading import maker
+from nas.profiling.front import chosen_of, elsewhere, tell_unmeasured, verified_of
+from nas.profiling.profiles import Profiles, kept_profiles, predictions
+from nas.runs.folder import JOURNAL, Request, RunFolder, recorded_versions, same_request, write_record
+from nas.runs.loading import OpenedRun, open_run
+from nas.runs.requests import ExportRequest, FurtherRequest
+from nas.searching.relative_latency import LatencySettings
+from nas.searching.study import load_study
+from nas.settings import Limits
+from search_spaces import Candidate
 
 
-def export(
-    module: nn.Module,
-    folder: Path | str,
-    example_inputs: Inputs,
-    *,
-    card: Card | None = None,
-    preprocessor: Saves | None = None,
-    factory: Factory | None = None,
-) -> Path:
-    """Write `module` into `folder`, as a whole or not at all.
+@dataclass(frozen=True)
+class Chosen:
+    """A sub-network, and what a search measured of it (empty where none was asked), with its device profiles."""
 
-    Before the folder takes its place, the ONNX file in ONNX Runtime and the network loaded by the card's own lines are
-    compared with `module`, on the example and at another batch and length (1e-4 of the largest logit).
+    candidate: Candidate
+    values: Mapping[str, float]
+    tokens: int = LatencySettings.tokens
+    threads: int = LatencySettings.threads
+    profiles: Profiles = field(default_factory=dict)
 
-    Args:
-        module: a plain network, such as `Supernet.extract` gives; left as it is.
-        folder: a new folder, an empty one, or an earlier export, which is replaced.
-        example_inputs: tuple or mapping of tensors; any batch and length.
-        card: what the card says; parameters, MACs (of one row of the example) and size are added where missing.
-        preprocessor: its files are written into the folder.
-        factory: for a class that transformers does not have: makes the full network. Without it the card has no loader
-            for PyTorch.
 
-    Returns:
-        The folder.
+def export_run(request: ExportRequest, out: Path) -> dict[str, Any]:
+    """Write the best candidate within the limits as a folder of its own, with figures from the test rows.
 
     Raises:
-        UserError: the folder holds something else, or cannot be written.
-        ExportError: the network cannot be exported, or outputs differ.
+        UserError: no such search, or a limit on something that it did not measure, or `out` is something else.
+        NoFeasible: nothing meets the limits.
+        ExportError: what was written computes something else; nothing is left.
     """
-    target = Path(folder)
-    check_target(target)
-    network = copy.deepcopy(module).cpu().eval()
-    inputs = map_inputs(example_inputs, lambda value: value.detach().cpu())
-    source = _source(network, factory)
-
-    def fill(part: Path) -> None:
-        config = _config(network, factory, source)
-        (part / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        save_file(_tensors(network), part / "model.safetensors", metadata={"format": "pt"})
-        OnnxRuntimeBackend().convert(network, inputs, part)
-        if preprocessor is not None:
-            preprocessor.save(part)
-        files = sorted([*(each.name for each in part.iterdir()), "README.md"])
-        text = write_card(_with_costs(card or Card(), network, inputs), source, inputs, files)
-        (part / "README.md").write_text(text, encoding="utf-8")
-        if source.is_transformers or factory is not None:
-            _check_loader(network, source, factory, inputs, part)
-
-    with _failures(target):
-        replace_folder(target, fill)
-    return target
+    folder = RunFolder(request.run)
+    folder.read()
+    check_target(out)
+    with folder.locked():
+        # 1. The choice, by what the search measured on validation rows.
+        chosen = _of_search(folder, request.name, request.limits)
+        opened = open_run(folder, request.common.device, request.network)
+        # 2. Its figures beside the full network's, from test rows that neither training nor search has seen, and
+        # the folder, checked before it takes its place.
+        result = _deliver(opened, chosen, opened.extract(chosen.candidate), out, request.network)
+    return {**result, "search": {"run": str(request.run), "name": request.name, **chosen.values}}
 
 
-def is_export(folder: Path) -> bool:
-    """Whether `folder` was written by `export`."""
-    try:
-        config = read_json(folder / "config.json")
-        return isinstance(config, dict) and _KEY in config
-    except (OSError, ValueError):
-        return False
+def finetune_candidate(request: FurtherRequest, out: Path) -> dict[str, Any]:
+    """Fine-tune one sub-network further, plainly, on the run's training rows, and write it as `export_run` does.
 
+    Killed and repeated it goes on; the trained weights stay in the run folder, so that a repeated command only writes
+    the export anew.
 
-def check_target(target: Path) -> None:
-    """UserError where `target` is neither new, nor empty, nor an earlier export."""
-    if not target.exists() or is_export(target):
-        return
-    if not target.is_dir() or any(target.iterdir()):
-        raise UserError(
-            f"an export needs a new folder, an empty one or an earlier export to replace, and {target} is something "
-            "else; name another folder"
-        )
-
-
-@contextmanager
-def _failures(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"the export cannot be written to {target}: {error.strerror or error}") from error
-    except ConversionError as error:
-        raise ExportError(str(error)) from error
-
-
-def _source(network: nn.Module, factory: Factory | None) -> Source:
-    kind = type(network)
-    known = getattr(sys.modules.get("transformers"), kind.__name__, None) is kind
-    return Source(kind.__name__, known, factory is not None)
-
-
-def _config(network: nn.Module, factory: Factory | None, source: Source) -> dict[str, Any]:
-    """The configuration as JSON data, with the record of what differs from what the class makes of it."""
-    if not source.is_transformers:
-        fresh = None if factory is None else _on_meta(factory)
-        return {"architectures": [source.class_name], _KEY: _record(network, fresh)}
-    config: Any = copy.deepcopy(network.config)
-    kind: Any = type(network)
-    fresh = _on_meta(lambda: kind(copy.deepcopy(config)))
-    for path, names in _kept(network, copy.deepcopy(fresh)).items():
-        full = getattr(fresh.get_submodule(path), "__len__", lambda: 0)()
-        if getattr(config, "num_hidden_layers", None) == full:
-            config.num_hidden_layers = len(names)
-            fresh = _on_meta(lambda: kind(copy.deepcopy(config)))
-            break
-    config.architectures = [source.class_name]
-    data = json.loads(config.to_json_string(use_diff=False))
-    # Where the full network came from may be a path of this machine.
-    data.pop("_name_or_path", None)
-    # Backbones also list their blocks by name; made anew from the depth when left out, refused when they contradict it.
-    depth, stages = data.get("num_hidden_layers"), data.get("stage_names")
-    if depth and stages and len(stages) != depth + 1:
-        for key in ("stage_names", "out_features", "out_indices"):
-            data.pop(key, None)
-    return {**data, _KEY: _record(network, fresh)}
-
-
-def _on_meta(make: Factory) -> nn.Module:
-    with torch.device("meta"):
-        return make()
-
-
-def _record(network: nn.Module, fresh: nn.Module | None) -> dict[str, Any]:
-    """What a loader sets: `blocks` (lists by path, see `_kept`), `sizes` (integers by path and name), `ties`."""
-    record: dict[str, Any] = {"format": _FORMAT, "blocks": {}, "sizes": {}, "ties": _ties(network)}
-    if fresh is None:
-        sizes = {path: _integers(part) for path, part in network.named_modules()}
-        return {**record, "sizes": {path: found for path, found in sizes.items() if found}}
-    record["blocks"] = _kept(network, fresh)
-    there = dict(fresh.named_modules())
-    for path, part in network.named_modules():
-        made = there.get(path)
-        if made is None or type(made) is not type(part):
-            raise ExportError(
-                f"the network must have the modules that its class makes: {path or 'the top'} is "
-                f"{type(part).__name__}, made is {type(made).__name__}"
-            )
-        usual = _integers(made)
-        differs = {name: value for name, value in _integers(part).items() if usual.get(name) != value}
-        if differs:
-            record["sizes"][path] = differs
-    return record
-
-
-def _kept(network: nn.Module, fresh: nn.Module) -> dict[str, dict[str, str]]:
-    """Lists of blocks that are shorter than the class makes them: path -> name of a block -> its name in the full list.
-
-    `fresh` loses the same blocks.
+    Raises:
+        UserError, NoFeasible, ExportError: as `export_run`; also when `out` was begun with other settings.
+        TrainingFailed: the loss is not finite.
     """
-    found = {}
-    for path, part in network.named_modules():
-        full = dict(fresh.named_modules()).get(path)
-        lists = isinstance(part, nn.ModuleList | nn.Sequential) and isinstance(full, nn.ModuleList | nn.Sequential)
-        if lists and full is not None and len(part._modules) < len(full._modules):
-            found[path] = _matched(path, part, full)
-            full._modules = {new: full._modules[old] for new, old in found[path].items()}
-    return found
+    folder = RunFolder(request.run)
+    folder.read()
+    check_target(out)
+    config = training_config(request.training, request.common)
+    with folder.locked():
+        # 1. The sub-network, as a plain module.
+        opened = open_run(folder, request.common.device, request.network)
+        chosen = named_candidate(opened, request)
+        asked = asked_of_further(json.dumps(dict(chosen.candidate)), request.training, request.common)
+        place = folder.further(out)
+        if (place / "further.json").exists():
+            same_request(out, folder.read_further(out).asked, asked)
+        else:
+            write_record(place / "further.json", Request(asked=asked, versions=recorded_versions()))
+        module, validation = opened.extract(chosen.candidate), opened.split("validation")
+        before = score(module, validation)
+        # 2. Plain fine-tuning, from the checkpoint where there is one.
+        finetuned = train_in(place, module, opened.split("train"), validation, config, "Fine-tuning further")
+        # 3. Figures and export.
+        note = f"After it was cut out, it was fine-tuned further for {finetuned.steps:,} steps on the training rows."
+        result = _deliver(opened, chosen, module, out, request.network, note)
+    further = {
+        "steps": finetuned.steps,
+        "loss": finetuned.loss,
+        f"validation_{finetuned.metric}_before": before if math.isfinite(before) else None,
+        f"validation_{finetuned.metric}": finetuned.validation_score,
+        "seconds": finetuned.seconds,
+    }
+    return {**result, "run": str(request.run), "finetuned_further": further}
 
 
-def _matched(path: str, part: nn.Module, full: nn.Module) -> dict[str, str]:
-    """For each child the next one of the full list that is built alike."""
-    left, names = iter(full.named_children()), {}
-    for new, child in part.named_children():
-        built = _built(child)
-        old = next((name for name, other in left if _built(other) == built), None)
-        if old is None:
-            raise ExportError(f"the network must have the modules that its class makes: {path}.{new} is none of them")
-        names[new] = old
-    return names
+def named_candidate(opened: OpenedRun, request: FurtherRequest) -> Chosen:
+    """The sub-network that is asked for.
 
-
-def _built(module: nn.Module) -> list[Any]:
-    """What tells blocks of one class apart, beside their sizes: their modules, and what is switched on in these."""
-    return [
-        (path, type(part), {name: value for name, value in vars(part).items() if _is_switch(name, value)})
-        for path, part in module.named_modules()
-    ]
-
-
-def _is_switch(name: str, value: Any) -> bool:
-    return isinstance(value, bool | str | float) and name != "training" and not name.startswith("_")
-
-
-def _integers(part: nn.Module) -> dict[str, int | list[int]]:
-    """Public integer attributes, and tuples of integers as lists."""
-    found: dict[str, int | list[int]] = {}
-    for name, value in vars(part).items():
-        if name.startswith("_"):
-            continue
-        if isinstance(value, int) and not isinstance(value, bool):
-            found[name] = value
-        elif isinstance(value, tuple) and value and all(type(each) is int for each in value):
-            found[name] = list(value)
-    return found
-
-
-def _ties(network: nn.Module) -> dict[str, str]:
-    """Further names of shared tensors -> the name under which they are saved."""
-    first: dict[int, str] = {}
-    ties = {}
-    for name, value in [
-        *network.named_parameters(remove_duplicate=False),
-        *network.named_buffers(remove_duplicate=False),
-    ]:
-        saved = first.setdefault(id(value), name)
-        if saved != name:
-            ties[name] = saved
-    return ties
-
-
-def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter and buffer once; non-persistent ones too, whose values a network on the meta device lacks."""
-    named = [*network.named_parameters(), *network.named_buffers()]
-    return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in named}
-
-
-def _with_costs(card: Card, network: nn.Module, inputs: Inputs) -> Card:
-    costs = cost(network, inputs)
-    known: dict[str, float] = {"macs": costs.macs, "parameters": costs.parameters, "size_mib": costs.size_mib}
-    return replace(card, figures={**card.figures, **{name: known[name] for name in known if name not in card.figures}})
-
-
-def _check_loader(network: nn.Module, source: Source, factory: Factory | None, inputs: Inputs, folder: Path) -> None:
-    """Run the card's loader on the folder and compare."""
-    first = () if source.is_transformers else (factory,)
-    lines: dict[str, Any] = {}
+    Raises:
+        UserError: no such search, or a file that is missing, damaged or of another space.
+        NoFeasible: nothing meets the limits.
+    """
+    spec = request.candidate
+    if spec == "chosen":
+        return _of_search(opened.folder, request.name, request.limits)
+    if request.limits.given():
+        raise UserError("limits choose among the candidates of a search: give them with --candidate chosen only")
+    space = opened.supernet.space
+    if spec in ("largest", "smallest"):
+        return Chosen(space.largest() if spec == "largest" else space.smallest(), {})
+    path = Path(spec)
+    if not path.is_file():
+        raise UserError(f"--candidate must be chosen, largest, smallest or a JSON file, there is no file {spec}")
     try:
-        # Our own template, filled with the name of a class of transformers.
-        exec(compile(torch_loader(source), "README.md", "exec"), lines)
-        loaded: nn.Module = lines["load"](*first, str(folder))
-        differences = [_difference(network, loaded, case) for case in (inputs, other_size(inputs))]
-    except Exception as error:
-        raise ExportError(f"the card's loader fails: {type(error).__name__}: {error}") from error
-    if not max(differences) <= TOLERANCE:
-        raise ExportError(
-            f"the network loaded from the export must give the outputs of the sub-network within {TOLERANCE} of the "
-            f"largest logit, they differ by {max(differences):.2g}"
+        values = read_json(path)
+    except ValueError as error:
+        raise UserError(f"--candidate: {path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--candidate: {path} must hold one object with an option for each choice, e.g. depth")
+    try:
+        return Chosen(space.candidate(values), {})
+    except ValueError as error:
+        raise UserError(f"--candidate: {path} must fit the sub-networks of {opened.folder.path}: {error}") from error
+
+
+def _of_search(folder: RunFolder, name: str, limits: Limits) -> Chosen:
+    asked, place = folder.read_search(name).asked, folder.search(name)
+    study, profiles = load_study(place / JOURNAL), kept_profiles(place)
+    verified = verified_of(place, study)
+    tell_unmeasured(study, verified, profiles)
+    best = chosen_of(study, verified, limits)
+    tokens = _whole(asked.get("tokens"), LatencySettings.tokens)
+    return Chosen(best.candidate, best.values, tokens, _whole(asked.get("threads"), LatencySettings.threads), profiles)
+
+
+def _deliver(
+    opened: OpenedRun, chosen: Chosen, module: nn.Module, out: Path, model: str | None, *notes: str
+) -> dict[str, Any]:
+    say("Measuring the full and the chosen network")
+    comparison = compare(opened, module, tokens=chosen.tokens, threads=chosen.threads)
+    comparison = comparison.predicted(*_predicted(opened, chosen))
+    say(f"Exporting to {out}")
+    card = _card(opened, comparison)
+    export(
+        module,
+        out,
+        opened.example(chosen.tokens),
+        card=replace(card, notes=(*notes, *card.notes)),
+        preprocessor=opened.preprocessor,
+        factory=maker(model, len(opened.record.classes)),
+    )
+    return {
+        **comparison.to_json(),
+        "speedup": comparison.full.latency_ms / comparison.chosen.latency_ms,
+        "candidate": dict(chosen.candidate),
+        "what_the_data_can_tell": comparison.what_the_data_can_tell(),
+        "export": str(out),
+    }
+
+
+def _predicted(opened: OpenedRun, chosen: Chosen) -> tuple[float | None, float | None]:
+    """Latency of the full and the chosen network as a profile of this machine predicts it, measured as they are."""
+    space = opened.supernet.space
+    tokens = opened.example(chosen.tokens, 1)
+    for name, profile in chosen.profiles.items():
+        alike = (profile.runtime, profile.precision, profile.batch, profile.threads) == (
+            "pytorch",
+            "float32",
+            1,
+            chosen.threads,
         )
+        if alike and profile.tokens in (None, next(iter(tokens.values())).shape[1]):
+            formula = predictions(opened, {name: profile}, space)[name]
+            if elsewhere(profile, formula.subject) is not None:
+                continue
+            full, small = formula(space.encode([space.largest(), chosen.candidate]))
+            return float(full), float(small)
+    return None, None
 
 
-def _difference(network: nn.Module, loaded: nn.Module, inputs: Inputs) -> float:
-    with torch.no_grad():
-        return relative_difference(first_output(call(network, inputs)), first_output(call(loaded, inputs)))
+def _card(opened: OpenedRun, comparison: Comparison) -> Card:
+    record = opened.record
+    model, data = (str(record.asked.get(key)) for key in ("model", "data"))
+    return Card(
+        title=f"A sub-network of {Path(model).name}",
+        base_model=model,
+        data=f"{Path(data).name}, {record.rows['train']:,} training, {comparison.test_rows:,} test rows",
+        classes=tuple(record.classes),
+        figures=_numbers(comparison.chosen.named(comparison.metric)),
+        full=_numbers(comparison.full.named(comparison.metric)),
+        measured_on=comparison.measured_on,
+        notes=(comparison.what_the_data_can_tell(),),
+    )
+
+
+def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _whole(value: object, otherwise: int) -> int:
+    return value if isinstance(value, int) and value > 0 else otherwise

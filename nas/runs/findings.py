@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.console import say
 from nas.errors import UserError
 from nas.profiling.verification import Verified, offered
-from nas.runs.console import say
-from nas.runs.report import measured_again
+from nas.reporting.pictures import measured_again
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.selection import select
 from nas.searching.study import Study

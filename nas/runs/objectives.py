@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from nas.data.tasks import CLASSIFICATION, TASKS
 from nas.errors import UserError
-from nas.runs.run_folder import RunRecord
-from nas.runs.settings import Limits, SearchSettings
+from nas.runs.folder import RunRecord
 from nas.searching.measurement import Objective
-from nas.searching.search import objective
+from nas.searching.supernet_search import objective
+from nas.settings import Limits, SearchSettings
 
 LATENCY = "latency_ms"
 

@@ -8,17 +8,17 @@ from torch import nn
 from hardware.inputs import Inputs
 from nas.data.split import Kind
 from nas.errors import UserError
+from nas.learning.preparation import located, supernet_of
+from nas.networks.loading import device_name, image_size, is_own
 from nas.networks.own_model import own_model, own_preprocessor
 from nas.networks.pretrained import example_inputs
 from nas.networks.untrained import made_inputs, untrained
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
-from nas.runs.network import device_name, image_size, is_own
-from nas.runs.opened_run import OpenedRun, open_run
-from nas.runs.preparation import located, supernet_of
+from nas.runs.folder import RunFolder
+from nas.runs.loading import OpenedRun, open_run
 from nas.runs.requests import ProfileRequest
-from nas.runs.run_folder import RunFolder
-from nas.runs.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
+from nas.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
 from search_spaces import Supernet, plain_attention
 
 _OUTPUTS = 2

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from nas.console import Bar
 from nas.learning.training import Step
-from nas.runs.console import Bar
 from nas.runs.findings import give_up
 from nas.searching.measurement import Measurement
 from nas.searching.study import Study

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.errors import UserError
-from nas.runs.settings import (
+from nas.settings import (
     Common,
     DataSettings,
     Limits,

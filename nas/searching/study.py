@@ -19,10 +19,10 @@ from nas.searching import pareto
 from nas.searching.enumeration import every_row
 from nas.searching.evaluation import Evaluations, OnResult, check_counts
 from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, violations
-from nas.searching.parallel import Workers, mapped
 from nas.searching.selection import select
 from nas.searching.storage import Storage, kept, read
 from nas.searching.trials import in_memory
+from nas.searching.workers import Workers, mapped
 from nas.seeds import generator
 from predictors import Quality
 from search_spaces.arrays import FloatArray
@@ -159,9 +159,9 @@ class Running(TypedDict, total=False):
             tells of what it replays too, one that was at its end already of nothing.
         workers: how many candidates are measured at a time, in Ray actors where it is more than one; never changes the
             study.
-        timeout_s: seconds after which a candidate has failed; needs Ray for one worker too (`nas.searching.parallel`).
+        timeout_s: seconds after which a candidate has failed; needs Ray for one worker too (`nas.searching.workers`).
         patience: stop when so many results in a row did not enlarge the hypervolume; None: never.
-        known: results from elsewhere (`nas.searching.known`), learned from and never measured again; they do not count.
+        known: results from elsewhere (`nas.searching.warm_start`): learned from, never measured again, not counted.
     """
 
     storage: Storage | None

@@ -12,8 +12,8 @@ from torch import nn
 
 from hardware import cost
 from search_spaces import AxisCut, Candidate, NotElastic, Space, Supernet, exact_costs, space
+from search_spaces.families.oracle import difference, masked_forward, tensors_of
 from search_spaces.inputs import Inputs, split_inputs
-from search_spaces.oracle import difference, masked_forward, tensors_of
 from tests.zoo import CASES, CONVOLUTIONAL, first, made
 
 CANDIDATES = 20

@@ -1,0 +1,115 @@
+"""Plain fine-tuning of one network in a folder of a run: it goes on where it stopped, and the result is kept there.
+
+The folder holds `checkpoint/` while the training is under way, `weights/` when it is done, and what trackers write.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from nas.console import Bar
+from nas.data.accuracy import predict
+from nas.data.split import Split
+from nas.errors import UserError
+from nas.files import replace_folder
+from nas.learning.training import History, TrainingConfig, TrainingFailed, fine_tune
+from nas.runs.folder import Finetuned, read_record, write_record
+from nas.runs.progress import TrainingFigures
+
+_LAST_STEPS = 20
+
+
+def train_in(
+    place: Path, module: nn.Module, train: Split, validation: Split, config: TrainingConfig, title: str
+) -> Finetuned:
+    """Fine-tune a module in place, or give it the weights of a training in `place` that is done.
+
+    Args:
+        place: folder of this training.
+        module: always the same one when a training goes on.
+        train: its rows.
+        validation: rows that the result is scored on, and that early stop goes by.
+        config: its settings.
+        title: of the progress bar.
+
+    Returns:
+        How the training ended; the module is in evaluation mode.
+
+    Raises:
+        UserError: what is in `place` is damaged or of another training.
+        TrainingFailed: the loss is not finite; the message says where the checkpoint is.
+    """
+    weights, checkpoint = place / "weights", place / "checkpoint"
+    if not weights.exists():
+        with Bar(title, config.total_steps(len(train))) as bar, naming_checkpoint(checkpoint):
+            history = fine_tune(
+                module,
+                train,
+                config,
+                checkpoint=checkpoint,
+                on_step=TrainingFigures(bar),
+                validate=None if config.patience is None else lambda _: score(module, validation),
+                tracking=place / "tracking",
+            )
+        finetuned = ended(history, score(module.eval(), validation), validation)
+        replace_folder(weights, partial(_save, module, finetuned))
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    _load(module, weights)
+    module.eval()
+    return read_record(weights / "finetuned.json", Finetuned)
+
+
+@contextmanager
+def naming_checkpoint(checkpoint: Path) -> Iterator[None]:
+    """Say of a training that failed where the state before the failure is kept."""
+    try:
+        yield
+    except TrainingFailed as error:
+        kept = f"the checkpoint before it is kept in {checkpoint}; begin anew elsewhere with other settings"
+        raise TrainingFailed(f"{error}; {kept}" if checkpoint.exists() else str(error)) from error
+
+
+def score(module: nn.Module, rows: Split) -> float:
+    """The score that the task has for a network, on the device that it is on; it must be in evaluation mode."""
+    return rows.task.score(predict(module, rows, device=next(module.parameters()).device), rows)
+
+
+def ended(history: History, value: float, validation: Split) -> Finetuned:
+    """The record of a fine-tuning; its loss is the mean of the last steps.
+
+    Args:
+        history: of the training.
+        value: the score on the validation rows.
+        validation: those rows.
+    """
+    last = [step.loss for step in history.steps[-_LAST_STEPS:]]
+    return Finetuned(
+        steps=len(history.steps),
+        loss=sum(last) / len(last),
+        metric=validation.task.metric,
+        validation_score=value if math.isfinite(value) else None,
+        seconds=sum(step.seconds for step in history.steps),
+    )
+
+
+def _save(module: nn.Module, finetuned: Finetuned, folder: Path) -> None:
+    from safetensors.torch import save_model
+
+    save_model(module, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    write_record(folder / "finetuned.json", finetuned)
+
+
+def _load(module: nn.Module, folder: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(module, str(folder / "model.safetensors"))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"the weights in {folder} cannot be read ({reason}); remove it to begin anew") from error

@@ -1,0 +1,114 @@
+"""The network that a command line names, of `transformers` or the user's own, with its preprocessing.
+
+A network of the user's own is named as `module:factory` every time: a run folder never names what is imported.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nas.console import say
+from nas.data.preprocessing import Channels, TextPreprocessor
+from nas.data.split import Kind, Preprocessor
+from nas.data.tasks import Task
+from nas.errors import UserError
+from nas.networks.own_model import check_outputs, own_model, own_preprocessor
+from nas.networks.pretrained import example_inputs, load_pretrained
+from nas.settings import ModelSettings
+from search_spaces import plain_attention
+
+EXAMPLE_TOKENS = 8
+
+
+def device_name(asked: str) -> str:
+    """Where a network goes: `auto` takes a GPU where there is one."""
+    return "cuda" if asked == "auto" and torch.cuda.is_available() else "cpu"
+
+
+def is_own(model: str) -> bool:
+    """Whether `model` names a function, `module:factory`, and no folder or hub name."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", model) is not None and not Path(model).exists()
+
+
+def load_network(
+    model: str, settings: ModelSettings, classes: Sequence[str], kind: Kind, task: Task, seed: int
+) -> tuple[nn.Module, Preprocessor]:
+    """The network with a head for `classes`, attention in a form that can be cut, and what reads its rows.
+
+    UserError for a network or settings that do not fit; see `load_pretrained` and `own_model` in `nas.networks`.
+    """
+    if not is_own(model):
+        if settings != ModelSettings():
+            raise UserError(
+                "--weights, --image-size, --mean, --std and --tokenizer are for a network of your own, named as "
+                f"module:factory; {model} has its own"
+            )
+        module, preprocessor = load_pretrained(model, classes, kind, seed=seed, task=task, say=say)
+        return _plain(module), preprocessor
+    module = own_model(model, settings.weights, len(classes), seed=seed, say=say)
+    preprocessor = own_preprocessor(
+        module,
+        kind,
+        image_size=image_size(settings.image_size),
+        **{name: value for name in ("mean", "std") if (value := _channels(name, getattr(settings, name))) is not None},
+        tokenizer=settings.tokenizer,
+        task=task,
+    )
+    example = example_inputs(module, kind, preprocessor, tokens=EXAMPLE_TOKENS)
+    if isinstance(preprocessor, TextPreprocessor):
+        example["input_ids"][0, 0] = max(preprocessor.tokenizer.get_vocab().values())
+    remedy = "it must know every token of --tokenizer" if kind == "text" else "--image-size sets the size of images"
+    check_outputs(module, example, len(classes), remedy)
+    return _plain(module), preprocessor
+
+
+def bare_network(model: str, outputs: int) -> nn.Module:
+    """The user's own network for a run that has its weights; UserError where `model` is no `module:factory`."""
+    if not is_own(model):
+        raise UserError(f"--model is for a network of your own, named as module:factory, got {model!r}")
+    return plain_attention(own_model(model, None, outputs))
+
+
+def maker(model: str | None, outputs: int) -> Callable[[], nn.Module] | None:
+    """What makes the user's own network for a card's loader; None where the class alone does not give its form.
+
+    That is: a network of `transformers`, or one whose attention was turned into another form.
+    """
+    if model is None:
+        return None
+    made = own_model(model, None, outputs)
+    return partial(own_model, model, None, outputs) if plain_attention(made) is made else None
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    try:
+        plain = plain_attention(module)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if plain is not module:
+        say("Its nn.MultiheadAttention is turned into an equal form of plain layers, so that heads can be cut")
+    return plain
+
+
+def image_size(text: str | None) -> int | tuple[int, int] | None:
+    """The side, or height and width, that `--image-size` names; UserError for anything else."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) > 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"--image-size must be a side, or height,width, in pixels, e.g. 32, got {text!r}")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def _channels(name: str, text: str | None) -> Channels | None:
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--{name} must be three numbers in 0..1, e.g. 0.49,0.48,0.45, got {text!r}") from None
+    return red, green, blue

@@ -1,0 +1,1 @@
+"""What a person looks at: pictures and tables of a fine-tuning and of a search."""

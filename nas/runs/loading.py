@@ -1,0 +1,69 @@
+"""A run whose fine-tuning is done, opened for the commands that come after it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from nas.data.split import Preprocessor, Split
+from nas.data.tasks import CLASSIFICATION, TASKS
+from nas.errors import UserError
+from nas.learning.augmentation import augmented
+from nas.networks.loading import bare_network, device_name
+from nas.networks.pretrained import example_inputs, load_preprocessor
+from nas.networks.recalibration import SubNetworks
+from nas.runs.folder import RunFolder, RunRecord
+from search_spaces import Candidate, Supernet, has_batch_norms
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """The super-network of a run, in evaluation mode, and the way to its data."""
+
+    folder: RunFolder
+    record: RunRecord
+    supernet: Supernet
+    preprocessor: Preprocessor
+
+    def split(self, name: str) -> Split:
+        """The rows of "train", "validation" or "test"; UserError when they are damaged."""
+        tokens = self.record.asked.get("max_tokens")
+        length = tokens if isinstance(tokens, int) else 128
+        return Split.load(self.folder.data / f"{name}.parquet", self.preprocessor, max_tokens=length)
+
+    def calibration(self) -> Split | None:
+        """Training rows as the network saw them, where sub-networks need them for their batch norms."""
+        if not has_batch_norms(self.supernet.model):
+            return None
+        return augmented(self.split("train")) if self.record.asked.get("augment") else self.split("train")
+
+    def extract(self, candidate: Candidate) -> nn.Module:
+        """A sub-network as a plain module, in evaluation mode, its batch-norm statistics its own."""
+        return SubNetworks(self.supernet, self.calibration()).extract(candidate)
+
+    def example(self, tokens: int, batch: int = 2) -> dict[str, Tensor]:
+        """Inputs without padding, texts of that many tokens."""
+        return example_inputs(self.supernet.model, self.record.kind, self.preprocessor, tokens=tokens, batch=batch)
+
+
+def open_run(folder: RunFolder, device: str, model: str | None = None) -> OpenedRun:
+    """Read a finished fine-tuning; UserError where it is damaged or not finished.
+
+    Args:
+        folder: of the run.
+        device: auto takes a GPU when there is one.
+        model: `module:factory` of a network of the user's own, as it was given to the fine-tuning.
+    """
+    record = folder.read()
+    if not folder.supernet.exists():
+        raise UserError(f"the fine-tuning in {folder.path} is not finished; repeat the `nas finetune` command to go on")
+    if model is None and not (folder.supernet / "config.json").is_file():
+        raise UserError(f"{folder.path} is of a network of your own: name it again, --model module:factory")
+    module = None if model is None else bare_network(model, len(record.classes))
+    try:
+        supernet = Supernet.load(folder.supernet, module)
+    except ValueError as error:
+        raise UserError(f"the super-network of the run cannot be read: {error}") from error
+    supernet.eval()
+    supernet.to(device_name(device))
+    task = TASKS.get(str(record.asked.get("task")), CLASSIFICATION)
+    return OpenedRun(folder, record, supernet, load_preprocessor(folder.supernet, record.kind, task))

@@ -1,0 +1,161 @@
+"""Profiling a device that does not have this project: a folder to copy there, and what comes back of it."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardware.inputs import map_inputs, split
+from hardware.profile import MOST_BYTES, VERSION, DeviceProfile, noise_floor, parse_profile, write_profile
+from nas.console import Bar, say
+from nas.errors import NotTaken, UserError
+from nas.files import read_json, replace_folder, write_json_atomic
+from nas.profiling import on_device
+from nas.profiling.bench import Bench
+from nas.profiling.collection import checked_twice, planned
+from nas.profiling.profiles import profile_at
+from nas.profiling.subject import Subject, differences
+from nas.runs.profile import asked_of_profile, bench_of, told_of
+from nas.runs.profiled import open_subject
+from nas.runs.requests import ProfileRequest
+from nas.settings import ProfileSettings
+from search_spaces import Candidate
+
+BUDGET = 30
+_SCRIPT, _PLAN, _RESULT = "measure.py", "plan.json", "result.json"
+
+
+def write_folder(request: ProfileRequest, folder: Path) -> dict[str, Any]:
+    """Write a folder that measures sub-networks on another device.
+
+    Raises:
+        UserError: wrong input, a runtime without files, or a folder with something else in it.
+    """
+    settings, seed = request.settings, request.common.seed
+    if settings.runtime not in on_device.RUNTIMES:
+        known = " or ".join(on_device.RUNTIMES)
+        raise UserError(f"--remote needs files that another device can run: --runtime {known}, got {settings.runtime}")
+    _refuse_other(folder)
+    subject = open_subject(_on_cpu(request))
+    bench, budget = bench_of(subject, settings), settings.budget or BUDGET
+    candidates = planned(subject, min(budget, subject.space.size()), seed)
+    replace_folder(folder, lambda beside: _fill(beside, subject, bench, settings, candidates, seed))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
+    say(f"Copy {folder} to the device, run python {_SCRIPT} there, and copy {_RESULT} back")
+    rows = read_json(folder / _PLAN)["rows"]
+    return {"folder": str(folder), "sub_networks": len(rows), "size_mib": size, "runtime": settings.runtime}
+
+
+def _refuse_other(folder: Path) -> None:
+    """UserError where the folder, which is replaced, holds anything but what an earlier call wrote."""
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if _RESULT in names:
+        raise UserError(f"{folder} holds a {_RESULT}; read it with --result, or name another folder for --remote")
+    ours = {_SCRIPT, _PLAN, "inputs.npz", "full"}
+    if any(name not in ours and not (name.isdecimal() and len(name) >= 3) for name in names):
+        raise UserError(f"{folder} holds something else; name a new or an empty folder for --remote")
+
+
+def read_result(request: ProfileRequest, result: Path, out: Path) -> dict[str, Any]:
+    """Make a profile, in `out`, of what the script of such a folder wrote.
+
+    Raises:
+        UserError: a result that is damaged, lacks rows, or is of another network or other settings.
+    """
+    settings, profile = request.settings, _complete(result)
+    subject = open_subject(_on_cpu(request))
+    asked = {name: value for name, value in asked_of_profile(subject, settings).items() if name != "runtime"}
+    if settings.runtime != ProfileSettings.runtime:
+        asked["runtime"] = settings.runtime
+    wrong = differences(profile, asked)
+    if wrong:
+        raise UserError(f"{result} must be of this network: {wrong[0]}; repeat the flags that the folder was made with")
+    if out.exists() and _loses(profile_at(out), profile, {**asked, "runtime": profile.runtime}):
+        raise UserError(f"{out} is another profile; name another --out")
+    told = told_of(profile, subject, out)
+    write_profile(profile, out)
+    return told
+
+
+def _loses(old: DeviceProfile, new: DeviceProfile, asked: Mapping[str, object]) -> bool:
+    """Whether anything of an old profile would be lost where a new one took its place."""
+    alike = all(getattr(old, name) == getattr(new, name) for name in ("machine", "runtime_version", "protocol"))
+    lost = {row.key for row in old.rows if row.timing.stable} - {row.key for row in new.rows if row.timing.stable}
+    return bool(lost) or not alike or bool(differences(old, asked))
+
+
+def _on_cpu(request: ProfileRequest) -> ProfileRequest:
+    """The networks are written from here, wherever they will run."""
+    return replace(request, common=replace(request.common, device="cpu"))
+
+
+def _fill(
+    folder: Path, subject: Subject, bench: Bench, settings: ProfileSettings, candidates: list[Candidate], seed: int
+) -> None:
+    # What the command line profiles has inputs with names.
+    _, inputs = split(map_inputs(subject.inputs, lambda value: value.cpu()))
+    (folder / "full").mkdir()
+    bench.convert(subject.supernet.space.largest(), folder / "full")
+    written = _written(folder, bench, candidates)
+    rows = [{"folder": name, "candidate": dict(candidate)} for name, candidate in written.items()]
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in inputs.items()}
+    np.savez(folder / "inputs.npz", **arrays)
+    # They come first in the plan.
+    twice = len(set(checked_twice(subject, settings.budget or BUDGET, seed)) & set(written.values()))
+    header = bench.header(settings.multiple_of)
+    model, protocol = subject.model.model_dump(mode="json"), vars(bench.protocol)
+    profile = {**header, "schema_version": VERSION, "model": model, "shape": list(subject.shape), "protocol": protocol}
+    write_json_atomic(folder / _PLAN, {"profile": profile, "rows": rows, "order": [*range(len(rows)), *range(twice)]})
+    script = Path(on_device.__file__).read_text(encoding="utf-8")
+    (folder / _SCRIPT).write_text(script, encoding="utf-8")
+
+
+def _written(folder: Path, bench: Bench, candidates: list[Candidate]) -> dict[str, Candidate]:
+    """Write every candidate that the runtime takes, in a folder of its name; UserError where it takes none."""
+    written: dict[str, Candidate] = {}
+    with Bar("Writing networks", len(candidates)) as bar:
+        for number, candidate in enumerate(candidates, 1):
+            name = f"{len(written):03d}"
+            (folder / name).mkdir()
+            try:
+                bench.convert(candidate, folder / name)
+                written[name] = candidate
+            except NotTaken as error:
+                shutil.rmtree(folder / name)
+                say(f"One sub-network is left out: {error}")
+            bar.update(number, name)
+    if not written:
+        raise UserError(f"none of {len(candidates)} sub-networks could be written for {bench.target.runtime}")
+    return written
+
+
+def _complete(path: Path) -> DeviceProfile:
+    """The profile in a result; UserError, naming what is missing, unless every planned network was measured."""
+    if not path.is_file():
+        raise UserError(f"--result must name the {_RESULT} that {_SCRIPT} wrote, there is no file {path}")
+    try:
+        told = read_json(path, MOST_BYTES)
+        wanted = [dict(candidate) for candidate in told["planned"]]
+        order = [int(number) for number in told["order"]]
+        if not wanted or not set(range(len(wanted))) <= set(order):
+            raise ValueError("its plan names no networks, or not all of them")
+        profile = parse_profile(json.dumps(told["profile"]).encode())
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)[:300]
+        raise UserError(f"{path} is no result that can be used: {reason}; run {_SCRIPT} to its end") from error
+    there, times = [row.candidate for row in profile.rows], Counter(order)
+    missing = [number for number, candidate in enumerate(wanted) if there.count(candidate) < times[number]]
+    if missing:
+        numbers = ", ".join(f"{number:03d}" for number in missing[:10]) + (" ..." if len(missing) > 10 else "")
+        raise UserError(
+            f"{path} must have every network of its folder, {len(missing)} of {len(wanted)} are missing ({numbers}); "
+            f"run {_SCRIPT} there again, which goes on, and copy the result anew"
+        )
+    return profile.model_copy(update={"noise_floor": noise_floor(profile)})

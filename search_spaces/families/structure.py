@@ -1,0 +1,301 @@
+"""The space of any network, by structure: its stages give depths, its coupled axes heads, features and channels."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from search_spaces.cuts import AxisCut, BlockCut
+from search_spaces.families.drop_order import DropOrder, last_first, order_of
+from search_spaces.families.oracle import Judge
+from search_spaces.families.stages import Stage, find_stages
+from search_spaces.inputs import Inputs, default_inputs
+from search_spaces.space import Choice, Space
+from search_spaces.tracing.coupling import Coupling, Dimension, analyse
+
+Sizes = Sequence[int | float]
+
+
+class NotElastic(ValueError):
+    """The model has no structure that can be made elastic; the message says what was looked for and found."""
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Options of each kind of dimension: absolute numbers (int) or shares of the full size (float up to 1).
+
+    A kind without options keeps its full size.
+
+    Args:
+        depth: blocks of a stage.
+        heads: attention heads of a block.
+        ffn: features of a block's feed-forward layers.
+        width: channels of the residual stream of a stage.
+        channels: channels of convolutions (and features of layers outside of blocks) between their neighbours.
+    """
+
+    depth: Sizes = ()
+    heads: Sizes = ()
+    ffn: Sizes = ()
+    width: Sizes = ()
+    channels: Sizes = ()
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A dimension with its name, the options of its kind, and the block that alone holds it."""
+
+    name: str
+    sizes: Sizes
+    dimension: Dimension
+    block: str | None
+
+    def options(self) -> tuple[int, ...]:
+        """Absolute numbers of units; shares of channels and features are near multiples of 8, which run fastest."""
+        multiple_of = 1 if self.dimension.heads else 8
+        return _options(self.name, self.dimension.size, self.sizes, multiple_of=multiple_of)
+
+
+def space(
+    model: nn.Module,
+    example_inputs: Inputs | None = None,
+    *,
+    drop_order: DropOrder = last_first,
+    ranges: Ranges,
+    asked: Sequence[str] = (),
+) -> Space:
+    """The space of a model: depths, then heads, features, channels and widths, in the order of its blocks.
+
+    Args:
+        model: any module; repeated blocks are looked for in its `ModuleList`s and `Sequential`s.
+        example_inputs: tuple or mapping of tensors, batch above 1; derived from a transformers configuration.
+        drop_order: which blocks drop first.
+        ranges: options of each kind.
+        asked: the kinds whose options the user gave: these must not be left out unsaid.
+
+    Raises:
+        NotElastic: none of the model's dimensions can be narrowed.
+        ValueError: weights that are no numbers, options or a drop order that do not fit, or a kind that was asked for
+            and is not there.
+    """
+    _finite(model)
+    inputs = default_inputs(model) if example_inputs is None else example_inputs
+    coupling, judge = analyse(model, inputs), Judge(model, inputs)
+    stages = find_stages(model, coupling)
+    depths = _depths(stages, judge, drop_order, ranges.depth)
+    present = _names(model, coupling, stages, ranges)
+    named = [each for each in present if each.options()]
+    accepted = judge.accept([each.dimension for each in named])
+    conditions = {block: condition for stage in stages for block, condition in _conditions(stage, depths)}
+    widths = [
+        Choice(
+            each.name,
+            each.options(),
+            active_if=conditions.get(each.block) if each.block else None,
+            cuts=cuts,
+        )
+        for each, cuts in zip(named, accepted, strict=True)
+        if cuts is not None
+    ]
+    choices = _jointly(judge, (*depths, *widths))
+    if not choices:
+        raise NotElastic(_nothing_found(model, stages, named, coupling))
+    full = {("depth", len(stage.members)) for stage in stages}
+    full |= {(_kind(each.name), each.dimension.size) for each in present}
+    _all_there(choices, {kind: getattr(ranges, kind) for kind in asked}, full)
+    return Space(choices)
+
+
+def _finite(model: nn.Module) -> None:
+    """ValueError, naming the first, where weights are no numbers: outputs would be none either, and tell nothing."""
+    wrong = {name: ~weight.isfinite() for name, weight in model.named_parameters()}
+    # Buffers may hold infinities: masks do.
+    wrong |= {name: buffer.isnan() for name, buffer in model.named_buffers()}
+    for name, where in wrong.items():
+        if where.any():
+            raise ValueError(
+                f"the weights of the model must be finite numbers, {name} holds {int(where.sum())} that are not; "
+                "take a checkpoint that is whole"
+            )
+
+
+def _all_there(choices: Sequence[Choice], asked: Mapping[str, Sizes], full: Set[tuple[str, int]]) -> None:
+    """ValueError for a kind that the user gave sizes for, other than the full one, and that no choice is of."""
+    found = sorted({_kind(choice.name) for choice in choices})
+    for kind, sizes in asked.items():
+        other = [size for size in sizes if size != 1.0 and (kind, size) not in full]
+        if other and kind not in found:
+            raise ValueError(
+                f"sizes of {kind} must be given for something that the model can narrow, {other[0]} gives nothing to "
+                f"choose here: there are choices of {', '.join(found)}; give other sizes, or leave {kind} out"
+            )
+
+
+def _kind(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _jointly(judge: Judge, choices: tuple[Choice, ...], candidates: int = 6) -> tuple[Choice, ...]:
+    """The choices without those that go wrong in the smallest or some random candidates together with others."""
+    rng = np.random.default_rng(0)
+    checked = 0
+    while choices and checked <= candidates:
+        space = Space(choices)
+        wrong = judge.culprit(space, space.sample(rng) if checked else space.smallest())
+        checked = checked + 1 if wrong is None else 0
+        if wrong is not None:
+            choices = tuple(
+                choice if choice.active_if is None or choice.active_if[0] != wrong else replace(choice, active_if=None)
+                for choice in choices
+                if choice.name != wrong
+            )
+    return choices
+
+
+def _nothing_found(model: nn.Module, stages: Sequence[Stage], named: Sequence[_Named], coupling: Coupling) -> str:
+    kinds = Counter(type(part).__name__ for part in model.modules() if not list(part.children()))
+    layers = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4)) or "no layers"
+    blocks = sum(len(stage.members) for stage in stages)
+    unknown = f"; operators without a rule: {', '.join(coupling.unknown)}" if coupling.unknown else ""
+    return (
+        f"the model must have repeated blocks, heads, features or channels that can be narrowed: in "
+        f"{type(model).__name__} ({layers}) the graph shows {blocks} repeated blocks and {len(named)} dimensions of "
+        f"the kinds asked for, and none gives the right output when cut{unknown}"
+    )
+
+
+def _depths(stages: Sequence[Stage], judge: Judge, drop_order: DropOrder, sizes: Sizes) -> list[Choice]:
+    elastic = [stage for stage in stages if stage.droppable and len(stage.members) > 1 and sizes]
+    choices = []
+    for number, stage in enumerate(stages):
+        if stage not in elastic:
+            continue
+        name = "depth" if len(stages) == 1 else f"depth.{number}"
+        count = len(stage.members)
+        order = order_of(drop_order, name, count, [stage.members.index(i) for i in stage.droppable], len(elastic))
+        cut = BlockCut(stage.path, count, tuple(stage.members[i] for i in order))
+        options = _options(name, count, sizes, lowest=max(1, count - len(order)))
+        right = tuple(depth for depth in options if depth == count or judge.runs_without(cut, depth))
+        if len(right) > 1:
+            choices.append(Choice(name, right, cuts=(cut,)))
+    return choices
+
+
+def _conditions(stage: Stage, depths: Sequence[Choice]) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
+    """(path of a block, the depths at which it runs) of the blocks that do not always run."""
+    for choice in depths:
+        cut = choice.cuts[0]
+        if isinstance(cut, BlockCut) and cut.blocks == stage.path:
+            for index, path in zip(stage.members, stage.blocks, strict=True):
+                running = tuple(int(option) for option in choice.options if index not in cut.dropped(int(option)))
+                if index in cut.drop_order and len(running) < len(choice.options):
+                    yield path, (choice.name, running)
+
+
+def _names(model: nn.Module, coupling: Coupling, stages: Sequence[Stage], ranges: Ranges) -> list[_Named]:
+    """Dimensions that may be offered, with their names: heads and features by block, then widths and channels."""
+    blocks = {path: number for number, path in enumerate(path for stage in stages for path in stage.blocks)}
+    names = _Names(model, blocks)
+    found: list[_Named] = []
+    for index, dimension in enumerate(coupling.dimensions):
+        # One cut alone is no coupling between two layers: nothing would be saved downstream.
+        if len(dimension.cuts) < 2 or dimension.size < 2:
+            continue
+        stage = next((n for n, each in enumerate(stages) if _on_stream(index, each, coupling)), None)
+        inside = {names.block_of(cut.parameter) for cut in dimension.cuts}
+        block = inside.pop() if len(inside) == 1 else None
+        if stage is not None:
+            name, sizes = "width" if len(stages) == 1 else f"width.{stage}", ranges.width
+        elif dimension.heads:
+            name, sizes = "heads" if block is None else f"heads.{blocks[block]}", ranges.heads
+        elif block is not None and not names.convolutional(dimension):
+            name, sizes = f"ffn.{blocks[block]}", ranges.ffn
+        else:
+            name, sizes = f"channels.{names.producer(dimension)}", ranges.channels
+        found.append(_Named(name, sizes, dimension, block))
+    return _in_order(_distinct(found, names))
+
+
+def _on_stream(index: int, stage: Stage, coupling: Coupling) -> bool:
+    return any(index in coupling.parts[path].outputs for path in stage.blocks if path in coupling.parts)
+
+
+class _Names:
+    """Where the parameters of a dimension stand."""
+
+    def __init__(self, model: nn.Module, blocks: dict[str, int]) -> None:
+        self._blocks = blocks
+        self._order = {name: index for index, (name, _) in enumerate(model.named_parameters())}
+        self._rank = {name: parameter.dim() for name, parameter in model.named_parameters()}
+
+    def block_of(self, parameter: str) -> str | None:
+        """Path of the repeated block that holds a parameter."""
+        parts = parameter.split(".")
+        return next((path for n in range(len(parts)) if (path := ".".join(parts[:n])) in self._blocks), None)
+
+    def convolutional(self, dimension: Dimension) -> bool:
+        """Whether a convolution has the units."""
+        return any(self._rank.get(cut.parameter, 0) > 2 for cut in dimension.cuts)
+
+    def producer(self, dimension: Dimension) -> str:
+        """Path of the first module whose outputs the units are."""
+        weights = [cut for cut in dimension.cuts if cut.parameter in self._rank]
+        made = [cut for cut in weights if cut.axis == 0] or weights
+        first: AxisCut = min(made, key=lambda cut: self._order[cut.parameter])
+        return first.parameter.rpartition(".")[0]
+
+
+def _distinct(found: Sequence[_Named], names: _Names) -> list[_Named]:
+    """Of several dimensions of one name the largest keeps it; the others say which module makes them."""
+    largest: dict[str, _Named] = {}
+    for each in found:
+        if each.name not in largest or _weight(each.dimension) > _weight(largest[each.name].dimension):
+            largest[each.name] = each
+    taken, result = set(largest), []
+    for each in found:
+        name = each.name
+        if largest[name] is not each:
+            inner = names.producer(each.dimension).removeprefix(f"{each.block}.")
+            name = next(longer for n in range(len(found)) if (longer := f"{each.name}.{inner}{n or ''}") not in taken)
+            taken.add(name)
+        result.append(_Named(name, each.sizes, each.dimension, each.block))
+    return result
+
+
+def _in_order(found: Sequence[_Named]) -> list[_Named]:
+    """Heads by block, then features, then the rest as the network has them."""
+    kinds = ("heads", "ffn")
+
+    def rank(item: tuple[int, _Named]) -> tuple[int, int]:
+        kind, _, rest = item[1].name.partition(".")
+        number = rest.partition(".")[0]
+        return (kinds.index(kind), int(number) if number.isdigit() else -1) if kind in kinds else (len(kinds), item[0])
+
+    return [each for _, each in sorted(enumerate(found), key=rank)]
+
+
+def _weight(dimension: Dimension) -> int:
+    return sum(cut.outer * cut.size * cut.unit for cut in dimension.cuts)
+
+
+def _options(name: str, full: int, sizes: Sizes, lowest: int = 1, multiple_of: int = 1) -> tuple[int, ...]:
+    """Absolute, ascending numbers of units, the full size always among them; empty when there is nothing to choose.
+
+    A share within 5 % of a multiple of `multiple_of` is that multiple.
+    """
+    options = {full}
+    for size in sizes:
+        share = isinstance(size, float)
+        if share and not 0 < size <= 1:
+            raise ValueError(f"a share of {name} must be above 0 and at most 1, got {size}")
+        if not share and not lowest <= size <= full:
+            raise ValueError(f"options of {name} must be from {lowest} to {full}, got {size}")
+        options.add(max(lowest, _near(size * full, multiple_of)) if share else int(size))
+    return tuple(sorted(options)) if len(options) > 1 else ()
+
+
+def _near(size: float, multiple_of: int) -> int:
+    multiple = round(size / multiple_of) * multiple_of
+    return multiple if abs(multiple - size) <= 0.05 * size else round(size)

@@ -1,0 +1,1 @@
+"""Which axes of a network shrink together: symbols propagated through its exported graph."""

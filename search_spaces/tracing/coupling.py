@@ -1,0 +1,345 @@
+"""Which axes of which parameters shrink together, found in the exported graph of any module.
+
+Every axis of every parameter starts as an unknown of its own; each operator of the graph says which of them are the
+same indices. What remains free is a *dimension*: a number of units that may be narrowed, with all the parameter axes
+that follow. The graph does not know what Python hard-codes, so a space accepts a dimension only after running it
+(`search_spaces.families.oracle`).
+"""
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx.node import Argument, Node
+
+from search_spaces.cuts import AttributeCut, AxisCut
+from search_spaces.evaluating import evaluating
+from search_spaces.inputs import Inputs, split_inputs
+from search_spaces.tracing.aten import RULES, elementwise
+from search_spaces.tracing.axes import Axis
+from search_spaces.tracing.walk import HEADS, Call, ProductKind, Rule, Tensor, Walk, unknown
+
+_ADDITIONS = frozenset({"aten::add", "aten::add_"})
+_ON_A_RESIDUAL_PATH = _ADDITIONS | {
+    *("aten::layer_norm", "aten::rms_norm", "aten::batch_norm", "aten::dropout", "aten::dropout_"),
+    *("aten::relu", "aten::relu_", "aten::hardtanh", "aten::hardtanh_", "aten::gelu", "aten::silu", "aten::silu_"),
+    *("aten::contiguous", "aten::clone", "aten::to", "aten::_to_copy", "aten::view", "aten::reshape"),
+}
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """Units that shrink together.
+
+    Attributes:
+        size: number of units.
+        cuts: the parameter and buffer axes that hold them.
+        attributes: numbers of groups of convolutions that are known to follow.
+        heads: the units are attention heads.
+    """
+
+    size: int
+    cuts: tuple[AxisCut, ...]
+    attributes: tuple[AttributeCut, ...]
+    heads: bool
+
+
+# Sizes of some axes: each a sum of terms, a term being a fixed number times the units of some dimensions (by index).
+Factors = tuple[tuple[tuple[int, tuple[int, ...]], ...], ...]
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """Multiply-accumulates of one operator of `module`: the product of the sizes of `axes`.
+
+    Attributes:
+        kind: what sort of operator.
+        axes: those of its rows, that of its channel (one result for each of both), then those that it sums over.
+        inner: how many of the axes it sums over.
+        per_row: its operands depend on the inputs, so they grow with the batch; else they are made of weights alone.
+    """
+
+    module: str
+    kind: ProductKind
+    axes: Factors
+    inner: int
+    per_row: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module inside the network, as seen from outside: one that was called exactly once.
+
+    Attributes:
+        outputs: dimensions (by index) that its outputs have.
+        residual: one of its inputs reaches an output through additions, norms and activations alone.
+    """
+
+    outputs: frozenset[int]
+    residual: bool
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """All dimensions of a module, its contractions, the axes of its parameters, operators that no rule covered."""
+
+    dimensions: tuple[Dimension, ...]
+    contractions: tuple[Contraction, ...]
+    parameters: tuple[tuple[str, Factors], ...]
+    parts: Mapping[str, Part]
+    unknown: tuple[str, ...]
+
+
+def analyse(model: nn.Module, example_inputs: Inputs) -> Coupling:
+    """Find the dimensions of `model` for example inputs of batch above 1 (positional tuple or keyword mapping).
+
+    Raises:
+        ValueError: `torch.export` cannot trace the module.
+    """
+    args, kwargs = split_inputs(example_inputs)
+    try:
+        with torch.no_grad(), evaluating(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, args, kwargs, strict=False)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ValueError(f"the model must be traceable by torch.export, which says: {reason}") from error
+    return _Reader(model, program).read()
+
+
+class _Reader:
+    """One walk over an exported graph."""
+
+    def __init__(self, model: nn.Module, program: torch.export.ExportedProgram) -> None:
+        self._program = program
+        self._walk = Walk()
+        self._values: dict[Node, Any] = {}
+        self._owners: list[tuple[str, bool]] = []
+        self._fed: set[Node] = set()
+        self._grouped: list[tuple[str, Axis]] = []
+        self._parameter_names = [name for name, _ in model.named_parameters()]
+        names: dict[int, str] = {}
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        for name, tensor in tensors:
+            names[id(tensor)] = name
+        everything = [
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        ]
+        self._canonical = {alias: names[id(tensor)] for alias, tensor in everything}
+        self._weights = {name: self._weight(tensor) for name, tensor in tensors}
+
+    def _weight(self, tensor: torch.Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return self._walk.fixed(tensor.shape, "holds integers")
+        return Tensor(tuple(self._walk.axes.fresh(size) for size in tensor.shape), weight=True)
+
+    def read(self) -> Coupling:
+        signature = self._program.graph_signature
+        weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        for node in self._program.graph.nodes:
+            if node.op == "placeholder":
+                name = self._canonical.get(weights.get(node.name, ""))
+                self._values[node] = self._weights[name] if name else self._fixed(node, "is an input")
+                if node.name not in weights:
+                    self._fed.add(node)
+            elif node.op == "call_function":
+                if not self._fed.isdisjoint(node.all_input_nodes):
+                    self._fed.add(node)
+                self._values[node] = self._visit(node)
+            elif node.op == "output":
+                for tensor in _flatten(self._lookup(node.args)):
+                    for axis in tensor.axes:
+                        self._walk.axes.freeze(axis, "is an output")
+        return self._result()
+
+    def _fixed(self, node: Node, reason: str) -> Any:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            return self._walk.fixed(value.shape, reason)
+        if isinstance(value, (tuple, list)):
+            return [self._walk.fixed(item.shape, reason) if isinstance(item, torch.Tensor) else item for item in value]
+        return value
+
+    def _lookup(self, value: Argument) -> Any:
+        if isinstance(value, Node):
+            return self._values.get(value)
+        if isinstance(value, (tuple, list)):
+            return [self._lookup(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._lookup(item) for key, item in value.items()}
+        return value
+
+    def _visit(self, node: Node) -> Any:
+        if getattr(node.target, "__name__", "") == "getitem":
+            container, index = self._lookup(node.args)
+            return container[index]
+        schema = getattr(node.target, "_schema", None)
+        call = self._call(node, schema)
+        if not call.shapes and not isinstance(node.meta.get("val"), torch.Tensor):
+            return node.meta.get("val")
+        rule: Rule | None = RULES.get(schema.name) if schema else None
+        if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+            rule = elementwise
+        if rule is None and _flatten(list(call.arguments.values())):
+            self._walk.unknown.add(str(node.target))
+        contractions, groups = len(self._walk.contractions), len(self._walk.groups)
+        result = (rule or unknown)(self._walk, call)
+        paths = _paths(node)
+        owner = paths[-1] if paths else ""
+        self._owners.extend([(owner, node in self._fed)] * (len(self._walk.contractions) - contractions))
+        self._grouped.extend((owner, axis) for axis in self._walk.groups[groups:])
+        return result
+
+    def _call(self, node: Node, schema: Any) -> Call:
+        names = [argument.name for argument in schema.arguments] if schema else []
+        names += [f"argument{index}" for index in range(len(names), len(node.args))]
+        arguments = {name: self._lookup(value) for name, value in zip(names, node.args, strict=False)}
+        arguments |= {name: self._lookup(value) for name, value in node.kwargs.items()}
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            return Call(arguments, tuple(value.shape))
+        shapes = tuple(tuple(item.shape) for item in value if isinstance(item, torch.Tensor)) if value else ()
+        return Call(arguments, (), shapes)
+
+    def _result(self) -> Coupling:
+        axes = self._walk.axes
+        held: dict[int, list[AxisCut]] = {}
+        for name, tensor in self._weights.items():
+            for index, axis in enumerate(tensor.axes):
+                for atom, cut in self._cuts(name, index, axis):
+                    held.setdefault(atom, []).append(cut)
+        self._freeze_beside_heads()
+        atoms = [atom for atom in held if axes.frozen(atom) is None]
+        numbers = {atom: index for index, atom in enumerate(atoms)}
+        return Coupling(
+            dimensions=tuple(
+                Dimension(
+                    size=axes.atom_size(atom),
+                    cuts=tuple(held[atom]),
+                    attributes=self._group_counts(atom),
+                    heads=HEADS in axes.tags(atom),
+                )
+                for atom in atoms
+            ),
+            contractions=tuple(
+                Contraction(
+                    owner,
+                    product.kind,
+                    tuple(self._factors(axis, numbers) for axis in (*product.rows, product.channel, *product.inner)),
+                    len(product.inner),
+                    per_row,
+                )
+                for (owner, per_row), product in zip(self._owners, self._walk.contractions, strict=True)
+            ),
+            parameters=tuple(
+                (name, tuple(self._factors(axis, numbers) for axis in self._weights[name].axes))
+                for name in self._parameter_names
+            ),
+            parts=self._parts(numbers),
+            unknown=tuple(sorted(self._walk.unknown)),
+        )
+
+    def _group_counts(self, atom: int) -> tuple[AttributeCut, ...]:
+        """`groups` of the convolutions whose number of groups is a multiple of the atom's units."""
+        axes, found = self._walk.axes, []
+        for module, axis in self._grouped:
+            products = axes.resolve(axis)
+            if len(products) == 1 and atom in products[0]:
+                found.append(AttributeCut(module, "groups", 0, axes.size(axis) // axes.atom_size(atom)))
+        return tuple(found)
+
+    def _parts(self, numbers: Mapping[int, int]) -> dict[str, Part]:
+        """Every module that was called once, seen from outside."""
+        inside: dict[str, dict[Node, None]] = {}
+        calls: dict[str, set[str]] = {}
+        for node in self._program.graph.nodes:
+            for path, call in _calls(node):
+                inside.setdefault(path, {})[node] = None
+                calls.setdefault(path, set()).add(call)
+        return {path: self._part(nodes, numbers) for path, nodes in inside.items() if len(calls[path]) == 1 and path}
+
+    def _part(self, nodes: Mapping[Node, None], numbers: Mapping[int, int]) -> Part:
+        sources = {source for node in nodes for source in node.all_input_nodes if source not in nodes}
+        results = [node for node in nodes if any(user not in nodes for user in node.users)]
+        resolve = self._walk.axes.resolve
+        outputs = [axis for node in results for tensor in _flatten(self._values.get(node)) for axis in tensor.axes]
+        atoms = {atom for axis in outputs for product in resolve(axis) for atom in product}
+        streams = {node for node in sources if any(not tensor.weight for tensor in _flatten(self._values.get(node)))}
+        return Part(
+            outputs=frozenset(numbers[atom] for atom in atoms if atom in numbers),
+            residual=any(_passes_on(node, streams) for node in results),
+        )
+
+    def _cuts(self, name: str, index: int, axis: Axis) -> list[tuple[int, AxisCut]]:
+        axes, start, cuts = self._walk.axes, 0, []
+        for product in axes.resolve(axis):
+            sizes = [axes.atom_size(atom) for atom in product]
+            for position, atom in enumerate(product):
+                outer, unit = math.prod(sizes[:position]), math.prod(sizes[position + 1 :])
+                cuts.append((atom, AxisCut(name, index, start, outer, sizes[position], unit)))
+            start += math.prod(sizes)
+        return cuts
+
+    def _freeze_beside_heads(self) -> None:
+        """A head dimension is fixed by the scale of the scores: never offer what shares a parameter axis with heads."""
+        axes = self._walk.axes
+        for tensor in self._weights.values():
+            for axis in tensor.axes:
+                for product in axes.resolve(axis):
+                    if any(HEADS in axes.tags(atom) for atom in product):
+                        inner = tuple(atom for atom in product if HEADS not in axes.tags(atom))
+                        axes.freeze((inner,), "is a head dimension")
+
+    def _factors(self, axis: Axis, numbers: Mapping[int, int]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        axes = self._walk.axes
+        return tuple(
+            (
+                math.prod(axes.atom_size(atom) for atom in product if atom not in numbers),
+                tuple(numbers[atom] for atom in product if atom in numbers),
+            )
+            for product in axes.resolve(axis)
+        )
+
+
+def _flatten(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [tensor for item in value for tensor in _flatten(item)] if isinstance(value, (tuple, list)) else []
+
+
+def _passes_on(result: Node, streams: set[Node]) -> bool:
+    """Whether an addition lies between the result and one of `streams`, with nothing but what a residual path has."""
+    seen: set[Node] = set()
+    open_nodes, added = [result], False
+    while open_nodes:
+        node = open_nodes.pop()
+        if node in streams and added:
+            return True
+        if node in seen or node in streams or _name(node) not in _ON_A_RESIDUAL_PATH:
+            continue
+        seen.add(node)
+        added = added or _name(node) in _ADDITIONS
+        open_nodes.extend(node.all_input_nodes)
+    return False
+
+
+def _name(node: Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    return str(schema.name) if schema else ""
+
+
+def _calls(node: Node) -> list[tuple[str, str]]:
+    """(path, call) of the modules that the operator belongs to, outermost first; a second call is marked by `@`."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return [(str(path).partition("@")[0], str(path)) for path, _ in stack.values()]
+
+
+def _paths(node: Node) -> list[str]:
+    return [path for path, _ in _calls(node)]
