@@ -4,6 +4,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+Runtime = Literal["pytorch", "onnxruntime", "openvino"]
+Precision = Literal["float32", "bfloat16", "int8"]
+
 
 @dataclass(frozen=True)
 class Common:
@@ -167,15 +170,19 @@ class SearchSettings:
     profile: tuple[Path, ...] = ()
     """A device profile that predicts latency_ms, which is then measured only afterwards; given several times: one
     latency for each device."""
+    runtime: Runtime | None = None
+    """What will run the chosen network (default: that of the profile, else pytorch)."""
+    precision: Precision | None = None
+    """In which it will compute there (default: that of the profile, else float32)."""
 
 
 @dataclass(frozen=True)
 class ProfileSettings:
     """The profile of a device: how latency is measured there, and how much of it."""
 
-    runtime: Literal["pytorch", "onnxruntime", "openvino"] = "pytorch"
+    runtime: Runtime = "pytorch"
     """What runs the network."""
-    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    precision: Precision = "float32"
     """In which it computes, where the runtime has it."""
     threads: int = 1
     """Of the runtime."""
@@ -209,6 +216,10 @@ class Limits:
     """At most so many parameters."""
     max_size_mib: float | None = None
     """At most this size in MiB."""
+    max_energy_mj: float | None = None
+    """At most this energy for one input in millijoules, where the machine has a counter."""
+    max_memory_mib: float | None = None
+    """At most this resident memory in MiB of a process that loads the network and runs one input."""
 
     def given(self) -> dict[str, float]:
         """The limits that were set, by name."""

@@ -10,7 +10,9 @@ from nas.settings import (
     DataSettings,
     Limits,
     ModelSettings,
+    Precision,
     ProfileSettings,
+    Runtime,
     SearchSettings,
     SpaceSettings,
     SupernetSettings,
@@ -102,6 +104,15 @@ class ExportRequest:
     limits: Limits = field(default_factory=Limits)
     common: Common = field(default_factory=Common)
     network: str | None = None
+    candidate: str | None = None
+    """Its number in front.csv from 1, largest, smallest, or a JSON file with its choices (default: the best within the
+    limits)."""
+    runtime: Runtime | None = None
+    """Write another deployment than the search was for: what runs it."""
+    precision: Precision | None = None
+    """In which that computes."""
+    profile: str | None = None
+    """Of several device profiles, the name of the one whose runtime and precision are written."""
 
 
 @dataclass(frozen=True)
