@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from nas.data.split import Kind, Row, Split, make_split, stratified
+from nas.data.split import InputKind, RawRow, Split, make_split, stratified
 from search_spaces.arrays import IntArray
 
 SPLIT_SEED = 0
@@ -149,10 +149,10 @@ class SmallImages:
     """A `nas.split.Preprocessor` for images of one size."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> InputKind:
         return "image"
 
-    def prepare(self, rows: Sequence[Row], max_tokens: int) -> Pixels:
+    def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> Pixels:
         arrays = [np.asarray(Image.open(io.BytesIO(row))) for row in rows if isinstance(row, bytes)]
         return Pixels(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous())
 

@@ -17,7 +17,7 @@ NO_LOSS, ONE_POINT = 0.2, 1.0
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One network of the table: test accuracy and what it is worth beside the plain one, in points."""
 
     label: str
@@ -78,12 +78,12 @@ def _run(benches: Sequence[Bench]) -> Outcome:
     return Outcome(plain, reference, ours, prefix, alone)
 
 
-def table(outcome: Outcome) -> list[Row]:
+def table(outcome: Outcome) -> list[TableRow]:
     """Every network that read the test rows, beside the plain one."""
     reference = _joined(outcome.plain[outcome.reference])
 
-    def row(label: str, saved: float, correct: list[bool]) -> Row:
-        return Row(label, saved, correct, paired_difference(correct, reference))
+    def row(label: str, saved: float, correct: list[bool]) -> TableRow:
+        return TableRow(label, saved, correct, paired_difference(correct, reference))
 
     rows = [row(f"(a) full network alone, {kind}", 0.0, _joined(runs)) for kind, runs in outcome.plain.items()]
     for way, runs in (("ours", outcome.ours), ("(b) prefixes, no order", outcome.prefix)):
@@ -122,7 +122,7 @@ def figures(outcome: Outcome) -> Figures:
     return found
 
 
-def _saved(rows: Sequence[Row], points: float) -> float:
+def _saved(rows: Sequence[TableRow], points: float) -> float:
     """The largest share at which it and all smaller shares are at most `points` below; 0: not even the smallest."""
     reached = 0.0
     for share, row in zip(SHARES, rows, strict=True):

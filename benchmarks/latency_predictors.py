@@ -82,7 +82,7 @@ MODELS = {
 
 
 @dataclass(frozen=True)
-class Sizes:
+class MeasurementCounts:
     """How much is measured; the tests measure less."""
 
     counts: tuple[int, ...]
@@ -102,7 +102,7 @@ def subject_of(model: str) -> Subject:
 class Device:
     """One runtime with its profile, which is kept in a file and goes on."""
 
-    def __init__(self, subject: Subject, runtime: str, out: Path | None, sizes: Sizes) -> None:
+    def __init__(self, subject: Subject, runtime: str, out: Path | None, sizes: MeasurementCounts) -> None:
         self.subject, self.sizes = subject, sizes
         self.bench = Bench.of(subject, Target(runtime), sizes.tolerance)
         self._path = None if out is None else out / f"profile-{subject.name}-{runtime}.json"
@@ -172,10 +172,10 @@ class Problem:
     macs: Callable[[IntArray], FloatArray]
     parameters: Callable[[IntArray], FloatArray]
     held: list[Candidate]
-    sizes: Sizes
+    sizes: MeasurementCounts
 
 
-def problem_of(model: str, sizes: Sizes) -> Problem:
+def problem_of(model: str, sizes: MeasurementCounts) -> Problem:
     subject = subject_of(model)
     whole, rng = subject.supernet.space, generator(SEED, "held out")
     costs = exact_costs(subject.supernet, made_inputs(subject.supernet.model, 2, TOKENS))
@@ -213,7 +213,7 @@ def run_runtime(harness: Harness, problem: Problem, runtime: str) -> tuple[Figur
     return figures, sum(row.seconds for row in profile.rows)
 
 
-def run_model(harness: Harness, model: str, runtimes: Sequence[str], sizes: Sizes) -> Figures:
+def run_model(harness: Harness, model: str, runtimes: Sequence[str], sizes: MeasurementCounts) -> Figures:
     problem = problem_of(model, sizes)
     found = [run_runtime(harness, problem, runtime) for runtime in runtimes]
     figures = {name: value for each, _ in found for name, value in each.items()}
@@ -239,9 +239,9 @@ def options() -> argparse.Namespace:
 def main() -> None:
     asked = options()
     runtimes = installed(asked.runtimes)
-    sizes = Sizes(MODELS[asked.model].counts)
+    sizes = MeasurementCounts(MODELS[asked.model].counts)
     if asked.small:
-        sizes = Sizes((10, 24), held=10, tolerance=0.2, front=6, searched=60)
+        sizes = MeasurementCounts((10, 24), held=10, tolerance=0.2, front=6, searched=60)
     harness = Harness(asked)
     figures = run_model(harness, asked.model, runtimes, sizes)
     harness.report(figures, targets(asked.model, runtimes), [SEED])

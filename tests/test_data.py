@@ -11,7 +11,7 @@ from PIL import Image
 
 from nas.data.preprocessing import PlainImages, TextPreprocessor
 from nas.data.reading import Source, load_data, read_table
-from nas.data.split import Data, Kind, Row, Split, make_split
+from nas.data.split import Data, InputKind, RawRow, Split, make_split
 from nas.data.table import Table, prepare_data
 from nas.data.tasks import Regression, TokenClassification
 from nas.errors import UserError
@@ -248,8 +248,8 @@ def test_saved_data_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
-def test_a_saved_split_comes_back(tmp_path: Path, kind: Kind) -> None:
-    rows: list[Row] = ["", 'a "quoted", text\n'] if kind == "text" else [png(3), png(200)]
+def test_a_saved_split_comes_back(tmp_path: Path, kind: InputKind) -> None:
+    rows: list[RawRow] = ["", 'a "quoted", text\n'] if kind == "text" else [png(3), png(200)]
     preprocessor = toy_task.preprocessor() if kind == "text" else PlainImages("x", (4, 4))
     make_split(rows, [0, 1], preprocessor).save(tmp_path / "a.parquet")
     again = Split.load(tmp_path / "a.parquet", preprocessor)
@@ -362,7 +362,7 @@ def test_texts_cut_off_are_counted(tmp_path: Path) -> None:
 
 
 def pictures(damaged: dict[int, bytes], count: int = 200) -> Table:
-    rows: list[Row] = [damaged.get(number, png(number)) for number in range(count)]
+    rows: list[RawRow] = [damaged.get(number, png(number)) for number in range(count)]
     return Table("image", ("even", "odd"), {"train": (rows, np.arange(count) % 2)})
 
 

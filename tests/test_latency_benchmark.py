@@ -10,7 +10,7 @@ import profiles
 import pytest
 from harness import Harness
 from latency_figures import Measured, TableSums, alone, near_tau, twice
-from latency_predictors import Model, Sizes
+from latency_predictors import MeasurementCounts, Model
 
 
 def test_near_pairs_alone_are_ranked() -> None:
@@ -52,7 +52,7 @@ def test_it_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(latency_predictors.MODELS, "minilm", tiny)
     monkeypatch.setattr(latency_predictors, "TOKENS", 8)
     monkeypatch.setattr(latency_figures, "published_chooser", latency_figures.Additive)
-    sizes = Sizes(tiny.counts, main=12, held=6, tolerance=100.0, front=4, searched=30)
+    sizes = MeasurementCounts(tiny.counts, main=12, held=6, tolerance=100.0, front=4, searched=30)
     harness = Harness(argparse.Namespace(out=tmp_path, json=True, full=False))
     found = latency_predictors.run_model(harness, "minilm", ["pytorch"], sizes)
     names = (

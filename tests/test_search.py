@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 import search_spaces
 from hardware import cost
 from nas.data.accuracy import accuracy, predict
-from nas.data.split import Kind, Row, Split, make_split
+from nas.data.split import InputKind, RawRow, Split, make_split
 from nas.errors import NoFeasible, UserError
 from nas.searching.linas import LinasConfig, linas
 from nas.searching.measurement import Objective, Staged
@@ -30,16 +30,16 @@ QUICK = LatencySettings(tokens=8, repeats=1, warmup=0)
 class Words:
     """Lengths 2 to 9, token ids from the text's own characters."""
 
-    kind: Kind = "text"
+    kind: InputKind = "text"
 
-    def __init__(self, rows: Sequence[Row] = ()) -> None:
+    def __init__(self, rows: Sequence[RawRow] = ()) -> None:
         self._ids = [[ord(str(character)) % 30 for character in str(row)] for row in rows]
 
     @property
     def lengths(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return np.array([len(ids) for ids in self._ids], dtype=np.int64)
 
-    def prepare(self, rows: Sequence[Row], max_tokens: int) -> "Words":
+    def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> "Words":
         return Words(rows)
 
     def save(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nas.data.split import Kind, Row
+from nas.data.split import InputKind, RawRow
 from nas.errors import UserError
 from nas.files import read_json
 from search_spaces.arrays import IntArray
@@ -73,11 +73,11 @@ class TextPreprocessor:
     tokenizer: Any
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> InputKind:
         """Texts."""
         return "text"
 
-    def prepare(self, rows: Sequence[Row], max_tokens: int) -> Tokens:
+    def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> Tokens:
         """Tokenise every row once, cut off after `max_tokens` (special tokens included) or what the model takes."""
         limit = min(max_tokens, int(self.tokenizer.model_max_length))
         of_words = bool(rows) and isinstance(rows[0], tuple)
@@ -93,7 +93,7 @@ class TextPreprocessor:
         words = _flat([_first_words(encoded.word_ids(i)) for i in range(len(ids))]) if of_words else None
         return Tokens(_flat(ids), offsets, int(self.tokenizer.pad_token_id or 0), words, truncated)
 
-    def _encoded(self, rows: Sequence[Row], limit: int) -> Any:
+    def _encoded(self, rows: Sequence[RawRow], limit: int) -> Any:
         if not rows:
             return {}
         given = [list(row) if isinstance(row, tuple) else row for row in rows]
@@ -133,7 +133,7 @@ class Images:
         return {self.name: self.transform([_decoded(self.rows[i], int(i)) for i in np.asarray(indices)])}
 
 
-def undecodable(rows: Sequence[Row]) -> list[int]:
+def undecodable(rows: Sequence[RawRow]) -> list[int]:
     """The numbers of the images among `rows` that cannot be decoded to their end, ascending."""
     images = [(number, row) for number, row in enumerate(rows) if isinstance(row, bytes)]
     with ThreadPoolExecutor() as pool:
@@ -173,7 +173,7 @@ def _decoded(row: bytes, number: int) -> Any:
         raise UserError(f"every image must be readable by Pillow, image {number + 1} is not: {error}") from error
 
 
-def _checked_images(rows: Sequence[Row]) -> tuple[bytes, ...]:
+def _checked_images(rows: Sequence[RawRow]) -> tuple[bytes, ...]:
     """The rows, every header read, so that a wrong file is found before hours of training."""
     images = tuple(row for row in rows if isinstance(row, bytes))
     for number, row in enumerate(images):
@@ -191,11 +191,11 @@ class ImagePreprocessor:
     processor: Any
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> InputKind:
         """Images."""
         return "image"
 
-    def prepare(self, rows: Sequence[Row], max_tokens: int) -> Images:
+    def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> Images:
         """Keep the encoded rows; pixels are made batch by batch."""
         return Images(_checked_images(rows), self._pixels, "pixel_values")
 
@@ -231,11 +231,11 @@ class PlainImages:
             raise UserError(f"mean and std must be three numbers each, std above 0, got {self.mean} and {self.std}")
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> InputKind:
         """Images."""
         return "image"
 
-    def prepare(self, rows: Sequence[Row], max_tokens: int) -> Images:
+    def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> Images:
         """Keep the encoded rows; pixels are made batch by batch."""
         return Images(_checked_images(rows), self._pixels, self.name)
 

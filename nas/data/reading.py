@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.data.split import Data, Kind, Preprocessor, Row
+from nas.data.split import Data, InputKind, Preprocessor, RawRow
 from nas.data.table import Table, prepare_data
 from nas.data.tasks import CLASSIFICATION, Classification, Regression, Task, TokenClassification
 from nas.errors import UserError
@@ -79,7 +79,7 @@ def read_table(source: Source) -> Table:
     with _quiet(), tempfile.TemporaryDirectory(prefix="nas-data-", ignore_cleanup_errors=True) as cache:
         found = _named(_load(source, cache), source.location)
         kind, column, label = _columns(source, form, found["train"].column_names)
-        rows: dict[str, list[Row]] = {}
+        rows: dict[str, list[RawRow]] = {}
         labels: dict[str, list[Any]] = {}
         for name, part in found.items():
             values = form.read_labels(part, label, source.location)
@@ -184,7 +184,7 @@ def _named(found: Any, location: str) -> dict[str, Any]:
     return named
 
 
-def _columns(source: Source, form: "_Form", columns: Sequence[str]) -> tuple[Kind, str, str]:
+def _columns(source: Source, form: "_Form", columns: Sequence[str]) -> tuple[InputKind, str, str]:
     """(kind, column of the rows, column of the labels)."""
     shown = ", ".join(columns)
     if source.text and source.image:
@@ -214,16 +214,16 @@ def _usual(names: Sequence[str], columns: Sequence[str]) -> str | None:
     return next((lower[name] for name in names if name in lower), None)
 
 
-def _texts(part: Any, column: str) -> list[Row]:
+def _texts(part: Any, column: str) -> list[RawRow]:
     return ["" if value is None else str(value) for value in part[column][:]]
 
 
-def _images(part: Any, column: str) -> list[Row]:
+def _images(part: Any, column: str) -> list[RawRow]:
     import datasets
 
     if isinstance(part.features[column], datasets.Image):
         part = part.cast_column(column, datasets.Image(decode=False))
-    rows: list[Row] = []
+    rows: list[RawRow] = []
     for number, value in enumerate(part[column][:]):
         if isinstance(value, dict):
             value = value.get("bytes") or (Path(value["path"]).read_bytes() if value.get("path") else None)
@@ -234,11 +234,11 @@ def _images(part: Any, column: str) -> list[Row]:
     return rows
 
 
-_READERS: Mapping[Kind, Callable[[Any, str], list[Row]]] = {"text": _texts, "image": _images}
+_READERS: Mapping[InputKind, Callable[[Any, str], list[RawRow]]] = {"text": _texts, "image": _images}
 
 
-def _words(part: Any, column: str) -> list[Row]:
-    rows: list[Row] = []
+def _words(part: Any, column: str) -> list[RawRow]:
+    rows: list[RawRow] = []
     for number, value in enumerate(part[column][:]):
         if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
             raise UserError(
@@ -248,7 +248,7 @@ def _words(part: Any, column: str) -> list[Row]:
     return rows
 
 
-def _as_long(rows: Mapping[str, Sequence[Row]], labels: "_RawLabels", location: str) -> None:
+def _as_long(rows: Mapping[str, Sequence[RawRow]], labels: "_RawLabels", location: str) -> None:
     """UserError unless every word has a tag."""
     for name, part in rows.items():
         for number, (row, tags) in enumerate(zip(part, labels[name], strict=True)):
@@ -352,7 +352,7 @@ class _Form:
     label_names: Sequence[str]
     read_labels: Callable[[Any, str, str], list[Any]]
     classes: Callable[[_RawLabels, Sequence[str] | None, str, str], _Indexed]
-    read_rows: Callable[[Any, str], list[Row]] | None = None
+    read_rows: Callable[[Any, str], list[RawRow]] | None = None
 
 
 _FORMS: Mapping[type[Task], _Form] = {

@@ -17,8 +17,8 @@ from nas.files import read_json, write_json_atomic
 from nas.seeds import generator
 from search_spaces.arrays import IntArray
 
-Kind = Literal["text", "image"]
-Row = str | bytes | tuple[str, ...]
+InputKind = Literal["text", "image"]
+RawRow = str | bytes | tuple[str, ...]
 """A text, the encoded bytes of an image, or the words of a text."""
 
 _VERSION = 2
@@ -27,7 +27,7 @@ _POOL = 32
 """Batches that are shuffled as one pool before like lengths are put together."""
 
 
-class Inputs(Protocol):
+class PreparedRows(Protocol):
     """Rows turned into what a model reads."""
 
     @property
@@ -42,10 +42,10 @@ class Preprocessor(Protocol):
     """Turns raw rows into inputs; `nas.networks.pretrained` has one for texts and one for images."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> InputKind:
         """What rows it reads."""
 
-    def prepare(self, rows: Sequence[Row], max_tokens: int) -> Inputs:
+    def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> PreparedRows:
         """Turn rows into inputs, texts cut off after `max_tokens`; raises UserError for rows that cannot be read."""
 
     def save(self, folder: Path) -> None:
@@ -63,9 +63,9 @@ class Split:
         task: what the labels mean.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[RawRow, ...]
     labels: Labels
-    inputs: Inputs
+    inputs: PreparedRows
     task: Task = CLASSIFICATION
 
     def __len__(self) -> int:
@@ -139,13 +139,13 @@ class Split:
         return make_split(rows, labels, preprocessor, max_tokens, task)
 
 
-def _column(rows: Sequence[Row]) -> str:
+def _column(rows: Sequence[RawRow]) -> str:
     if rows and isinstance(rows[0], tuple):
         return "words"
     return "image" if rows and isinstance(rows[0], bytes) else "text"
 
 
-def _reads(kind: Kind, row: object) -> bool:
+def _reads(kind: InputKind, row: object) -> bool:
     if kind == "image":
         return isinstance(row, bytes)
     return isinstance(row, str) or (isinstance(row, tuple) and all(isinstance(word, str) for word in row))
@@ -153,7 +153,7 @@ def _reads(kind: Kind, row: object) -> bool:
 
 @dataclass(frozen=True)
 class _Subset:
-    inputs: Inputs
+    inputs: PreparedRows
     kept: IntArray
 
     @property
@@ -168,7 +168,7 @@ class _Subset:
 
 
 def make_split(
-    rows: Sequence[Row],
+    rows: Sequence[RawRow],
     labels: Sequence[Any] | npt.NDArray[Any],
     preprocessor: Preprocessor,
     max_tokens: int = 128,
@@ -193,7 +193,7 @@ class Data:
         truncated: texts that were cut off.
     """
 
-    kind: Kind
+    kind: InputKind
     classes: tuple[str, ...]
     train: Split
     validation: Split
@@ -272,7 +272,7 @@ class Data:
         )
 
 
-def fingerprint_of(classes: Sequence[str], parts: Mapping[str, tuple[Sequence[Row], Labels]]) -> str:
+def fingerprint_of(classes: Sequence[str], parts: Mapping[str, tuple[Sequence[RawRow], Labels]]) -> str:
     """Sha256 over the classes and, split by split, all rows and labels."""
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
     for name in PARTS:
@@ -290,19 +290,19 @@ def _label_bytes(labels: Labels) -> bytes:
     return labels.astype(labels.dtype.newbyteorder("<")).tobytes()
 
 
-def _content(row: Row) -> bytes:
+def _content(row: RawRow) -> bytes:
     if isinstance(row, tuple):
         return json.dumps(row).encode()
     return row.encode(errors="surrogatepass") if isinstance(row, str) else row
 
 
-def row_key(row: Row) -> bytes:
+def row_key(row: RawRow) -> bytes:
     """Equal for rows that must not stand in two splits: the same text up to space at its ends, the same bytes."""
     return hashlib.sha256(_content(row.strip() if isinstance(row, str) else row)).digest()
 
 
 def stratified(
-    rows: Sequence[Row], strata: IntArray | None, shares: Sequence[float], seed: int, classes: Sequence[str]
+    rows: Sequence[RawRow], strata: IntArray | None, shares: Sequence[float], seed: int, classes: Sequence[str]
 ) -> list[IntArray]:
     """Divide rows so that each class has about the same share in every part and copies of a row stay together.
 

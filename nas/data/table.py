@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas.data.preprocessing import undecodable
-from nas.data.split import PARTS, Data, Kind, Preprocessor, Row, fingerprint_of, make_split, row_key, stratified
+from nas.data.split import PARTS, Data, InputKind, Preprocessor, RawRow, fingerprint_of, make_split, row_key, stratified
 from nas.data.tasks import CLASSIFICATION, Labels, Task
 from nas.errors import UserError
 
 _MOST_UNDECODABLE = 0.01
-Part = tuple[Sequence[Row], Labels]
+LabelledRows = tuple[Sequence[RawRow], Labels]
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Table:
         task: what the labels mean; a regression is fitted to the training rows by `prepare_data`.
     """
 
-    kind: Kind
+    kind: InputKind
     classes: tuple[str, ...]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, LabelledRows]
     task: Task = CLASSIFICATION
 
 
@@ -86,17 +86,17 @@ def prepare_data(
     )
 
 
-def _count(parts: Mapping[str, Part]) -> int:
+def _count(parts: Mapping[str, LabelledRows]) -> int:
     return sum(len(rows) for rows, _ in parts.values())
 
 
-def _kept(part: Part, indices: Sequence[int] | Labels) -> Part:
+def _kept(part: LabelledRows, indices: Sequence[int] | Labels) -> LabelledRows:
     rows, labels = part
     kept = np.asarray(indices, dtype=np.int64)
     return [rows[i] for i in kept], labels[kept]
 
 
-def _readable(parts: Mapping[str, Part]) -> dict[str, Part]:
+def _readable(parts: Mapping[str, LabelledRows]) -> dict[str, LabelledRows]:
     """The parts without images that cannot be decoded; UserError when these are more than one in a hundred."""
     bad = {name: set(undecodable(rows)) for name, (rows, _) in parts.items()}
     count, rows = sum(map(len, bad.values())), _count(parts)
@@ -112,7 +112,9 @@ def _readable(parts: Mapping[str, Part]) -> dict[str, Part]:
     }
 
 
-def _split(parts: Mapping[str, Part], table: Table, seed: int, shares: Sequence[float]) -> dict[str, Part]:
+def _split(
+    parts: Mapping[str, LabelledRows], table: Table, seed: int, shares: Sequence[float]
+) -> dict[str, LabelledRows]:
     """All three parts, the missing ones taken from the training rows."""
     wanted = [(name, share) for name, share in zip(PARTS, shares, strict=True) if name == "train" or name not in parts]
     rows, labels = parts["train"]
@@ -121,9 +123,9 @@ def _split(parts: Mapping[str, Part], table: Table, seed: int, shares: Sequence[
     return {**parts, **taken}
 
 
-def _without_leaks(parts: Mapping[str, Part]) -> dict[str, Part]:
+def _without_leaks(parts: Mapping[str, LabelledRows]) -> dict[str, LabelledRows]:
     seen: set[bytes] = set()
-    kept: dict[str, Part] = {}
+    kept: dict[str, LabelledRows] = {}
     for name in reversed(PARTS):
         keys = [row_key(row) for row in parts[name][0]]
         kept[name] = _kept(parts[name], [i for i, key in enumerate(keys) if key not in seen])

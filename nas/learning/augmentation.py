@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nas.data.split import Inputs, Split
+from nas.data.split import PreparedRows, Split
 from nas.errors import UserError
 from nas.seeds import generator
 from search_spaces.arrays import IntArray
@@ -52,7 +52,7 @@ def augmented(split: Split) -> Split:
 
 @dataclass(frozen=True)
 class _Augmented:
-    inputs: Inputs
+    inputs: PreparedRows
 
     @property
     def lengths(self) -> IntArray:

@@ -15,7 +15,7 @@ from nas.files import read_json, recover_folder, replace_folder, write_json_atom
 
 _VERSION = 2
 _MOST_BYTES = 256 << 20
-Row = tuple[float, float, float]
+StepRecord = tuple[float, float, float]
 """Loss, learning rate and seconds of one step."""
 
 
@@ -30,7 +30,7 @@ class Progress:
         memory: what the loss keeps between steps, JSON values; None: nothing.
     """
 
-    history: list[Row] = field(default_factory=list)
+    history: list[StepRecord] = field(default_factory=list)
     evaluations: list[tuple[int, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     memory: dict[str, Any] | None = None

@@ -54,8 +54,8 @@ class ImportanceConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise UserError(f"kind must be one of {', '.join(_KINDS)}, got {self.kind!r}")
+        if self.kind not in _SCORERS:
+            raise UserError(f"kind must be one of {', '.join(_SCORERS)}, got {self.kind!r}")
         if self.norm not in (1, 2):
             raise UserError(f"norm must be 1 or 2, got {self.norm}")
         for name, lowest in (("warmup_steps", 0), ("batches", 1), ("batch_size", 1), ("seed", 0)):
@@ -87,7 +87,7 @@ def importance(supernet: Supernet, train: Split, config: ImportanceConfig) -> di
         UserError: no rows, or activations that cannot be seen.
         TrainingFailed: the warm-up's loss is not finite.
     """
-    return _KINDS[config.kind](supernet, train, config) if _members(supernet) else {}
+    return _SCORERS[config.kind](supernet, train, config) if _members(supernet) else {}
 
 
 def taylor(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, Tensor]:
@@ -154,8 +154,8 @@ def none(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str
     return {}
 
 
-Kind = Callable[[Supernet, Split, ImportanceConfig], dict[str, Tensor]]
-_KINDS: Mapping[str, Kind] = {"taylor": taylor, "magnitude": magnitude, "activation": activation, "none": none}
+UnitScorer = Callable[[Supernet, Split, ImportanceConfig], dict[str, Tensor]]
+_SCORERS: Mapping[str, UnitScorer] = {"taylor": taylor, "magnitude": magnitude, "activation": activation, "none": none}
 
 
 def _members(supernet: Supernet) -> dict[str, set[str]]:

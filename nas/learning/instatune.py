@@ -157,7 +157,7 @@ def instatune(
             checkpoint=checkpoint,
             on_step=on_step,
             validate=probes,
-            memory=_Memory(supernet, sampling, probes, teacher) if checkpoint else None,
+            memory=_LossState(supernet, sampling, probes, teacher) if checkpoint else None,
             tracking=tracking,
         )
     return InstaTuneHistory(history.steps, history.evaluations, probes.found if probes else ())
@@ -231,7 +231,7 @@ def _macs(supernet: Supernet, train: Split) -> Costs:
         raise UserError(f"pareto sampling needs costs, a function of encoded candidates: {error}") from error
 
 
-class _Memory:
+class _LossState:
     """What the loss keeps between two steps; refuses that of a run with another teacher or other sub-networks."""
 
     def __init__(

@@ -19,7 +19,7 @@ from nas.data.tasks import IGNORED
 from nas.errors import UserError
 from nas.learning import processes
 from nas.learning.augmentation import augment
-from nas.learning.checkpoint import Progress, Row, load_checkpoint, model_fingerprint, save_checkpoint
+from nas.learning.checkpoint import Progress, StepRecord, load_checkpoint, model_fingerprint, save_checkpoint
 from nas.learning.early_stop import add_evaluation, restore_best, stopped
 from nas.learning.optimizer import adamw
 from nas.learning.training_config import TrainingConfig
@@ -31,7 +31,7 @@ __all__ = [
     "Batch",
     "History",
     "LossOf",
-    "Memory",
+    "Resumable",
     "Step",
     "TrainingConfig",
     "TrainingFailed",
@@ -51,7 +51,7 @@ class TrainingFailed(RuntimeError):
     """The loss is no longer a number; the message names the step. The weights are those before that step."""
 
 
-class Memory(Protocol):
+class Resumable(Protocol):
     """What a loss or a validation keeps between steps; it is saved with the checkpoint."""
 
     def state(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def fit(
     checkpoint: Path | None = None,
     on_step: Callable[[Step], None] | None = None,
     validate: Callable[[int], float] | None = None,
-    memory: Memory | None = None,
+    memory: Resumable | None = None,
     tracking: Path | None = None,
 ) -> History:
     """Train a module in place with AdamW.
@@ -150,7 +150,7 @@ class _Run:
         loss_of: LossOf,
         config: TrainingConfig,
         checkpoint: Path | None,
-        memory: Memory | None,
+        memory: Resumable | None,
     ) -> None:
         self.accelerator, self.module, self.train, self.loss_of = accelerator, module, train, loss_of
         self.config, self.checkpoint, self.memory = config, checkpoint, memory
@@ -202,7 +202,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         processes.stop_trackers(self.accelerator)
 
-    def _guarded(self, step: int, rows: IntArray) -> Row:
+    def _guarded(self, step: int, rows: IntArray) -> StepRecord:
         """One step; where it fails, everything is again as before it, and kept."""
         before = [tensor.clone() for tensor in self.statistics]
         remembered = self.memory.state() if self.memory and self.checkpoint else None
@@ -251,7 +251,7 @@ class _Run:
                 batches = self.train.batches(self.config.batch_size, generator(self.config.seed, "batches", epoch))
             yield number + 1, batches[index]
 
-    def _step(self, step: int, rows: IntArray) -> Row:
+    def _step(self, step: int, rows: IntArray) -> StepRecord:
         began, config = time.perf_counter(), self.config
         rate = config.rate(step, self.steps)
         for group in self.optimizer.param_groups:

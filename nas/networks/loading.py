@@ -13,7 +13,7 @@ from torch import nn
 
 from nas.console import say
 from nas.data.preprocessing import Channels, TextPreprocessor
-from nas.data.split import Kind, Preprocessor
+from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import Task
 from nas.errors import UserError
 from nas.networks.own_model import check_outputs, own_model, own_preprocessor
@@ -35,7 +35,7 @@ def is_own(model: str) -> bool:
 
 
 def load_network(
-    model: str, settings: ModelSettings, classes: Sequence[str], kind: Kind, task: Task, seed: int
+    model: str, settings: ModelSettings, classes: Sequence[str], kind: InputKind, task: Task, seed: int
 ) -> tuple[nn.Module, Preprocessor]:
     """The network with a head for `classes`, attention in a form that can be cut, and what reads its rows.
 

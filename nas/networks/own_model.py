@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nas.data.accuracy import logits_of
 from nas.data.preprocessing import Channels, PlainImages
-from nas.data.split import Kind, Preprocessor
+from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import CLASSIFICATION, Task
 from nas.errors import UserError
 from nas.networks.own_code import current_folder
@@ -138,7 +138,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 def own_preprocessor(
     module: nn.Module,
-    kind: Kind,
+    kind: InputKind,
     *,
     image_size: int | tuple[int, int] | None = None,
     mean: Channels = _MIDDLE,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.preprocessing import ImagePreprocessor, PlainImages, TextPreprocessor
-from nas.data.split import Kind, Preprocessor
+from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import CLASSIFICATION, Regression, Task, TokenClassification
 from nas.errors import UserError
 from nas.quiet import quiet
@@ -33,7 +33,7 @@ def _quiet() -> AbstractContextManager[None]:
 def load_pretrained(
     name_or_folder: str | Path,
     classes: Sequence[str],
-    kind: Kind,
+    kind: InputKind,
     *,
     seed: int = 0,
     task: Task = CLASSIFICATION,
@@ -118,7 +118,7 @@ def _agree(module: Any, tokenizer: Any, name: str) -> None:
     config.pad_token_id = tokenizer.pad_token_id
 
 
-def _auto_class(task: Task, kind: Kind) -> Any:
+def _auto_class(task: Task, kind: InputKind) -> Any:
     """The class of `transformers` that has the head of the task."""
     import transformers
 
@@ -217,7 +217,7 @@ def _is_word(label: str) -> bool:
     return not label.removeprefix("LABEL_").isdigit()
 
 
-def load_preprocessor(name_or_folder: str | Path, kind: Kind, task: Task = CLASSIFICATION) -> Preprocessor:
+def load_preprocessor(name_or_folder: str | Path, kind: InputKind, task: Task = CLASSIFICATION) -> Preprocessor:
     """The tokenizer or image processor of a folder or hub name; raises UserError when there is none.
 
     For token classification every word is a word of its own: tokenizers that mark words by the space before them
@@ -291,7 +291,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def example_inputs(
-    module: nn.Module, kind: Kind, preprocessor: Preprocessor, tokens: int = 128, batch: int = 2
+    module: nn.Module, kind: InputKind, preprocessor: Preprocessor, tokens: int = 128, batch: int = 2
 ) -> dict[str, Tensor]:
     """Keyword inputs of the module without padding, always the same: random tokens, or noise as an image.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from hardware.inputs import Inputs
-from nas.data.split import Kind
+from nas.data.split import InputKind
 from nas.errors import UserError
 from nas.learning.preparation import located, supernet_of
 from nas.networks.loading import device_name, image_size, is_own
@@ -64,7 +64,7 @@ def _own(
     model: str, settings: ProfileSettings, own: ModelSettings, elastic: SpaceSettings, common: Common
 ) -> tuple[str, Supernet, Inputs]:
     module: nn.Module = plain_attention(own_model(model, own.weights, _OUTPUTS, seed=common.seed))
-    kind: Kind = "image" if own.tokenizer is None else "text"
+    kind: InputKind = "image" if own.tokenizer is None else "text"
     preprocessor = own_preprocessor(module, kind, image_size=image_size(own.image_size), tokenizer=own.tokenizer)
     example = example_inputs(module, kind, preprocessor, tokens=settings.tokens, batch=max(2, settings.batch))
     inputs = {name: value[: settings.batch] for name, value in example.items()}

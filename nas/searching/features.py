@@ -70,7 +70,7 @@ def contrasts(choice: Choice) -> FloatArray:
     count = len(choice.options)
     if not choice.ordered:
         # One row an option wherever it stands, so that the sums of a family count the same options.
-        basis = np.eye(count)[ranks(choice), : count - 1]
+        basis = np.eye(count)[ranks_by_name(choice), : count - 1]
         scale = np.full(count - 1, 1 / np.sqrt(max(1, count - 1)))
     else:
         level = np.linspace(-1, 1, count)
@@ -97,6 +97,6 @@ def families(space: Space) -> list[list[int]]:
     return [members for members in found.values() if len(members) > 1]
 
 
-def ranks(choice: Choice) -> IntArray:
+def ranks_by_name(choice: Choice) -> IntArray:
     """The place of every option (options,) among the options by name."""
     return np.argsort(np.argsort([repr(option) for option in choice.options]))

@@ -20,9 +20,9 @@ from nas.searching import pareto
 from nas.searching.acquisition import Frame, direction_survival, most_expected
 from nas.searching.evaluation import Evaluations, Results
 from nas.searching.evolution import Genes, Population, Survival, VectorGenome, breed, evolve, nsga2_survival
-from nas.searching.features import Features, contrast_features, one_hot_features, ranks
+from nas.searching.features import Features, contrast_features, one_hot_features, ranks_by_name
 from nas.searching.measurement import Evaluate, Objective, Staged, violations
-from nas.searching.study import Recipe, Running, Study, searching
+from nas.searching.study import Running, SearchIdentity, Study, searching
 from nas.searching.surrogate import MakePredictor, Surrogate
 from nas.seeds import generator
 from predictors import GaussianProcess, Predictor, published_chooser
@@ -151,7 +151,7 @@ def linas(
         space,
         evaluate,
         objectives,
-        Recipe("linas", config, seed, config.lag if lag is None else lag),
+        SearchIdentity("linas", config, seed, config.lag if lag is None else lag),
         budget=budget,
         **running,
     ) as (study, run):
@@ -244,7 +244,7 @@ def first_rows(space: Space, config: LinasConfig, rng: np.random.Generator) -> I
     leaning = np.concatenate([ends, np.rint(lean * top).astype(np.int64)])
     for column, choice in enumerate(space.choices):
         if not choice.ordered:
-            leaning[:, column] = np.argsort(ranks(choice))[leaning[:, column]]
+            leaning[:, column] = np.argsort(ranks_by_name(choice))[leaning[:, column]]
     rows = np.concatenate([space.canonical(leaning), space.random(count - levels, rng)])
     return rows[: config.first_batch]
 

@@ -11,7 +11,7 @@ from typing import Unpack
 from nas.errors import UserError
 from nas.searching.evolution import Genes, Population, VectorGenome, evolve, nsga2_survival
 from nas.searching.measurement import Evaluate, Objective, Staged
-from nas.searching.study import Recipe, Running, Study, searching
+from nas.searching.study import Running, SearchIdentity, Study, searching
 from nas.seeds import generator
 from search_spaces.space import Space
 
@@ -56,7 +56,7 @@ def nsga2(
         space,
         evaluate,
         objectives,
-        Recipe("nsga2", config, seed, lag),
+        SearchIdentity("nsga2", config, seed, lag),
         budget=budget,
         **running,
     ) as (study, run):

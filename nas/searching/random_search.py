@@ -5,7 +5,7 @@ from itertools import count
 from typing import Unpack
 
 from nas.searching.measurement import Evaluate, Objective, Staged
-from nas.searching.study import Recipe, Running, Study, searching
+from nas.searching.study import Running, SearchIdentity, Study, searching
 from nas.seeds import generator
 from search_spaces.space import Space
 
@@ -29,7 +29,7 @@ def random_search(
         space,
         evaluate,
         objectives,
-        Recipe("random_search", None, seed, lag),
+        SearchIdentity("random_search", None, seed, lag),
         budget=budget,
         **running,
     ) as (study, run):

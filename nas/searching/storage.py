@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nas.errors import UserError
 from nas.searching.measurement import Measurement, Objective
-from nas.searching.trials import from_trial, quiet, to_trial
+from nas.searching.trials import from_trial, quiet_optuna, to_trial
 from search_spaces.space import Space
 
 Storage = Path | str
@@ -50,7 +50,7 @@ def shown(storage: Storage) -> str:
 
 
 @contextmanager
-def kept(
+def open_study(
     storage: Storage, space: Space, objectives: Sequence[Objective], identity: Mapping[str, Any]
 ) -> Iterator[tuple[list[Measurement], Keep]]:
     """What an earlier run of the same search left in `storage`, and the way to add to it.
@@ -79,7 +79,7 @@ def kept(
         yield found, keep
 
 
-def read(storage: Storage) -> tuple[Space, list[Objective], list[Measurement]]:
+def read_study(storage: Storage) -> tuple[Space, list[Objective], list[Measurement]]:
     """What a study holds, without changing it; exact objectives have lost their function.
 
     Raises:
@@ -101,7 +101,7 @@ def copy_to_journal(storage: Storage, path: Path) -> None:
     url, name = _parts(str(storage))
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
-    with _connected(storage, url) as database, quiet(), _cannot_write(path):
+    with _connected(storage, url) as database, quiet_optuna(), _cannot_write(path):
         optuna.copy_study(
             from_study_name=name, from_storage=database, to_storage=_journal_storage(part), to_study_name=NAME
         )
@@ -170,7 +170,7 @@ def _parts(url: str) -> tuple[str, str]:
 @contextmanager
 def _connected(storage: Storage, url: str) -> Iterator[RDBStorage]:
     try:
-        with quiet():
+        with quiet_optuna():
             database = RDBStorage(url)
     except (*_UNREACHABLE, *_WRONG, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -185,7 +185,7 @@ def _connected(storage: Storage, url: str) -> Iterator[RDBStorage]:
 def _study_in(storage: Storage, database: BaseStorage, name: str) -> optuna.Study | None:
     """The study of that name, None when there is none; raises UserError for a damaged one."""
     try:
-        with quiet():
+        with quiet_optuna():
             if name not in optuna.get_all_study_names(database):
                 return None
             return optuna.load_study(study_name=name, storage=database)
@@ -228,7 +228,7 @@ def _in_journal(path: Path, length: int) -> optuna.Study | None:
     if length == 0:
         return None
     try:
-        with quiet():
+        with quiet_optuna():
             storage = _journal_storage(path)
     except _WRONG as error:
         raise UserError(f"the study at {path} is damaged: {type(error).__name__}: {error}") from error
@@ -239,7 +239,7 @@ def _begin(
     storage: BaseStorage, name: str, identity: Mapping[str, Any], objectives: Sequence[Objective]
 ) -> optuna.Study:
     """Our study in the storage, created where it is missing."""
-    with quiet():
+    with quiet_optuna():
         study = optuna.create_study(
             study_name=name,
             storage=storage,

@@ -20,7 +20,7 @@ from nas.searching.enumeration import every_row
 from nas.searching.evaluation import Evaluations, OnResult, check_counts
 from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, violations
 from nas.searching.selection import select
-from nas.searching.storage import Storage, kept, read
+from nas.searching.storage import Storage, open_study, read_study
 from nas.searching.trials import in_memory
 from nas.searching.workers import Workers, mapped
 from nas.seeds import generator
@@ -32,7 +32,7 @@ _LISTED = 10_000
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SearchIdentity:
     """What makes a search the same search: its algorithm, settings (a frozen dataclass), seed and lag."""
 
     algorithm: str
@@ -178,7 +178,7 @@ def searching(
     space: Space,
     evaluate: Evaluate | Staged,
     objectives: Sequence[Objective],
-    recipe: Recipe,
+    search_identity: SearchIdentity,
     *,
     budget: int,
     storage: Storage | None = None,
@@ -200,9 +200,9 @@ def searching(
             writable, or of another search.
         NoFeasible: every candidate of the space breaks the limit of an objective with a formula.
     """
-    check_counts(budget=budget, chunk_size=chunk_size, lag=recipe.lag, patience=patience)
-    _check(space, objectives, recipe, known)
-    identity = _identity(space, objectives, recipe, known)
+    check_counts(budget=budget, chunk_size=chunk_size, lag=search_identity.lag, patience=patience)
+    _check(space, objectives, search_identity, known)
+    identity = _identity(space, objectives, search_identity, known)
     with _record(storage, space, objectives, identity) as study, mapped(workers, timeout_s) as run_chunks:
         if isinstance(on_result, Watcher):
             on_result.begin(study)
@@ -213,17 +213,17 @@ def searching(
             study,
             budget=budget,
             chunk_size=chunk_size,
-            lag=recipe.lag,
+            lag=search_identity.lag,
             on_result=on_result,
             known=known,
             patience=patience,
             run_chunks=run_chunks,
         )
         if run.remaining and patience is None and budget >= space.size() - len(known):
-            run.propose(every_row(space), generator(recipe.seed, "all"))
+            run.propose(every_row(space), generator(search_identity.seed, "all"))
         yield study, run
         while run.remaining:
-            run.propose(space.encode([]), generator(recipe.seed, "fill up", run.proposed))
+            run.propose(space.encode([]), generator(search_identity.seed, "fill up", run.proposed))
         run.finish()
 
 
@@ -235,7 +235,7 @@ def load_study(storage: Storage) -> Study:
     Raises:
         UserError: no such file or database, or no study of this project in it.
     """
-    return Study(*read(storage))
+    return Study(*read_study(storage))
 
 
 @contextmanager
@@ -245,15 +245,17 @@ def _record(
     if storage is None:
         yield Study(space, objectives)
         return
-    with kept(storage, space, objectives, identity) as (found, keep):
+    with open_study(storage, space, objectives, identity) as (found, keep):
         yield Study(space, objectives, found, keep)
 
 
-def _check(space: Space, objectives: Sequence[Objective], recipe: Recipe, known: Sequence[Measurement]) -> None:
+def _check(
+    space: Space, objectives: Sequence[Objective], search_identity: SearchIdentity, known: Sequence[Measurement]
+) -> None:
     if len({each.candidate for each in known}) != len(known):
         raise UserError("known results must name each candidate once")
-    if recipe.seed < 0:
-        raise UserError(f"seed must not be negative, got {recipe.seed}")
+    if search_identity.seed < 0:
+        raise UserError(f"seed must not be negative, got {search_identity.seed}")
     names = [objective.name for objective in objectives]
     if not names or len(set(names)) != len(names):
         raise UserError(f"objectives must be at least one, with distinct names, got {names}")
@@ -281,15 +283,15 @@ def _can_be_met(space: Space, objectives: Sequence[Objective]) -> None:
 
 
 def _identity(
-    space: Space, objectives: Sequence[Objective], recipe: Recipe, known: Sequence[Measurement]
+    space: Space, objectives: Sequence[Objective], search_identity: SearchIdentity, known: Sequence[Measurement]
 ) -> dict[str, Any]:
     return {
         "space": space.to_json(),
         "objectives": [_told(objective) for objective in objectives],
-        "algorithm": recipe.algorithm,
-        "config": _plain(recipe.config),
-        "seed": int(recipe.seed),
-        "lag": int(recipe.lag),
+        "algorithm": search_identity.algorithm,
+        "config": _plain(search_identity.config),
+        "seed": int(search_identity.seed),
+        "lag": int(search_identity.lag),
         "known": _fingerprint(known),
     }
 

@@ -16,7 +16,7 @@ from search_spaces.space import Candidate, Choice, Space
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """No log lines of Optuna inside; its level is put back."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -28,7 +28,7 @@ def quiet() -> Iterator[None]:
 
 def in_memory(space: Space, objectives: Sequence[Objective], measurements: Sequence[Measurement]) -> optuna.Study:
     """A study in memory with a trial for each measurement."""
-    with quiet(), warnings.catch_warnings():
+    with quiet_optuna(), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(directions=[objective.direction for objective in objectives])
         study.set_metric_names([objective.name for objective in objectives])
