@@ -367,9 +367,9 @@ def _search(command: Search, out: TextIO) -> None:
 
 
 def _report(command: Report, out: TextIO) -> None:
-    from nas.runs import search as searching
+    from nas.runs import report
 
-    _print(searching.report_run(command.run, command.name, command.limits), command.common, out)
+    _print(report.report_run(command.run, command.name, command.limits), command.common, out)
 
 
 def _export(command: Export, out: TextIO) -> None:

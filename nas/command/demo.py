@@ -17,8 +17,9 @@ from nas.memory import peak_memory_mib
 from nas.runs.export import export_run
 from nas.runs.finetune import finetune_run
 from nas.runs.profile import profile_device
+from nas.runs.report import report_run
 from nas.runs.requests import ExportRequest, FinetuneRequest, ProfileRequest, SearchRequest
-from nas.runs.search import report_run, search_run
+from nas.runs.search import search_run
 from nas.settings import (
     Common,
     DataSettings,

@@ -1,14 +1,12 @@
-"""What a search found, as a picture and a table, and how its fine-tuning went; the only home of matplotlib."""
+"""What a search found, and how its fine-tuning went, as pictures; the only home of matplotlib."""
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.files import write_text_atomic
-from nas.profiling.verification import Verified
+from nas.reporting.table import Marks
 from nas.runs.folder import ProbeRecord
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.study import Study
@@ -23,58 +21,6 @@ _AXES = {
 }
 _UNITS = {"accuracy": "%", "latency_ms": "ms", "macs": "M MACs", "parameters": "M parameters", "size_mib": "MiB"}
 _INK, _GREY, _PALE, _FRONT, _CHOSEN = "#222222", "#9aa3ad", "#d3d8dd", "#1f6fb4", "#d9480f"
-
-
-@dataclass(frozen=True)
-class Marks:
-    """What is marked in a report besides the front: the full network and the chosen candidate, where measured."""
-
-    full: Measurement | None
-    chosen: Measurement | None
-
-
-def write_front(study: Study, marks: Marks, path: Path, verified: Sequence[Verified] = ()) -> None:
-    """Write front.csv: one row a member of the front, best in the first objective first, and the full network last.
-
-    Columns: role ("front", "chosen", "full"), the objectives, `measured_<objective>` for latencies that were predicted
-    and then measured, and every choice of the space (empty where inactive).
-    """
-    members = study.front()
-    roles = ["chosen" if marks.chosen and m.candidate == marks.chosen.candidate else "front" for m in members]
-    listed = {measurement.candidate for measurement in members}
-    for role, extra in (("chosen", marks.chosen), ("full", marks.full)):
-        if extra is not None and extra.candidate not in listed:
-            members, roles = [*members, extra], [*roles, role]
-            listed.add(extra.candidate)
-    if marks.full is not None:
-        roles = [
-            f"{role}, full" if m.candidate == marks.full.candidate and role != "full" else role
-            for m, role in zip(members, roles, strict=True)
-        ]
-    write_text_atomic(path, _csv(study, members, roles, verified))
-
-
-def measured_again(member: Measurement, verified: Sequence[Verified]) -> dict[str, float]:
-    """Latencies of a candidate that were measured after they were predicted, as `measured_<objective>`."""
-    found = next((each.measured for each in verified if each.candidate == member.candidate), {})
-    return {f"measured_{name}": value for name, value in found.items()}
-
-
-def _csv(study: Study, members: Sequence[Measurement], roles: Sequence[str], verified: Sequence[Verified]) -> str:
-    import pandas
-
-    again = dict.fromkeys(f"measured_{name}" for each in verified for name in each.measured)
-    rows = [
-        {
-            "role": role,
-            **{objective.name: member.values[objective.name] for objective in study.objectives},
-            **measured_again(member, verified),
-            **dict(member.candidate),
-        }
-        for role, member in zip(roles, members, strict=True)
-    ]
-    columns = ["role", *(o.name for o in study.objectives), *again, *(choice.name for choice in study.space.choices)]
-    return pandas.DataFrame(rows, columns=columns).to_csv(index=False)
 
 
 def draw_front(study: Study, marks: Marks, path: Path, *, title: str, latency_of: str = "") -> None:
@@ -126,7 +72,7 @@ def draw_training(probes: Sequence[ProbeRecord], path: Path, *, epoch_steps: int
 
 @contextmanager
 def _picture(path: Path, title: str) -> Iterator[Any]:
-    """Axes to draw on; the PNG takes its place when all was drawn."""
+    """Axes to draw on; the PNG is written when all was drawn."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -156,7 +102,7 @@ def _draw(axes: Any, study: Study, marks: Marks, latency_of: str) -> None:
     measured = [m for m in study.measurements if m.state == "measured"]
     number = {measurement.candidate: index for index, measurement in enumerate(study.measurements, 1)}
 
-    def place(members: Sequence[Measurement]) -> tuple[list[float], list[float]]:
+    def at(members: Sequence[Measurement]) -> tuple[list[float], list[float]]:
         across = [_scaled(m, horizontal) if horizontal else float(number.get(m.candidate, 0)) for m in members]
         return across, [_scaled(m, vertical) for m in members]
 
@@ -166,25 +112,25 @@ def _draw(axes: Any, study: Study, marks: Marks, latency_of: str) -> None:
     beyond = [m for m in measured if not _meets(m, study.objectives)]
     rest = [m for m in meets if m.candidate not in on_front]
     if beyond:
-        axes.scatter(*place(beyond), s=22, facecolors="none", edgecolors=_PALE, label=f"beyond a limit ({len(beyond)})")
-    axes.scatter(*place(rest), s=22, color=_GREY, alpha=0.7, linewidths=0, label=f"measured ({len(rest)})", zorder=2)
-    line = sorted(zip(*place(front), strict=True))
+        axes.scatter(*at(beyond), s=22, facecolors="none", edgecolors=_PALE, label=f"beyond a limit ({len(beyond)})")
+    axes.scatter(*at(rest), s=22, color=_GREY, alpha=0.7, linewidths=0, label=f"measured ({len(rest)})", zorder=2)
+    line = sorted(zip(*at(front), strict=True))
     if horizontal is not None and line:
         axes.step(*zip(*line, strict=True), where=_step(vertical, horizontal), color=_FRONT, linewidth=1.2, zorder=3)
-    axes.scatter(*place(front), s=40, color=_FRONT, label=f"Pareto front ({len(front)})", zorder=4)
-    _mark(axes, place, marks, study.objectives[:2])
+    axes.scatter(*at(front), s=40, color=_FRONT, label=f"Pareto front ({len(front)})", zorder=4)
+    _mark(axes, at, marks, study.objectives[:2])
     _limits(axes, vertical, horizontal)
     axes.set_ylabel(_label(vertical, latency_of), color=_INK)
     axes.set_xlabel(_label(horizontal, latency_of) if horizontal else "order of measurement", color=_INK)
 
 
-def _mark(axes: Any, place: Any, marks: Marks, shown: Sequence[Objective]) -> None:
+def _mark(axes: Any, at: Any, marks: Marks, shown: Sequence[Objective]) -> None:
     if marks.full is not None:
         label = f"full network: {_figures(marks.full, shown)}"
-        axes.scatter(*place([marks.full]), s=150, marker="*", color=_INK, label=label, zorder=6)
+        axes.scatter(*at([marks.full]), s=150, marker="*", color=_INK, label=label, zorder=6)
     if marks.chosen is not None:
         ring = {"facecolors": "none", "edgecolors": _CHOSEN, "linewidths": 2.2, "zorder": 5}
-        axes.scatter(*place([marks.chosen]), s=150, label=f"chosen: {_figures(marks.chosen, shown)}", **ring)
+        axes.scatter(*at([marks.chosen]), s=150, label=f"chosen: {_figures(marks.chosen, shown)}", **ring)
 
 
 def _figures(measurement: Measurement, shown: Sequence[Objective]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from nas.console import say
 from nas.errors import UserError
 from nas.profiling.verification import Verified, offered
-from nas.reporting.pictures import measured_again
+from nas.reporting.table import measured_again
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.selection import select
 from nas.searching.study import Study

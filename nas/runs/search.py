@@ -1,4 +1,4 @@
-"""`nas search` and `nas report`: a search in a run folder, what it found, and its front measured again.
+"""`nas search`: a search in a run folder, what it found, and its front measured again.
 
 A search that was cut off goes on, and one that was begun otherwise is refused. Where latencies come from device
 profiles they are computed, so nothing of them is measured until the search is over.
@@ -6,7 +6,7 @@ profiles they are computed, so nothing of them is measured until the search is o
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,26 +14,22 @@ from typing import Any
 
 from nas.console import Bar
 from nas.errors import NoFeasible, UserError
-from nas.profiling.front import agreement_of, chosen_of, tell_agreement, tell_unmeasured, verified_of, verify_front
+from nas.profiling.front import agreement_of, tell_agreement, verified_of, verify_front
 from nas.profiling.profiles import (
     asked_of_profiles,
     keep_profiles,
-    kept_profiles,
     predictions,
     read_profiles,
     space_with,
     with_predictions,
 )
-from nas.profiling.verification import Verified
-from nas.reporting.pictures import Marks, draw_front, draw_training, measured_again, write_front
+from nas.reporting.table import Marks, write_front
 from nas.runs.asked_search import asked_of_search, check_search, latency_settings, run_search, study_at
-from nas.runs.findings import measured, refuse_failed, summary, tell_end
+from nas.runs.findings import refuse_failed, summary, tell_end
 from nas.runs.folder import (
     JOURNAL,
     Request,
     RunFolder,
-    RunRecord,
-    Scalar,
     recorded_versions,
     same_request,
     write_record,
@@ -42,11 +38,9 @@ from nas.runs.loading import open_run
 from nas.runs.objectives import named_objectives, objective_names
 from nas.runs.progress import SearchFigures
 from nas.runs.requests import SearchRequest
-from nas.searching.measurement import Measurement
 from nas.searching.relative_latency import reference_path
 from nas.searching.storage import Storage, copy_to_journal, is_url
-from nas.searching.study import load_study
-from nas.settings import Limits, SearchSettings
+from nas.settings import SearchSettings
 
 
 def search_run(request: SearchRequest) -> dict[str, Any]:
@@ -131,79 +125,3 @@ def _unless_refused(place: Path, new: bool, figures: SearchFigures) -> Iterator[
         if (new or figures.begun) and not figures.found:
             shutil.rmtree(place, ignore_errors=True)
         raise
-
-
-def report_run(run: Path, name: str, limits: Limits) -> dict[str, Any]:
-    """Draw how the fine-tuning went (training.png), and of a search pareto.png and front.csv with the chosen marked.
-
-    Before the first search of a run only the fine-tuning is drawn.
-
-    Raises:
-        UserError: no such search, or a limit on something that it did not measure.
-        NoFeasible: nothing meets the limits.
-    """
-    folder = RunFolder(run)
-    record = folder.read()
-    with folder.locked():
-        training = _draw_training(folder, record)
-        if training and not folder.searches() and name == SearchSettings.name and not limits.given():
-            return {"run": str(run), **training}
-        return {**_report_search(folder, record, name, limits), **training}
-
-
-def _draw_training(folder: RunFolder, record: RunRecord) -> dict[str, str]:
-    """The picture's place by name; nothing where the fine-tuning is not done or was not watched."""
-    if not folder.supernet.exists():
-        return {}
-    finetuned = folder.read_finetuned()
-    if not finetuned.probes:
-        return {}
-    batch = record.asked.get("batch_size")
-    rows = record.rows.get("train", 1)
-    picture = folder.path / "training.png"
-    draw_training(
-        finetuned.probes,
-        picture,
-        epoch_steps=max(1, -(-rows // batch)) if isinstance(batch, int) and batch > 0 else 1,
-        metric=finetuned.metric,
-        title=f"Fine-tuning of {Path(str(record.asked.get('model'))).name}, {finetuned.steps} steps",
-    )
-    return {"training": str(picture)}
-
-
-def _report_search(folder: RunFolder, record: RunRecord, name: str, limits: Limits) -> dict[str, Any]:
-    asked, place = folder.read_search(name).asked, folder.search(name)
-    study = load_study(place / JOURNAL)
-    verified = verified_of(place, study)
-    tell_unmeasured(study, verified, kept_profiles(place))
-    best = chosen_of(study, verified, limits)
-    marks = Marks(study.find(study.space.largest()), study.find(best.candidate))
-    write_front(study, marks, place / "front.csv", verified)
-    title = f"Sub-networks of {Path(str(record.asked.get('model'))).name}, {measured(study)} measured"
-    draw_front(study, marks, place / "pareto.png", title=title, latency_of=_latency_of(record, asked, place))
-    return {
-        "run": str(folder.path),
-        "search": name,
-        "measured": measured(study),
-        "front": len(study.front()),
-        "chosen": None if marks.chosen is None else _described(marks.chosen, verified),
-        "picture": str(place / "pareto.png"),
-        "table": str(place / "front.csv"),
-        **agreement_of(study, verified),
-    }
-
-
-def _latency_of(record: RunRecord, asked: Mapping[str, Scalar], place: Path) -> str:
-    """What a latency was measured with, or is predicted for."""
-    profiles = kept_profiles(place)
-    if profiles:
-        return "predicted for " + ", ".join(
-            f"{each.machine.processor}, {each.runtime}, batch {each.batch}" for each in profiles.values()
-        )
-    tokens = f"{asked.get('tokens')} tokens, " if record.kind == "text" else ""
-    return f"batch 1, {tokens}threads: {asked.get('threads')}"
-
-
-def _described(measurement: Measurement, verified: Sequence[Verified]) -> dict[str, Any]:
-    again = measured_again(measurement, verified)
-    return {**measurement.values, **again, "candidate": dict(measurement.candidate)}

@@ -1,0 +1,92 @@
+"""`nas report`: pictures of how a fine-tuning and a search went, and the table of the front."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nas.profiling.front import agreement_of, chosen_of, tell_unmeasured, verified_of
+from nas.profiling.profiles import kept_profiles
+from nas.profiling.verification import Verified
+from nas.reporting.pictures import draw_front, draw_training
+from nas.reporting.table import Marks, measured_again, write_front
+from nas.runs.findings import measured
+from nas.runs.folder import JOURNAL, RunFolder, RunRecord, Scalar
+from nas.searching.measurement import Measurement
+from nas.searching.study import load_study
+from nas.settings import Limits, SearchSettings
+
+
+def report_run(run: Path, name: str, limits: Limits) -> dict[str, Any]:
+    """Draw how the fine-tuning went (training.png), and of a search pareto.png and front.csv with the chosen marked.
+
+    Before the first search of a run only the fine-tuning is drawn.
+
+    Raises:
+        UserError: no such search, or a limit on something that it did not measure.
+        NoFeasible: nothing meets the limits.
+    """
+    folder = RunFolder(run)
+    record = folder.read()
+    with folder.locked():
+        training = _draw_training(folder, record)
+        if training and not folder.searches() and name == SearchSettings.name and not limits.given():
+            return {"run": str(run), **training}
+        return {**_report_search(folder, record, name, limits), **training}
+
+
+def _draw_training(folder: RunFolder, record: RunRecord) -> dict[str, str]:
+    """The picture's path by name; nothing where the fine-tuning is not done or no sub-network was scored on the way."""
+    if not folder.supernet.exists():
+        return {}
+    finetuned = folder.read_finetuned()
+    if not finetuned.probes:
+        return {}
+    batch = record.asked.get("batch_size")
+    rows = record.rows.get("train", 1)
+    picture = folder.path / "training.png"
+    draw_training(
+        finetuned.probes,
+        picture,
+        epoch_steps=max(1, -(-rows // batch)) if isinstance(batch, int) and batch > 0 else 1,
+        metric=finetuned.metric,
+        title=f"Fine-tuning of {Path(str(record.asked.get('model'))).name}, {finetuned.steps} steps",
+    )
+    return {"training": str(picture)}
+
+
+def _report_search(folder: RunFolder, record: RunRecord, name: str, limits: Limits) -> dict[str, Any]:
+    request, search = folder.read_search(name).asked, folder.search(name)
+    study = load_study(search / JOURNAL)
+    verified = verified_of(search, study)
+    tell_unmeasured(study, verified, kept_profiles(search))
+    best = chosen_of(study, verified, limits)
+    marks = Marks(study.find(study.space.largest()), study.find(best.candidate))
+    write_front(study, marks, search / "front.csv", verified)
+    title = f"Sub-networks of {Path(str(record.asked.get('model'))).name}, {measured(study)} measured"
+    draw_front(study, marks, search / "pareto.png", title=title, latency_of=_latency_of(record, request, search))
+    return {
+        "run": str(folder.path),
+        "search": name,
+        "measured": measured(study),
+        "front": len(study.front()),
+        "chosen": None if marks.chosen is None else _described(marks.chosen, verified),
+        "picture": str(search / "pareto.png"),
+        "table": str(search / "front.csv"),
+        **agreement_of(study, verified),
+    }
+
+
+def _latency_of(record: RunRecord, request: Mapping[str, Scalar], search: Path) -> str:
+    """What a latency was measured with, or is predicted for."""
+    profiles = kept_profiles(search)
+    if profiles:
+        return "predicted for " + ", ".join(
+            f"{each.machine.processor}, {each.runtime}, batch {each.batch}" for each in profiles.values()
+        )
+    tokens = f"{request.get('tokens')} tokens, " if record.kind == "text" else ""
+    return f"batch 1, {tokens}threads: {request.get('threads')}"
+
+
+def _described(measurement: Measurement, verified: Sequence[Verified]) -> dict[str, Any]:
+    again = measured_again(measurement, verified)
+    return {**measurement.values, **again, "candidate": dict(measurement.candidate)}
