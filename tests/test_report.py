@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
+from nas.learning.finetuned import ProbeRecord
 from nas.reporting.pictures import draw_front, draw_training
 from nas.reporting.table import Marks, write_front
-from nas.runs.folder import ProbeRecord
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.study import Study
 from search_spaces import Choice, Space

@@ -17,8 +17,9 @@ from nas.data.accuracy import predict
 from nas.data.split import Split
 from nas.errors import UserError
 from nas.files import replace_folder
+from nas.learning.finetuned import Finetuned
 from nas.learning.training import History, TrainingConfig, TrainingFailed, fine_tune
-from nas.runs.folder import Finetuned, read_record, write_record
+from nas.records import read_record, write_record
 from nas.runs.progress import TrainingFigures
 
 _LAST_STEPS = 20

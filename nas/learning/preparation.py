@@ -23,7 +23,8 @@ from nas.learning.training import TrainingConfig
 from nas.networks.loading import EXAMPLE_TOKENS, load_network
 from nas.networks.own_model import check_outputs
 from nas.networks.pretrained import example_inputs
-from nas.runs.folder import RunFolder, RunRecord, Scalar, recorded_versions, write_record
+from nas.records import Scalar, recorded_versions, write_record
+from nas.runs.folder import RunFolder, RunRecord
 from nas.runs.requests import FinetuneRequest
 from nas.settings import Common, SpaceSettings, TrainingSettings
 from search_spaces import Supernet, last_first, space, spread
@@ -96,7 +97,7 @@ def record_begin(folder: RunFolder, prepared: Prepared, asked: dict[str, Scalar]
     data = prepared.data
     replace_folder(folder.data, data.save)
     record = RunRecord(
-        asked=asked,
+        request=asked,
         versions=recorded_versions(),
         model_fingerprint=model_fingerprint(prepared.supernet.model),
         data_fingerprint=data.fingerprint,

@@ -3,7 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import pydantic
 
 from hardware.inputs import device_of
 from hardware.machine import this_machine
@@ -14,7 +16,7 @@ from nas.profiling.bench import Bench, Target
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.subject import Subject
 from nas.profiling.verification import Measure, Verified, agreements, best_known, offered, verify
-from nas.runs.folder import Verification, VerifiedRow, read_record, write_record
+from nas.records import Record, Scalar, read_record, write_record
 from nas.runs.objectives import expanded
 from nas.searching.measurement import Measurement
 from nas.searching.selection import select
@@ -25,6 +27,24 @@ _NAME = "verified.json"
 _MOST = 60
 """So many of a front are measured again by one command, from its one end to the other."""
 _FURTHER = 10
+
+
+class VerifiedRow(Record):
+    """Latencies of one sub-network by the name of the objective, in milliseconds: predicted, and measured again; what
+    did not get stable, and what the runtime does not take, is only named."""
+
+    candidate: dict[str, Scalar]
+    predicted: dict[str, float]
+    measured: dict[str, float]
+    unstable: list[str]
+    refused: list[str] = pydantic.Field(default_factory=list)
+
+
+class Verification(Record):
+    """`verified.json`: what was measured again after a search by predicted latencies."""
+
+    version: Literal[1] = 1
+    rows: list[VerifiedRow] = pydantic.Field(max_length=10_000)
 
 
 def verify_front(place: Path, study: Study, predicted: Mapping[str, PredictedLatency]) -> list[Verified]:

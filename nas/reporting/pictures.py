@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nas.learning.finetuned import ProbeRecord
 from nas.reporting.table import Marks
-from nas.runs.folder import ProbeRecord
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.study import Study
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hardware.profile import DeviceProfile
 from nas.errors import UserError
-from nas.runs.folder import JOURNAL, RunFolder, Scalar
+from nas.records import Scalar
+from nas.runs.folder import JOURNAL, RunFolder
 from nas.runs.loading import OpenedRun
 from nas.searching.evaluation import OnResult
 from nas.searching.linas import linas

@@ -20,7 +20,8 @@ from nas.learning.preparation import asked_of_further, training_config
 from nas.networks.loading import maker
 from nas.profiling.front import chosen_of, elsewhere, tell_unmeasured, verified_of
 from nas.profiling.profiles import Profiles, kept_profiles, predictions
-from nas.runs.folder import JOURNAL, Request, RunFolder, recorded_versions, same_request, write_record
+from nas.records import recorded_versions, same_request, write_record
+from nas.runs.folder import JOURNAL, RequestRecord, RunFolder
 from nas.runs.loading import OpenedRun, open_run
 from nas.runs.requests import ExportRequest, FurtherRequest
 from nas.searching.relative_latency import LatencySettings
@@ -82,9 +83,9 @@ def finetune_candidate(request: FurtherRequest, out: Path) -> dict[str, Any]:
         asked = asked_of_further(json.dumps(dict(chosen.candidate)), request.training, request.common)
         place = folder.further(out)
         if (place / "further.json").exists():
-            same_request(out, folder.read_further(out).asked, asked)
+            same_request(out, folder.read_further(out).request, asked)
         else:
-            write_record(place / "further.json", Request(asked=asked, versions=recorded_versions()))
+            write_record(place / "further.json", RequestRecord(request=asked, versions=recorded_versions()))
         module, validation = opened.extract(chosen.candidate), opened.split("validation")
         before = score(module, validation)
         # 2. Plain fine-tuning, from the checkpoint where there is one.
@@ -133,7 +134,7 @@ def named_candidate(opened: OpenedRun, request: FurtherRequest) -> Chosen:
 
 
 def _of_search(folder: RunFolder, name: str, limits: Limits) -> Chosen:
-    asked, place = folder.read_search(name).asked, folder.search(name)
+    asked, place = folder.read_search(name).request, folder.search(name)
     study, profiles = load_study(place / JOURNAL), kept_profiles(place)
     verified = verified_of(place, study)
     tell_unmeasured(study, verified, profiles)
@@ -182,14 +183,14 @@ def _predicted(opened: OpenedRun, chosen: Chosen) -> tuple[float | None, float |
             formula = predictions(opened, {name: profile}, space)[name]
             if elsewhere(profile, formula.subject) is not None:
                 continue
-            full, small = formula(space.encode([space.largest(), chosen.candidate]))
+            full, small = formula(space.encode([space.full(), chosen.candidate]))
             return float(full), float(small)
     return None, None
 
 
 def _card(opened: OpenedRun, comparison: Comparison) -> Card:
     record = opened.record
-    model, data = (str(record.asked.get(key)) for key in ("model", "data"))
+    model, data = (str(record.request.get(key)) for key in ("model", "data"))
     return Card(
         title=f"A sub-network of {Path(model).name}",
         base_model=model,

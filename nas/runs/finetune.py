@@ -14,6 +14,7 @@ from torch import nn
 from nas.console import Bar, say
 from nas.errors import UserError
 from nas.files import replace_folder
+from nas.learning.finetuned import Finetuned, ProbeRecord
 from nas.learning.importance import ImportanceConfig, order_by_importance
 from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
 from nas.learning.plain_training import ended, naming_checkpoint, score
@@ -29,13 +30,8 @@ from nas.learning.preparation import (
 from nas.learning.probes import Probe
 from nas.learning.strong_teacher import given_teacher, own_teacher
 from nas.networks.pretrained import save_preprocessor
-from nas.runs.folder import (
-    Finetuned,
-    ProbeRecord,
-    RunFolder,
-    same_request,
-    write_record,
-)
+from nas.records import same_request, write_record
+from nas.runs.folder import RunFolder
 from nas.runs.progress import TrainingFigures
 from nas.runs.requests import FinetuneRequest
 from nas.seeds import generator
@@ -50,7 +46,7 @@ def finetune_run(request: FinetuneRequest, out: Path) -> dict[str, Any]:
     with folder.locked():
         begun = folder.run_json.exists()
         if begun:
-            same_request(out, folder.read().asked, asked)
+            same_request(out, folder.read().request, asked)
         if not folder.supernet.exists():
             # 1. The network, its sub-networks and the data.
             say(f"Reading {request.model} and {request.data.data}")
@@ -120,7 +116,7 @@ def _finetune_summary(folder: RunFolder) -> dict[str, Any]:
     record, finetuned = folder.read(), folder.read_finetuned()
     return {
         "run": str(folder.path),
-        "model": record.asked.get("model"),
+        "model": record.request.get("model"),
         "rows": dict(record.rows),
         "classes": record.classes[:100],
         "steps": finetuned.steps,

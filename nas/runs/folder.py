@@ -1,17 +1,17 @@
 """The run folder: what a command needs it finds there, what it makes it leaves there.
 
 ```
-run.json                 what was asked, versions, fingerprints of model and data (this schema)
+run.json                 the request, versions, fingerprints of model and data (this schema)
 data/                    the training, validation and test rows
 checkpoint/              the fine-tuning under way; gone when it is done
 teacher/                 the strong teacher, where one was fine-tuned for this run: checkpoint/, weights/
 tracking/                what trackers write
 supernet/                the fine-tuned super-network, its tokenizer or image processor; there when fine-tuning is done
 training.png             how the largest, smallest and random sub-networks did while fine-tuning
-searches/<name>/         search.json (what was asked), the study, front.csv, the report; with device profiles these, in
+searches/<name>/         search.json (the request), the study, front.csv, the report; with device profiles these, in
                          profiles/, and verified.json: what was measured again
-further/<place>/         one sub-network fine-tuned further for an export: further.json (what was asked), checkpoint/,
-                         weights/
+further/<digest>/        one sub-network refined for an export, by the path of that: further.json (the request),
+                         checkpoint/, weights/
 ```
 
 A run folder may come from somebody else, so it is validated: records by schema and bounded in size, no links, paths
@@ -22,36 +22,29 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import pydantic
 
 from nas.errors import UserError
-from nas.files import recover_folder, write_text_atomic
+from nas.files import recover_folder
+from nas.learning.finetuned import Finetuned
+from nas.records import Record, Scalar, read_record
 
-VERSION = 1
 JOURNAL = "study.journal"
-MAX_JSON_BYTES = 1 << 20
 
-Scalar = str | int | float | bool | None
 _LOCK = ".lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_RECORDED = ("supersieve", "torch", "transformers", "accelerate", "datasets", "optuna", "onnxruntime", "scikit-learn")
 
 
-class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class RunRecord(_Record):
-    """`run.json`: what `nas finetune` was asked, with what, on what."""
+class RunRecord(Record):
+    """`run.json`: the request of the fine-tuning, by flag, the versions and what it is of."""
 
     version: Literal[1] = 1
-    asked: dict[str, Scalar]
+    request: dict[str, Scalar] = pydantic.Field(validation_alias="asked", serialization_alias="asked")
     versions: dict[str, str]
     model_fingerprint: str
     data_fingerprint: str
@@ -60,58 +53,12 @@ class RunRecord(_Record):
     rows: dict[Literal["train", "validation", "test"], int]
 
 
-class Request(_Record):
-    """`search.json` and `further.json`: what a search, or a further fine-tuning of one sub-network, was asked."""
+class RequestRecord(Record):
+    """`search.json` and `further.json`: the request of a search, or of refining one sub-network, by flag."""
 
     version: Literal[1] = 1
-    asked: dict[str, Scalar]
+    request: dict[str, Scalar] = pydantic.Field(validation_alias="asked", serialization_alias="asked")
     versions: dict[str, str]
-
-
-class ProbeRecord(_Record):
-    """Scores of some sub-networks on validation rows after `step`; null where one gave no number."""
-
-    step: int
-    largest: float | None
-    smallest: float | None
-    random: list[float | None] = pydantic.Field(max_length=100)
-
-
-class Finetuned(_Record):
-    """`finetuned.json` beside the weights of a super-network, a teacher or one sub-network: how the fine-tuning ended.
-
-    `validation_score` is the full network's in the metric of the task, null where it gave no number; the probes are
-    those during the fine-tuning of a super-network.
-    """
-
-    version: Literal[1] = 1
-    steps: int
-    loss: float
-    metric: str
-    validation_score: float | None
-    seconds: float
-    probes: list[ProbeRecord] = []
-
-
-class VerifiedRow(_Record):
-    """Latencies of one sub-network by the name of the objective, in milliseconds: predicted, and measured again; what
-    did not get stable, and what the runtime does not take, is only named."""
-
-    candidate: dict[str, Scalar]
-    predicted: dict[str, float]
-    measured: dict[str, float]
-    unstable: list[str]
-    refused: list[str] = pydantic.Field(default_factory=list)
-
-
-class Verification(_Record):
-    """`verified.json`: what was measured again after a search by predicted latencies."""
-
-    version: Literal[1] = 1
-    rows: list[VerifiedRow] = pydantic.Field(max_length=10_000)
-
-
-_AnyRecord = TypeVar("_AnyRecord", bound=_Record)
 
 
 class RunFolder:
@@ -122,7 +69,7 @@ class RunFolder:
 
     @property
     def run_json(self) -> Path:
-        """What was asked."""
+        """The record of the run."""
         return self._inside("run.json")
 
     @property
@@ -159,7 +106,7 @@ class RunFolder:
         return self._inside("tracking")
 
     def further(self, out: Path) -> Path:
-        """The folder of the fine-tuning whose result goes to `out`: a name of its own for every place."""
+        """The folder of the refining whose result goes to `out`: another one for every path."""
         return self._inside(f"further/{hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]}")
 
     def searches(self) -> list[str]:
@@ -174,7 +121,7 @@ class RunFolder:
             )
         return read_record(self.run_json, RunRecord)
 
-    def read_search(self, name: str) -> Request:
+    def read_search(self, name: str) -> RequestRecord:
         """The record of a search; UserError where there is none, or it is damaged or of another version."""
         path = self.search(name) / "search.json"
         if not path.is_file():
@@ -182,11 +129,11 @@ class RunFolder:
             raise UserError(
                 f"{self.path} has no search named {name!r} (searches: {known}); `nas search {self.path}` makes one"
             )
-        return read_record(path, Request)
+        return read_record(path, RequestRecord)
 
-    def read_further(self, out: Path) -> Request:
-        """The record of the fine-tuning whose result goes to `out`; UserError where it is damaged."""
-        return read_record(self.further(out) / "further.json", Request)
+    def read_further(self, out: Path) -> RequestRecord:
+        """The record of the refining whose result goes to `out`; UserError where it is damaged."""
+        return read_record(self.further(out) / "further.json", RequestRecord)
 
     def read_finetuned(self) -> Finetuned:
         """How the fine-tuning ended; UserError where that is damaged or of another version."""
@@ -199,7 +146,7 @@ class RunFolder:
         UserError when another command holds it; OSError when the folder cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"a run needs a folder, {self.path} is a file; name another place")
+            raise UserError(f"a run needs a folder, {self.path} is a file; name another path")
         if self.path.is_dir() and not self.run_json.exists() and not self._is_ours():
             raise UserError(f"{self.path} holds other files and no run; name a new or an empty folder")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -247,55 +194,3 @@ class RunFolder:
         if not path.resolve().is_relative_to(self.path.resolve()):
             raise UserError(f"{path} must lie inside the run folder, it points to {path.resolve()}; remove that link")
         return path
-
-
-def write_record(path: Path, record: _Record) -> None:
-    """Write a record atomically; raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(path, record.model_dump_json(indent=2) + "\n")
-
-
-def recorded_versions() -> dict[str, str]:
-    """The versions of what figures depend on."""
-    found = {}
-    for name in _RECORDED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def same_request(path: Path, before: Mapping[str, Scalar], now: Mapping[str, Scalar]) -> None:
-    """UserError, naming the first setting that differs, unless both requests are equal."""
-    for name in [*before, *now]:
-        old, new = before.get(name), now.get(name)
-        if old != new:
-            flag = name.replace("_", "-")
-            remedy = "repeat the first command, or choose another place"
-            raise UserError(f"{path} was begun with {flag} {old!r}, now it is {new!r}; {remedy}")
-
-
-def read_record(path: Path, schema: type[_AnyRecord]) -> _AnyRecord:
-    """A record that `write_record` wrote; UserError where it is missing, damaged or of another version."""
-    if not path.is_file():
-        raise UserError(f"{path} must be there, it is not; begin anew in another folder")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise UserError(
-            f"{path} must be at most {MAX_JSON_BYTES} bytes, it has {path.stat().st_size}; it is not what nas wrote"
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-        return schema.model_validate_json(text)
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is damaged (not UTF-8 text); begin anew in another folder") from None
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if where == "version":
-            raise UserError(
-                f"{path} is of version {first['input']!r}, this nas reads version {VERSION}; use the nas that made it"
-            ) from None
-        raise UserError(
-            f"{path} is damaged ({where + ': ' if where else ''}{first['msg']}); begin anew in another folder"
-        ) from None

@@ -26,7 +26,7 @@ class OpenedRun:
 
     def split(self, name: str) -> Split:
         """The rows of "train", "validation" or "test"; UserError when they are damaged."""
-        tokens = self.record.asked.get("max_tokens")
+        tokens = self.record.request.get("max_tokens")
         length = tokens if isinstance(tokens, int) else 128
         return Split.load(self.folder.data / f"{name}.parquet", self.preprocessor, max_tokens=length)
 
@@ -34,7 +34,7 @@ class OpenedRun:
         """Training rows as the network saw them, where sub-networks need them for their batch norms."""
         if not has_batch_norms(self.supernet.model):
             return None
-        return augmented(self.split("train")) if self.record.asked.get("augment") else self.split("train")
+        return augmented(self.split("train")) if self.record.request.get("augment") else self.split("train")
 
     def extract(self, candidate: Candidate) -> nn.Module:
         """A sub-network as a plain module, in evaluation mode, its batch-norm statistics its own."""
@@ -65,5 +65,5 @@ def open_run(folder: RunFolder, device: str, model: str | None = None) -> Opened
         raise UserError(f"the super-network of the run cannot be read: {error}") from error
     supernet.eval()
     supernet.to(device_name(device))
-    task = TASKS.get(str(record.asked.get("task")), CLASSIFICATION)
+    task = TASKS.get(str(record.request.get("task")), CLASSIFICATION)
     return OpenedRun(folder, record, supernet, load_preprocessor(folder.supernet, record.kind, task))

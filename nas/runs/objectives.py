@@ -22,7 +22,7 @@ def objective_names(settings: SearchSettings, limits: Limits, record: RunRecord,
     if settings.objectives is not None:
         names = [name.strip() for name in settings.objectives.split(",")]
     else:
-        metric = TASKS.get(str(record.asked.get("task")), CLASSIFICATION).metric
+        metric = TASKS.get(str(record.request.get("task")), CLASSIFICATION).metric
         limited = [flag.partition("_")[2] for flag in limits.given()]
         names = [metric, *([name for name in limited if name != metric] or [LATENCY])]
     if profiled and not set(profiled) & set(names):

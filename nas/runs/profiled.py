@@ -47,7 +47,7 @@ def open_subject(request: ProfileRequest) -> Subject:
 
 def subject_of_run(opened: OpenedRun, tokens: int, batch: int = 1, multiple_of: int = 1) -> Subject:
     """The super-network of a run, measured with that many rows of that many tokens."""
-    name, space = Path(str(opened.record.asked.get("model"))).name, opened.supernet.space
+    name, space = Path(str(opened.record.request.get("model"))).name, opened.supernet.space
     return Subject(name, opened.supernet, opened.example(tokens, batch), with_multiples(space, multiple_of))
 
 

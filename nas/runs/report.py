@@ -7,10 +7,11 @@ from typing import Any
 from nas.profiling.front import agreement_of, chosen_of, tell_unmeasured, verified_of
 from nas.profiling.profiles import kept_profiles
 from nas.profiling.verification import Verified
+from nas.records import Scalar
 from nas.reporting.pictures import draw_front, draw_training
 from nas.reporting.table import Marks, measured_again, write_front
 from nas.runs.findings import measured
-from nas.runs.folder import JOURNAL, RunFolder, RunRecord, Scalar
+from nas.runs.folder import JOURNAL, RunFolder, RunRecord
 from nas.searching.measurement import Measurement
 from nas.searching.study import load_study
 from nas.settings import Limits, SearchSettings
@@ -41,7 +42,7 @@ def _draw_training(folder: RunFolder, record: RunRecord) -> dict[str, str]:
     finetuned = folder.read_finetuned()
     if not finetuned.probes:
         return {}
-    batch = record.asked.get("batch_size")
+    batch = record.request.get("batch_size")
     rows = record.rows.get("train", 1)
     picture = folder.path / "training.png"
     draw_training(
@@ -49,20 +50,20 @@ def _draw_training(folder: RunFolder, record: RunRecord) -> dict[str, str]:
         picture,
         epoch_steps=max(1, -(-rows // batch)) if isinstance(batch, int) and batch > 0 else 1,
         metric=finetuned.metric,
-        title=f"Fine-tuning of {Path(str(record.asked.get('model'))).name}, {finetuned.steps} steps",
+        title=f"Fine-tuning of {Path(str(record.request.get('model'))).name}, {finetuned.steps} steps",
     )
     return {"training": str(picture)}
 
 
 def _report_search(folder: RunFolder, record: RunRecord, name: str, limits: Limits) -> dict[str, Any]:
-    request, search = folder.read_search(name).asked, folder.search(name)
+    request, search = folder.read_search(name).request, folder.search(name)
     study = load_study(search / JOURNAL)
     verified = verified_of(search, study)
     tell_unmeasured(study, verified, kept_profiles(search))
     best = chosen_of(study, verified, limits)
-    marks = Marks(study.find(study.space.largest()), study.find(best.candidate))
+    marks = Marks(study.find(study.space.full()), study.find(best.candidate))
     write_front(study, marks, search / "front.csv", verified)
-    title = f"Sub-networks of {Path(str(record.asked.get('model'))).name}, {measured(study)} measured"
+    title = f"Sub-networks of {Path(str(record.request.get('model'))).name}, {measured(study)} measured"
     draw_front(study, marks, search / "pareto.png", title=title, latency_of=_latency_of(record, request, search))
     return {
         "run": str(folder.path),

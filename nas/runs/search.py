@@ -23,16 +23,14 @@ from nas.profiling.profiles import (
     space_with,
     with_predictions,
 )
+from nas.records import recorded_versions, same_request, write_record
 from nas.reporting.table import Marks, write_front
 from nas.runs.asked_search import asked_of_search, check_search, latency_settings, run_search, study_at
 from nas.runs.findings import refuse_failed, summary, tell_end
 from nas.runs.folder import (
     JOURNAL,
-    Request,
+    RequestRecord,
     RunFolder,
-    recorded_versions,
-    same_request,
-    write_record,
 )
 from nas.runs.loading import open_run
 from nas.runs.objectives import named_objectives, objective_names
@@ -59,7 +57,7 @@ def search_run(request: SearchRequest) -> dict[str, Any]:
     place = folder.search(settings.name)
     with folder.locked():
         if (place / "search.json").exists():
-            same_request(place, folder.read_search(settings.name).asked, asked)
+            same_request(place, folder.read_search(settings.name).request, asked)
         opened = open_run(folder, request.common.device, request.network)
         # 1. What the profiles predict of the sub-networks whose sizes they ask for.
         space = space_with(opened.supernet.space, profiles)
@@ -68,7 +66,7 @@ def search_run(request: SearchRequest) -> dict[str, Any]:
         new = not (place / "search.json").exists()
         if new:
             keep_profiles(place, profiles)
-            write_record(place / "search.json", Request(asked=asked, versions=recorded_versions()))
+            write_record(place / "search.json", RequestRecord(request=asked, versions=recorded_versions()))
         # 2. The search.
         storage = _storage(folder, settings)
         title = f"Searching {space.size():,} sub-networks"
@@ -94,7 +92,7 @@ def search_run(request: SearchRequest) -> dict[str, Any]:
             # What comes after a search reads the journal.
             copy_to_journal(storage, place / JOURNAL)
         # 3. The front measured again, where its devices are here; as predicted, it is there to be read already.
-        marks, table = Marks(study.find(space.largest()), None), place / "front.csv"
+        marks, table = Marks(study.find(space.full()), None), place / "front.csv"
         write_front(study, marks, table, verified_of(place, study))
         verified = verify_front(place, study, predicted)
         write_front(study, marks, table, verified)

@@ -1,0 +1,32 @@
+"""How a fine-tuning ended, as the record that is kept beside the weights."""
+
+from typing import Literal
+
+import pydantic
+
+from nas.records import Record
+
+
+class ProbeRecord(Record):
+    """Scores of some sub-networks on validation rows after `step`; null where one gave no number."""
+
+    step: int
+    largest: float | None
+    smallest: float | None
+    random: list[float | None] = pydantic.Field(max_length=100)
+
+
+class Finetuned(Record):
+    """`finetuned.json` beside the weights of a super-network, a teacher or one sub-network: how the fine-tuning ended.
+
+    `validation_score` is the full network's in the metric of the task, null where it gave no number; the probes are
+    those during the fine-tuning of a super-network.
+    """
+
+    version: Literal[1] = 1
+    steps: int
+    loss: float
+    metric: str
+    validation_score: float | None
+    seconds: float
+    probes: list[ProbeRecord] = pydantic.Field(default_factory=list)

@@ -1,0 +1,83 @@
+"""Records that commands keep as JSON: strict schemas, written as a whole, refused where damaged or of another version.
+
+A record may come from somebody else, so it is bounded in size and holds what its schema says and nothing more.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypeVar
+
+import pydantic
+
+from nas.errors import UserError
+from nas.files import write_text_atomic
+
+VERSION = 1
+MAX_JSON_BYTES = 1 << 20
+
+Scalar = str | int | float | bool | None
+_RECORDED = ("supersieve", "torch", "transformers", "accelerate", "datasets", "optuna", "onnxruntime", "scikit-learn")
+
+
+class Record(pydantic.BaseModel):
+    """The base of all records: no unknown keys, no conversion of types, no change after it was made."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_by_name=True
+    )
+
+
+_AnyRecord = TypeVar("_AnyRecord", bound=Record)
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record atomically; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(path, record.model_dump_json(indent=2, by_alias=True) + "\n")
+
+
+def recorded_versions() -> dict[str, str]:
+    """The versions of what figures depend on."""
+    found = {}
+    for name in _RECORDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def same_request(path: Path, before: Mapping[str, Scalar], now: Mapping[str, Scalar]) -> None:
+    """UserError, naming the first setting that differs, unless both requests are equal."""
+    for name in [*before, *now]:
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            flag = name.replace("_", "-")
+            remedy = "repeat the first command, or name another folder"
+            raise UserError(f"{path} was begun with {flag} {old!r}, now it is {new!r}; {remedy}")
+
+
+def read_record(path: Path, schema: type[_AnyRecord]) -> _AnyRecord:
+    """A record that `write_record` wrote; UserError where it is missing, damaged or of another version."""
+    if not path.is_file():
+        raise UserError(f"{path} must be there, it is not; begin anew in another folder")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise UserError(
+            f"{path} must be at most {MAX_JSON_BYTES} bytes, it has {path.stat().st_size}; it is not what nas wrote"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        return schema.model_validate_json(text)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is damaged (not UTF-8 text); begin anew in another folder") from None
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if where == "version":
+            raise UserError(
+                f"{path} is of version {first['input']!r}, this nas reads version {VERSION}; use the nas that made it"
+            ) from None
+        raise UserError(
+            f"{path} is damaged ({where + ': ' if where else ''}{first['msg']}); begin anew in another folder"
+        ) from None
