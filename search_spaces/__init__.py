@@ -1,4 +1,8 @@
-"""What can be built: choices, spaces, candidates, and the super-network that holds them all in one set of weights."""
+"""Search spaces of neural networks, and the super-network that holds all sub-networks of a space in one set of weights.
+
+`space(model)` reads a pre-trained network and returns its `Space`: the choices (depth, heads, channels, ...) with the
+parameter axes that each of them cuts. `Supernet(model, space)` runs and extracts the sub-network of any `Candidate`.
+"""
 
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut, Cut
 from search_spaces.families import beit3, bert, resnet, vit

@@ -1,4 +1,4 @@
-"""Types of arrays by what they hold."""
+"""Aliases for the NumPy array types of this package, by element type."""
 
 import numpy as np
 import numpy.typing as npt

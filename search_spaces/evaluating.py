@@ -1,4 +1,4 @@
-"""A network as it is looked at: evaluated, and without the caches that a generator of texts would keep."""
+"""A context in which a network is traced or measured: evaluation mode, and no key-value cache among its outputs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,14 +9,16 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every part of `model` in evaluation mode, no key-value caches among its outputs; all as it was afterwards.
+    """Put `model` into evaluation mode and turn key-value caches off; on exit, both are as they were before.
 
-    Decoders of transformers return a cache unless their configuration says otherwise. It is no tensor, so no exported
-    graph can hold it, and the outputs asked for are the same without it.
+    Decoders of transformers return a cache object unless their configuration says otherwise. `torch.export` and ONNX
+    cannot represent that object, and the logits do not depend on it.
     """
     parts = list(model.modules())
+    # Modes are remembered for each module, since a user may have frozen some of them in evaluation mode on purpose.
     training = [part for part in parts if part.training]
     configs: list[Any] = [config for part in parts if (config := getattr(part, "config", None)) is not None]
+    # Several modules usually share one configuration object, which must be restored once.
     caching = list({id(config): config for config in configs if getattr(config, "use_cache", False) is True}.values())
     model.eval()
     for config in caching:

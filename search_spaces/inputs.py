@@ -1,4 +1,7 @@
-"""Example inputs of a module: as arguments of its call, and derived from the configuration of a transformers model."""
+"""Example inputs of a module: their type, how they are passed, and defaults for models of transformers.
+
+`hardware.inputs.Inputs` is the same type. It is defined twice because neither package may import the other.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,15 +13,23 @@ Inputs = tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
 
 
 def split_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of example inputs given as a tuple or a mapping."""
+    """The (positional, keyword) arguments with which a module is called: a tuple of inputs gives the former only."""
     return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
 
 
 def default_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Small example inputs, batch 2, one text padded: a model's own `example_inputs()`, else by its configuration.
+    """Small example inputs of batch 2, with padding in the second text.
+
+    They come from the model's own `example_inputs()` where it has one, else from its transformers configuration.
+
+    Args:
+        model: the model that will be called with them.
+
+    Returns:
+        Keyword arguments: `input_ids` and `attention_mask` (2, length), or `pixel_values` (2, channels, height, width).
 
     Raises:
-        ValueError: the model is none of transformers, or takes neither token ids nor pixels.
+        ValueError: the model has no configuration of transformers, or takes neither token ids nor pixels.
     """
     own = getattr(model, "example_inputs", None)
     if callable(own):
@@ -26,15 +37,17 @@ def default_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
     config: Any = getattr(model, "config", None)
     name = getattr(model, "main_input_name", None)
     if name == "input_ids" and hasattr(config, "vocab_size"):
+        # RoBERTa counts positions from its padding id + 1, so a text must be a few tokens shorter than the table.
         tokens = min(16, int(getattr(config, "max_position_embeddings", 16)) - 4)
+        # Ids begin at 3: the first few are often special tokens (padding, start, end), which models treat differently.
         ids = torch.arange(2 * tokens).reshape(2, tokens) % max(1, config.vocab_size - 4) + 3
         mask = torch.ones(2, tokens, dtype=torch.long)
         mask[1, tokens - tokens // 3 :] = 0
         return {"input_ids": ids % config.vocab_size, "attention_mask": mask}
-    # The image half of a network for images and texts (CLIP, SigLIP) has a configuration of its own.
+    # Models of images and texts (CLIP, SigLIP) keep the configuration of their image encoder in `vision_config`.
     image = getattr(config, "vision_config", config)
     if name == "pixel_values" and hasattr(image, "num_channels"):
-        # A convolutional network has no size of its own: any that its strides leave something of will do.
+        # Convolutional networks accept any image size. 64 pixels are small, but more than their strides divide away.
         size = getattr(image, "image_size", None) or 64
         height, width = size if isinstance(size, Sequence) else (size, size)
         shape = (2, int(image.num_channels), int(height), int(width))

@@ -1,7 +1,8 @@
-"""Choices, the space that they span, and candidates: what can be built, independent of how it is built.
+"""Choices, the space that they span, and its candidates.
 
-A choice may be conditional: it matters only while its parent takes certain options. Two candidates that differ only in
-choices that do not matter are the same candidate, so every way of making one returns its canonical form.
+A choice may be conditional: it is active only while its parent choice takes certain options. Candidates that differ
+only in inactive choices describe the same network, so every way to make a candidate returns its canonical form, in
+which inactive choices are None.
 """
 
 import json
@@ -29,13 +30,16 @@ class Choice:
 
     Args:
         name: unique within a space, e.g. `heads.3`.
-        options: at least one, distinct; smallest first when ordered. A `range` stands for wide ranges.
-        active_if: (name of the parent choice, its options with which this choice matters); None: always active.
-        ordered: sizes (True) or categories (False).
-        cuts: what the choice narrows in a module; empty for a plain choice.
+        options: at least one, all different; in increasing order if `ordered`. A `range` takes no memory for its
+            members.
+        active_if: (name of the parent choice, the options of the parent for which this choice is active); None: the
+            choice is always active.
+        ordered: whether the options are sizes (True) or categories (False).
+        cuts: what the choice removes from a module; empty for a choice that removes nothing.
 
     Raises:
-        ValueError: no options, repeated options, ordered options that do not increase, an empty condition.
+        ValueError: there are no options, options repeat, ordered options do not increase, or the condition names no
+            option of the parent.
     """
 
     name: str
@@ -64,7 +68,11 @@ class Choice:
         object.__setattr__(self, "cuts", tuple(self.cuts))
 
     def index(self, option: object) -> int:
-        """Position of `option`; raises ValueError that names the options."""
+        """The position of `option` among the options.
+
+        Raises:
+            ValueError: it is none of them; the message lists the options.
+        """
         try:
             return self.options.index(option)  # type: ignore[arg-type]
         except (ValueError, TypeError):
@@ -77,7 +85,7 @@ def _numeric(options: Sequence[Option]) -> bool:
 
 
 class Candidate(Mapping[str, Option | None]):
-    """An immutable mapping from every choice's name to its option, None where the choice is inactive."""
+    """An immutable, hashable mapping from the name of every choice to its option, or to None if it is inactive."""
 
     __slots__ = ("_hash", "_values")
 
@@ -104,19 +112,23 @@ class Candidate(Mapping[str, Option | None]):
         return f"Candidate({self._values})"
 
     def __reduce__(self) -> tuple[type["Candidate"], tuple[dict[str, Option | None]]]:
-        # Hashes of words differ from process to process, so the hash stays behind.
+        # Python salts the hashes of strings in each process, so a stored hash would be wrong after unpickling.
         return Candidate, (self._values,)
 
 
 @dataclass(frozen=True)
 class Space:
-    """All combinations of some choices, counted once each.
+    """The set of all distinct candidates of some choices.
 
-    Arrays of encoded candidates have shape (n, k), one column a choice in the order of `choices`, holding option
-    indices; inactive columns hold 0.
+    Encoded candidates are integer arrays of shape (n, k): one row for each candidate and one column for each choice, in
+    the order of `choices`, holding the index of the option. Columns of inactive choices hold 0.
+
+    Args:
+        choices: the choices, with unique names. A parent may stand in a space that is joined later with `+`, so
+            conditions are checked when they are first needed.
 
     Raises:
-        ValueError: repeated names, or conditions that form a circle.
+        ValueError: a name repeats, or (on first use) conditions form a cycle or name a choice that is missing.
     """
 
     choices: tuple[Choice, ...]
@@ -130,11 +142,11 @@ class Space:
             seen.add(choice.name)
 
     def __add__(self, other: "Space") -> "Space":
-        """Join two spaces; raises ValueError for a repeated name."""
+        """A space with the choices of both; raises ValueError for a repeated name."""
         return Space(self.choices + other.choices)
 
     def __getitem__(self, name: str) -> Choice:
-        """The choice called `name`; raises KeyError."""
+        """The choice of that name; raises KeyError if there is none."""
         return self.choices[self._columns[name]]
 
     @cached_property
@@ -143,12 +155,12 @@ class Space:
 
     @cached_property
     def option_counts(self) -> IntArray:
-        """Number of options of every choice (k,)."""
+        """The number of options of every choice (k,)."""
         return np.array([len(choice.options) for choice in self.choices], dtype=np.int64)
 
     @cached_property
     def _conditions(self) -> list[tuple[int, int, BoolArray]]:
-        """(column, column of the parent, which parent options activate), parents before children."""
+        """(column, parent's column, bool table of the parent options that activate it); parents before children."""
         pending = {c.name: c for c in self.choices if c.active_if is not None}
         done = {c.name for c in self.choices if c.active_if is None}
         conditions = []
@@ -167,7 +179,11 @@ class Space:
 
     @cached_property
     def _levels_of_conditions(self) -> list[tuple[IntArray, IntArray, BoolArray]]:
-        """The conditions in as few steps as can be: columns, columns of their parents, one table a column."""
+        """The conditions grouped by depth in the tree: columns (m,), parents' columns (m,), tables (m, most options).
+
+        All conditions of one depth are evaluated at once with NumPy. A network has one condition for each choice of
+        every block but only one or two depths, and a search canonicalises thousands of candidates.
+        """
         level: dict[int, int] = {}
         steps: dict[int, list[tuple[int, int, BoolArray]]] = {}
         for column, parent, table in self._conditions:
@@ -183,7 +199,7 @@ class Space:
         return found
 
     def active(self, encoded: npt.ArrayLike) -> BoolArray:
-        """Which choices matter, (n, k), for encoded candidates (n, k)."""
+        """Which choices are active (n, k) in encoded candidates (n, k); raises ValueError for indices out of range."""
         return self._active(self._checked(encoded))
 
     def _active(self, array: IntArray) -> BoolArray:
@@ -193,7 +209,7 @@ class Space:
         return active
 
     def canonical(self, encoded: npt.ArrayLike) -> IntArray:
-        """The encoded candidates (n, k) with inactive columns set to 0."""
+        """Encoded candidates (n, k) with inactive columns set to 0; raises ValueError for indices out of range."""
         array = self._checked(encoded)
         return np.where(self._active(array), array, 0)
 
@@ -210,11 +226,13 @@ class Space:
         return array
 
     def size(self) -> int:
-        """Exact number of distinct candidates."""
+        """The exact number of distinct candidates, without listing them."""
         children: dict[int, list[tuple[int, BoolArray]]] = {}
         for column, parent, table in self._conditions:
             children.setdefault(parent, []).append((column, table))
 
+        # The conditions form a forest. A choice contributes, for each of its options, the product of the counts of the
+        # children that the option activates; an inactive child counts once.
         def count(column: int) -> int:
             below = [(count(child), table) for child, table in children.get(column, [])]
             if not below:
@@ -227,26 +245,37 @@ class Space:
         return math.prod(count(column) for column, choice in enumerate(self.choices) if choice.active_if is None)
 
     def random(self, n: int, rng: np.random.Generator) -> IntArray:
-        """`n` encoded candidates (n, k), every choice uniform over its options, then canonical."""
+        """`n` random encoded candidates (n, k): every choice uniform over its options, then made canonical."""
         return self.canonical(rng.integers(0, self.option_counts, size=(n, len(self.choices))))
 
     def sample(self, rng: np.random.Generator) -> Candidate:
-        """One candidate, every choice uniform over its options, then canonical."""
+        """One random candidate: every choice uniform over its options, then made canonical."""
         return self.decode(self.random(1, rng))[0]
 
     def largest(self) -> Candidate:
-        """The last option of every choice."""
+        """The candidate with the last option of every choice."""
         return self.decode(self.option_counts[None] - 1)[0]
 
+    def full(self) -> Candidate:
+        """The candidate that leaves the network as it is.
+
+        Today this is `largest()`: the last option of every choice that cuts a network is its full size, which
+        `Supernet` checks.
+        """
+        return self.largest()
+
     def smallest(self) -> Candidate:
-        """The first option of every choice."""
+        """The candidate with the first option of every choice."""
         return self.decode(np.zeros((1, len(self.choices)), dtype=np.int64))[0]
 
     def candidate(self, values: Mapping[str, Option | None]) -> Candidate:
-        """Validate a candidate made by hand and return its canonical form.
+        """Check a candidate given as a plain mapping and return its canonical form.
+
+        Args:
+            values: the options by name; inactive choices may be None or missing.
 
         Raises:
-            ValueError: an unknown name, an unknown option, or an active choice that is not given.
+            ValueError: a name or an option that the space does not have, or an active choice without an option.
         """
         unknown = [name for name in values if name not in self._columns]
         if unknown:
@@ -259,7 +288,11 @@ class Space:
         return self.decode(array)[0]
 
     def encode(self, candidates: Iterable[Candidate]) -> IntArray:
-        """Option indices (n, k); raises ValueError when a choice is missing or an option unknown."""
+        """Encode candidates as option indices (n, k).
+
+        Raises:
+            ValueError: a candidate lacks a choice of the space or has an unknown option.
+        """
         rows = []
         for candidate in candidates:
             missing = [choice.name for choice in self.choices if choice.name not in candidate]
@@ -270,7 +303,11 @@ class Space:
         return self.canonical(np.array(rows, dtype=np.int64).reshape(len(rows), len(self.choices)))
 
     def decode(self, encoded: npt.ArrayLike) -> list[Candidate]:
-        """Canonical candidates of any index array (n, k) in range; raises ValueError out of range."""
+        """The canonical candidates of an array of option indices (n, k).
+
+        Raises:
+            ValueError: the array has another shape, or an index is out of range.
+        """
         array = self._checked(encoded)
         active = self.active(array)
         return [
@@ -284,7 +321,14 @@ class Space:
         ]
 
     def features(self, encoded: npt.ArrayLike) -> FloatArray:
-        """Numbers for predictors (n, f): a size as its share of the largest, a category one-hot, 0 where inactive."""
+        """Features for predictors (n, f), in 0..1, for encoded candidates (n, k).
+
+        An ordered choice gives one column, its option divided by the largest; a categorical choice gives one one-hot
+        column for each option. Columns of inactive choices are 0.
+
+        Raises:
+            ValueError: the array has another shape, or an index is out of range.
+        """
         array = self._checked(encoded)
         active = self.active(array)
         columns = []
@@ -297,12 +341,13 @@ class Space:
         return np.concatenate(columns, axis=1, dtype=np.float64) if columns else np.zeros((len(array), 0))
 
     def to_json(self) -> str:
-        """The whole space as JSON, cuts included."""
+        """The whole space, cuts included, as JSON."""
         return json.dumps({"version": 1, "choices": [_choice_to_data(choice) for choice in self.choices]})
 
     @classmethod
     def from_json(cls, text: str) -> "Space":
-        """Read what `to_json` wrote; raises ValueError for anything else."""
+        """The space that `to_json` wrote; raises ValueError for any other text."""
+        # Such files come from other machines, so nothing of unbounded size is parsed.
         if len(text) > _MAX_JSON:
             raise ValueError(f"the JSON of a space must have at most {_MAX_JSON} characters, got {len(text)}")
         try:
@@ -322,10 +367,11 @@ def _unresolved(choice: Choice, columns: Mapping[str, int]) -> str:
 
 
 def _levels(choice: Choice, indices: IntArray) -> FloatArray:
-    """Level in (0, 1] of the options at `indices`, so that 0 is left for inactive."""
+    """The features in (0, 1] of the options at `indices` (n,); 0 is reserved for inactive choices."""
     options = choice.options
     if isinstance(options, range) and options[0] > 0:
         return np.asarray((options.start + options.step * indices) / options[-1], dtype=np.float64)
+    # Words and numbers that are not positive have no meaningful share of the largest option: use their position.
     if isinstance(options, range) or not _numeric(options) or float(options[0]) <= 0:
         return np.asarray((indices + 1) / len(options), dtype=np.float64)
     return np.asarray(options, dtype=np.float64)[indices] / float(options[-1])

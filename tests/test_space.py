@@ -59,6 +59,7 @@ def test_inactive_choices_are_none_and_do_not_count() -> None:
     assert dict(small) == {"depth": 1, "heads.0": None, "bits.0": None, "width": 5}
     assert small == SPACE.candidate({"depth": 1, "width": 5})
     assert SPACE.largest()["bits.0"] == "float32"
+    assert SPACE.full() == SPACE.candidate({"depth": 3, "heads.0": 2, "bits.0": "float32", "width": 8})
     assert Space.from_json(SPACE.to_json()) == SPACE
 
 

@@ -101,7 +101,7 @@ class Comparison:
 def compare(opened: OpenedRun, chosen: nn.Module, *, tokens: int, threads: int) -> Comparison:
     """Measure an extracted sub-network, on the device of the super-network, and the full one; reads the test rows."""
     device = next(opened.supernet.parameters()).device
-    networks = [opened.extract(opened.supernet.space.largest()), chosen.eval()]
+    networks = [opened.extract(opened.supernet.space.full()), chosen.eval()]
     example = opened.example(tokens)
     one = {name: value[:1].to(device) for name, value in example.items()}
     latencies = measure_latency(networks, one, repeats=REPEATS, warmup=WARMUP, threads=threads)

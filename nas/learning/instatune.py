@@ -129,7 +129,7 @@ def instatune(
     """
     config = config or InstaTuneConfig()
     _check_given(teacher, config)
-    largest, task = supernet.space.largest(), train.task
+    largest, task = supernet.space.full(), train.task
     sampling = _sampling(supernet, train, config, costs)
     shown = augmented(train) if config.augment else train
     probes = Probes(supernet, shown, validation, config.seed) if validation is not None else None

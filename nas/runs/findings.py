@@ -46,7 +46,7 @@ def summary(run: Path, name: str, table: Path, study: Study, verified: Sequence[
     if any(objective.limit is not None for objective in study.objectives):
         select(offered(study, verified), study.objectives, {})
     _tell_constants(study.objectives, study.measurements)
-    full = study.find(study.space.largest())
+    full = study.find(study.space.full())
     known = sum(m.known for m in study.measurements)
     return {
         "run": str(run),

@@ -74,7 +74,7 @@ class SearchFigures:
         give_up(self._study.objectives, [each for each in new if not each.known])
 
     def _reference(self, study: Study) -> list[float] | None:
-        full = study.find(study.space.largest())
+        full = study.find(study.space.full())
         if full is None:
             return None
         costs = {o.name: full.values[o.name] for o in study.objectives if o.direction == "minimize"}

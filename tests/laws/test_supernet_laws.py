@@ -45,6 +45,21 @@ def test_shared_equals_extracted_and_the_masked_full_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_the_full_candidate_leaves_the_network_as_it_is(name: str) -> None:
+    supernet, inputs = made(name)
+    full = supernet.space.full()
+    with torch.no_grad():
+        expected, shared = tensors_of(call(supernet.model, inputs)), tensors_of(call(supernet, inputs, full))
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(shared, expected, strict=True))
+        extracted = supernet.extract(full)
+        alone = tensors_of(call(extracted, inputs))
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(alone, expected, strict=True))
+    state, weights = extracted.state_dict(), supernet.model.state_dict()
+    assert state.keys() == weights.keys()
+    assert all(torch.equal(state[tensor], weights[tensor]) for tensor in weights)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_the_space_holds_what_the_network_has_and_each_choice_counts(name: str) -> None:
     supernet, inputs = made(name)
     space = supernet.space
