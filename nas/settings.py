@@ -91,36 +91,38 @@ class TrainingSettings:
     batch_size: int = 32
     """Rows of one step."""
     learning_rate: float = 1e-4
-    """Peak of the learning rate; it warms up, then falls to zero."""
+    """Peak of the learning rate; it warms up, then falls to zero, both linearly."""
     weight_decay: float = 0.01
-    """Weight decay of AdamW, on matrices only."""
+    """Weight decay of AdamW, on matrices only (not on biases and norms)."""
     freeze_embeddings: bool = False
     """Leave the embeddings as they are: faster, and often as good on little data."""
     warmup_share: float = 0.1
     """Part of the steps in which the learning rate rises."""
     layer_decay: float = 1.0
-    """A block learns at the rate of the block above it times this."""
+    """A block learns at the rate of the block above it times this (1: all alike)."""
     label_smoothing: float = 0.0
     """Part of a label's weight that goes to all classes alike."""
     accumulate: int = 1
-    """Parts in which a step's rows are computed one after the other, to save memory."""
+    """Parts in which a step's rows are computed one after the other, to save memory; the gradient is that of all rows
+    together, though batch norms see the parts."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """bf16: compute in bfloat16 where that is safe; the weights stay float32."""
     augment: bool = False
     """Mirror and shift images at random."""
     patience: int | None = None
-    """Stop after so many evaluations on validation rows without a better one, and keep the best weights."""
+    """Stop after so many evaluations on validation rows without a better one, and keep the best weights (default: go
+    on to the end, with the last weights)."""
     evaluate_every: int | None = None
     """Steps between two evaluations (default: once an epoch)."""
-    trackers: str = ""
-    """Where the losses are reported to, e.g. tensorboard, or several separated by commas; files go into the run."""
+    trackers: tuple[str, ...] = ()
+    """Where the losses are reported to, e.g. tensorboard; may be given several times. Files go into the run."""
     checkpoint_every_s: float = 60.0
     """Seconds between checkpoints; has no influence on the result."""
 
 
 @dataclass(frozen=True)
-class SupernetSettings:
-    """Fine-tuning of a super-network: each step trains the full network and some sub-networks."""
+class InstaTuneSettings:
+    """How the sub-networks of a super-network are trained: each step trains the full network and some of them."""
 
     samples: int = 1
     """Random sub-networks a step."""
@@ -128,6 +130,12 @@ class SupernetSettings:
     """How they are drawn: all alike; the smallest at every step too; more near the predicted front of loss and cost."""
     distillation: Literal["low-cost", "high-cost", "hybrid"] = "low-cost"
     """Who teaches sub-networks: the full network of the same step; a strong teacher; the teacher, then the other."""
+
+
+@dataclass(frozen=True)
+class SupernetSettings(InstaTuneSettings):
+    """Fine-tuning of a super-network: each step trains the full network and some sub-networks."""
+
     teacher: Path | None = None
     """Folder of the strong teacher, a network fine-tuned on the same labels (default: the model, fine-tuned first)."""
 

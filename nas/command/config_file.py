@@ -90,8 +90,10 @@ def _build(kind: type[Any], values: Mapping[str, Any], missing: Any) -> Any:
 
 
 def _checked(name: str, hint: Any, value: Any) -> Any:
+    # A list of the file is a tuple of the settings.
+    given = tuple(value) if isinstance(value, list) else value
     try:
-        return pydantic.TypeAdapter(hint).validate_python(value, strict=Path not in (hint, *get_args(hint)))
+        return pydantic.TypeAdapter(hint).validate_python(given, strict=Path not in (hint, *get_args(hint)))
     except pydantic.ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise UserError(f"--config: {name.replace('_', '-')} cannot be {value!r} ({reason})") from None

@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from nas.learning.probes import Probe, Probes
 from nas.learning.sampling import Pareto, Sampling, Sandwich, Uniform
 from nas.learning.teacher import strong_teacher
 from nas.learning.training import Batch, History, Step, TrainingConfig, fit
+from nas.settings import InstaTuneSettings
 from search_spaces import Supernet, exact_costs
 from search_spaces.arrays import FloatArray, IntArray
 
@@ -38,30 +39,24 @@ Costs = Callable[[IntArray], FloatArray]
 
 
 @dataclass(frozen=True)
-class InstaTuneConfig(TrainingConfig):
-    """How to fine-tune a super-network: everything of `TrainingConfig`, and the loss.
+class InstaTuneConfig(InstaTuneSettings, TrainingConfig):
+    """How to fine-tune a super-network: everything of `TrainingConfig`, how sub-networks are trained, and the loss.
 
-    `samples=0` with uniform sampling is plain fine-tuning of the full network through the same loop.
+    `samples=0` with uniform sampling is plain fine-tuning of the full network through the same loop. `samples` is M of
+    the paper, and uniform sampling the paper's.
 
-    Args:
-        samples: random sub-networks a step (M of the paper).
-        sampling: uniform is the paper's; sandwich trains the smallest sub-network at every step too; pareto spends
-            more on sub-networks near the predicted front of loss against cost.
-        distillation: who teaches: low-cost: the full network; high-cost: the strong teacher; hybrid: first the
-            strong teacher, then the full network.
-        hybrid_share: part of the steps with the strong teacher when hybrid, in 0..1 (the paper: 10 of 20 epochs).
-        alpha: weight of a sub-network's cross-entropy, in 0..1; the rest is distillation.
-        full_weight: weight of the full network's cross-entropy; alpha in the paper.
-        temperature: of the distillation (the paper is silent; its code has 5).
+    Raises:
+        UserError: a number is out of its range.
     """
 
-    samples: int = 1
-    sampling: Literal["uniform", "sandwich", "pareto"] = "uniform"
-    distillation: Literal["low-cost", "high-cost", "hybrid"] = "low-cost"
     hybrid_share: float = 0.5
+    """Part of the steps with the strong teacher when distillation is hybrid, in 0..1 (the paper: 10 of 20 epochs)."""
     alpha: float = 0.3
+    """Weight of a sub-network's cross-entropy, above 0 to 1; the rest is distillation."""
     full_weight: float = 1.0
+    """Weight of the full network's cross-entropy; alpha in the paper."""
     temperature: float = 5.0
+    """Of the distillation (the paper is silent; its code has 5)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -110,8 +110,7 @@ def record_begin(folder: RunFolder, prepared: Prepared, asked: dict[str, Scalar]
 
 def training_config(training: TrainingSettings, common: Common) -> TrainingConfig:
     """The configuration of a plain fine-tuning from what the command was told."""
-    trackers = tuple(name.strip() for name in training.trackers.split(",") if name.strip())
-    return TrainingConfig(**{**asdict(training), "trackers": trackers}, seed=common.seed, device=common.device)
+    return TrainingConfig(**asdict(training), seed=common.seed, device=common.device)
 
 
 def instatune_config(request: FinetuneRequest) -> InstaTuneConfig:

@@ -1,9 +1,10 @@
-"""How to train: the settings that every training run has."""
+"""How to train: the settings of a training run, checked, and what follows from them."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from nas.errors import UserError
+from nas.settings import TrainingSettings
 
 _LOWEST = {
     "epochs": 1,
@@ -23,55 +24,19 @@ _HIGHEST = {"warmup_share": 1, "layer_decay": 1}
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """How to train.
-
-    Args:
-        epochs: passes over the training rows, when `steps` is not given.
-        steps: optimizer steps.
-        batch_size: rows of a step, over all processes.
-        accumulate: parts in which a process computes its rows of a step, one after the other, to save memory; the
-            gradient is that of the undivided rows (batch norms see the parts, as they see the processes).
-        learning_rate: highest one; it rises over the warm-up and then falls to zero, both linearly.
-        layer_decay: a block has the learning rate of the block above it times this (1: all the same).
-        weight_decay: of AdamW, on matrices only (not on biases and norms).
-        warmup_share: part of the steps.
-        clip_norm: largest norm of the gradient.
-        label_smoothing: part of a label's weight that goes to all classes alike, in 0 .. 1 (1 excluded).
-        freeze_embeddings: leave the parameters of every `nn.Embedding` as they are.
-        augment: mirror and shift images at random while training.
-        patience: stop after so many evaluations in a row that are not better than the best one, and end with the best
-            weights; None: go on to the end, with the last weights.
-        evaluate_every: steps between two evaluations; None: once an epoch.
-        seed: of batches, dropout and candidates.
-        checkpoint_every_s: seconds between two checkpoints; has no influence on the result.
-        mixed_precision: bf16 runs the forward pass in bfloat16 where that is safe; the weights stay float32.
-        trackers: where accelerate reports to, e.g. ("tensorboard",); has no influence on the result.
-        device: auto takes a GPU when there is one.
+class TrainingConfig(TrainingSettings):
+    """How to train: what `TrainingSettings` says, the seed and the device; `trackers` has no influence on the result.
 
     Raises:
         UserError: a number is out of its range.
     """
 
-    epochs: int = 4
-    steps: int | None = None
-    batch_size: int = 32
-    accumulate: int = 1
-    learning_rate: float = 1e-4
-    layer_decay: float = 1.0
-    weight_decay: float = 0.01
-    warmup_share: float = 0.1
     clip_norm: float = 1.0
-    label_smoothing: float = 0.0
-    freeze_embeddings: bool = False
-    augment: bool = False
-    patience: int | None = None
-    evaluate_every: int | None = None
+    """Largest norm of the gradient."""
     seed: int = 0
-    checkpoint_every_s: float = 60.0
-    mixed_precision: Literal["no", "bf16"] = "no"
-    trackers: tuple[str, ...] = ()
+    """Of batches, dropout and candidates."""
     device: Literal["auto", "cpu"] = "auto"
+    """Where the network is trained; auto takes a GPU when there is one."""
 
     def __post_init__(self) -> None:
         given = {name: value for name in _LOWEST if (value := getattr(self, name)) is not None}
