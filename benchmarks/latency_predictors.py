@@ -32,10 +32,10 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from hardware.profile import DeviceProfile, Row, parse_profile, read_profile
+from hardware.profile import DeviceProfile, ProfileRow, parse_profile, read_profile
 from nas import Objective, nsga2
 from nas.networks.untrained import made_inputs
-from nas.profiling.bench import TOLERANCE, Bench, Target
+from nas.profiling.bench import RATIO_TOLERANCE, Bench
 from nas.profiling.collection import Effort, begin, grow
 from nas.profiling.objective import latency_objective, predicted_latency
 from nas.profiling.rows import learned_rows
@@ -88,7 +88,7 @@ class MeasurementCounts:
     counts: tuple[int, ...]
     main: int = 100
     held: int = 60
-    tolerance: float = TOLERANCE
+    tolerance: float = RATIO_TOLERANCE
     front: int = FRONT
     searched: int = 400
 
@@ -104,7 +104,7 @@ class Device:
 
     def __init__(self, subject: Subject, runtime: str, out: Path | None, sizes: MeasurementCounts) -> None:
         self.subject, self.sizes = subject, sizes
-        self.bench = Bench.of(subject, Target(runtime), sizes.tolerance)
+        self.bench = Bench.of(subject, subject.deployment(runtime, "float32", 1), sizes.tolerance)
         self._path = None if out is None else out / f"profile-{subject.name}-{runtime}.json"
 
     def begin(self) -> DeviceProfile:
@@ -123,7 +123,7 @@ class Device:
     def measured(self, candidates: Sequence[Candidate], profile: DeviceProfile) -> dict[str, Any]:
         """The same profile with rows of these candidates alone."""
         rows = [
-            Row(candidate=dict(candidate), timing=self.bench.measure(candidate), order=order)
+            ProfileRow(candidate=dict(candidate), timing=self.bench.measure(candidate), order=order)
             for order, candidate in enumerate(candidates)
         ]
         return {"profile": profile.model_copy(update={"rows": tuple(rows)}).model_dump(mode="json")}

@@ -7,7 +7,15 @@ from hardware.latency import Latency, measure_latency
 from hardware.machine import this_machine
 from hardware.onnxruntime import OnnxRuntimeBackend
 from hardware.openvino import OpenVinoBackend
-from hardware.profile import DeviceProfile, Protocol, Row, Timing, differs, read_profile, write_profile
+from hardware.profile import (
+    DeviceProfile,
+    MeasurementProtocol,
+    ProfileRow,
+    Timing,
+    differs,
+    read_profile,
+    write_profile,
+)
 from hardware.protocol import UnstableError, measure_beside, require_stable
 from hardware.pytorch import PyTorchBackend
 from hardware.registry import Runtime, backend, backends
@@ -20,12 +28,12 @@ __all__ = [
     "DeviceProfile",
     "Inputs",
     "Latency",
+    "MeasurementProtocol",
     "OnnxRuntimeBackend",
     "OpenVinoBackend",
-    "Protocol",
+    "ProfileRow",
     "PyTorchBackend",
     "Resizer",
-    "Row",
     "Runner",
     "Runtime",
     "Timing",

@@ -10,7 +10,7 @@ from torch import nn
 from hardware.inputs import Inputs, call
 
 Runner = Callable[..., torch.Tensor]
-TOLERANCE = 1e-4
+OUTPUT_TOLERANCE = 1e-4
 # The precisions that there are, by the names that profiles and commands use.
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
@@ -23,12 +23,25 @@ class Backend(Protocol):
     """One runtime."""
 
     def convert(
-        self, module: nn.Module, example_inputs: Inputs, folder: Path, *, precision: torch.dtype = torch.float32
+        self,
+        module: nn.Module,
+        example_inputs: Inputs,
+        folder: Path,
+        *,
+        precision: torch.dtype = torch.float32,
+        calibration: Sequence[Inputs] | None = None,
     ) -> Path:
-        """Write the module for this runtime into an existing folder and give the file's path.
+        """Write the module for this runtime into an existing folder and return the file's path.
 
-        Batch size and, of token inputs, length stay free. Only int8 needs a file of its own, which is calibrated on the
-        rows of the example.
+        Batch size and, of token inputs, length stay free. Only int8 needs a file of its own.
+
+        Args:
+            module: the network, in evaluation mode.
+            example_inputs: tensors by position or by name.
+            folder: must exist.
+            precision: what the file is for.
+            calibration: inputs of one row each, from which int8 takes the ranges of activations; None: the rows of the
+                example, which is enough for a latency and not for an accuracy.
 
         Raises:
             ConversionError: the module cannot be converted, or the outputs differ.
@@ -81,9 +94,9 @@ def check_outputs(module: nn.Module, run: Runner, inputs: Inputs, where: str) ->
     except Exception as error:
         raise ConversionError(f"the ONNX file does not run {where}: {error}") from error
     difference = relative_difference(expected, got)
-    if not difference <= TOLERANCE:
+    if not difference <= OUTPUT_TOLERANCE:
         raise ConversionError(
-            f"the ONNX file's outputs must equal the network's within {TOLERANCE} of the largest logit, "
+            f"the ONNX file's outputs must equal the network's within {OUTPUT_TOLERANCE} of the largest logit, "
             f"they differ by {difference:.2g} {where}"
         )
 

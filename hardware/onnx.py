@@ -127,8 +127,14 @@ def precision_of_file(metadata: Mapping[str, str]) -> torch.dtype:
     return PRECISIONS.get(metadata.get(_PRECISION, "float32"), torch.float32)
 
 
-def quantize(path: Path, calibration: Inputs) -> Path:
-    """Replace an ONNX file by one whose linear layers and convolutions compute in INT8; raises ConversionError."""
+def quantize(path: Path, calibration: Sequence[Inputs], target: Path) -> Path:
+    """Write to `target` what an ONNX file holds, its linear layers and convolutions in INT8; raises ConversionError.
+
+    Args:
+        path: the file in float32.
+        calibration: inputs of one row each.
+        target: the file to write; an old one is replaced as a whole.
+    """
     import onnx
 
     model = onnx.load(path)
@@ -136,13 +142,13 @@ def quantize(path: Path, calibration: Inputs) -> Path:
     model = quantized(model, names, calibration)
     entry = model.metadata_props.add()
     entry.key, entry.value = _PRECISION, "int8"
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         onnx.save(model, beside)
-        beside.replace(path)
+        beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
-    return path
+    return target
 
 
 def other_size(inputs: Inputs) -> Inputs:

@@ -1,5 +1,7 @@
 """ONNX Runtime (the only home of onnxruntime)."""
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from torch import nn
 from hardware.backend import Runner, Writer, arrange, precision_name
 from hardware.inputs import Inputs
 from hardware.onnx import OPSETS, OPSETS_INT8, convert, precision_of_file, quantize
+from hardware.quantized import single_rows
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -27,18 +30,29 @@ class OnnxRuntimeBackend:
         self._device, self._write = device, write
 
     def convert(
-        self, module: nn.Module, example_inputs: Inputs, folder: Path, *, precision: torch.dtype = torch.float32
+        self,
+        module: nn.Module,
+        example_inputs: Inputs,
+        folder: Path,
+        *,
+        precision: torch.dtype = torch.float32,
+        calibration: Sequence[Inputs] | None = None,
     ) -> Path:
-        """Write `model.onnx`, with its outputs checked; of int8, they are checked before the weights are rounded.
+        """Write `model.onnx`, with its outputs checked; for int8 `model-int8.onnx`, checked before it is rounded.
 
         Raises:
             ConversionError: the module cannot be converted, or the outputs differ.
             ValueError: a precision that ONNX Runtime does not have.
         """
         _supported(precision)
-        path, low = folder / "model.onnx", precision is torch.int8
-        self._write(module, example_inputs, path, load=self.load, opsets=OPSETS_INT8 if low else OPSETS)
-        return quantize(path, example_inputs) if low else path
+        if precision is not torch.int8:
+            return self._write(module, example_inputs, folder / "model.onnx", load=self.load, opsets=OPSETS)
+        rows = single_rows(example_inputs) if calibration is None else calibration
+        # Aside, because the folder may hold the float32 network as model.onnx.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as aside:
+            path = Path(aside) / "model.onnx"
+            self._write(module, example_inputs, path, load=self.load, opsets=OPSETS_INT8)
+            return quantize(path, rows, folder / "model-int8.onnx")
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
         """A session with a fixed number of threads; inputs that the network does not read are ignored.

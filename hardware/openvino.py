@@ -1,6 +1,7 @@
 """OpenVINO on the CPU (the only home of openvino). It reads the same ONNX files as ONNX Runtime."""
 
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 from hardware.backend import Runner, Writer, arrange, precision_name
 from hardware.inputs import Inputs
 from hardware.onnx import convert
-from hardware.quantized import quantized
+from hardware.quantized import quantized, single_rows
 
 # Always given: left alone, OpenVINO computes in BF16 where the processor has it.
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}
@@ -28,7 +29,13 @@ class OpenVinoBackend:
         self._write = write
 
     def convert(
-        self, module: nn.Module, example_inputs: Inputs, folder: Path, *, precision: torch.dtype = torch.float32
+        self,
+        module: nn.Module,
+        example_inputs: Inputs,
+        folder: Path,
+        *,
+        precision: torch.dtype = torch.float32,
+        calibration: Sequence[Inputs] | None = None,
     ) -> Path:
         """Write `model.onnx`, with its outputs checked; of int8, `model.xml` with `model.bin` beside it.
 
@@ -43,7 +50,8 @@ class OpenVinoBackend:
             path = self._write(module, example_inputs, Path(aside) / "model.onnx", load=self.load)
             model = _core().read_model(path)
             names = [port.get_any_name() for port in model.inputs]
-            return _save(quantized(model, names, example_inputs), Path(aside), folder)
+            rows = single_rows(example_inputs) if calibration is None else calibration
+            return _save(quantized(model, names, rows), Path(aside), folder)
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
         """A compiled network with a fixed number of threads; inputs that the network does not read are ignored.

@@ -38,7 +38,7 @@ ASKED = ("model", "family", "space_sha256", *_SET, "macs")
 
 
 @dataclass(frozen=True)
-class Protocol:
+class MeasurementProtocol:
     """How a sub-network is measured beside the reference network.
 
     Args:
@@ -123,7 +123,7 @@ class Timing(_Part):
         return self
 
 
-class Row(_Part):
+class ProfileRow(_Part):
     """One measured sub-network: the option of every choice by its name, its timing, and its place in time (0, 1, ...).
 
     A sub-network may have several rows, apart in time: they tell the noise floor. `seconds` were spent on the row, with
@@ -194,10 +194,10 @@ class DeviceProfile(_Part):
     batch: Count
     tokens: Count | None
     shape: tuple[Count, ...] = pydantic.Field(min_length=1, max_length=16)
-    protocol: Protocol
+    protocol: MeasurementProtocol
     multiple_of: Count = 1
     reference: Timing
-    rows: tuple[Row, ...] = pydantic.Field(max_length=100_000)
+    rows: tuple[ProfileRow, ...] = pydantic.Field(max_length=100_000)
     noise_floor: NonNegative | None = None
 
     @pydantic.model_validator(mode="after")
@@ -223,7 +223,7 @@ class DeviceProfile(_Part):
         """Latency of what was measured over the full network's, by the protocol's clock."""
         return timing.cpu_ratio if self.protocol.clock == "cpu" else timing.ratio
 
-    def latency_ms(self, row: Row) -> float:
+    def latency_ms(self, row: ProfileRow) -> float:
         """Latency of a row that compares with the others': its ratio times the reference's."""
         return self.ratio(row.timing) * self.full_ms
 

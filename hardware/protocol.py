@@ -15,7 +15,7 @@ import torch
 from hardware.counters import energy_meter, peak_memory_mib
 from hardware.inputs import Inputs, call, split
 from hardware.latency import Clock, undisturbed, waiter
-from hardware.profile import Protocol, Timing
+from hardware.profile import MeasurementProtocol, Timing
 
 Runnable = Callable[..., object]
 # Wall and CPU time of one call, in milliseconds.
@@ -32,7 +32,7 @@ def measure_beside(
     reference: Runnable,
     inputs: Inputs,
     *,
-    protocol: Protocol | None = None,
+    protocol: MeasurementProtocol | None = None,
     threads: int = 1,
     clock: Clock = time.perf_counter,
     cpu_clock: Clock = time.process_time,
@@ -47,7 +47,7 @@ def measure_beside(
         network: a module or loaded runtime, called with the inputs as they are named.
         reference: another one in the same runtime, usually the full network.
         inputs: tuple (positional) or mapping (keyword) of tensors.
-        protocol: when warming up and measuring end; None: `Protocol()`.
+        protocol: when warming up and measuring end; None: `MeasurementProtocol()`.
         threads: of torch inside the process, put back afterwards; other runtimes fix theirs when they load a model.
         clock: wall time in seconds.
         cpu_clock: CPU time of the process in seconds.
@@ -56,7 +56,7 @@ def measure_beside(
     Raises:
         ValueError: fewer than one thread, a clock that stands still, or a protocol by CPU time where that says nothing.
     """
-    settings, meter = protocol or Protocol(), energy or energy_meter()
+    settings, meter = protocol or MeasurementProtocol(), energy or energy_meter()
     _possible(settings, threads, inputs)
     watch = _Watch(inputs, clock, cpu_clock, waiter(inputs))
     with undisturbed(threads), torch.inference_mode():
@@ -66,7 +66,7 @@ def measure_beside(
     return _timing(np.array(own), np.array(other), spent, half_width, warm and half_width <= settings.tolerance)
 
 
-def _possible(protocol: Protocol, threads: int, inputs: Inputs) -> None:
+def _possible(protocol: MeasurementProtocol, threads: int, inputs: Inputs) -> None:
     if threads < 1:
         raise ValueError(f"measuring needs threads >= 1, got {threads}")
     args, kwargs = split(inputs)
@@ -104,7 +104,7 @@ class _Watch:
         return 1e3 * (end - start), 1e3 * (cpu_end - cpu_start)
 
 
-def _warmed_up(networks: Sequence[Runnable], watch: _Watch, protocol: Protocol) -> bool:
+def _warmed_up(networks: Sequence[Runnable], watch: _Watch, protocol: MeasurementProtocol) -> bool:
     """Call each in turns until two consecutive windows have the same median; False where that does not happen."""
     clock = ("wall", "cpu").index(protocol.clock)
     times: list[list[float]] = [[] for _ in networks]
@@ -116,7 +116,7 @@ def _warmed_up(networks: Sequence[Runnable], watch: _Watch, protocol: Protocol) 
     return protocol.warmup_most == 0
 
 
-def _steady(times: Sequence[float], protocol: Protocol) -> bool:
+def _steady(times: Sequence[float], protocol: MeasurementProtocol) -> bool:
     window = protocol.window
     if len(times) < 2 * window:
         return False
@@ -125,7 +125,7 @@ def _steady(times: Sequence[float], protocol: Protocol) -> bool:
 
 
 def _rounds(
-    network: Runnable, reference: Runnable, watch: _Watch, protocol: Protocol, meter: EnergyMeter | None
+    network: Runnable, reference: Runnable, watch: _Watch, protocol: MeasurementProtocol, meter: EnergyMeter | None
 ) -> tuple[list[Times], list[Times], list[float]]:
     """(wall, CPU) times of both networks by round, and the energy of the first one's calls in millijoules."""
     own: list[Times] = []
@@ -146,7 +146,7 @@ def _rounds(
     return own, other, spent
 
 
-def _ratios(own: Sequence[Times], other: Sequence[Times], protocol: Protocol) -> list[float]:
+def _ratios(own: Sequence[Times], other: Sequence[Times], protocol: MeasurementProtocol) -> list[float]:
     """By the protocol's clock; the CPU's may be too coarse for a round, which then tells nothing."""
     clock = ("wall", "cpu").index(protocol.clock)
     pairs = [(mine[clock], theirs[clock]) for mine, theirs in zip(own, other, strict=True)]

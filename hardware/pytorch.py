@@ -1,6 +1,7 @@
 """PyTorch itself: the runtime that needs no conversion, and the one with CUDA where the module is there."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,13 @@ class PyTorchBackend:
         self._modules: dict[Path, nn.Module] = {}
 
     def convert(
-        self, module: nn.Module, example_inputs: Inputs, folder: Path, *, precision: torch.dtype = torch.float32
+        self,
+        module: nn.Module,
+        example_inputs: Inputs,
+        folder: Path,
+        *,
+        precision: torch.dtype = torch.float32,
+        calibration: Sequence[Inputs] | None = None,
     ) -> Path:
         """Write the weights as `weights.safetensors`; the example is not needed. ValueError for int8."""
         _supported(precision)

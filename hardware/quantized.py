@@ -12,13 +12,13 @@ from hardware.backend import ConversionError, arrange
 from hardware.inputs import Inputs, batch_size, map_inputs, split
 
 
-def quantized(model: Any, names: Sequence[str], calibration: Inputs) -> Any:
+def quantized(model: Any, names: Sequence[str], calibration: Sequence[Inputs]) -> Any:
     """A model whose linear layers and convolutions compute in INT8, weights and inputs; the given one is left.
 
     Args:
         model: an OpenVINO model or an ONNX one.
         names: of its inputs.
-        calibration: rows of inputs by which the ranges of activations are found; each row is one sample.
+        calibration: inputs of one row each, from which the ranges of activations are taken; at least one.
 
     Raises:
         ConversionError: the model cannot be quantized.
@@ -26,7 +26,7 @@ def quantized(model: Any, names: Sequence[str], calibration: Inputs) -> Any:
     """
     with silent():
         nncf = _nncf()
-        samples = [arrange(names, *split(row)) for row in _rows(calibration)]
+        samples = [arrange(names, *split(row)) for row in calibration]
         try:
             return nncf.quantize(
                 model,
@@ -39,7 +39,8 @@ def quantized(model: Any, names: Sequence[str], calibration: Inputs) -> Any:
             raise ConversionError(f"nncf cannot quantize this network: {first_line}") from error
 
 
-def _rows(inputs: Inputs) -> list[Inputs]:
+def single_rows(inputs: Inputs) -> list[Inputs]:
+    """The rows of a batch as inputs of one row each."""
     rows = batch_size(inputs)
 
     def one(row: int) -> Inputs:

@@ -43,9 +43,14 @@ _LIBRARY = {"pytorch": "torch"}
 _INSTALL = {"openvino": "pip install 'supersieve[openvino]'"}
 
 
+def library_of(name: str) -> str:
+    """The distribution that a runtime belongs to, by which it is installed."""
+    return _LIBRARY.get(name, name)
+
+
 def backends() -> tuple[Runtime, ...]:
     """Every runtime and what it can do on this machine's processor; imports them all, so it takes seconds."""
-    return tuple(_looked_at(name) for name in NAMES)
+    return tuple(runtime(name) for name in NAMES)
 
 
 def backend(name: str, *, device: str = "cpu", write: Writer = convert) -> Backend:
@@ -73,14 +78,17 @@ def backend(name: str, *, device: str = "cpu", write: Writer = convert) -> Backe
     return PyTorchBackend()
 
 
-def _looked_at(name: str) -> Runtime:
+def runtime(name: str) -> Runtime:
+    """What a runtime can do on this machine's processor; raises ValueError for another name than one of `NAMES`."""
+    if name not in NAMES:
+        raise ValueError(f"the runtime must be one of {', '.join(NAMES)}, got {name}")
     missing = _missing(name)
     if missing:
         return Runtime(name, None, (), {"all": missing})
     found = _PRECISIONS_OF[name]()
     notes = {precision: note for precision, (_, note) in found.items() if note}
     usable = tuple(precision for precision, (works, _) in found.items() if works)
-    return Runtime(name, version(_LIBRARY.get(name, name)), usable, notes)
+    return Runtime(name, version(library_of(name)), usable, notes)
 
 
 Found = dict[str, tuple[bool, str]]
@@ -126,7 +134,7 @@ _PRECISIONS_OF: dict[str, Callable[[], Found]] = {
 
 def _missing(name: str) -> str:
     """Why a library cannot be imported and how to mend it; empty where it can."""
-    library = _LIBRARY.get(name, name)
+    library = library_of(name)
     install = _INSTALL.get(name, f"pip install {library}")
     try:
         version(library)

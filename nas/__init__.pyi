@@ -2,6 +2,7 @@ from nas.data.reading import Source as Source
 from nas.data.reading import load_data as load_data
 from nas.errors import NoFeasible as NoFeasible
 from nas.errors import UserError as UserError
+from nas.exporting.card import Card as Card
 from nas.exporting.folder import export as export
 from nas.learning.block_order import block_order as block_order
 from nas.learning.importance import ImportanceConfig as ImportanceConfig
@@ -9,8 +10,8 @@ from nas.learning.importance import order_by_importance as order_by_importance
 from nas.learning.instatune import InstaTuneConfig as InstaTuneConfig
 from nas.learning.instatune import instatune as instatune
 from nas.networks.pretrained import load_pretrained as load_pretrained
-from nas.profiling.latency import profile_latency as profile_latency
-from nas.profiling.latency import profiled_latency as profiled_latency
+from nas.profiling.collection import measure_profile as measure_profile
+from nas.profiling.objective import objective_from_profile as objective_from_profile
 from nas.searching.linas import LinasConfig as LinasConfig
 from nas.searching.linas import linas as linas
 from nas.searching.measurement import Measurement as Measurement
@@ -25,33 +26,3 @@ from nas.searching.supernet_search import search as search
 from nas.searching.warm_start import known_results as known_results
 from nas.searching.workers import Workers as Workers
 from search_spaces import recalibrate as recalibrate
-
-__all__ = [
-    "ImportanceConfig",
-    "InstaTuneConfig",
-    "LatencySettings",
-    "LinasConfig",
-    "Measurement",
-    "NoFeasible",
-    "Nsga2Config",
-    "Objective",
-    "Source",
-    "Study",
-    "UserError",
-    "Workers",
-    "block_order",
-    "export",
-    "instatune",
-    "known_results",
-    "linas",
-    "load_data",
-    "load_pretrained",
-    "load_study",
-    "nsga2",
-    "order_by_importance",
-    "profile_latency",
-    "profiled_latency",
-    "random_search",
-    "recalibrate",
-    "search",
-]

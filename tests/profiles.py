@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from hardware.machine import this_machine
-from hardware.profile import DeviceProfile, Protocol, Timing
+from hardware.profile import DeviceProfile, MeasurementProtocol, Timing
 from nas.profiling.subject import Subject
 from search_spaces import Candidate, Supernet, exact_costs, space
 
@@ -61,7 +61,7 @@ def profile(of: Subject, **other: object) -> DeviceProfile:
         "batch": of.batch,
         "tokens": of.tokens,
         "shape": of.shape,
-        "protocol": Protocol(),
+        "protocol": MeasurementProtocol(),
         "reference": timing(1.0),
         "rows": (),
     }

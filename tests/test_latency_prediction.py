@@ -10,7 +10,7 @@ import profiles
 import pytest
 import torch
 
-from hardware.profile import Row, Timing
+from hardware.profile import ProfileRow, Timing
 from nas import Objective, linas
 from nas.errors import NotTaken, UserError
 from nas.profiling import front as verifying
@@ -31,10 +31,10 @@ def subject() -> Subject:
     return profiles.subject()
 
 
-def rows_of(subject: Subject, count: int, noise: float = 0.0) -> tuple[Row, ...]:
+def rows_of(subject: Subject, count: int, noise: float = 0.0) -> tuple[ProfileRow, ...]:
     ratio = profiles.known_latency(subject, noise)
     drawn = subject.supernet.space.decode(subject.supernet.space.random(count, np.random.default_rng(0)))
-    return tuple(Row(candidate=dict(c), timing=profiles.timing(ratio(c)), order=i) for i, c in enumerate(drawn))
+    return tuple(ProfileRow(candidate=dict(c), timing=profiles.timing(ratio(c)), order=i) for i, c in enumerate(drawn))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,9 +10,9 @@ import pytest
 from hardware.profile import (
     DeviceProfile,
     Machine,
+    MeasurementProtocol,
     ProfiledModel,
-    Protocol,
-    Row,
+    ProfileRow,
     Timing,
     differs,
     noise_floor,
@@ -40,8 +40,12 @@ def timing(ratio: float = 0.5, **changes: Any) -> Timing:
 
 def profile(**changes: Any) -> DeviceProfile:
     rows = (
-        Row(candidate={"depth": 2, "ffn.0": 24, "ffn.1": None, "kind": "a", "share": 0.5}, timing=timing(0.5), order=0),
-        Row(candidate={"depth": 3, "ffn.0": 24, "ffn.1": 48, "kind": "b", "share": 1.0}, timing=timing(0.8), order=1),
+        ProfileRow(
+            candidate={"depth": 2, "ffn.0": 24, "ffn.1": None, "kind": "a", "share": 0.5}, timing=timing(0.5), order=0
+        ),
+        ProfileRow(
+            candidate={"depth": 3, "ffn.0": 24, "ffn.1": 48, "kind": "b", "share": 1.0}, timing=timing(0.8), order=1
+        ),
     )
     whole: dict[str, Any] = {
         "model": ProfiledModel(name="tiny", family="bert", space_sha256="0" * 64, macs=1000),
@@ -53,7 +57,7 @@ def profile(**changes: Any) -> DeviceProfile:
         "batch": 1,
         "tokens": 128,
         "shape": (1, 128),
-        "protocol": Protocol(),
+        "protocol": MeasurementProtocol(),
         "reference": timing(1.0),
         "rows": rows,
     }
@@ -67,8 +71,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [type(value) for value in read.rows[1].candidate.values()] == [int, int, int, str, float]
     assert [each.name for each in tmp_path.iterdir()] == ["here.json"]
     assert read.latency_ms(read.rows[0]) == pytest.approx(5.0)
-    row = Row(candidate={}, timing=timing(0.5, cpu_ratio=0.4), order=0)
-    by_cpu = profile(protocol=Protocol(clock="cpu"), rows=(row,))
+    row = ProfileRow(candidate={}, timing=timing(0.5, cpu_ratio=0.4), order=0)
+    by_cpu = profile(protocol=MeasurementProtocol(clock="cpu"), rows=(row,))
     assert by_cpu.latency_ms(row) == pytest.approx(4.0)
 
 
@@ -91,7 +95,7 @@ def test_networks_of_one_name_are_told_apart_by_their_work() -> None:
 def test_noise_floor_is_the_median_difference_of_repeats() -> None:
     assert noise_floor(profile()) is None
     rows = [
-        Row(candidate={"depth": depth}, timing=timing(ratio), order=order)
+        ProfileRow(candidate={"depth": depth}, timing=timing(ratio), order=order)
         for order, (depth, ratio) in enumerate([(1, 0.5), (2, 1.0), (3, 0.7), (4, 1.0), (1, 0.5), (2, 1.5), (4, 1.1)])
     ]
     assert noise_floor(profile(rows=tuple(rows))) == pytest.approx(0.1 / 1.05)
@@ -181,4 +185,4 @@ def test_large_files_and_missing_ones_are_refused(tmp_path: Path, monkeypatch: p
 )
 def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="a protocol needs"):
-        Protocol(**wrong)
+        MeasurementProtocol(**wrong)

@@ -15,9 +15,9 @@ from nas.profiling.collection import Effort, grow
 def test_a_super_network_is_profiled_and_searched_by_it(tmp_path: Path) -> None:
     subject, path = profiles.subject(), tmp_path / "profile.json"
     # Times are not the point here, so any is stable enough.
-    profile = nas.profile_latency(subject.supernet, subject.inputs, seed=0, budget=20, tolerance=100.0, path=path)
+    profile = nas.measure_profile(subject.supernet, subject.inputs, seed=0, budget=20, tolerance=100.0, path=path)
     assert read_profile(path) == profile and len({row.key for row in profile.rows}) == 20
-    latency = nas.profiled_latency(profile, subject.supernet, subject.inputs)
+    latency = nas.objective_from_profile(profile, subject.supernet, subject.inputs)
     space = subject.supernet.space
     assert latency.exact is not None
     study = nas.search(
@@ -47,7 +47,7 @@ def test_a_study_goes_on_with_the_same_profile_only(tmp_path: Path) -> None:
             subject.supernet,
             subject.supernet.space,
             None,
-            [nas.Objective("parameters", "maximize"), nas.profiled_latency(of, subject.supernet, subject.inputs)],
+            [nas.Objective("parameters", "maximize"), nas.objective_from_profile(of, subject.supernet, subject.inputs)],
             budget=budget,
             seed=0,
             example_inputs=subject.inputs,
@@ -66,6 +66,6 @@ def test_a_profile_of_something_else_is_refused() -> None:
     profile = profiles.profile(subject)
     longer = {name: torch.cat([value, value], dim=1) for name, value in dict(subject.inputs).items()}
     with pytest.raises(nas.UserError, match="these inputs: tokens is"):
-        nas.profiled_latency(profile, subject.supernet, longer)
+        nas.objective_from_profile(profile, subject.supernet, longer)
     with pytest.raises(nas.UserError, match="profiled sub-networks"):
-        nas.profiled_latency(profile, subject.supernet, subject.inputs)
+        nas.objective_from_profile(profile, subject.supernet, subject.inputs)

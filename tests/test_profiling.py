@@ -7,9 +7,10 @@ import numpy as np
 import profiles
 import pytest
 
-from hardware.profile import DeviceProfile, Protocol, Row, Timing, read_profile
+from hardware.deployment import Deployment
+from hardware.profile import DeviceProfile, MeasurementProtocol, ProfileRow, Timing, read_profile
 from nas.errors import NotTaken, UserError
-from nas.profiling.bench import Target, rows_protocol
+from nas.profiling.bench import rows_protocol
 from nas.profiling.collection import LEAST, Effort, checked_twice, grow, planned
 from nas.profiling.design import first_rows, most_telling, pool
 from nas.profiling.prediction import features_of_design
@@ -76,7 +77,7 @@ def test_a_profile_grows_to_its_budget_and_measures_some_twice(subject: Subject,
     machine, path = Machine(subject), tmp_path / "profile.json"
     seen: list[int] = []
 
-    def on_row(grown: DeviceProfile, row: Row) -> None:
+    def on_row(grown: DeviceProfile, row: ProfileRow) -> None:
         seen.append(row.order)
 
     begun = profiles.profile(subject)
@@ -147,7 +148,7 @@ def test_rows_that_do_not_get_stable_are_an_error_and_measured_anew(subject: Sub
     begun = profiles.profile(subject)
     with pytest.raises(UserError, match=r"24 of 24 profiled sub-networks did not get stable; stop what else runs"):
         grow(begun, subject, Machine(subject, stable=False), Effort(budget=30), seed=0)
-    row = Row(candidate=dict(subject.space.largest()), timing=profiles.timing(1.0, stable=False), order=0)
+    row = ProfileRow(candidate=dict(subject.space.largest()), timing=profiles.timing(1.0, stable=False), order=0)
     mended = grow(begun.model_copy(update={"rows": (row,)}), subject, Machine(subject), Effort(budget=8), seed=0)
     assert all(each.timing.stable for each in mended.rows)
 
@@ -187,16 +188,18 @@ def test_the_clock_is_that_of_the_protocol(subject: Subject) -> None:
     busy = profiles.timing(0.5).model_copy(
         update={"ratio": 0.7, "median_ms": 14.0, "quartiles": (14.0, 14.0), "p95_ms": 14.0}
     )
-    by_wall = profiles.profile(subject, protocol=Protocol(), reference=busy)
-    by_cpu = by_wall.model_copy(update={"protocol": rows_protocol(Target())})
+    by_wall = profiles.profile(subject, protocol=MeasurementProtocol(), reference=busy)
+    by_cpu = by_wall.model_copy(update={"protocol": rows_protocol(Deployment())})
     assert (by_wall.ratio(busy), by_wall.full_ms) == (0.7, 14.0)
     assert (by_cpu.ratio(busy), by_cpu.full_ms) == (0.5, 10.0)
-    assert rows_protocol(Target(threads=2)).clock == rows_protocol(Target(device="cuda")).clock == "wall"
+    assert rows_protocol(Deployment(threads=2)).clock == rows_protocol(Deployment(device="cuda")).clock == "wall"
 
 
 def test_repeated_rows_count_once(subject: Subject) -> None:
     candidate = dict(subject.space.largest())
-    rows = [Row(candidate=candidate, timing=profiles.timing(value), order=i) for i, value in enumerate((0.9, 1.1))]
+    rows = [
+        ProfileRow(candidate=candidate, timing=profiles.timing(value), order=i) for i, value in enumerate((0.9, 1.1))
+    ]
     encoded, ratios = learned_rows(profiles.profile(subject, rows=tuple(rows)), subject.space)
     assert encoded.shape == (1, len(subject.space.choices)) and ratios == pytest.approx([1.0])
 

@@ -13,7 +13,7 @@ import torch
 
 from hardware.counters import energy_meter, peak_memory_mib
 from hardware.machine import CPU_FEATURES, processor, this_machine
-from hardware.profile import Protocol, Timing
+from hardware.profile import MeasurementProtocol, Timing
 from hardware.protocol import UnstableError, _half_width, _rank, measure_beside, require_stable
 from nas.profiling import on_device
 
@@ -43,7 +43,9 @@ class Machine:
 
 def test_a_steady_network_is_measured_with_the_fewest_calls() -> None:
     machine = Machine()
-    timing = machine.measure(itertools.repeat(0.004), itertools.repeat(0.008), protocol=Protocol(window=2, rounds=6))
+    timing = machine.measure(
+        itertools.repeat(0.004), itertools.repeat(0.008), protocol=MeasurementProtocol(window=2, rounds=6)
+    )
     assert machine.calls == "nr" * 4 + "nr" + "rn" + "nr" + "rn" + "nr" + "rn"
     assert timing.stable and len(timing.samples) == 6
     assert (timing.median_ms, timing.ratio, timing.cpu_ratio, timing.reference_ms) == pytest.approx((4, 0.5, 0.5, 8))
@@ -52,7 +54,7 @@ def test_a_steady_network_is_measured_with_the_fewest_calls() -> None:
 
 def test_the_ratio_survives_a_drift_that_the_times_do_not() -> None:
     slowing = [0.004 * 1.03**round_ for round_ in range(100)]
-    timing = Machine().measure(slowing, [2 * each for each in slowing], protocol=Protocol(rounds=20))
+    timing = Machine().measure(slowing, [2 * each for each in slowing], protocol=MeasurementProtocol(rounds=20))
     assert timing.stable and timing.ratio == pytest.approx(0.5)
     assert timing.noise > 0.2
 
@@ -60,7 +62,7 @@ def test_the_ratio_survives_a_drift_that_the_times_do_not() -> None:
 def test_warming_up_goes_on_until_windows_agree() -> None:
     machine = Machine()
     cold = [0.1, 0.05, 0.02, 0.01]
-    machine.measure([*cold, *[0.004] * 50], itertools.repeat(0.008), protocol=Protocol(window=2, rounds=6))
+    machine.measure([*cold, *[0.004] * 50], itertools.repeat(0.008), protocol=MeasurementProtocol(window=2, rounds=6))
     # Four cold calls, and two windows of two that agree.
     assert len(machine.calls) == 2 * (8 + 6)
 
@@ -68,15 +70,15 @@ def test_warming_up_goes_on_until_windows_agree() -> None:
 def test_warming_up_is_bounded_and_what_never_warms_is_not_stable() -> None:
     machine = Machine()
     growing = [0.001 * 1.5**call for call in range(60)]
-    timing = machine.measure(growing, growing, protocol=Protocol(window=1, warmup_most=5, rounds=6))
+    timing = machine.measure(growing, growing, protocol=MeasurementProtocol(window=1, warmup_most=5, rounds=6))
     assert len(machine.calls) == 2 * (5 + 6)
     assert timing.half_width <= 0.02 and not timing.stable
-    assert Machine().measure(growing, growing, protocol=Protocol(warmup_most=0, rounds=6)).stable
+    assert Machine().measure(growing, growing, protocol=MeasurementProtocol(warmup_most=0, rounds=6)).stable
 
 
 def test_a_measurement_that_never_gets_stable_is_not_called_so() -> None:
     wild = np.random.default_rng(0).uniform(0.002, 0.01, size=100).tolist()
-    protocol = Protocol(warmup_most=0, rounds=6, rounds_most=40)
+    protocol = MeasurementProtocol(warmup_most=0, rounds=6, rounds_most=40)
     timing = Machine().measure(wild, itertools.repeat(0.008), protocol=protocol)
     assert not timing.stable and len(timing.samples) == 40 and timing.half_width > 0.02
     with pytest.raises(UnstableError, match=r"of depth 3 did not get stable: after 40 rounds .* \d+\.\d % only"):
@@ -90,7 +92,7 @@ def test_a_measurement_that_never_gets_stable_is_not_called_so() -> None:
 def test_the_script_for_other_devices_measures_alike(
     monkeypatch: pytest.MonkeyPatch, clock: Literal["wall", "cpu"], spread: float
 ) -> None:
-    protocol = Protocol(window=2, warmup_most=10, rounds=6, rounds_most=20, clock=clock)
+    protocol = MeasurementProtocol(window=2, warmup_most=10, rounds=6, rounds_most=20, clock=clock)
     wall, cpu = [0.0], [0.0]
 
     def networks() -> list[Callable[..., None]]:
@@ -142,7 +144,7 @@ def test_by_cpu_time_what_else_runs_does_not_matter() -> None:
         network("n", 0.001),
         network("r", 0.004),
         ROW,
-        protocol=Protocol(rounds=6, clock="cpu"),
+        protocol=MeasurementProtocol(rounds=6, clock="cpu"),
         clock=lambda: machine.now,
         cpu_clock=lambda: spent[0],
     )
@@ -152,10 +154,10 @@ def test_by_cpu_time_what_else_runs_does_not_matter() -> None:
 
 def test_cpu_time_is_refused_where_it_says_nothing() -> None:
     with pytest.raises(ValueError, match="for one thread on the processor only, got 2 threads on cpu; measure by wall"):
-        Machine().measure([], [], threads=2, protocol=Protocol(clock="cpu"))
+        Machine().measure([], [], threads=2, protocol=MeasurementProtocol(clock="cpu"))
     still = Machine()
     networks = still.network("n", itertools.repeat(0.001)), still.network("r", itertools.repeat(0.001))
-    protocol = Protocol(rounds=6, rounds_most=8, clock="cpu")
+    protocol = MeasurementProtocol(rounds=6, rounds_most=8, clock="cpu")
     timing = measure_beside(*networks, ROW, protocol=protocol, clock=lambda: still.now, cpu_clock=lambda: 0.0)
     assert not timing.stable and timing.cpu_ratio == 0.0
 
@@ -179,7 +181,7 @@ def test_mistakes() -> None:
 
 def test_real_clocks_and_modules() -> None:
     module = torch.nn.Linear(2, 2)
-    timing = measure_beside(module, module, (torch.zeros(1, 2),), protocol=Protocol(rounds=6, rounds_most=8))
+    timing = measure_beside(module, module, (torch.zeros(1, 2),), protocol=MeasurementProtocol(rounds=6, rounds_most=8))
     assert 6 <= len(timing.samples) <= 8 and timing.ratio > 0
 
 
@@ -204,7 +206,10 @@ def test_energy_of_all_packages_with_counters_that_begin_again(tmp_path: Path) -
 
 def test_energy_is_part_of_a_timing_where_there_is_a_meter() -> None:
     timing = Machine().measure(
-        itertools.repeat(0.004), itertools.repeat(0.008), energy=lambda: lambda: 7.0, protocol=Protocol(rounds=6)
+        itertools.repeat(0.004),
+        itertools.repeat(0.008),
+        energy=lambda: lambda: 7.0,
+        protocol=MeasurementProtocol(rounds=6),
     )
     assert timing.energy_mj == 7.0
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hardware.backend import ConversionError, first_output, relative_difference
+from hardware.backend import OUTPUT_TOLERANCE, ConversionError, first_output, relative_difference
 from hardware.cost import cost
 from hardware.inputs import Inputs, call, map_inputs
 from hardware.onnx import other_size
@@ -28,7 +28,6 @@ from nas.errors import UserError
 from nas.exporting.card import Card, Source, torch_loader, write_card
 from nas.files import read_json, replace_folder
 
-TOLERANCE = 1e-4
 _FORMAT = 2
 _KEY = "subnetwork"
 Factory = Callable[[], nn.Module]
@@ -277,10 +276,10 @@ def _check_loader(network: nn.Module, source: Source, factory: Factory | None, i
         differences = [_difference(network, loaded, case) for case in (inputs, other_size(inputs))]
     except Exception as error:
         raise ExportError(f"the card's loader fails: {type(error).__name__}: {error}") from error
-    if not max(differences) <= TOLERANCE:
+    if not max(differences) <= OUTPUT_TOLERANCE:
         raise ExportError(
-            f"the network loaded from the export must give the outputs of the sub-network within {TOLERANCE} of the "
-            f"largest logit, they differ by {max(differences):.2g}"
+            "the network loaded from the export must give the outputs of the sub-network within "
+            f"{OUTPUT_TOLERANCE} of the largest logit, they differ by {max(differences):.2g}"
         )
 
 

@@ -1,67 +1,36 @@
-"""Measuring candidates in one runtime, each beside the full network."""
+"""Measuring candidates in one deployment, each beside the full network."""
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from hardware.backend import PRECISIONS, Backend, ConversionError, Runner
+from hardware.backend import Backend, ConversionError, Runner
+from hardware.deployment import Deployment
 from hardware.inputs import Inputs, device_of, map_inputs
-from hardware.profile import Precision, Protocol, Timing
+from hardware.profile import MeasurementProtocol, Timing
 from hardware.protocol import measure_beside
-from hardware.registry import backend
 from hardware.resizing import Resizer
 from nas.errors import NotTaken, UserError
 from nas.profiling.subject import Subject
 from search_spaces import Candidate
 
-TOLERANCE = 0.04
-_LIBRARIES = {"pytorch": "torch"}
+RATIO_TOLERANCE = 0.04
+"""Half of the 95 % interval of a ratio to the full network, relative to it, at which a row is stable."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where and how something is measured: what a profile is asked for besides the network."""
-
-    runtime: str = "pytorch"
-    precision: Precision = "float32"
-    threads: int = 1
-    device: str = "cpu"
-
-    def version(self) -> str:
-        """Of the runtime's library, which is installed."""
-        return version(_LIBRARIES.get(self.runtime, self.runtime))
-
-    def maker(self) -> Callable[[], Backend]:
-        """What gives the runtime anew; UserError where it cannot be used here: the sentence says what to install."""
-        writer = Resizer()
-
-        def make() -> Backend:
-            try:
-                return backend(self.runtime, device=self.device, write=writer)
-            except ValueError as error:
-                raise UserError(str(error)) from error
-
-        make()
-        return make
-
-
-def rows_protocol(target: Target, tolerance: float = TOLERANCE) -> Protocol:
+def rows_protocol(deployment: Deployment, tolerance: float = RATIO_TOLERANCE) -> MeasurementProtocol:
     """How rows are measured: in fewer rounds than a figure that stands alone, since a predictor averages over rows.
 
     One thread of a processor waits for nothing but the processor, so on an idle machine its CPU time is its wall time;
-    on a busy one the wall time also holds the turns of other programs. Warming up may leave a few times of what
-    measuring may.
+    on a busy one the wall time also holds the turns of other programs.
     """
-    alone = target.threads == 1 and target.device == "cpu"
-    return Protocol(
+    alone = deployment.threads == 1 and deployment.device == "cpu"
+    return MeasurementProtocol(
         rounds=9,
         rounds_most=40,
         tolerance=tolerance,
+        # Two windows of the warm-up hold fewer calls than the rounds do, so they differ by more.
         warmup_tolerance=4 * tolerance,
         clock="cpu" if alone else "wall",
     )
@@ -69,35 +38,35 @@ def rows_protocol(target: Target, tolerance: float = TOLERANCE) -> Protocol:
 
 @dataclass
 class Bench:
-    """One runtime with the full network loaded, beside which candidates are measured.
+    """One deployment with the full network loaded, beside which candidates are measured.
 
     Args:
-        subject: what is measured.
-        target: the runtime, its precision and threads.
-        make: gives the runtime anew, see `Target.maker`: one of them would keep every network that it was given.
+        subject: the network, and the inputs to measure with.
+        deployment: what runs it.
         protocol: of every row, see `rows_protocol`.
     """
 
     subject: Subject
-    target: Target
-    make: Callable[[], Backend]
-    protocol: Protocol
+    deployment: Deployment
+    protocol: MeasurementProtocol
+    _write: Resizer = field(default_factory=Resizer, init=False, repr=False)
     _full: Runner | None = field(default=None, init=False, repr=False)
 
     @classmethod
-    def of(cls, subject: Subject, target: Target, tolerance: float = TOLERANCE) -> "Bench":
-        """With the protocol of rows; UserError where the runtime cannot be used here."""
-        return cls(subject, target, target.maker(), rows_protocol(target, tolerance))
+    def of(cls, subject: Subject, deployment: Deployment, tolerance: float = RATIO_TOLERANCE) -> "Bench":
+        """With the protocol of rows; UserError where the deployment cannot be used on this machine."""
+        require(deployment)
+        return cls(subject, deployment, rows_protocol(deployment, tolerance))
 
     def header(self, multiple_of: int = 1) -> dict[str, Any]:
-        """What a profile says that is made with it, before anything is measured; the machine and version aside."""
-        subject, target = self.subject, self.target
+        """The fields of a profile that are known before anything is measured, without machine and version."""
+        subject, deployment = self.subject, self.deployment
         return {
             "model": subject.model,
-            "runtime": target.runtime,
-            "device": target.device,
-            "precision": target.precision,
-            "threads": target.threads,
+            "runtime": deployment.runtime,
+            "device": deployment.device,
+            "precision": deployment.precision,
+            "threads": deployment.threads,
             "batch": subject.batch,
             "tokens": subject.tokens,
             "shape": subject.shape,
@@ -114,19 +83,23 @@ class Bench:
         """A candidate beside the full network.
 
         Raises:
-            NotTaken: by the runtime, of the candidate.
+            NotTaken: the runtime does not take the candidate.
             UserError: the runtime does not take the full network.
         """
         full = self._reference()
         return self._timed(self._prepared(candidate), full)
 
+    def beside_full(self, run: Runner) -> Timing:
+        """What was loaded from files elsewhere, beside the full network; raises UserError as `measure`."""
+        return self._timed(run, self._reference())
+
     def _timed(self, network: Runner, full: Runner) -> Timing:
-        return measure_beside(network, full, self._inputs(), protocol=self.protocol, threads=self.target.threads)
+        return measure_beside(network, full, self._inputs(), protocol=self.protocol, threads=self.deployment.threads)
 
     def _reference(self) -> Runner:
         if self._full is None:
             try:
-                self._full = self._prepared(self.subject.supernet.space.largest())
+                self._full = self._prepared(self.subject.supernet.space.full())
             except NotTaken as error:
                 # Without it there is nothing to compare with.
                 raise UserError(str(error)) from error
@@ -138,17 +111,28 @@ class Bench:
 
     def convert(self, candidate: Candidate, folder: Path) -> tuple[Backend, Path]:
         """Write a candidate for the runtime into an existing folder; NotTaken where the runtime does not take it."""
-        module: nn.Module = self.subject.supernet.extract(candidate).eval()
-        runtime, precision = self.make(), PRECISIONS[self.target.precision]
+        module = self.subject.supernet.extract(candidate).eval()
+        deployment = self.deployment
+        # A new one for each candidate: a PyTorch backend keeps every network that it converted.
+        converter = deployment.backend(self._write)
         try:
-            return runtime, runtime.convert(module, self._inputs(), folder, precision=precision)
+            return converter, converter.convert(module, self._inputs(), folder, precision=deployment.dtype)
         except (ConversionError, ValueError) as error:
-            raise NotTaken(f"{self.target.runtime} does not take this network: {error}") from error
+            raise NotTaken(f"{deployment.runtime} does not take this network: {error}") from error
 
     def _prepared(self, candidate: Candidate) -> Runner:
+        deployment = self.deployment
         with tempfile.TemporaryDirectory() as scratch:
-            runtime, path = self.convert(candidate, Path(scratch))
+            converter, path = self.convert(candidate, Path(scratch))
             try:
-                return runtime.load(path, threads=self.target.threads, precision=PRECISIONS[self.target.precision])
+                return converter.load(path, threads=deployment.threads, precision=deployment.dtype)
             except ValueError as error:
-                raise NotTaken(f"{self.target.runtime} does not take this network: {error}") from error
+                raise NotTaken(f"{deployment.runtime} does not take this network: {error}") from error
+
+
+def require(deployment: Deployment) -> None:
+    """UserError, which says what to install, where a deployment's runtime cannot be used on this machine."""
+    try:
+        deployment.backend()
+    except ValueError as error:
+        raise UserError(str(error)) from error

@@ -10,21 +10,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from hardware.inputs import Inputs
 from hardware.machine import this_machine
-from hardware.profile import DeviceProfile, Row, Timing, noise_floor, write_profile
+from hardware.profile import DeviceProfile, Precision, ProfileRow, Timing, noise_floor, write_profile
 from hardware.protocol import UnstableError, require_stable
 from nas.errors import NotTaken, UserError
-from nas.profiling.bench import Bench
+from nas.profiling.bench import RATIO_TOLERANCE, Bench
 from nas.profiling.design import first_rows, most_telling, pool
 from nas.profiling.prediction import features_of_design
 from nas.profiling.rows import fitted, learned_rows
 from nas.profiling.subject import Subject
 from nas.searching.translation import translation
 from nas.seeds import generator
-from search_spaces import Candidate
+from search_spaces import Candidate, Supernet
 
 LEAST = 20
 _TWICE, _BATCH, _TRIES = 10, 8, 5
@@ -44,7 +46,7 @@ class Effort:
     seconds: float | None = None
 
 
-OnRow = Callable[[DeviceProfile, Row], None]
+OnRow = Callable[[DeviceProfile, ProfileRow], None]
 OnRefused = Callable[[Candidate, NotTaken], None]
 Measure = Callable[[Candidate], Timing]
 
@@ -56,7 +58,7 @@ def begin(bench: Bench, multiple_of: int = 1) -> DeviceProfile:
         bench: measures, in the runtime of the profile.
         multiple_of: which sizes it is for, see `nas.profiling.sizes`.
     """
-    header, version = bench.header(multiple_of), bench.target.version()
+    header, version = bench.header(multiple_of), bench.deployment.version()
     machine = this_machine(bench.subject.accelerator)
     return DeviceProfile(**header, machine=machine, runtime_version=version, reference=stable_reference(bench), rows=())
 
@@ -118,6 +120,44 @@ def grow(
     return growing.profile
 
 
+def measure_profile(
+    supernet: Supernet,
+    example_inputs: Inputs,
+    *,
+    seed: int,
+    runtime: Literal["pytorch", "onnxruntime", "openvino"] = "pytorch",
+    precision: Precision = "float32",
+    threads: int = 1,
+    budget: int = 100,
+    minutes: float | None = None,
+    tolerance: float = RATIO_TOLERANCE,
+    path: Path | None = None,
+    name: str = "",
+) -> DeviceProfile:
+    """Measure some sub-networks on this machine, from which the latency of all others can be predicted anywhere.
+
+    Args:
+        supernet: in evaluation mode, on the device to measure on; its weights do not matter.
+        example_inputs: positional or keyword tensors of the batch and length to measure with.
+        seed: of the choice of sub-networks.
+        runtime: what runs them; `nas doctor` says what is usable here.
+        precision: in which it computes, where it has that.
+        threads: of the runtime.
+        budget: distinct sub-networks.
+        minutes: after which no further ones are begun, though there are 20 at least; None: no limit.
+        tolerance: a ratio to the full network that is known less exactly (half of its 95 % interval) is not stable.
+        path: a JSON file that is written after every row; read it with `hardware.read_profile`.
+        name: of the model, as the profile says it.
+
+    Raises:
+        UserError: a runtime that cannot be used here, or latencies that do not get stable.
+    """
+    subject = Subject(name or type(supernet.model).__name__, supernet, example_inputs, supernet.space)
+    bench = Bench.of(subject, subject.deployment(runtime, precision, threads), tolerance)
+    effort = Effort(budget, None if minutes is None else 60 * minutes)
+    return grow(begin(bench), subject, bench.measure, effort, seed=seed, path=path)
+
+
 def planned(subject: Subject, count: int, seed: int) -> list[Candidate]:
     """`count` distinct candidates chosen without measuring any, in the order of measuring; the first ones twice."""
     return list(dict.fromkeys([*checked_twice(subject, count, seed), *_designed(subject, count, seed)]))[:count]
@@ -146,11 +186,11 @@ class _Growing:
         self._times = Counter(whole.candidate(row.candidate) for row in stable)
         self._refused: list[Candidate] = []
 
-    def add(self, candidate: Candidate, timing: Timing) -> Row:
+    def add(self, candidate: Candidate, timing: Timing) -> ProfileRow:
         """One more row."""
         order = max((row.order for row in self.profile.rows), default=-1) + 1
         before, self._now = self._now, self._clock()
-        row = Row(candidate=dict(candidate), timing=timing, order=order, seconds=self._now - before)
+        row = ProfileRow(candidate=dict(candidate), timing=timing, order=order, seconds=self._now - before)
         rows = (*self.profile.rows, row)
         grown = self.profile.model_copy(update={"rows": rows})
         self.profile = grown.model_copy(update={"noise_floor": noise_floor(grown)})

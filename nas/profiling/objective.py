@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+from hardware.inputs import Inputs
 from hardware.profile import DeviceProfile, digest
+from nas.errors import UserError
 from nas.profiling.prediction import LatencyPredictor
 from nas.profiling.rows import fitted
-from nas.profiling.subject import Subject
+from nas.profiling.subject import Subject, differences
 from nas.searching.measurement import Objective
 from nas.searching.translation import translation
-from search_spaces import Candidate, Space
+from search_spaces import Candidate, Space, Supernet
 from search_spaces.arrays import FloatArray, IntArray
 
 
@@ -49,3 +51,33 @@ def predicted_latency(profile: DeviceProfile, subject: Subject, space: Space) ->
 def latency_objective(name: str, predicted: PredictedLatency, limit: float | None = None) -> Objective:
     """Least predicted milliseconds, as `name`."""
     return Objective(name, "minimize", limit, exact=predicted, source=digest(predicted.profile))
+
+
+def objective_from_profile(
+    profile: DeviceProfile,
+    supernet: Supernet,
+    example_inputs: Inputs,
+    *,
+    space: Space | None = None,
+    name: str = "latency_ms",
+    limit: float | None = None,
+) -> Objective:
+    """The objective of least latency in milliseconds, computed from a profile and never measured in the search.
+
+    Args:
+        profile: of this super-network with these inputs.
+        supernet: in evaluation mode.
+        example_inputs: as they were profiled.
+        space: of the search: that of the super-network (None), joined with another, or with fewer options.
+        name: of the objective.
+        limit: bound that a selected candidate must meet.
+
+    Raises:
+        UserError: a profile of something else, or one whose rows do not tell anything.
+    """
+    subject = Subject(profile.model.name, supernet, example_inputs, supernet.space)
+    wrong = differences(profile, subject.asked)
+    if wrong:
+        raise UserError(f"the profile must be of this super-network and these inputs: {wrong[0]}")
+    predicted = predicted_latency(profile, subject, supernet.space if space is None else space)
+    return latency_objective(name, predicted, limit)

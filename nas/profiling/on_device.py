@@ -96,7 +96,8 @@ def onnxruntime(profile: Json, inputs: dict[str, Any]) -> tuple[Callable[[Path],
     options.intra_op_num_threads, options.inter_op_num_threads = profile["threads"], 1
 
     def load(folder: Path) -> Run:
-        session = library.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        path = next(folder.glob("*.onnx"))
+        session = library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         feed = {each.name: inputs[each.name] for each in session.get_inputs()}
         return lambda: session.run(None, feed)
 

@@ -7,8 +7,9 @@ from functools import cached_property
 
 import torch
 
+from hardware.deployment import Deployment
 from hardware.inputs import Inputs, batch_size, device_of, is_tokens, map_inputs, split
-from hardware.profile import DeviceProfile, ProfiledModel, differs
+from hardware.profile import Device, DeviceProfile, Precision, ProfiledModel, differs
 from nas.errors import UserError
 from search_spaces import Kernels, Space, Supernet, kernels
 from search_spaces.families.recognition import family_name
@@ -47,6 +48,11 @@ class Subject:
         args, kwargs = split(self.inputs)
         return tuple(next(iter((*args, *kwargs.values()))).shape)
 
+    def deployment(self, runtime: str, precision: Precision, threads: int) -> Deployment:
+        """How it runs with these inputs, on the device that it is on."""
+        device: Device = "cuda" if device_of(self.supernet).type == "cuda" else "cpu"
+        return Deployment(runtime, precision, threads, self.batch, self.tokens, device)
+
     @property
     def accelerator(self) -> str | None:
         """The name of the GPU that the network is on; None on a processor."""
@@ -58,7 +64,7 @@ class Subject:
         """What a profile says of the network: the whole space, whatever of it is measured."""
         whole = self.supernet.space
         digest = hashlib.sha256(whole.to_json().encode()).hexdigest()
-        sums = self.kernels.of(whole.encode([whole.largest()]))[0]
+        sums = self.kernels.of(whole.encode([whole.full()]))[0]
         macs = sum(int(value) for name, value in zip(self.kernels.names, sums, strict=True) if name.startswith("macs "))
         family = family_name(self.supernet.model)
         return ProfiledModel(name=self.name, family=family, space_sha256=digest, macs=macs)

@@ -7,10 +7,11 @@ from typing import Any
 
 from hardware.inputs import device_of
 from hardware.machine import this_machine
-from hardware.profile import DeviceProfile, Row, noise_floor, write_profile
+from hardware.profile import DeviceProfile, ProfileRow, noise_floor, write_profile
 from nas.console import Bar, say
 from nas.errors import NotTaken, UserError
-from nas.profiling.bench import Bench, Target
+from hardware.deployment import Deployment
+from nas.profiling.bench import Bench
 from nas.profiling.collection import Effort, begin, checked_twice, grow, stable_reference
 from nas.profiling.profiles import profile_at
 from nas.profiling.rows import held_out
@@ -38,7 +39,7 @@ def profile_device(request: ProfileRequest, out: Path) -> dict[str, Any]:
     effort = Effort(settings.budget or BUDGET, None if settings.minutes is None else 60 * settings.minutes)
     with Bar(f"Profiling {settings.runtime}", _count(subject, request)) as bar:
 
-        def on_row(grown: DeviceProfile, row: Row) -> None:
+        def on_row(grown: DeviceProfile, row: ProfileRow) -> None:
             told = f"{grown.latency_ms(row):.4g} ms, {grown.ratio(row.timing):.3f} of the full network"
             bar.update(len(grown.rows), told if row.timing.stable else f"{told}, not stable")
 
@@ -125,15 +126,15 @@ def _judged(found: Quality) -> dict[str, float | None]:
 
 def bench_of(subject: Subject, settings: ProfileSettings) -> Bench:
     """What measures candidates; UserError where the runtime cannot be used here."""
-    target = Target(settings.runtime, settings.precision, settings.threads, device_of(subject.supernet).type)
-    return Bench.of(subject, target, settings.tolerance)
+    deployment = subject.deployment(settings.runtime, settings.precision, settings.threads)
+    return Bench.of(subject, deployment, settings.tolerance)
 
 
 def _begun(out: Path, subject: Subject, settings: ProfileSettings, bench: Bench) -> DeviceProfile:
     """The profile in `out`, which must be of the same, or a new one that holds the full network alone."""
     asked = asked_of_profile(subject, settings)
     if out.exists():
-        machine, version = this_machine(subject.accelerator), bench.target.version()
+        machine, version = this_machine(subject.accelerator), bench.deployment.version()
         found = profile_at(out)
         wrong = differences(found, asked)
         if found.machine != machine:

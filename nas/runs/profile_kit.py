@@ -102,7 +102,7 @@ def _fill(
     # What the command line profiles has inputs with names.
     _, inputs = split(map_inputs(subject.inputs, lambda value: value.cpu()))
     (folder / "full").mkdir()
-    bench.convert(subject.supernet.space.largest(), folder / "full")
+    bench.convert(subject.supernet.space.full(), folder / "full")
     written = _written(folder, bench, candidates)
     rows = [{"folder": name, "candidate": dict(candidate)} for name, candidate in written.items()]
     arrays: dict[str, Any] = {name: value.numpy() for name, value in inputs.items()}
@@ -132,7 +132,7 @@ def _written(folder: Path, bench: Bench, candidates: list[Candidate]) -> dict[st
                 say(f"One sub-network is left out: {error}")
             bar.update(number, name)
     if not written:
-        raise UserError(f"none of {len(candidates)} sub-networks could be written for {bench.target.runtime}")
+        raise UserError(f"none of {len(candidates)} sub-networks could be written for {bench.deployment.runtime}")
     return written
 
 

@@ -25,7 +25,7 @@ BACKENDS: list[Callable[[], Backend]] = [PyTorchBackend, OnnxRuntimeBackend, Ope
 # Largest difference over the largest logit; other weights would give 1 and more. INT8 rounds weights and inputs of each
 # layer to 255 steps, and to fewer where a processor has no instructions for it (.21: OpenVINO on one with AVX2 alone).
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.3}
-FILES = {"weights.safetensors", "model.onnx", "model.xml", "model.bin"}
+FILES = {"weights.safetensors", "model.onnx", "model-int8.onnx", "model.xml", "model.bin"}
 
 
 class Convolutional(nn.Module):
@@ -255,5 +255,5 @@ def test_first_output() -> None:
 def test_int8_without_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(ValueError, match="int8 needs nncf, which is not installed: pip install nncf"):
-        quantized(object(), ["x"], (torch.zeros(2, 1),))
+        quantized(object(), ["x"], [(torch.zeros(1, 1),)])
     assert all("int8" not in runtime.precisions for runtime in backends())
