@@ -18,9 +18,9 @@ from nas.data.split import Split
 from nas.errors import UserError
 from nas.files import replace_folder
 from nas.learning.finetuned import Finetuned
+from nas.learning.progress import TrainingFigures
 from nas.learning.training import History, TrainingConfig, TrainingFailed, fine_tune
 from nas.records import read_record, write_record
-from nas.runs.progress import TrainingFigures
 
 _LAST_STEPS = 20
 

@@ -28,11 +28,11 @@ from nas.learning.preparation import (
     training_config,
 )
 from nas.learning.probes import Probe
+from nas.learning.progress import TrainingFigures
 from nas.learning.strong_teacher import given_teacher, own_teacher
 from nas.networks.pretrained import save_preprocessor
 from nas.records import same_request, write_record
 from nas.runs.folder import RunFolder
-from nas.runs.progress import TrainingFigures
 from nas.runs.requests import FinetuneRequest
 from nas.seeds import generator
 

@@ -26,16 +26,17 @@ from nas.profiling.profiles import (
 from nas.records import recorded_versions, same_request, write_record
 from nas.reporting.table import Marks, write_front
 from nas.runs.asked_search import asked_of_search, check_search, latency_settings, run_search, study_at
-from nas.runs.findings import refuse_failed, summary, tell_end
+from nas.runs.findings import summary, tell_end
 from nas.runs.folder import (
     JOURNAL,
     RequestRecord,
     RunFolder,
 )
 from nas.runs.loading import open_run
-from nas.runs.objectives import named_objectives, objective_names
-from nas.runs.progress import SearchFigures
 from nas.runs.requests import SearchRequest
+from nas.searching.giving_up import refuse_failed
+from nas.searching.objectives import named_objectives, objective_names
+from nas.searching.progress import SearchFigures
 from nas.searching.relative_latency import reference_path
 from nas.searching.storage import Storage, copy_to_journal, is_url
 from nas.settings import SearchSettings
