@@ -1,4 +1,4 @@
-"""From a module's outputs to accuracy, and to what a difference of two accuracies on the same rows can tell."""
+"""Run a module on a split, score its outputs, and compare two modules on the same rows with a paired interval."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -18,13 +18,21 @@ __all__ = ["PairedDifference", "accuracy", "logits_of", "paired_difference", "pr
 
 Logits = npt.NDArray[np.float32]
 _Z = 1.959963984540054
+"""The 97.5 % quantile of the standard normal distribution: a two-sided interval of 95 %."""
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits (rows, classes) in what a module returns: a tensor, a tuple, a mapping, or an output of transformers.
+    """Find the logits in the return value of a module.
+
+    Args:
+        output: a tensor, a tuple that begins with one, a mapping with the key `logits`, or an output object of
+            `transformers`.
+
+    Returns:
+        The logits, (rows, classes), or (rows, tokens, tags) for token classification.
 
     Raises:
-        TypeError: none of these.
+        TypeError: the output is none of these.
     """
     if isinstance(output, Tensor):
         return output
@@ -43,13 +51,17 @@ def logits_of(output: Any) -> Tensor:
 def predict(
     forward: Callable[..., Any], split: Split, batch_size: int = 64, device: torch.device | str = "cpu"
 ) -> Logits:
-    """Logits (n, classes) of all rows, in their order, without gradients; of tokens (n, longest, tags), 0 behind a row.
+    """Compute the logits of all rows of a split without gradients.
 
     Args:
-        forward: called with keyword inputs; put the module in eval mode and on `device` before.
+        forward: called with keyword inputs. The caller puts the module in evaluation mode and on `device`.
         split: the rows.
-        batch_size: rows at once; rows of like length go together, which halves the time.
-        device: where the inputs go.
+        batch_size: rows per forward pass. Rows of similar length are batched together, which halves the time on texts.
+        device: the device that the inputs are moved to.
+
+    Returns:
+        Logits in the order of the rows, (n, classes). For token classification (n, longest, tags), filled with zeros
+        after the last token of a row.
     """
     batches = split.batches(batch_size)
     with torch.no_grad():
@@ -62,6 +74,7 @@ def predict(
     if parts[0].ndim == 3:
         longest = max(part.shape[1] for part in parts)
         parts = [pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]
+    # The batches hold the rows sorted by length; writing through their indices restores the order of the split.
     stacked = torch.cat(parts).numpy()
     logits = np.empty_like(stacked)
     logits[np.concatenate(batches)] = stacked
@@ -70,7 +83,7 @@ def predict(
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A difference of accuracies in points (hundredths), and its 95 % interval."""
+    """A difference of two accuracies in percentage points, with its 95 % interval from `low` to `high`."""
 
     points: float
     low: float
@@ -78,17 +91,21 @@ class PairedDifference:
 
 
 def paired_difference(correct: npt.ArrayLike, reference: npt.ArrayLike) -> PairedDifference:
-    """How much better the first is than the reference on the same rows, in points (negative: a loss).
+    """Difference between the accuracy of a network and that of a reference on the same rows.
 
-    The interval adds half a row to each of the four cells of the paired table (Agresti and Min, 2005,
-    doi:10.1002/sim.1781), so that it has a width even when the two never differ.
+    The interval is the adjusted Wald interval for paired proportions (Agresti and Min, 2005, doi:10.1002/sim.1781),
+    which adds half a row to each of the four cells of the paired table. So the interval has a width even when both
+    networks are right on the same rows.
 
     Args:
-        correct: which rows the first gets right, bool (n,).
-        reference: the same of the other one (n,).
+        correct: which rows the network classifies correctly, bool (n,).
+        reference: the same for the reference network, bool (n,).
+
+    Returns:
+        The difference in percentage points; negative when the network is worse than the reference.
 
     Raises:
-        ValueError: no rows, or not equally many.
+        ValueError: there are no rows, or the two arrays have different shapes.
     """
     ours, theirs = np.asarray(correct, dtype=bool), np.asarray(reference, dtype=bool)
     if ours.shape != theirs.shape or ours.ndim != 1 or not len(ours):

@@ -1,4 +1,8 @@
-"""From raw rows to what a model reads: tokens of texts or of words, pixels of images."""
+"""Preprocess raw rows for a model: tokenise texts and lists of words, decode and normalise images.
+
+A preprocessor (`TextPreprocessor`, `ImagePreprocessor`, `PlainImages`) belongs to one network. Its `prepare` returns
+the rows as `Tokens` or `Images`, from which a split makes padded batches.
+"""
 
 import io
 import itertools
@@ -24,14 +28,15 @@ Channels = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokenised rows, one after the other: row i is `flat[offsets[i]:offsets[i + 1]]`.
+    """Tokenised rows in one flat array: row i is `flat[offsets[i]:offsets[i + 1]]`.
 
     Args:
-        flat: tokens of all rows.
-        offsets: where each row begins, and the end (n + 1,).
-        pad: the token behind the end of a row.
-        words: of every token in `flat`, the number of the word that it begins, -1 for all others; None: rows are texts.
-        truncated: how many rows were cut off.
+        flat: token ids of all rows, concatenated.
+        offsets: start of each row in `flat`, followed by the total length, (n + 1,).
+        pad: id of the padding token.
+        words: for each token in `flat`, the index of the word that it begins, or -1 if it begins none. None when the
+            rows are texts rather than lists of words.
+        truncated: number of rows that were longer than the limit.
     """
 
     flat: npt.NDArray[np.int32]
@@ -42,18 +47,22 @@ class Tokens:
 
     @property
     def lengths(self) -> IntArray:
-        """Tokens of every row (n,)."""
+        """Number of tokens of each row (n,)."""
         return np.diff(self.offsets)
 
     def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask` (rows, longest), int64."""
+        """`input_ids` and `attention_mask` of the given rows, (rows, longest), int64."""
         ids = self._padded(self.flat, indices, self.pad)
         lengths = self.lengths[np.asarray(indices, dtype=np.int64)]
         mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
     def first_words(self, indices: npt.ArrayLike) -> IntArray:
-        """The number of the word whose first token this is, -1 elsewhere (rows, longest of them)."""
+        """For each token, the index of the word that it begins, or -1; shape (rows, longest).
+
+        Raises:
+            UserError: the rows are texts, not lists of words.
+        """
         if self.words is None:
             raise UserError("token classification needs rows of words, got texts that are not cut into words")
         return self._padded(self.words, indices, -1)
@@ -68,17 +77,25 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TextPreprocessor:
-    """Tokenises texts, or rows of words, with a tokenizer of `transformers`; the padding stands on the right."""
+    """Tokenises texts or lists of words with a tokenizer of `transformers`; padding is on the right."""
 
     tokenizer: Any
 
     @property
     def kind(self) -> InputKind:
-        """Texts."""
+        """Always "text"."""
         return "text"
 
     def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> Tokens:
-        """Tokenise every row once, cut off after `max_tokens` (special tokens included) or what the model takes."""
+        """Tokenise all rows.
+
+        Args:
+            rows: texts, or tuples of words.
+            max_tokens: longest row in tokens, special tokens included; the limit of the model applies too.
+
+        Raises:
+            UserError: the rows are lists of words and the tokenizer cannot map tokens to words.
+        """
         limit = min(max_tokens, int(self.tokenizer.model_max_length))
         of_words = bool(rows) and isinstance(rows[0], tuple)
         if of_words and not self.tokenizer.is_fast:
@@ -87,6 +104,8 @@ class TextPreprocessor:
             )
         encoded = self._encoded(rows, limit)
         ids: list[list[int]] = encoded["input_ids"] if rows else []
+        # A row of exactly `limit` tokens may be complete or cut off. Tokenising only these again with room for one
+        # more token tells which, without tokenising the whole data set twice.
         full = [row for row, tokens in zip(rows, ids, strict=True) if len(tokens) == limit]
         truncated = sum(len(tokens) > limit for tokens in self._encoded(full, limit + 1)["input_ids"]) if full else 0
         offsets = np.concatenate([[0], np.cumsum([len(tokens) for tokens in ids])]).astype(np.int64)
@@ -101,12 +120,12 @@ class TextPreprocessor:
         return self.tokenizer(given, is_split_into_words=split, truncation=True, max_length=limit, padding=False)
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer's files."""
+        """Write the tokenizer's files into `folder`."""
         self.tokenizer.save_pretrained(folder)
 
 
 def _first_words(words: Sequence[int | None]) -> list[int]:
-    """The number of a word at its first token, -1 at all others and where there is no word."""
+    """Keep the index of a word at its first token; the other tokens and special tokens get -1."""
     before = itertools.chain([None], words)
     return [-1 if word is None or word == last else word for word, last in zip(words, before, strict=False)]
 
@@ -117,7 +136,13 @@ def _flat(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
 
 @dataclass(frozen=True)
 class Images:
-    """Encoded images, decoded batch by batch."""
+    """Encoded images (PNG, JPEG, ...) that are decoded batch by batch, so that the pixels never fill the memory.
+
+    Args:
+        rows: the encoded images.
+        transform: decoded RGB images of Pillow -> pixels (rows, channels, height, width).
+        name: keyword under which the module's forward takes the pixels.
+    """
 
     rows: tuple[bytes, ...]
     transform: Callable[[list[Any]], Tensor]
@@ -125,16 +150,20 @@ class Images:
 
     @property
     def lengths(self) -> IntArray:
-        """All images cost the same (n,)."""
+        """1 for each image (n,): all of them cost the same."""
         return np.ones(len(self.rows), dtype=np.int64)
 
     def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
-        """Pixels (rows, channels, height, width), float32; raises UserError for an image that cannot be decoded."""
+        """Pixels of the given rows, (rows, channels, height, width), float32.
+
+        Raises:
+            UserError: an image cannot be decoded.
+        """
         return {self.name: self.transform([_decoded(self.rows[i], int(i)) for i in np.asarray(indices)])}
 
 
 def undecodable(rows: Sequence[RawRow]) -> list[int]:
-    """The numbers of the images among `rows` that cannot be decoded to their end, ascending."""
+    """Indices of the rows that are images and cannot be decoded completely, ascending."""
     images = [(number, row) for number, row in enumerate(rows) if isinstance(row, bytes)]
     with ThreadPoolExecutor() as pool:
         good = list(pool.map(_decodes, [row for _, row in images]))
@@ -144,7 +173,8 @@ def undecodable(rows: Sequence[RawRow]) -> list[int]:
 def _decodes(row: bytes) -> bool:
     try:
         with _opened(row) as image:
-            # A JPEG is read to its end all the same, but most of the arithmetic is left out.
+            # `draft` makes the decoder scale a JPEG down while reading it. The whole file is still read, so a
+            # truncated one is found, but most of the arithmetic is skipped.
             image.draft("RGB", (1, 1))
             image.load()
     except _unreadable():
@@ -159,7 +189,7 @@ def _opened(row: bytes) -> Any:
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """What Pillow raises for bytes that are no image, or only a part of one."""
+    """Exceptions that Pillow raises for bytes that are not an image or only part of one."""
     from PIL import Image
 
     return (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -174,7 +204,7 @@ def _decoded(row: bytes, number: int) -> Any:
 
 
 def _checked_images(rows: Sequence[RawRow]) -> tuple[bytes, ...]:
-    """The rows, every header read, so that a wrong file is found before hours of training."""
+    """The rows that are images, after reading each header, so that a wrong file is found before the training."""
     images = tuple(row for row in rows if isinstance(row, bytes))
     for number, row in enumerate(images):
         try:
@@ -192,11 +222,11 @@ class ImagePreprocessor:
 
     @property
     def kind(self) -> InputKind:
-        """Images."""
+        """Always "image"."""
         return "image"
 
     def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> Images:
-        """Keep the encoded rows; pixels are made batch by batch."""
+        """Check the header of each image; `max_tokens` has no effect. Raises UserError for an unreadable image."""
         return Images(_checked_images(rows), self._pixels, "pixel_values")
 
     def _pixels(self, images: list[Any]) -> Tensor:
@@ -210,13 +240,16 @@ class ImagePreprocessor:
 
 @dataclass(frozen=True)
 class PlainImages:
-    """Images of one size, each colour scaled to 0..1, less `mean`, divided by `std`: for a module of the user's own.
+    """Preprocessing of images for a network that is not from `transformers`: (pixels / 255 - mean) / std.
 
     Args:
-        name: the keyword of the module's forward.
-        size: (height, width) that images are resized to.
-        mean: of red, green and blue; with the defaults the pixels go from -1 to 1.
-        std: of red, green and blue, above 0.
+        name: keyword under which the module's forward takes the pixels.
+        size: (height, width) in pixels that images are resized to.
+        mean: mean of red, green and blue; with the defaults the pixels range from -1 to 1.
+        std: standard deviation of red, green and blue, above 0.
+
+    Raises:
+        UserError: a size below 1, a `std` that is not positive, or a wrong number of values.
     """
 
     name: str
@@ -232,11 +265,11 @@ class PlainImages:
 
     @property
     def kind(self) -> InputKind:
-        """Images."""
+        """Always "image"."""
         return "image"
 
     def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> Images:
-        """Keep the encoded rows; pixels are made batch by batch."""
+        """Check the header of each image; `max_tokens` has no effect. Raises UserError for an unreadable image."""
         return Images(_checked_images(rows), self._pixels, self.name)
 
     def _pixels(self, images: list[Any]) -> Tensor:
@@ -247,13 +280,20 @@ class PlainImages:
         return (pixels.float() / 255 - mean) / std
 
     def save(self, folder: Path) -> None:
-        """Write `preprocessor_config.json`, marked as ours."""
+        """Write `preprocessor_config.json` with the single key `plain_images`, which `load` recognises."""
         text = json.dumps({"plain_images": asdict(self)})
         (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "PlainImages | None":
-        """What `save` wrote, None where the folder holds none; UserError where the file is damaged."""
+        """Read what `save` wrote.
+
+        Returns:
+            The preprocessing, or None when the folder has none or that of a `transformers` model.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         path = folder / "preprocessor_config.json"
         if not path.is_file():
             return None

@@ -1,4 +1,8 @@
-"""Labelled data of any form that `datasets` loads: read and checked; the only home of that library."""
+"""Read labelled data from files, folders or the hub, and check it.
+
+This is the only module that imports the library `datasets`. It finds the columns, the kind of rows and the classes, and
+turns whatever the library raises into one sentence.
+"""
 
 import math
 import tempfile
@@ -35,16 +39,16 @@ _MAX_CLASSES = 10_000
 
 @dataclass(frozen=True)
 class Source:
-    """Where the data is and which columns count.
+    """A data set and the columns of it to use.
 
     Args:
-        location: a CSV, TSV, Parquet or JSON-lines file (also .gz), a folder of images in one folder a class, a folder
-            with files for train, validation and test, or the name of a data set on the hub.
-        text: column of the text, or of the words; None: found by its usual names.
-        image: column of the image; None: found by its usual names.
-        label: column of the label, number or tags; None: found by its usual names.
+        location: a CSV, TSV, Parquet or JSON-lines file (also .gz), a folder with one sub-folder of images per class, a
+            folder with files for train, validation and test, or the name of a data set on the hub.
+        text: column of the text or of the words; None: the first column with one of the usual names.
+        image: column of the image; None: the first column with one of the usual names.
+        label: column of the label, number or tags; None: the first column with one of the usual names.
         config: configuration of a hub data set, e.g. "sst2" of "nyu-mll/glue".
-        task: what the labels mean.
+        task: the kind of labels.
     """
 
     location: str
@@ -63,17 +67,28 @@ def load_data(
     shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
     max_tokens: int = 128,
 ) -> Data:
-    """Read a source and make it ready: `read_table`, then `prepare_data`; the same arguments and errors."""
+    """Read a data set, split it and preprocess its rows.
+
+    Args:
+        source: the data set and its columns.
+        preprocess: the preprocessor of the network.
+        seed: decides which rows become validation and test rows where the data has no such splits.
+        shares: relative sizes of train, validation and test; only those of missing splits have an effect.
+        max_tokens: texts are truncated to this many tokens, or to the limit of the model.
+
+    Raises:
+        UserError: as `read_table` and `nas.data.table.prepare_data`.
+    """
     return prepare_data(read_table(source), preprocess, seed=seed, shares=shares, max_tokens=max_tokens)
 
 
 def read_table(source: Source) -> Table:
-    """Read all rows and find out their kind and classes.
+    """Read all rows and determine their kind and their classes.
 
-    Splits whose labels are all missing (as in the test sets of many benchmarks) do not count as labelled data.
+    Splits without any labels (as the test sets of many benchmarks) are ignored.
 
     Raises:
-        UserError: nothing there, nothing in it, a column or labels missing, one class only, or not readable.
+        UserError: the data does not exist, is empty or not readable, lacks a column or labels, or has one class only.
     """
     form = _FORMS[type(source.task)]
     with _quiet(), tempfile.TemporaryDirectory(prefix="nas-data-", ignore_cleanup_errors=True) as cache:
@@ -104,7 +119,7 @@ def read_table(source: Source) -> Table:
 
 
 def _quiet() -> AbstractContextManager[None]:
-    """No progress bars and no log lines of `datasets` and of the hub's client."""
+    """Suppress the progress bars and log lines of `datasets` and of the hub's client."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     loggers = ("datasets", "huggingface_hub")
@@ -137,19 +152,21 @@ def _load_file(path: Path, cache: str) -> Any:
         raise UserError(f"the data file {path} must hold rows, it is empty")
     options: dict[str, Any] = {"data_files": {"train": str(path)}, "cache_dir": cache}
     if builder == "csv":
-        # A text that reads "NA" or "null" is a text, and the first of too many fields is not a name of the row.
+        # pandas would read a text "NA" or "null" as missing, and would take the first field as a row name when a row
+        # has more fields than the header.
         separator = "\t" if suffixes[-1].lower() == ".tsv" else ","
         options |= {"keep_default_na": False, "index_col": False, "sep": separator}
     return _readable(lambda: datasets.load_dataset(builder, **options), str(path))
 
 
 def _readable(load: Callable[[], Any], name: str) -> Any:
-    """The result of `load`; whatever `datasets` raises becomes one sentence with the innermost cause."""
+    """Call `load`; anything that `datasets` raises becomes a UserError with the innermost cause."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Length of header or names does not match")
             return load()
     except Exception as error:
+        # The library wraps the error that a user can act on in several of its own.
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
@@ -168,7 +185,7 @@ def _readable(load: Callable[[], Any], name: str) -> Any:
 
 
 def _named(found: Any, location: str) -> dict[str, Any]:
-    """Splits under the names train, validation, test; others are left out, empty ones too."""
+    """The splits under the names train, validation and test; other and empty splits are ignored."""
     filled = {str(name): part for name, part in found.items() if part.num_rows}
     if not filled:
         raise UserError(f"the data in {location} must hold rows, it is empty")
@@ -185,7 +202,7 @@ def _named(found: Any, location: str) -> dict[str, Any]:
 
 
 def _columns(source: Source, form: "_Form", columns: Sequence[str]) -> tuple[InputKind, str, str]:
-    """(kind, column of the rows, column of the labels)."""
+    """The kind of the rows, their column and the column of the labels."""
     shown = ", ".join(columns)
     if source.text and source.image:
         raise UserError("name a text column or an image column, not both")
@@ -229,7 +246,7 @@ def _images(part: Any, column: str) -> list[RawRow]:
             value = value.get("bytes") or (Path(value["path"]).read_bytes() if value.get("path") else None)
         if not isinstance(value, bytes | None):
             raise UserError(f"column {column} must hold encoded images (bytes), row {number + 1} holds something else")
-        # A row without an image counts as one that cannot be decoded.
+        # An empty value is no image; `prepare_data` then counts it among the images that cannot be decoded.
         rows.append(value or b"")
     return rows
 
@@ -249,7 +266,7 @@ def _words(part: Any, column: str) -> list[RawRow]:
 
 
 def _as_long(rows: Mapping[str, Sequence[RawRow]], labels: "_RawLabels", location: str) -> None:
-    """UserError unless every word has a tag."""
+    """Raise UserError unless each row has as many tags as words."""
     for name, part in rows.items():
         for number, (row, tags) in enumerate(zip(part, labels[name], strict=True)):
             if isinstance(row, tuple) and len(row) != len(tags):
@@ -260,7 +277,7 @@ def _as_long(rows: Mapping[str, Sequence[RawRow]], labels: "_RawLabels", locatio
 
 
 def _unlabelled(value: Any) -> bool:
-    """Whether a label stands for none, as in test sets whose labels are kept secret."""
+    """Whether a value means "no label"; -1 does so in test sets whose labels are secret."""
     return all(map(_unlabelled, value)) if isinstance(value, list) else value in (None, "", -1, -100)
 
 
@@ -271,13 +288,13 @@ def _missing(value: Any) -> bool:
 
 
 def _names(feature: Any) -> Sequence[str] | None:
-    """The names of the classes where the data has them, of one label or of a list of tags."""
+    """The class names that the data defines for a label column or a column of tags, if any."""
     names: Sequence[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
     return names
 
 
 def _raw_labels(part: Any, label: str, location: str) -> list[Any]:
-    """Labels as they came, whole numbers or words; those of a ClassLabel as names."""
+    """Class labels as whole numbers or words; a column of type ClassLabel gives the names of the classes."""
     feature, values = part.features[label], part[label][:]
     if getattr(feature, "names", None):
         return [_named_class(feature, value) for value in values]
@@ -297,7 +314,7 @@ def _named_class(feature: Any, value: Any) -> Any:
 
 
 def _raw_numbers(part: Any, label: str, location: str) -> list[Any]:
-    """Numbers as they came, None where there is none."""
+    """Numbers of a regression, None where the value is missing."""
     values = [None if value is None or value != value else value for value in part[label][:]]
     wrong = next((v for v in values if v is not None and not (isinstance(v, int | float) and math.isfinite(v))), None)
     if wrong is not None:
@@ -306,7 +323,7 @@ def _raw_numbers(part: Any, label: str, location: str) -> list[Any]:
 
 
 def _raw_tags(part: Any, label: str, location: str) -> list[Any]:
-    """Lists of tags as they came, whole numbers or words; those of a ClassLabel as names."""
+    """Lists of tags as whole numbers or words; a column of type ClassLabel gives the names of the tags."""
     feature = part.features[label]
     values: list[Any] = part[label][:]
     wrong = next((v for v in values if not _is_tags(v)), None)
@@ -326,19 +343,19 @@ _Indexed = tuple[Sequence[Any], dict[str, list[Any]]]
 
 
 def _of_classes(labels: _RawLabels, names: Sequence[str] | None, column: str, location: str) -> _Indexed:
-    """(the classes, every part's labels as their indices)."""
+    """The classes, and the labels of each split as indices into them."""
     ordered = _ordered({value for values in labels.values() for value in values}, names, location)
     index = {value: number for number, value in enumerate(ordered)}
     return ordered, {name: [index[value] for value in values] for name, values in labels.items()}
 
 
 def _of_numbers(labels: _RawLabels, names: Sequence[str] | None, column: str, location: str) -> _Indexed:
-    """(the column's name, the numbers as they are)."""
+    """The name of the column, and the numbers unchanged."""
     return [column], {name: list(values) for name, values in labels.items()}
 
 
 def _of_tags(labels: _RawLabels, names: Sequence[str] | None, column: str, location: str) -> _Indexed:
-    """(the tags, every part's lists of tags as their indices)."""
+    """The tags, and the lists of tags of each split as indices into them."""
     ordered = _ordered({tag for rows in labels.values() for tags in rows for tag in tags}, names, location)
     index = {tag: number for number, tag in enumerate(ordered)}
     return ordered, {name: [[index[tag] for tag in tags] for tags in rows] for name, rows in labels.items()}
@@ -346,7 +363,7 @@ def _of_tags(labels: _RawLabels, names: Sequence[str] | None, column: str, locat
 
 @dataclass(frozen=True)
 class _Form:
-    """How the data of a task looks: usual names of its columns, how rows and labels are read, what the classes are."""
+    """How data of a task is read: usual column names, and functions for rows, labels and classes."""
 
     text_names: Sequence[str]
     label_names: Sequence[str]
@@ -363,7 +380,7 @@ _FORMS: Mapping[type[Task], _Form] = {
 
 
 def _ordered(values: set[Any], names: Sequence[str] | None, location: str) -> list[Any]:
-    """The distinct labels as classes: in the order of `names`, whole numbers ascending, or words sorted."""
+    """Order the distinct labels as classes: in the order of `names`, else numbers ascending, else words sorted."""
     if len(values) < 2:
         raise UserError(f"the labels in {location} must have at least two classes, all are {next(iter(values))!r}")
     if len(values) > _MAX_CLASSES:

@@ -1,4 +1,8 @@
-"""Labelled rows that are ready for a model: batches of like lengths, leak-free splits, storage as Parquet."""
+"""Labelled rows ready for a model: batches of similar lengths, stratified splitting, and storage as Parquet files.
+
+`Data` holds the three splits of a run and is what training, search and export receive. `Preprocessor` and
+`PreparedRows` are the two interfaces between raw rows and a model's inputs.
+"""
 
 import hashlib
 import json
@@ -19,48 +23,48 @@ from search_spaces.arrays import IntArray
 
 InputKind = Literal["text", "image"]
 RawRow = str | bytes | tuple[str, ...]
-"""A text, the encoded bytes of an image, or the words of a text."""
+"""A text, the encoded bytes of an image, or the words of a text as a tuple."""
 
 _VERSION = 2
 PARTS = ("train", "validation", "test")
 _POOL = 32
-"""Batches that are shuffled as one pool before like lengths are put together."""
+"""Batches per pool: rows are shuffled, and then sorted by length within pools of this many batches."""
 
 
 class PreparedRows(Protocol):
-    """Rows turned into what a model reads."""
+    """Preprocessed rows of one split, from which batches are made."""
 
     @property
     def lengths(self) -> IntArray:
-        """What a row costs, (n,): tokens, or 1 for images."""
+        """Length of each row (n,): its number of tokens, or 1 for images."""
 
     def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
-        """Keyword inputs of the model for these rows, padded to the longest of them."""
+        """Keyword inputs of the model for the given rows, padded to the longest of them."""
 
 
 class Preprocessor(Protocol):
-    """Turns raw rows into inputs; `nas.networks.pretrained` has one for texts and one for images."""
+    """Preprocesses raw rows; `nas.data.preprocessing` has implementations for texts and images."""
 
     @property
     def kind(self) -> InputKind:
-        """What rows it reads."""
+        """The kind of rows that it accepts."""
 
     def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> PreparedRows:
-        """Turn rows into inputs, texts cut off after `max_tokens`; raises UserError for rows that cannot be read."""
+        """Preprocess rows; texts are truncated to `max_tokens`. Raises UserError for rows that cannot be read."""
 
     def save(self, folder: Path) -> None:
-        """Write what `nas.networks.pretrained.load_preprocessor` reads again."""
+        """Write files from which `nas.networks.pretrained.load_preprocessor` restores it."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split, ready for a model.
+    """The rows of one split with their labels and their preprocessed form.
 
     Args:
-        rows: n texts, encoded images or rows of words, as they came.
+        rows: n raw texts, encoded images or tuples of words.
         labels: class indices (n,), numbers (n,), or tags of words (n, most words).
-        inputs: the rows as the model reads them.
-        task: what the labels mean.
+        inputs: the same rows after preprocessing.
+        task: defines the targets, the loss and the metric.
     """
 
     rows: tuple[RawRow, ...]
@@ -72,23 +76,28 @@ class Split:
         return len(self.rows)
 
     def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
-        """Keyword inputs of the model for these rows, without labels, padded to the longest of them."""
+        """Keyword inputs of the model for the given rows, padded to the longest of them, without labels."""
         return self.inputs.batch(indices)
 
     def targets(self, indices: npt.ArrayLike) -> Tensor:
-        """What the task's loss compares the outputs of these rows with: int64 or float32, see the task."""
+        """Targets of the given rows for the loss of the task, int64 or float32; shapes as in `nas.data.tasks`."""
         return self.task.targets(self, indices)
 
     def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> list[IntArray]:
-        """Indices of every row once, in batches of at most `batch_size` rows of like length.
+        """Divide all rows into batches of rows of similar length, which keeps the padding small.
 
         Args:
-            batch_size: at least 1; the batches are of equal size, up to one row.
-            rng: draws the order and who meets whom; None: longest rows first, for evaluation.
+            batch_size: largest batch, at least 1; the sizes of the batches differ by one row at most.
+            rng: shuffles the rows for training. None: longest rows first, for evaluation.
+
+        Returns:
+            Row indices of each batch; every row occurs once.
         """
         count = -(-len(self) // batch_size)
         if rng is None:
             return np.array_split(np.argsort(-self.inputs.lengths, kind="stable"), count) if count else []
+        # Sorting all rows by length would always batch the same rows together. So the rows are shuffled first, sorted
+        # by length within pools only, and the resulting batches are shuffled again.
         order, pool = rng.permutation(len(self)), _POOL * batch_size
         lengths = self.inputs.lengths
         pools = [order[start : start + pool] for start in range(0, len(order), pool)]
@@ -97,13 +106,13 @@ class Split:
         return [batches[index] for index in rng.permutation(count)]
 
     def take(self, count: int, rng: np.random.Generator) -> "Split":
-        """At most `count` rows drawn without replacement, in their own order."""
+        """Draw at most `count` rows without replacement; they keep their order."""
         kept = np.sort(rng.permutation(len(self))[:count])
         labels = self.task.labels(self.labels[kept])
         return Split(tuple(self.rows[i] for i in kept), labels, _Subset(self.inputs, kept), self.task)
 
     def fingerprint(self) -> str:
-        """Sha256 over all rows, labels and lengths: equal for what trains a model equally."""
+        """SHA-256 over rows, labels and lengths; two splits with the same fingerprint train a model alike."""
         digest = hashlib.sha256(_label_bytes(self.labels) + self.inputs.lengths.astype("<i8").tobytes())
         for row in self.rows:
             digest.update(row_key(row))
@@ -122,7 +131,16 @@ class Split:
 
     @classmethod
     def load(cls, path: Path, preprocessor: Preprocessor, *, max_tokens: int = 128) -> "Split":
-        """Read what `save` wrote and make it ready again; raises UserError for anything else."""
+        """Read a file that `save` wrote and preprocess its rows again.
+
+        Args:
+            path: the Parquet file.
+            preprocessor: the preprocessor of the network.
+            max_tokens: texts are truncated to this many tokens.
+
+        Raises:
+            UserError: the file cannot be read, or holds rows of another kind.
+        """
         import pandas
 
         try:
@@ -174,23 +192,32 @@ def make_split(
     max_tokens: int = 128,
     task: Task = CLASSIFICATION,
 ) -> Split:
-    """A split of raw rows and their labels as the task has them; texts are tokenised here, once."""
+    """Make a split of raw rows and labels; all texts are tokenised here, once.
+
+    Args:
+        rows: n texts, encoded images or tuples of words.
+        labels: one label per row, converted by `task.labels`.
+        preprocessor: the preprocessor of the network.
+        max_tokens: texts are truncated to this many tokens.
+        task: the kind of labels.
+    """
     return Split(tuple(rows), task.labels(labels), preprocessor.prepare(rows, max_tokens), task)
 
 
 @dataclass(frozen=True)
 class Data:
-    """Labelled rows for one task: validation steers the search, test is for the final figures alone.
+    """The three splits of a run. Validation rows guide the search; test rows are scored for the final figures only.
 
     Args:
-        kind: what the rows are.
-        classes: names of the network's outputs in their order: classes, tags, or the one number of a regression.
-        train, validation, test: no row of one is in another; all of one task.
-        fingerprint: sha256 over classes, rows, labels and splits (not over the preprocessing).
-        left_out: rows not used because an identical row is in test (or, for training rows, in validation).
-        max_tokens: where texts are cut off.
-        undecodable: images not used because they cannot be decoded.
-        truncated: texts that were cut off.
+        kind: texts or images.
+        classes: names of the network's outputs in their order: classes, tags, or the name of a regression's number.
+        train, validation, test: splits of the same task that share no row.
+        fingerprint: SHA-256 over classes, rows, labels and splits, but not over the preprocessing.
+        left_out: number of rows removed because an identical row is in the test split (for training rows, also in the
+            validation split).
+        max_tokens: length in tokens to which texts are truncated.
+        undecodable: number of images dropped because they cannot be decoded.
+        truncated: number of texts that were truncated.
     """
 
     kind: InputKind
@@ -206,11 +233,11 @@ class Data:
 
     @property
     def task(self) -> Task:
-        """What the labels mean."""
+        """The task of the three splits."""
         return self.train.task
 
     def save(self, folder: Path) -> None:
-        """Write three Parquet files and `data.json` into `folder`."""
+        """Write a Parquet file per split and `data.json` into `folder`, which is created where it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in PARTS:
             getattr(self, name).save(folder / f"{name}.parquet")
@@ -230,10 +257,11 @@ class Data:
 
     @classmethod
     def load(cls, folder: Path, preprocessor: Preprocessor) -> "Data":
-        """Read what `save` wrote.
+        """Read a folder that `save` wrote and preprocess its rows again.
 
         Raises:
-            UserError: something is missing or damaged, or the rows are not those of the fingerprint.
+            UserError: a file is missing or damaged, the rows do not match the fingerprint, or the preprocessor reads
+                another kind of rows.
         """
         path = folder / "data.json"
         try:
@@ -273,7 +301,7 @@ class Data:
 
 
 def fingerprint_of(classes: Sequence[str], parts: Mapping[str, tuple[Sequence[RawRow], Labels]]) -> str:
-    """Sha256 over the classes and, split by split, all rows and labels."""
+    """SHA-256 over the classes and, split by split, all rows and labels."""
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
     for name in PARTS:
         rows, labels = parts[name]
@@ -281,12 +309,14 @@ def fingerprint_of(classes: Sequence[str], parts: Mapping[str, tuple[Sequence[Ra
         digest.update(_label_bytes(labels))
         for row in rows:
             content = _content(row)
+            # With each length in the digest, rows cannot be divided differently and still give the same fingerprint.
             digest.update(len(content).to_bytes(8, "little"))
             digest.update(content)
     return digest.hexdigest()
 
 
 def _label_bytes(labels: Labels) -> bytes:
+    # Always little-endian, so that a run folder can be moved between machines.
     return labels.astype(labels.dtype.newbyteorder("<")).tobytes()
 
 
@@ -297,28 +327,29 @@ def _content(row: RawRow) -> bytes:
 
 
 def row_key(row: RawRow) -> bytes:
-    """Equal for rows that must not stand in two splits: the same text up to space at its ends, the same bytes."""
+    """Key that is equal for rows that count as identical: the same bytes, or texts that differ in outer space only."""
     return hashlib.sha256(_content(row.strip() if isinstance(row, str) else row)).digest()
 
 
 def stratified(
     rows: Sequence[RawRow], strata: IntArray | None, shares: Sequence[float], seed: int, classes: Sequence[str]
 ) -> list[IntArray]:
-    """Divide rows so that each class has about the same share in every part and copies of a row stay together.
+    """Divide rows into parts in which each class has about the same share; identical rows go to the same part.
 
     Args:
         rows: n rows.
-        strata: class indices (n,); None: rows have no classes to keep in proportion.
-        shares: relative sizes of the parts; every part gets at least one distinct row of every class.
-        seed: decides who goes where.
-        classes: their names, for the message.
+        strata: class indices (n,), or None when rows have no classes.
+        shares: relative sizes of the parts; each part gets at least one distinct row of each class.
+        seed: decides which row goes to which part.
+        classes: names of the classes, for the error message.
 
     Returns:
         Row indices of each part, ascending.
 
     Raises:
-        UserError: a class, or without classes the whole, has fewer distinct rows than there are parts.
+        UserError: a class, or the whole data without classes, has fewer distinct rows than there are parts.
     """
+    # Groups of identical rows are divided instead of rows, so that a copy cannot leak into another part.
     labels = np.zeros(len(rows), dtype=np.int64) if strata is None else strata
     groups: dict[bytes, int] = {}
     group_of = np.array([groups.setdefault(row_key(row), len(groups)) for row in rows], dtype=np.int64)
@@ -336,6 +367,7 @@ def stratified(
             )
         cuts = np.round(bounds * len(members)).astype(np.int64)
         lowest = np.arange(1, len(shares))
+        # Rounding can leave a small class without a row in a part: move the cuts so that each part gets at least one.
         cuts = np.clip(np.maximum.accumulate(np.maximum(cuts, lowest)), lowest, len(members) - lowest[::-1])
         part_of[members] = np.searchsorted(cuts, np.arange(len(members)), side="right")
     return [np.flatnonzero(part_of[group_of] == part) for part in range(len(shares))]

@@ -1,4 +1,8 @@
-"""Raw labelled rows made ready for a model: unreadable images left out, splits without leaks, the task fitted."""
+"""Turn raw labelled rows into the three splits of a run.
+
+`prepare_data` drops unreadable images, makes missing validation and test splits, removes rows that occur in two splits,
+and fits the task to the training labels.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +16,18 @@ from nas.errors import UserError
 
 _MOST_UNDECODABLE = 0.01
 LabelledRows = tuple[Sequence[RawRow], Labels]
+"""The rows of one split and their labels."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Raw labelled rows.
+    """Raw labelled rows as they were read, before splitting and preprocessing.
 
     Args:
-        kind: what the rows are.
-        classes: names of the network's outputs: classes, tags, or the one number of a regression.
-        parts: part name ("train", perhaps "validation", "test") -> (rows, labels as the task has them).
-        task: what the labels mean; a regression is fitted to the training rows by `prepare_data`.
+        kind: texts or images.
+        classes: names of the network's outputs: classes, tags, or the name of the number of a regression.
+        parts: split name ("train", and "validation" and "test" where the data has them) -> its rows and labels.
+        task: the kind of labels; `prepare_data` fits a regression to the training rows.
     """
 
     kind: InputKind
@@ -39,27 +44,29 @@ def prepare_data(
     shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
     max_tokens: int = 128,
 ) -> Data:
-    """Split what is not split yet and turn rows into inputs.
+    """Make training, validation and test splits and preprocess their rows.
 
-    Own splits of the data stay as they are; a missing one is taken from the training rows, stratified where rows have
-    classes. A row that is in test is kept out of the others, and one that is in validation out of training. Images that
-    cannot be decoded are left out, up to one in a hundred.
+    Splits that the data already has are kept. A missing one is drawn from the training rows, stratified by class where
+    rows have classes. Rows that also occur in the test split are removed from the other two, and rows that occur in
+    the validation split are removed from training. Images that cannot be decoded are dropped, up to one in a hundred.
 
     Args:
         table: the raw rows.
-        preprocess: of the same kind as the rows.
-        seed: decides which rows become validation and test.
-        shares: of train, validation and test; only the shares of the parts to be made count.
-        max_tokens: texts are cut off here, or where the model ends.
+        preprocess: the preprocessor of the network; it must read the same kind of rows.
+        seed: decides which rows become validation and test rows.
+        shares: relative sizes of train, validation and test; only those of the splits to be made have an effect.
+        max_tokens: texts are truncated to this many tokens, or to the limit of the model.
 
     Raises:
-        UserError: too few rows in a class, too many unreadable images, or rows of another kind than the model reads.
+        UserError: a class has too few rows, too many images are unreadable, a split has no rows left, or the network
+            reads another kind of rows.
     """
     if table.kind != preprocess.kind:
         raise UserError(f"the model reads {preprocess.kind} rows, but the data holds {table.kind} rows")
     if len(shares) != len(PARTS) or min(shares) <= 0:
         raise UserError(f"shares must be three positive numbers (train, validation, test), got {shares}")
     readable = _readable(table.parts)
+    # Leaks are removed after splitting, because a data set that comes with its own splits may contain them too.
     parts = _without_leaks(_split(readable, table, seed, shares))
     strata = table.task.strata(parts["train"][1])
     absent = set() if strata is None else set(range(len(table.classes))) - set(strata.tolist())
@@ -81,7 +88,7 @@ def prepare_data(
         left_out=_count(readable) - _count(parts),
         max_tokens=max_tokens,
         undecodable=_count(table.parts) - _count(readable),
-        # Only texts can be cut off, so other inputs need no such count.
+        # Only texts can be truncated, so other inputs need not have such a count.
         truncated=sum(int(getattr(part.inputs, "truncated", 0)) for part in splits.values()),
     )
 
@@ -97,7 +104,7 @@ def _kept(part: LabelledRows, indices: Sequence[int] | Labels) -> LabelledRows:
 
 
 def _readable(parts: Mapping[str, LabelledRows]) -> dict[str, LabelledRows]:
-    """The parts without images that cannot be decoded; UserError when these are more than one in a hundred."""
+    """The parts without undecodable images; raises UserError when these are more than one in a hundred."""
     bad = {name: set(undecodable(rows)) for name, (rows, _) in parts.items()}
     count, rows = sum(map(len, bad.values())), _count(parts)
     if count > _MOST_UNDECODABLE * rows:
@@ -115,7 +122,7 @@ def _readable(parts: Mapping[str, LabelledRows]) -> dict[str, LabelledRows]:
 def _split(
     parts: Mapping[str, LabelledRows], table: Table, seed: int, shares: Sequence[float]
 ) -> dict[str, LabelledRows]:
-    """All three parts, the missing ones taken from the training rows."""
+    """All three parts; missing ones are drawn from the training rows."""
     wanted = [(name, share) for name, share in zip(PARTS, shares, strict=True) if name == "train" or name not in parts]
     rows, labels = parts["train"]
     made = stratified(rows, table.task.strata(labels), [share for _, share in wanted], seed, table.classes)
@@ -124,6 +131,7 @@ def _split(
 
 
 def _without_leaks(parts: Mapping[str, LabelledRows]) -> dict[str, LabelledRows]:
+    """Remove rows that also occur in a later part; of test, validation and train, test keeps all of its rows."""
     seen: set[bytes] = set()
     kept: dict[str, LabelledRows] = {}
     for name in reversed(PARTS):

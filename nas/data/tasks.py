@@ -1,6 +1,7 @@
-"""What a network is trained for: classes, a number, or a tag for every word; the loss and the score of each.
+"""The three tasks: classification, regression and token classification, each with its loss and its metric.
 
-A task is a frozen value that a split carries, so that training, distillation and search are written once.
+Each split holds its task as a frozen value. Training, distillation and search call the methods of `Task`, so they are
+written once for all tasks.
 """
 
 import math
@@ -18,101 +19,109 @@ from nas.errors import UserError
 from search_spaces.arrays import IntArray
 
 IGNORED = -100
-"""The target of a token that has no tag: padding, special tokens, and all but the first sub-word of a word."""
+"""Target of a token without a tag: padding, special tokens, and all but the first sub-word of a word."""
 
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.float64]
-"""Class indices (n,), numbers (n,), or the tags of every row's words (n, most words), `IGNORED` behind the last one."""
+"""Class indices (n,), numbers (n,), or the tags of each row's words (n, most words) with `IGNORED` as padding."""
 
 
 @runtime_checkable
 class WordInputs(Protocol):
-    """Rows of words as the model reads them."""
+    """Preprocessed rows of words, in which the tokens of each word are known."""
 
     def first_words(self, indices: npt.ArrayLike) -> IntArray:
-        """The number of the word whose first token this is, -1 elsewhere (rows, longest of them)."""
+        """For each token, the index of the word that it begins, or -1; shape (rows, longest)."""
 
 
 class Labelled(Protocol):
-    """What a task reads of a split."""
+    """The part of a split that a task uses."""
 
     @property
     def labels(self) -> Labels:
-        """Those of all rows."""
+        """Labels of all rows."""
 
     @property
     def inputs(self) -> object:
-        """The rows as the model reads them; `WordInputs` where words have tags."""
+        """The preprocessed rows; `WordInputs` where words have tags."""
 
 
 class Task(Protocol):
-    """What the outputs of a network mean."""
+    """Defines the labels, the targets, the loss and the metric of a kind of prediction."""
 
     @property
     def name(self) -> str:
-        """As the command line has it: classification, regression or token-classification."""
+        """Name on the command line: classification, regression or token-classification."""
 
     @property
     def metric(self) -> str:
-        """Name of the objective that `score` measures: accuracy or r2, higher is better."""
+        """Name of the objective that `score` computes: accuracy or r2; higher is better."""
 
     def labels(self, values: Sequence[Any] | npt.NDArray[Any]) -> Labels:
-        """The labels of the rows as a split holds them; TypeError or ValueError for values of another kind."""
+        """Convert labels to the array that a split holds; raises TypeError or ValueError for unsuitable values."""
 
     def targets(self, split: Labelled, indices: npt.ArrayLike) -> Tensor:
-        """What `loss` compares the outputs of these rows with."""
+        """Targets of the given rows, in the form that `loss` takes."""
 
     def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """Mean loss, a float32 scalar.
 
         Args:
             logits: outputs of the network.
-            targets: of the same rows.
-            smoothing: share (0..1) of the target that is spread evenly over the classes; a number has none.
+            targets: targets of the same rows, as `targets` returns them.
+            smoothing: label smoothing, the share (0..1) of each target that is spread evenly over the classes; it has
+                no effect on a regression.
 
         Raises:
-            UserError: a label that the network has no output for (on a CPU; a GPU reports it otherwise).
+            UserError: the network has no output for a label (found on a CPU only; a GPU reports it in its own way).
         """
 
     def distillation(self, student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """How far the student's outputs are from the teacher's, a float32 scalar; no gradient to the teacher.
+        """Distillation loss between the outputs of two networks, a float32 scalar; the teacher gets no gradient.
 
-        Classes and tags: the Kullback-Leibler divergence of the softened outputs, times the squared temperature, mean
-        over rows or over tokens that have a tag (Hinton et al., arXiv 1503.02531). Numbers: mean squared difference,
-        whatever the temperature.
+        For classes and tags this is the Kullback-Leibler divergence of the softened outputs times the squared
+        temperature, averaged over rows or over tokens that have a tag (Hinton et al., arXiv 1503.02531, section 2.1).
+        For numbers it is the mean squared difference, which does not depend on the temperature.
         """
 
     def score(self, logits: npt.ArrayLike, split: Labelled) -> float:
-        """The metric of what `nas.data.accuracy.predict` gives for all rows; NaN for a NaN among them, or no rows.
+        """Compute the metric.
+
+        Args:
+            logits: outputs for all rows of `split`, as `nas.data.accuracy.predict` returns them.
+            split: the rows and their labels.
+
+        Returns:
+            The metric; NaN when an output is NaN or there are no rows.
 
         Raises:
             UserError: the network has fewer outputs than the labels need.
         """
 
     def correct(self, logits: npt.ArrayLike, split: Labelled) -> npt.NDArray[np.bool_] | None:
-        """Which rows, or tokens that have a tag, are right (k,), to compare two networks; None for numbers."""
+        """Which rows, or tokens with a tag, are predicted correctly (k,), for paired comparisons; None for numbers."""
 
     def strata(self, labels: Labels) -> IntArray | None:
-        """The class of every row (n,), kept in proportion when rows are split; None: rows have none."""
+        """Class of each row (n,) for stratified splitting, or None when rows have no class."""
 
     def fitted(self, labels: Labels) -> "Task":
-        """The task with what it takes from the labels of the training rows; UserError for labels it cannot use."""
+        """The task fitted to the labels of the training rows; raises UserError for labels that it cannot use."""
 
     def to_json(self) -> dict[str, str | float]:
-        """What `task_of` reads again."""
+        """JSON values from which `task_of` restores the task."""
 
 
 @dataclass(frozen=True)
 class Classification:
-    """One class a row; logits (rows, classes), targets (rows,) int64. The metric is the share of right rows."""
+    """One class per row: logits (rows, classes), targets (rows,) int64; the metric is the accuracy."""
 
     @property
     def name(self) -> str:
-        """classification."""
+        """Always "classification"."""
         return "classification"
 
     @property
     def metric(self) -> str:
-        """accuracy."""
+        """Always "accuracy"."""
         return "accuracy"
 
     def labels(self, values: Sequence[Any] | npt.NDArray[Any]) -> Labels:
@@ -128,7 +137,7 @@ class Classification:
         return _cross_entropy(logits, targets, smoothing, "mean")
 
     def distillation(self, student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """Divergence, mean over rows."""
+        """Kullback-Leibler divergence of the softened outputs, averaged over rows."""
         inputs, soft = _softened(student, teacher, temperature)
         return temperature**2 * kl_div(inputs, soft, reduction="batchmean")
 
@@ -138,7 +147,7 @@ class Classification:
         return accuracy(logits, split.labels)
 
     def correct(self, logits: npt.ArrayLike, split: Labelled) -> npt.NDArray[np.bool_]:
-        """Which rows are right (n,)."""
+        """Which rows are predicted correctly (n,)."""
         return _right(np.asarray(logits), split.labels)
 
     def strata(self, labels: Labels) -> IntArray:
@@ -146,25 +155,28 @@ class Classification:
         return labels.astype(np.int64, copy=False)
 
     def fitted(self, labels: Labels) -> "Classification":
-        """The same: nothing is taken from the labels."""
+        """The task itself; it has nothing to fit."""
         return self
 
     def to_json(self) -> dict[str, str | float]:
-        """The name."""
+        """The name of the task."""
         return {"name": self.name}
 
 
 @dataclass(frozen=True)
 class Regression:
-    """One number a row; logits (rows, 1) or (rows,), targets (rows,) float32.
+    """One number per row: logits (rows, 1) or (rows,), targets (rows,) float32.
 
-    The network learns, and gives, standardised numbers: (label - mean) / std. `values` turns its outputs back.
+    The network predicts standardised numbers, (label - mean) / std; `values` converts its outputs back.
     The metric is R^2 = 1 - squared error / squared distance of the labels from their mean: 1 is perfect, 0 is as good
-    as always saying that mean, and there is no lower end.
+    as always predicting that mean, and there is no lower bound.
 
     Args:
-        mean: of the labels of the training rows.
-        std: their standard deviation, above 0.
+        mean: mean of the labels of the training rows.
+        std: standard deviation of the labels of the training rows, above 0.
+
+    Raises:
+        ValueError: a value that is not finite, or a `std` that is not positive.
     """
 
     mean: float = 0.0
@@ -176,12 +188,12 @@ class Regression:
 
     @property
     def name(self) -> str:
-        """regression."""
+        """Always "regression"."""
         return "regression"
 
     @property
     def metric(self) -> str:
-        """r2."""
+        """Always "r2"."""
         return "r2"
 
     def labels(self, values: Sequence[Any] | npt.NDArray[Any]) -> Labels:
@@ -194,11 +206,11 @@ class Regression:
         return torch.from_numpy(labels.astype(np.float32))
 
     def values(self, logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """The outputs (n, 1) or (n,) in the units of the labels (n,)."""
+        """Convert outputs (n, 1) or (n,) to the units of the labels (n,)."""
         return np.asarray(logits, dtype=np.float64).reshape(-1) * self.std + self.mean
 
     def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Mean squared error of the standardised numbers; smoothing has no meaning here."""
+        """Mean squared error of the standardised numbers; `smoothing` has no effect."""
         return mse_loss(_numbers(logits, len(targets)), targets)
 
     def distillation(self, student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -206,7 +218,7 @@ class Regression:
         return mse_loss(_numbers(student, len(targets)), _numbers(teacher, len(targets)).detach())
 
     def score(self, logits: npt.ArrayLike, split: Labelled) -> float:
-        """R^2; NaN too when all labels are equal."""
+        """R^2; NaN also when all labels are equal."""
         labels, outputs = split.labels.astype(np.float64), np.asarray(logits)
         if outputs.size != len(labels):
             raise UserError(f"a regression needs one output a row, got {outputs.shape} for {len(labels)} rows")
@@ -216,15 +228,19 @@ class Regression:
         return 1 - float(np.square(labels - self.values(outputs)).sum()) / spread
 
     def correct(self, logits: npt.ArrayLike, split: Labelled) -> None:
-        """None: a number is near or far, not right or wrong."""
+        """None: a predicted number is not simply right or wrong."""
         return
 
     def strata(self, labels: Labels) -> None:
-        """None: rows have no classes."""
+        """None: the rows of a regression have no classes."""
         return
 
     def fitted(self, labels: Labels) -> "Regression":
-        """With mean and standard deviation of these labels (n,)."""
+        """A regression with the mean and standard deviation of these labels (n,).
+
+        Raises:
+            UserError: all labels are equal.
+        """
         mean, std = float(labels.mean()), float(labels.std())
         if not std > 0:
             raise UserError(f"the numbers of the training rows must differ, all are {mean}")
@@ -237,24 +253,25 @@ class Regression:
 
 @dataclass(frozen=True)
 class TokenClassification:
-    """One tag a word; logits (rows, tokens, tags), targets (rows, longest) int64.
+    """One tag per word: logits (rows, tokens, tags), targets (rows, longest) int64.
 
-    The first sub-word of a word carries its tag; the others, special tokens and padding have the target -100 and count
-    neither in the loss nor in the metric, the share of words that are right. Words cut off do not count either.
+    The first sub-word of a word has the tag of the word as its target. All other tokens have the target -100 and count
+    neither in the loss nor in the metric, which is the share of words with the right tag. Words lost to truncation do
+    not count either.
     """
 
     @property
     def name(self) -> str:
-        """token-classification."""
+        """Always "token-classification"."""
         return "token-classification"
 
     @property
     def metric(self) -> str:
-        """accuracy."""
+        """Always "accuracy"."""
         return "accuracy"
 
     def labels(self, values: Sequence[Any] | npt.NDArray[Any]) -> Labels:
-        """Tags (n, most words), int64, -100 behind the last word of a row; from lists or from such an array."""
+        """Tags (n, most words), int64, padded with -100; from lists of tags or from an array that is already padded."""
         rows = [np.asarray(tags, dtype=np.int64) for tags in values]
         rows = [tags[tags != IGNORED] for tags in rows]
         padded = np.full((len(rows), max(map(len, rows), default=0)), IGNORED, dtype=np.int64)
@@ -263,36 +280,36 @@ class TokenClassification:
         return padded
 
     def targets(self, split: Labelled, indices: npt.ArrayLike) -> Tensor:
-        """Tags of tokens (rows, longest of them), int64, -100 where there is none."""
+        """Tags of tokens (rows, longest), int64, -100 for tokens without a tag."""
         rows = np.asarray(indices, dtype=np.int64)
         words = first_words(split.inputs, rows)
         tags = np.take_along_axis(split.labels[rows].astype(np.int64, copy=False), np.maximum(words, 0), axis=1)
         return torch.from_numpy(np.where(words < 0, IGNORED, tags))
 
     def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy, mean over the tokens that have a tag; 0 where none has."""
+        """Cross-entropy, averaged over the tokens that have a tag; 0 when none has."""
         total = _cross_entropy(logits.flatten(0, 1), targets.flatten(), smoothing, "sum")
         return total / _tagged(targets).sum().clamp(min=1)
 
     def distillation(self, student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """Divergence, mean over the tokens that have a tag; 0 where none has."""
+        """Kullback-Leibler divergence, averaged over the tokens that have a tag; 0 when none has."""
         inputs, soft = _softened(student, teacher, temperature)
         tagged = _tagged(targets)
         each = kl_div(inputs, soft, reduction="none").sum(-1) * tagged
         return temperature**2 * each.sum() / tagged.sum().clamp(min=1)
 
     def score(self, logits: npt.ArrayLike, split: Labelled) -> float:
-        """Share (0..1) of the words that are right."""
+        """Share (0..1) of the words whose tag is predicted correctly."""
         outputs, labels = self._tagged(logits, split)
         _enough_outputs(outputs, labels)
         return accuracy(outputs, labels)
 
     def correct(self, logits: npt.ArrayLike, split: Labelled) -> npt.NDArray[np.bool_]:
-        """Which words are right (k,), row after row."""
+        """Which words are tagged correctly (k,), row after row."""
         return _right(*self._tagged(logits, split))
 
     def _tagged(self, logits: npt.ArrayLike, split: Labelled) -> tuple[npt.NDArray[Any], IntArray]:
-        """Outputs (k, tags) and tags (k,) of the tokens that have one."""
+        """Outputs (k, tags) and targets (k,) of the tokens that have a tag."""
         targets = self.targets(split, np.arange(len(split.labels))).numpy()
         outputs = np.asarray(logits)
         if not len(targets):
@@ -304,25 +321,25 @@ class TokenClassification:
         return outputs[targets != IGNORED], targets[targets != IGNORED]
 
     def strata(self, labels: Labels) -> None:
-        """None: a row has many tags."""
+        """None: a row has many tags and so no single class."""
         return
 
     def fitted(self, labels: Labels) -> "TokenClassification":
-        """The same: nothing is taken from the labels."""
+        """The task itself; it has nothing to fit."""
         return self
 
     def to_json(self) -> dict[str, str | float]:
-        """The name."""
+        """The name of the task."""
         return {"name": self.name}
 
 
 CLASSIFICATION: Task = Classification()
 TASKS: Mapping[str, Task] = {task.name: task for task in (CLASSIFICATION, Regression(), TokenClassification())}
-"""By name, as the command line has them; a regression not fitted yet."""
+"""Tasks by their name on the command line; the regression is not fitted yet."""
 
 
 def task_of(values: object) -> Task:
-    """The task that `to_json` wrote; ValueError for anything else."""
+    """Restore a task from what `to_json` returned; raises ValueError for anything else."""
     task = TASKS.get(str(values.get("name"))) if isinstance(values, Mapping) else None
     if task is None or not isinstance(values, Mapping):
         raise ValueError(f"a task is one of {', '.join(TASKS)}, got {str(values)[:60]}")
@@ -335,14 +352,14 @@ def task_of(values: object) -> Task:
 
 
 def first_words(inputs: object, indices: npt.ArrayLike) -> IntArray:
-    """`first_words` of inputs that are words (rows, longest); UserError for others."""
+    """`first_words` of preprocessed rows (rows, longest); raises UserError when the rows are not made of words."""
     if not isinstance(inputs, WordInputs):
         raise UserError("token classification needs rows of words, got inputs that are not made of words")
     return inputs.first_words(indices)
 
 
 def accuracy(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Share (0..1) of rows whose largest logit (n, classes) is their label (n,); NaN when a logit is NaN or n is 0."""
+    """Share (0..1) of rows whose largest logit (n, classes) is at their label (n,); NaN if a logit is NaN or n is 0."""
     array = np.asarray(logits)
     if not array.size or np.isnan(array).any():
         return math.nan
@@ -365,13 +382,14 @@ def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float, reduction:
             logits.float(), targets, label_smoothing=smoothing, reduction=reduction, ignore_index=IGNORED
         )
     except IndexError as error:
+        # Only the CPU kernel checks the targets; checking them here first would stall a GPU at each step.
         raise UserError(
             f"the network has {logits.shape[-1]} outputs, but the data has at least {int(targets.max()) + 1} labels"
         ) from error
 
 
 def _softened(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Logarithms of the student's and the teacher's own probabilities at this temperature."""
+    """Log-probabilities of the student and probabilities of the teacher, both at this temperature."""
     soft = softmax(teacher.detach().float() / temperature, dim=-1)
     return log_softmax(student.float() / temperature, dim=-1), soft
 
