@@ -13,7 +13,7 @@ from torch import nn
 from hardware import cost, measure_latency
 from nas.data.accuracy import PairedDifference, paired_difference, predict
 from nas.data.tasks import Labels, Regression
-from nas.runs.loading import OpenedRun
+from nas.runs.loading import LoadedRun
 from nas.searching.relative_latency import measured_on
 from nas.seeds import generator
 
@@ -98,7 +98,7 @@ class Comparison:
         )
 
 
-def compare(opened: OpenedRun, chosen: nn.Module, *, tokens: int, threads: int) -> Comparison:
+def compare(opened: LoadedRun, chosen: nn.Module, *, tokens: int, threads: int) -> Comparison:
     """Measure an extracted sub-network, on the device of the super-network, and the full one; reads the test rows."""
     device = next(opened.supernet.parameters()).device
     networks = [opened.extract(opened.supernet.space.full()), chosen.eval()]

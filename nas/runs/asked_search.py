@@ -8,7 +8,7 @@ from hardware.profile import DeviceProfile
 from nas.errors import UserError
 from nas.records import Scalar
 from nas.runs.folder import JOURNAL, RunFolder
-from nas.runs.loading import OpenedRun
+from nas.runs.loading import LoadedRun
 from nas.searching.evaluation import OnResult
 from nas.searching.linas import linas
 from nas.searching.measurement import Objective
@@ -78,7 +78,7 @@ def asked_of_search(
 
 
 def run_search(
-    opened: OpenedRun,
+    opened: LoadedRun,
     objectives: Sequence[Objective],
     settings: SearchSettings,
     seed: int,

@@ -22,7 +22,7 @@ from nas.profiling.front import chosen_of, elsewhere, tell_unmeasured, verified_
 from nas.profiling.profiles import Profiles, kept_profiles, predictions
 from nas.records import recorded_versions, same_request, write_record
 from nas.runs.folder import JOURNAL, RequestRecord, RunFolder
-from nas.runs.loading import OpenedRun, open_run
+from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import ExportRequest, FurtherRequest
 from nas.searching.relative_latency import LatencySettings
 from nas.searching.study import load_study
@@ -55,7 +55,7 @@ def export_run(request: ExportRequest, out: Path) -> dict[str, Any]:
     with folder.locked():
         # 1. The choice, by what the search measured on validation rows.
         chosen = _of_search(folder, request.name, request.limits)
-        opened = open_run(folder, request.common.device, request.network)
+        opened = load_run(folder, request.common.device, request.network)
         # 2. Its figures beside the full network's, from test rows that neither training nor search has seen, and
         # the folder, checked before it takes its place.
         result = _deliver(opened, chosen, opened.extract(chosen.candidate), out, request.network)
@@ -78,7 +78,7 @@ def finetune_candidate(request: FurtherRequest, out: Path) -> dict[str, Any]:
     config = training_config(request.training, request.common)
     with folder.locked():
         # 1. The sub-network, as a plain module.
-        opened = open_run(folder, request.common.device, request.network)
+        opened = load_run(folder, request.common.device, request.network)
         chosen = named_candidate(opened, request)
         asked = asked_of_further(json.dumps(dict(chosen.candidate)), request.training, request.common)
         place = folder.further(out)
@@ -103,7 +103,7 @@ def finetune_candidate(request: FurtherRequest, out: Path) -> dict[str, Any]:
     return {**result, "run": str(request.run), "finetuned_further": further}
 
 
-def named_candidate(opened: OpenedRun, request: FurtherRequest) -> Chosen:
+def named_candidate(opened: LoadedRun, request: FurtherRequest) -> Chosen:
     """The sub-network that is asked for.
 
     Raises:
@@ -144,7 +144,7 @@ def _of_search(folder: RunFolder, name: str, limits: Limits) -> Chosen:
 
 
 def _deliver(
-    opened: OpenedRun, chosen: Chosen, module: nn.Module, out: Path, model: str | None, *notes: str
+    opened: LoadedRun, chosen: Chosen, module: nn.Module, out: Path, model: str | None, *notes: str
 ) -> dict[str, Any]:
     say("Measuring the full and the chosen network")
     comparison = compare(opened, module, tokens=chosen.tokens, threads=chosen.threads)
@@ -168,7 +168,7 @@ def _deliver(
     }
 
 
-def _predicted(opened: OpenedRun, chosen: Chosen) -> tuple[float | None, float | None]:
+def _predicted(opened: LoadedRun, chosen: Chosen) -> tuple[float | None, float | None]:
     """Latency of the full and the chosen network as a profile of this machine predicts it, measured as they are."""
     space = opened.supernet.space
     tokens = opened.example(chosen.tokens, 1)
@@ -188,7 +188,7 @@ def _predicted(opened: OpenedRun, chosen: Chosen) -> tuple[float | None, float |
     return None, None
 
 
-def _card(opened: OpenedRun, comparison: Comparison) -> Card:
+def _card(opened: LoadedRun, comparison: Comparison) -> Card:
     record = opened.record
     model, data = (str(record.request.get(key)) for key in ("model", "data"))
     return Card(

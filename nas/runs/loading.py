@@ -1,6 +1,7 @@
-"""A run whose fine-tuning is done, opened for the commands that come after it."""
+"""A run whose fine-tuning is done, loaded for the commands that come after it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -11,12 +12,14 @@ from nas.learning.augmentation import augmented
 from nas.networks.loading import bare_network, device_name
 from nas.networks.pretrained import example_inputs, load_preprocessor
 from nas.networks.recalibration import SubNetworks
+from nas.profiling.sizes import with_multiples
+from nas.profiling.subject import Subject
 from nas.runs.folder import RunFolder, RunRecord
 from search_spaces import Candidate, Supernet, has_batch_norms
 
 
 @dataclass(frozen=True)
-class OpenedRun:
+class LoadedRun:
     """The super-network of a run, in evaluation mode, and the way to its data."""
 
     folder: RunFolder
@@ -44,8 +47,17 @@ class OpenedRun:
         """Inputs without padding, texts of that many tokens."""
         return example_inputs(self.supernet.model, self.record.kind, self.preprocessor, tokens=tokens, batch=batch)
 
+    def subject(self, tokens: int, batch: int = 1, multiple_of: int = 1) -> Subject:
+        """What is profiled: the super-network, measured with that many rows of that many tokens.
 
-def open_run(folder: RunFolder, device: str, model: str | None = None) -> OpenedRun:
+        `multiple_of` leaves out the sub-networks with other sizes.
+        """
+        name = Path(str(self.record.request.get("model"))).name
+        space = with_multiples(self.supernet.space, multiple_of)
+        return Subject(name, self.supernet, self.example(tokens, batch), space)
+
+
+def load_run(folder: RunFolder, device: str, model: str | None = None) -> LoadedRun:
     """Read a finished fine-tuning; UserError where it is damaged or not finished.
 
     Args:
@@ -66,4 +78,4 @@ def open_run(folder: RunFolder, device: str, model: str | None = None) -> Opened
     supernet.eval()
     supernet.to(device_name(device))
     task = TASKS.get(str(record.request.get("task")), CLASSIFICATION)
-    return OpenedRun(folder, record, supernet, load_preprocessor(folder.supernet, record.kind, task))
+    return LoadedRun(folder, record, supernet, load_preprocessor(folder.supernet, record.kind, task))

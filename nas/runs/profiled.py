@@ -16,7 +16,7 @@ from nas.networks.untrained import made_inputs, untrained
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
 from nas.runs.folder import RunFolder
-from nas.runs.loading import OpenedRun, open_run
+from nas.runs.loading import load_run
 from nas.runs.requests import ProfileRequest
 from nas.settings import Common, ModelSettings, ProfileSettings, SpaceSettings
 from search_spaces import Supernet, plain_attention
@@ -33,8 +33,8 @@ def open_subject(request: ProfileRequest) -> Subject:
     if Path(model, "run.json").is_file():
         if own != ModelSettings() or elastic != SpaceSettings():
             raise UserError("a run has its network and its sub-networks: leave out their sizes, --weights and the like")
-        opened = open_run(RunFolder(Path(model)), common.device, network)
-        return subject_of_run(opened, settings.tokens, settings.batch, settings.multiple_of)
+        loaded = load_run(RunFolder(Path(model)), common.device, network)
+        return loaded.subject(settings.tokens, settings.batch, settings.multiple_of)
     if network is not None:
         raise UserError("--model goes with a run; a network of your own stands first: nas profile module:factory")
     if elastic.drop_order == "importance":
@@ -43,12 +43,6 @@ def open_subject(request: ProfileRequest) -> Subject:
     name, supernet, inputs = make(model, settings, own, elastic, common)
     supernet.eval().to(device_name(common.device))
     return Subject(name, supernet, inputs, with_multiples(supernet.space, settings.multiple_of))
-
-
-def subject_of_run(opened: OpenedRun, tokens: int, batch: int = 1, multiple_of: int = 1) -> Subject:
-    """The super-network of a run, measured with that many rows of that many tokens."""
-    name, space = Path(str(opened.record.request.get("model"))).name, opened.supernet.space
-    return Subject(name, opened.supernet, opened.example(tokens, batch), with_multiples(space, multiple_of))
 
 
 def _of_transformers(
