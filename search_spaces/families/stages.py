@@ -52,7 +52,7 @@ def _lists(model: nn.Module) -> Iterator[tuple[str, Mapping[str, nn.Module]]]:
 
 
 def _droppable(path: str, block: nn.Module, coupling: Coupling) -> bool:
-    part = coupling.parts.get(path)
+    part = coupling.submodules.get(path)
     # A list inside a list is never called as a whole: only running the network without it can tell.
     return part.residual if part is not None else isinstance(block, nn.ModuleList)
 

@@ -219,7 +219,7 @@ def _names(model: nn.Module, coupling: Coupling, stages: Sequence[Stage], ranges
 
 
 def _on_stream(index: int, stage: Stage, coupling: Coupling) -> bool:
-    return any(index in coupling.parts[path].outputs for path in stage.blocks if path in coupling.parts)
+    return any(index in coupling.submodules[path].outputs for path in stage.blocks if path in coupling.submodules)
 
 
 class _Names:

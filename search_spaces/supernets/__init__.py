@@ -1,1 +1,1 @@
-"""The super-network: all sub-networks in one set of weights, and what each of them costs."""
+"""The super-network: running, extracting and storing the sub-networks of a space, and counting what each one costs."""

@@ -1,4 +1,4 @@
-"""Batch norms in a module."""
+"""Finds the batch norms of a module whose running statistics must be measured for each sub-network."""
 
 from collections.abc import Iterator
 

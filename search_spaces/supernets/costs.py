@@ -1,4 +1,8 @@
-"""Parameters, multiply-accumulates and size of encoded candidates, exactly and without building any of them."""
+"""Exact parameters, multiply-accumulates and bytes of encoded candidates, without building any of them.
+
+Tracing gives the size of every axis as a formula of the dimensions (`AxisSize`). The formulas are evaluated with NumPy
+for all candidates at once, so that a search can count the costs of whole populations.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,17 +15,24 @@ from search_spaces.inputs import Inputs, split_inputs
 from search_spaces.space import Space
 from search_spaces.supernets.slicing import cuts_of
 from search_spaces.supernets.supernet import Supernet
-from search_spaces.tracing.coupling import Coupling, Factors, analyse
+from search_spaces.tracing.coupling import AxisSize, Coupling, analyse
 
 CostFunction = Callable[[IntArray], FloatArray]
 
 
 def exact_costs(supernet: Supernet, example_inputs: Inputs) -> dict[str, CostFunction]:
-    """Functions of encoded candidates (n, k) of `supernet.space` that give their costs (n,), each exact.
+    """Functions from encoded candidates (n, k) of `supernet.space` to their exact costs (n,).
 
-    `macs`: multiply-accumulates of one row of `example_inputs` (linear layers, convolutions and attention products;
-    arXiv 2308.15609 counts so). `parameters`: weights, shared ones once. `size_mib`: their bytes / 2**20. All equal
-    `hardware.cost` of the extracted module.
+    The costs equal those of `hardware.cost` for the extracted module.
+
+    Args:
+        supernet: its model is traced once.
+        example_inputs: a tuple of positional or a mapping of keyword tensors, batch above 1.
+
+    Returns:
+        `macs`: multiply-accumulates for one row of the batch, of linear layers, convolutions and attention products (as
+        counted in InstaTune, arXiv 2308.15609); `parameters`: number of weights, tied ones once; `size_mib`: bytes of
+        these weights / 2**20.
 
     Raises:
         ValueError: the model cannot be traced with these inputs.
@@ -42,21 +53,27 @@ def exact_costs(supernet: Supernet, example_inputs: Inputs) -> dict[str, CostFun
 
 
 def rows_of(example_inputs: Inputs) -> int:
-    """The batch of example inputs."""
+    """The batch size of example inputs: the length of the first axis of the first tensor."""
     args, kwargs = split_inputs(example_inputs)
     return int(next(iter([*args, *kwargs.values()])).shape[0])
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Sizes in `count` candidates: units of every dimension by its index, and of a path whether it `runs`: 1 or 0."""
+class CandidateSizes:
+    """The sizes of `count` candidates.
+
+    Attributes:
+        count: number of candidates.
+        units: units kept of every dimension (count,), by the index of the dimension.
+        runs: function from the path of a module to (count,): 1 for the candidates in which it runs, else 0.
+    """
 
     count: int
     units: Mapping[int, FloatArray]
     runs: Callable[[str], FloatArray]
 
-    def length(self, axis: tuple[tuple[int, tuple[int, ...]], ...]) -> FloatArray:
-        """Length of an axis (count,)."""
+    def length(self, axis: AxisSize) -> FloatArray:
+        """The length of an axis in every candidate (count,)."""
         length = np.zeros(self.count)
         for factor, dimensions in axis:
             product = np.full_like(length, float(factor))
@@ -67,7 +84,12 @@ class Sizes:
 
 
 class SizeTable:
-    """Sizes of the axes of a network over encoded candidates, and sums of products of them."""
+    """The sizes of a network's axes for encoded candidates, and sums of products of them.
+
+    Args:
+        supernet: gives the space and the paths of its blocks.
+        coupling: of the super-network's model.
+    """
 
     def __init__(self, supernet: Supernet, coupling: Coupling) -> None:
         self.coupling = coupling
@@ -79,15 +101,23 @@ class SizeTable:
             for cut in choice.cuts
             if isinstance(cut, AxisCut)
         }
+        # Blocks are found by their names in a list, cuts count positions.
         self._positions = {
             cut.blocks: {name: index for index, name in enumerate(supernet.model.get_submodule(cut.blocks)._modules)}
             for _, cut in cuts_of(self._space, BlockCut)
         }
+        # One cut identifies a dimension. None: no choice of the space narrows it, so it keeps its full size.
         self._column = [by_cut.get(dimension.cuts[0]) for dimension in coupling.dimensions]
         self._blocks = [(columns[choice.name], cut) for choice, cut in cuts_of(self._space, BlockCut)]
 
-    def total(self, terms: list[tuple[str, Factors, float]], encoded: IntArray) -> FloatArray:
-        """Sum over terms (path, axes, scale) of scale times the product of the axes' sizes, dropped blocks left out."""
+    def total(self, terms: list[tuple[str, tuple[AxisSize, ...], float]], encoded: IntArray) -> FloatArray:
+        """The sum over `terms` (n,) for encoded candidates (n, k).
+
+        Args:
+            terms: (path of a module, axes, scale); each contributes scale times the product of the sizes of the axes,
+                or 0 in the candidates that drop the module's block.
+            encoded: the candidates.
+        """
         sizes = self.of(encoded)
         total = np.zeros(sizes.count)
         for path, axes, scale in terms:
@@ -97,9 +127,10 @@ class SizeTable:
             total += value
         return total
 
-    def of(self, encoded: IntArray) -> "Sizes":
-        """The sizes in encoded candidates (n, k)."""
+    def of(self, encoded: IntArray) -> CandidateSizes:
+        """The sizes of encoded candidates (n, k)."""
         encoded = self._space.canonical(encoded)
+        # All modules of one block share the answer.
         blocks: dict[str, FloatArray] = {}
 
         def runs(path: str) -> FloatArray:
@@ -108,10 +139,10 @@ class SizeTable:
                 blocks[block] = self._runs(block, encoded)
             return blocks[block]
 
-        return Sizes(len(encoded), self._units(encoded), runs)
+        return CandidateSizes(len(encoded), self._units(encoded), runs)
 
     def _units(self, encoded: IntArray) -> Mapping[int, FloatArray]:
-        """Units of every dimension (n,), by its index."""
+        """The units kept of every dimension (n,), by the index of the dimension."""
         units = {}
         for index, (column, dimension) in enumerate(zip(self._column, self.coupling.dimensions, strict=True)):
             if column is None:
@@ -122,7 +153,7 @@ class SizeTable:
         return units
 
     def _block(self, path: str) -> str:
-        """The droppable block that a path lies in, '' for none."""
+        """`<path of the list>.<position>` of the block that contains a module; "" if no choice drops blocks there."""
         for _, cut in self._blocks:
             prefix = f"{cut.blocks}." if cut.blocks else ""
             if path.startswith(prefix):
@@ -132,7 +163,7 @@ class SizeTable:
         return ""
 
     def _runs(self, block: str, encoded: IntArray) -> FloatArray:
-        """1 where a block runs (n,)."""
+        """1 for the candidates in which a block runs, 0 for the others (n,)."""
         path, _, index = block.rpartition(".")
         for column, cut in self._blocks:
             if cut.blocks == path and int(index) in cut.drop_order:

@@ -1,10 +1,10 @@
-"""What runs in a candidate, operator by operator, summed: numbers that carry over between networks of one family.
+"""Features for latency prediction: sums over the matrix products and convolutions that run in a candidate.
 
-The time of a network is about the sum over its operators of a time that depends on their kind and sizes alone
-(nn-Meter, Zhang et al. 2021, splits a network into kernels for that reason). Here the operators are those of the traced
-graph that multiply matrices, which take nearly all of the time: a linear layer, a convolution or a product of attention
-with M rows, N channels and K numbers to sum over. The sums stand in a fixed proportion to each other within a kind only
-where the sizes do, so that fewer, larger operators differ from many small ones.
+The latency of a network is roughly a sum over its operators, each with a latency that depends on its kind and sizes
+only (nn-Meter, Zhang et al., MobiSys 2021, splits networks into kernels for this reason). The operators here are those
+that multiply matrices, which take nearly all of the time: linear layers, convolutions and attention products, with M
+rows, N channels and K numbers to sum over. Each kind contributes several quantities (`QUANTITIES`), which weigh few
+large operators and many small ones differently. Models of these features transfer between networks of one family.
 """
 
 from collections.abc import Callable
@@ -14,21 +14,27 @@ import numpy as np
 
 from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.inputs import Inputs
-from search_spaces.supernets.costs import Sizes, SizeTable, rows_of
+from search_spaces.supernets.costs import CandidateSizes, SizeTable, rows_of
 from search_spaces.supernets.supernet import Supernet
 from search_spaces.tracing.coupling import Contraction, analyse
 
 QUANTITIES = ("operators", "macs", "tiled_macs", "inputs", "outputs", "weights")
+# Kernels compute channels and inner sizes in multiples of about this; an AVX-512 register holds 16 float32 numbers.
 _TILE = 16
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Encoded candidates (n, k) to sums over their operators (n, f), and the names of the f sums: `<quantity> <kind>`.
+    """The sums over operators as features of candidates.
 
-    Quantities: `operators`, their number; `macs`; `tiled_macs`, with channels and inner sizes rounded up to 16, as
-    vector units and blocked kernels do; `inputs`, `outputs`, numbers read and written for one row of the batch;
-    `weights`, numbers of the second operand.
+    The quantities that are summed for each kind of operator: `operators`, their number; `macs`, multiply-accumulates;
+    `tiled_macs`, the same with channels and inner sizes rounded up to multiples of 16, as vector units and blocked
+    kernels compute them; `inputs` and `outputs`, the numbers read and written for one row of the batch; `weights`, the
+    numbers of the second operand.
+
+    Attributes:
+        names: of the f features, each `<quantity> <kind>`.
+        of: function from encoded candidates (n, k) to their features (n, f).
     """
 
     names: tuple[str, ...]
@@ -36,11 +42,11 @@ class Kernels:
 
 
 def kernels(supernet: Supernet, example_inputs: Inputs) -> Kernels:
-    """The sums for candidates of `supernet.space`, without building any of them.
+    """The sums over operators for candidates of `supernet.space`, computed without building any of them.
 
     Args:
-        supernet: whose model is traced.
-        example_inputs: positional or keyword tensors, batch above 1.
+        supernet: its model is traced once.
+        example_inputs: a tuple of positional or a mapping of keyword tensors, batch above 1.
 
     Raises:
         ValueError: the model cannot be traced with these inputs.
@@ -52,23 +58,24 @@ def kernels(supernet: Supernet, example_inputs: Inputs) -> Kernels:
 
     def of(encoded: IntArray) -> FloatArray:
         sizes = table.of(np.asarray(encoded, dtype=np.int64))
-        sums = [sum(_numbers(each, sizes, batch) for each in members) for _, members in by_kind]
+        sums = [sum(_quantities(each, sizes, batch) for each in members) for _, members in by_kind]
         return np.concatenate(sums, axis=1) if sums else np.zeros((sizes.count, 0))
 
     return Kernels(tuple(f"{quantity} {kind}" for kind in kinds for quantity in QUANTITIES), of)
 
 
 def _kind(product: Contraction) -> str:
-    """Operators of one kind take alike long where their sizes are equal."""
+    """The kind of an operator: two operators of one kind and equal sizes take equally long."""
     if product.kind != "convolution":
         return product.kind
+    # 1x1, 3x3 and depthwise convolutions have kernels of their own, which differ in speed at equal sizes.
     channels, *window = product.axes[-product.inner :]
     side = "x".join(str(sum(factor for factor, _ in axis)) for axis in window)
     return f"convolution {side}{' by channel' if channels == ((1, ()),) else ''}"
 
 
-def _numbers(product: Contraction, sizes: Sizes, batch: int) -> FloatArray:
-    """The quantities (n, 6) of one operator, 0 where it does not run."""
+def _quantities(product: Contraction, sizes: CandidateSizes, batch: int) -> FloatArray:
+    """The quantities (n, 6) of one operator in n candidates, 0 in those that drop it."""
     lengths = [sizes.length(axis) for axis in product.axes]
     split = len(lengths) - product.inner
     rows = np.prod(lengths[: split - 1], axis=0) / (batch if product.per_row else 1)

@@ -1,7 +1,8 @@
-"""Batch-norm statistics of one candidate, measured anew.
+"""Re-calibration: measures the batch-norm statistics of one candidate.
 
-The running statistics of the full network do not describe the activations of a sub-network (slimmable networks, Yu and
-Huang, arXiv 1903.05134, section 3.2; OFA, arXiv 1908.09791), so each candidate gets its own before it is measured.
+The running statistics of the full network do not describe the activations of a sub-network (universally slimmable
+networks, Yu and Huang, arXiv 1903.05134, section 3.2; OFA, arXiv 1908.09791), so each candidate gets its own before it
+is evaluated or extracted.
 """
 
 from collections.abc import Iterable
@@ -16,18 +17,19 @@ from search_spaces.supernets.supernet import Supernet
 
 @torch.no_grad()
 def recalibrate(supernet: Supernet, candidate: Candidate, batches: Iterable[Inputs]) -> dict[str, torch.Tensor]:
-    """Measure a candidate's batch-norm statistics; the super-network stays as it is.
+    """Measure the batch-norm statistics of a candidate; the super-network is left as it is.
 
     Args:
-        supernet: its modes do not matter: everything but the batch norms runs in evaluation mode.
+        supernet: may be in training or evaluation mode; all modules but the batch norms run in evaluation mode.
         candidate: the sub-network.
-        batches: inputs without labels, on the device of the super-network; the mean over the batches counts.
+        batches: inputs without labels, on the device of the super-network.
 
     Returns:
-        Buffers for `Supernet.extract`, by their names in the full model; empty where there are no batch norms.
+        The mean statistics over all batches, as buffers for `Supernet.extract`: by their names in the full model and of
+        the sub-network's sizes. Empty for a network without batch norms.
 
     Raises:
-        ValueError: there are batch norms and no batches.
+        ValueError: there are batch norms but no batches.
     """
     module = supernet.extract(candidate).eval()
     norms = dict(batch_norms(module))
@@ -36,13 +38,15 @@ def recalibrate(supernet: Supernet, candidate: Candidate, batches: Iterable[Inpu
     for norm in norms.values():
         norm.reset_running_stats()
         norm.train()
-        norm.momentum = None  # the mean over all batches, each counting the same
+        # No momentum: PyTorch then averages over all batches with equal weights, instead of favouring the last ones.
+        norm.momentum = None
     count = 0
     for count, batch in enumerate(batches, 1):  # noqa: B007
         args, kwargs = split_inputs(batch)
         module(*args, **kwargs)
     if not count:
         raise ValueError("re-calibration of batch norms needs at least one batch of inputs, got none")
+    # The extracted module numbers its blocks anew, and callers pass the buffers to `extract` by the full model's names.
     names = supernet.names(candidate)
     return {
         names[name]: buffer

@@ -1,4 +1,8 @@
-"""Narrowing tensors and block lists to what a candidate keeps."""
+"""Applies the cuts of a space: `Slicer` narrows tensors, `Shells` makes module trees with fewer blocks.
+
+Both leave the model as it is. A narrowed tensor is a view wherever the kept indices are contiguous, so that a shared
+forward needs no memory for weights and gradients reach the full parameters.
+"""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -10,13 +14,18 @@ from torch import nn
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut
 from search_spaces.space import Candidate, Choice, Space
 
-_Keep = tuple[tuple[AxisCut, int], ...]
+# The cuts of one axis, each with the number of units that a candidate keeps of it.
+_KeptUnits = tuple[tuple[AxisCut, int], ...]
 Indices = tuple[tuple[int, slice | torch.Tensor], ...]
-"""(axis, what is kept along it), in the order to take them."""
+"""(axis, indices kept along it) for every narrowed axis of a tensor."""
 
 
 class Slicer:
-    """Narrows parameters and buffers, by name, to the units that a candidate keeps."""
+    """Narrows parameters and buffers to the units that a candidate keeps.
+
+    Args:
+        space: its axis cuts say which tensors are narrowed.
+    """
 
     def __init__(self, space: Space) -> None:
         self._plan: dict[str, dict[int, list[tuple[AxisCut, Choice]]]] = {}
@@ -25,33 +34,43 @@ class Slicer:
                 if isinstance(cut, AxisCut):
                     axes = self._plan.setdefault(cut.parameter, {})
                     axes.setdefault(cut.axis, []).append((cut, choice))
-        self._indices: dict[tuple[int, _Keep], slice | torch.Tensor] = {}
+        self._indices: dict[tuple[int, _KeptUnits], slice | torch.Tensor] = {}
 
     def narrow(self, name: str, tensor: torch.Tensor, candidate: Candidate) -> torch.Tensor:
-        """The part of `tensor` that the candidate keeps: a view where in one piece, `tensor` itself where whole."""
+        """The part of `tensor` that a candidate keeps.
+
+        Args:
+            name: of the parameter or buffer in the full model.
+            tensor: its full value, or a tensor of the same shape, such as its gradient.
+            candidate: the sub-network.
+
+        Returns:
+            `tensor` itself if all is kept, a view if the kept indices are contiguous on every axis, else a copy.
+        """
         return take(tensor, self.indices(name, tensor.shape, candidate))
 
     def indices(self, name: str, shape: torch.Size, candidate: Candidate) -> Indices:
-        """What `take` keeps of a tensor of that shape, axis by axis; empty where it stays whole."""
+        """The indices for `take` that a candidate keeps of a tensor of this shape; empty if it keeps all of it."""
         found = []
         for axis, cuts in self._plan.get(name, {}).items():
-            keep: _Keep = tuple((cut, units_kept(candidate, choice)) for cut, choice in cuts)
+            keep: _KeptUnits = tuple((cut, units_kept(candidate, choice)) for cut, choice in cuts)
             if any(units != cut.size for cut, units in keep):
                 found.append((axis, self._index(shape[axis], keep)))
         return tuple(found)
 
     def shape(self, name: str, full: torch.Size, candidate: Candidate) -> tuple[int, ...]:
-        """The shape that `narrow` gives a tensor of shape `full`."""
+        """The shape of what `narrow` keeps of a tensor of shape `full`."""
         sizes = list(full)
         for axis, index in self.indices(name, full, candidate):
             sizes[axis] = index.stop - index.start if isinstance(index, slice) else len(index)
         return tuple(sizes)
 
     def touches(self, name: str) -> bool:
-        """Whether any choice narrows the tensor."""
+        """Whether any choice narrows the tensor of this name."""
         return name in self._plan
 
-    def _index(self, length: int, keep: _Keep) -> slice | torch.Tensor:
+    def _index(self, length: int, keep: _KeptUnits) -> slice | torch.Tensor:
+        """The kept indices of an axis, as a slice if they are contiguous; remembered, as layers share their sizes."""
         key = (length, keep)
         if key not in self._indices:
             kept = torch.nonzero(kept_mask(length, keep)).flatten()
@@ -61,7 +80,7 @@ class Slicer:
 
 
 def take(tensor: torch.Tensor, indices: Indices) -> torch.Tensor:
-    """The part of a tensor at these indices: a view where they are slices."""
+    """The part of a tensor at these indices: a view if all of them are slices, else a copy."""
     for axis, index in indices:
         if isinstance(index, slice):
             tensor = tensor.narrow(axis, index.start, index.stop - index.start)
@@ -70,8 +89,8 @@ def take(tensor: torch.Tensor, indices: Indices) -> torch.Tensor:
     return tensor
 
 
-def kept_mask(length: int, keep: _Keep) -> torch.Tensor:
-    """Which of `length` indices stay (bool), when of each cut only the first units are kept."""
+def kept_mask(length: int, keep: _KeptUnits) -> torch.Tensor:
+    """Bool mask (length,) of the indices that stay when only the first units of each cut are kept."""
     mask = torch.ones(length, dtype=torch.bool)
     for cut, units in keep:
         end = cut.start + cut.outer * cut.size * cut.unit
@@ -80,13 +99,13 @@ def kept_mask(length: int, keep: _Keep) -> torch.Tensor:
 
 
 def sliced_copy(tensor: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
-    """An own, contiguous copy of `view`: a parameter where `tensor` is one."""
+    """A contiguous copy of `view` with its own memory; a parameter if `tensor`, which it is a view of, is one."""
     own = view.detach().clone(memory_format=torch.contiguous_format)
     return nn.Parameter(own, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else own
 
 
 def follow_shapes(module: nn.Module) -> None:
-    """Make the size attributes of the standard layers true to the shapes of their weights."""
+    """Set the size attributes of PyTorch's standard layers (`in_features`, ...) to the shapes of their weights."""
     for part in module.modules():
         weight = getattr(part, "weight", None)
         if not isinstance(weight, torch.Tensor):
@@ -96,7 +115,7 @@ def follow_shapes(module: nn.Module) -> None:
         elif isinstance(part, nn.Embedding):
             part.num_embeddings, part.embedding_dim = weight.shape
         elif isinstance(part, nn.modules.conv._ConvNd):
-            # A transposed convolution holds its weight the other way round.
+            # The weight of a transposed convolution is (in_channels, out_channels / groups, ...).
             outer, inner = weight.shape[0], weight.shape[1] * part.groups
             part.out_channels, part.in_channels = (inner, outer) if part.transposed else (outer, inner)
         elif isinstance(part, nn.modules.batchnorm._NormBase):
@@ -106,23 +125,26 @@ def follow_shapes(module: nn.Module) -> None:
 
 
 def cuts_of(space: Space, kind: type[Any]) -> list[tuple[Choice, Any]]:
-    """All cuts of one kind, each with its choice."""
+    """All cuts of one class in the space, each with the choice that it belongs to."""
     return [(choice, cut) for choice in space.choices for cut in choice.cuts if isinstance(cut, kind)]
 
 
 def units_kept(candidate: Candidate, choice: Choice) -> int:
-    """How many units a candidate keeps; an inactive choice narrows nothing."""
+    """The number of units that a candidate keeps of a choice; all of them if the choice is inactive."""
     option = candidate[choice.name]
     return int(choice.options[-1] if option is None else option)
 
 
 class Shells:
-    """Copies of a module tree that share all tensors, without dropped blocks, with attributes that follow.
+    """Makes shells: copies of a module tree that share all tensors with it, but lack the blocks that a candidate drops.
+
+    Integer attributes that follow a choice have the candidate's values. `torch.func.functional_call` runs a shell with
+    narrowed tensors in place of its own.
 
     Args:
         model: the full network.
         space: its choices.
-        slicer: that of the space, for the norms that must know their size; None where no tensor is narrowed.
+        slicer: that of the space, to set the `normalized_shape` of narrowed norms; None if no tensor will be narrowed.
     """
 
     def __init__(self, model: nn.Module, space: Space, slicer: Slicer | None = None) -> None:
@@ -133,7 +155,7 @@ class Shells:
         self._norms = {} if slicer is None else _narrowed_norms(model, slicer)
 
     def make(self, candidate: Candidate) -> nn.Module:
-        """The shell of a candidate."""
+        """The shell of a candidate. Only modules that change, and those that contain them, are copied."""
         root = _copy(self._model)
         copies = {"": root}
         for choice, attribute in self._attributes:
@@ -150,15 +172,24 @@ class Shells:
         return root
 
     def kept(self, candidate: Candidate) -> dict[str, dict[str, str]]:
-        """Of every list that loses blocks: name of each remaining block -> its name in the shell; inner lists first."""
+        """The blocks that stay in every list that loses some.
+
+        Returns:
+            By path of the list, inner lists first: name of each block that stays -> its name in the shell.
+        """
         dropped: dict[str, set[int]] = {}
         for choice, blocks in self._blocks:
             dropped.setdefault(blocks.blocks, set()).update(blocks.dropped(units_kept(candidate, choice)))
+        # Paths are those of the full model, and renaming the blocks of an outer list changes the paths inside them, so
+        # inner lists go first: reverse order puts `a.0.b` before `a`.
         lists = sorted((path for path, indices in dropped.items() if indices), reverse=True)
         return {path: _renamed(self._model.get_submodule(path)._modules, dropped[path]) for path in lists}
 
     def bypassed(self, candidate: Candidate) -> nn.Module:
-        """The full network, in which the blocks that a candidate drops stay in place and give back their input."""
+        """A shell with all blocks, in which those that a candidate drops return their input instead of their output.
+
+        This is the oracle's view of dropping a block: nothing is removed, so nothing can be renumbered wrongly.
+        """
         copies = {"": _copy(self._model)}
         for path, kept in self.kept(candidate).items():
             for name in self._model.get_submodule(path)._modules:
@@ -168,16 +199,17 @@ class Shells:
 
 
 def _renamed(children: Mapping[str, nn.Module | None], dropped: set[int]) -> dict[str, str]:
-    """Name -> new name of the children that stay, numbered anew where numbers are their names."""
+    """Name -> new name of the children that stay; they are numbered anew if their names are numbers."""
     stay = [name for index, name in enumerate(children) if index not in dropped]
     numbered = all(name.isdigit() for name in children)
     return {name: str(new) if numbered else name for new, name in enumerate(stay)}
 
 
 def _bypass(copies: dict[str, nn.Module], path: str) -> None:
-    """Let a block give back its first input, in the form of its output; a list gives its members' outputs as zeros.
+    """Make a block return its first input, in the form of its output.
 
-    The members of a list are called one by one, and what they give is added to the stream outside.
+    The members of a list within a list are called one by one, and their outputs are added to the residual stream by the
+    caller. So their bypass is an output of zeros.
     """
     block = _copied(copies, path)
     if isinstance(block, nn.ModuleList):
@@ -189,7 +221,7 @@ def _bypass(copies: dict[str, nn.Module], path: str) -> None:
 
 
 def _returning(forward: Callable[..., Any], instead: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    """`forward` with its output, or the first value of it, replaced by `instead(first input, output)`."""
+    """`forward`, with its output (the first of several) replaced by `instead(first input, output)`."""
 
     def replaced(*args: Any, **kwargs: Any) -> Any:
         x, output = args[0] if args else next(iter(kwargs.values())), forward(*args, **kwargs)
@@ -202,7 +234,7 @@ def _returning(forward: Callable[..., Any], instead: Callable[[Any, Any], Any]) 
 
 
 def name_in_shell(name: str, kept: Mapping[str, Mapping[str, str]]) -> str | None:
-    """What a parameter is called in a shell with these lists (of `Shells.kept`); None where its block is dropped."""
+    """The name of a parameter in a shell whose lists are `kept` (see `Shells.kept`); None if its block is dropped."""
     for path, children in kept.items():
         prefix = f"{path}." if path else ""
         if name.startswith(prefix):
@@ -214,7 +246,7 @@ def name_in_shell(name: str, kept: Mapping[str, Mapping[str, str]]) -> str | Non
 
 
 def _narrowed_norms(model: nn.Module, slicer: Slicer) -> dict[str, tuple[str, torch.Size]]:
-    """Path of every norm that checks the size of its input -> canonical name and shape of its weight."""
+    """The narrowed norms that check the size of their input: path -> (name, full shape) of the weight."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {}
     for path, part in model.named_modules():
@@ -227,13 +259,14 @@ def _narrowed_norms(model: nn.Module, slicer: Slicer) -> dict[str, tuple[str, to
 
 
 def _copy(module: nn.Module) -> nn.Module:
+    """A shallow copy whose children can be replaced without changing the original."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
     return twin
 
 
 def _copied(copies: dict[str, nn.Module], path: str) -> nn.Module:
-    """The shell's own copy of the module at `path`, made with its ancestors when first asked for."""
+    """The shell's own copy of the module at `path`; made, with its ancestors, at the first request."""
     if path in copies:
         return copies[path]
     above, _, name = path.rpartition(".")

@@ -1,4 +1,4 @@
-"""A super-network on disk: weights as safetensors, the space and the model's configuration as JSON."""
+"""A super-network as a folder: weights as safetensors, the space and the model's configuration as JSON."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,17 @@ _WEIGHTS, _SPACE, _CONFIG = "model.safetensors", "space.json", "config.json"
 
 
 def save(model: nn.Module, space: Space, folder: Path | str) -> None:
-    """Write `model` and `space` into an existing folder."""
+    """Write the model and its space into an existing folder.
+
+    Args:
+        model: any module; a configuration of transformers is written too, so that `load` can build the model.
+        space: its space.
+        folder: existing; files of the same names are replaced.
+    """
     folder = Path(folder)
     config: Any = getattr(model, "config", None)
     if hasattr(config, "save_pretrained"):
+        # `load` finds the model's class by this name, which `save_pretrained` of a bare configuration does not write.
         config.architectures = [type(model).__name__]
         config.save_pretrained(folder)
     (folder / _SPACE).write_text(space.to_json(), encoding="utf-8")
@@ -24,10 +31,14 @@ def save(model: nn.Module, space: Space, folder: Path | str) -> None:
 
 
 def load(folder: Path | str, model: nn.Module | None = None) -> tuple[nn.Module, Space]:
-    """Read a model (built from its transformers configuration unless given) and its space.
+    """Read the model and the space that `save` wrote.
+
+    Args:
+        folder: that of `save`.
+        model: loaded in place; None: built from the transformers configuration in the folder, in evaluation mode.
 
     Raises:
-        ValueError: missing or damaged files, weights that do not fit, a class that transformers does not have.
+        ValueError: files are missing or damaged, weights do not fit, or transformers does not have the model's class.
     """
     folder = Path(folder)
     for name in (_WEIGHTS, _SPACE):
@@ -44,6 +55,7 @@ def load(folder: Path | str, model: nn.Module | None = None) -> tuple[nn.Module,
 
 
 def _build(folder: Path) -> nn.Module:
+    """The model of the configuration in `folder`, untrained; only classes of transformers, no code from the folder."""
     import transformers
 
     if not (folder / _CONFIG).is_file():

@@ -1,1 +1,1 @@
-"""Which axes of a network shrink together: symbols propagated through its exported graph."""
+"""Finds the axes of a network that must shrink together, by propagating symbolic axes through its exported graph."""

@@ -1,21 +1,22 @@
-"""One rule an operator: what an aten call says about the axes of its inputs and outputs.
+"""The rules of the aten operators: which axes of inputs and outputs hold the same indices, and which must not shrink.
 
-A rule gets the walk and the call's arguments by position, with tensors replaced by their axes (`Axes` lists), and
-returns the axes of its result. What no rule covers freezes everything that it touches, so nothing is sliced by guess.
+`RULES` maps an operator's name to its rule; see `walk.py` for the interface. A rule freezes the axes that the operator
+normalises or reduces over, since its result there depends on their length. Operators without a rule freeze all axes of
+their inputs and outputs (`walk.unknown`), so no axis is ever narrowed on a guess.
 """
 
 from search_spaces.tracing import indexing
 from search_spaces.tracing.axes import UNIT
-from search_spaces.tracing.walk import HEADS, Call, ProductKind, Rule, Tensor, Walk, unknown
+from search_spaces.tracing.walk import HEADS, Call, ContractionKind, Rule, Tensor, Walk, unknown
 
 
 def elementwise(walk: Walk, call: Call) -> Tensor:
-    """Every tensor argument broadcasts against the others."""
+    """The rule of elementwise operators: all tensor arguments broadcast against each other."""
     return walk.broadcast([value for value in call.arguments.values() if isinstance(value, Tensor)])
 
 
 def _constant(walk: Walk, call: Call) -> Tensor:
-    """A new tensor of a given shape, which takes only the type of its input."""
+    """`new_zeros` and its relatives: only the type and device of the input matter, and the shape is a constant."""
     return walk.fixed(call.shape, "is a constant")
 
 
@@ -46,12 +47,13 @@ def _product(walk: Walk, left: Tensor, right: Tensor) -> Tensor:
     walk.axes.unify(left.axes[-1], right.axes[-2])
     batch = walk.broadcast([Tensor(left.axes[:-2]), Tensor(right.axes[:-2])]).axes
     if not left.weight and not right.weight:
-        # Attention: its scores depend on the whole head dimension, and its batch axes are the heads.
+        # Attention written as two products. The scores are scaled by the head dimension, which must keep its size; the
+        # batch axes are the heads (and the batch itself, which is frozen as an axis of the inputs).
         walk.axes.freeze(left.axes[-1], "is contracted between two activations")
         for axis in batch:
             walk.axes.tag(axis, HEADS)
     out = (*batch, left.axes[-2], right.axes[-1])
-    kind: ProductKind = "linear" if left.weight or right.weight else "attention"
+    kind: ContractionKind = "linear" if left.weight or right.weight else "attention"
     walk.contract(kind, out[:-1], out[-1], (left.axes[-1],))
     return Tensor(out)
 
@@ -66,6 +68,7 @@ def _attention(walk: Walk, call: Call) -> Tensor:
     for ours, theirs in zip(key.axes[:-2], value.axes[:-2], strict=True):
         axes.unify(ours, theirs)
     heads, groups = axes.size(query.axes[-3]), axes.size(key.axes[-3])
+    # Grouped-query attention repeats each key-value head for a group of query heads: whole groups must leave together.
     if call["enable_gqa"] and heads != groups:
         repeats = axes.fresh(heads // groups, "repeats key and value heads")
         axes.unify(query.axes[-3], axes.merge([key.axes[-3], repeats]))
@@ -88,6 +91,7 @@ def _convolution(walk: Walk, call: Call) -> Tensor:
     if groups == 1:
         axes.unify(x.axes[1], weight.axes[1])
     else:
+        # Input channels are (group, axis 1 of the weight), output channels (group, rest): a whole group leaves at once.
         group = axes.fresh(groups)
         walk.groups.append(group)
         axes.unify(x.axes[1], axes.merge([group, weight.axes[1]]))
@@ -135,6 +139,7 @@ def _concatenate(walk: Walk, call: Call) -> Tensor:
 def _pieces(walk: Walk, call: Call) -> list[Tensor]:
     x = call["self"]
     position = (call["dim"] or 0) % len(x.axes)
+    # The reverse of a concatenation: the axis that is split is the sum of the axes of the pieces.
     parts = [walk.axes.fresh(shape[position]) for shape in call.shapes]
     walk.axes.unify(x.axes[position], tuple(part[0] for part in parts))
     return [Tensor((*x.axes[:position], part, *x.axes[position + 1 :])) for part in parts]
@@ -176,6 +181,7 @@ def _expand(walk: Walk, call: Call) -> Tensor:
 
 
 def _reduce(walk: Walk, call: Call) -> Tensor:
+    """Means, sums and maxima over axes, which are frozen: a mean over fewer units is another number."""
     x, dims = call["self"], call["dim"]
     dims = range(len(x.axes)) if dims is None else [dims] if isinstance(dims, int) else dims
     reduced = {dim % len(x.axes) for dim in dims}
@@ -198,7 +204,7 @@ def _spatial(walk: Walk, call: Call) -> Tensor:
 
 
 RULES: dict[str, Rule] = {
-    # Elementwise, though not tagged so.
+    # Elementwise, but without the tag `pointwise`, by which all others are recognised.
     **dict.fromkeys(
         (
             *("aten::where", "aten::__and__", "aten::__or__", "aten::masked_fill", "aten::masked_fill_"),
@@ -248,9 +254,9 @@ RULES: dict[str, Rule] = {
     ),
     "aten::repeat": indexing.repeat,
     "aten::repeat_interleave": indexing.repeat_interleave,
-    "aten::slice": indexing.part,
+    "aten::slice": indexing.slice_axes,
     **dict.fromkeys(("aten::pad", "aten::constant_pad_nd"), indexing.pad),
-    **dict.fromkeys(("aten::roll", "aten::flip"), indexing.moved),
+    **dict.fromkeys(("aten::roll", "aten::flip"), indexing.move),
     "aten::index": indexing.index,
     "aten::gather": indexing.gather,
     "aten::select": indexing.select,

@@ -1,8 +1,19 @@
-"""The algebra of tensor axes: which index ranges are the same range, however tensors are reshaped, joined or split.
+"""The algebra of symbolic tensor axes: which axes hold the same indices after reshapes, concatenations and splits.
 
-An *atom* is an index range that shrinks as one. An *axis* is a sum (concatenation) of products (mixed radix, outermost
-first) of atoms: the rows of a fused query-key-value weight are `((three, heads, head_dim),)`, a concatenation of two
-maps is `((a,), (b,))`, an axis of size 1 is `((),)`.
+An *atom* is an index range that can only shrink as a whole. A *product* of atoms is an axis that was reshaped from
+several (row-major, the outermost atom first), and an *axis* is a sum of products, that is, their concatenation:
+
+- the rows of a fused query-key-value weight are one product, `((three, heads, head_dim),)`;
+- two feature maps concatenated along their channels give the sum `((a,), (b,))`;
+- an axis of size 1 is the empty product, `((),)`.
+
+Two axes that an operator adds, multiplies or contracts hold the same indices, and are *unified*. This is a union-find
+over atoms with one extension. When axes of the same size have different factors, as in a reshape of `width` to
+`(heads, head_dim)`, no two atoms can be merged; then the coarser atom gets a *definition* in terms of finer ones, and
+`resolve` replaces it wherever it occurs.
+
+Whatever cannot be expressed this way is *frozen*: its atoms keep their size. This is always safe, since an axis that is
+never narrowed needs no rule.
 """
 
 import math
@@ -16,6 +27,16 @@ UNIT: Axis = ((),)
 
 @dataclass
 class _Atom:
+    """One index range.
+
+    Attributes:
+        size: number of indices.
+        frozen: why it must keep its size, None where it may shrink.
+        same_as: its parent in the union-find, None for a representative.
+        definition: the sum of products of finer atoms that it was found to be.
+        tags: words noted by `Axes.tag`.
+    """
+
     size: int
     frozen: str | None = None
     same_as: int | None = None
@@ -24,13 +45,18 @@ class _Atom:
 
 
 class Axes:
-    """Union-find over atoms, where an atom may also turn out to be a sum or product of finer atoms."""
+    """All atoms of one graph, with what is known of them: a union-find with definitions (see the module)."""
 
     def __init__(self) -> None:
         self._atoms: list[_Atom] = []
 
     def fresh(self, size: int, frozen: str | None = None) -> Axis:
-        """A new axis of one atom; `frozen` is the reason why it must never shrink."""
+        """A new axis of one atom, or the unit axis for size 1.
+
+        Args:
+            size: number of indices.
+            frozen: why the axis must keep its size; None: it may shrink.
+        """
         return ((self._new(size, frozen),),) if size != 1 else UNIT
 
     def _new(self, size: int, frozen: str | None = None) -> int:
@@ -38,6 +64,7 @@ class Axes:
         return len(self._atoms) - 1
 
     def _find(self, atom: int) -> int:
+        """The representative of an atom. There are few atoms, so paths are not compressed."""
         while (parent := self._atoms[atom].same_as) is not None:
             atom = parent
         return atom
@@ -47,11 +74,11 @@ class Axes:
         return self._atoms[atom].size
 
     def frozen(self, atom: int) -> str | None:
-        """Why a resolved atom must keep its size, None when it need not."""
+        """Why a resolved atom must keep its size; None if it may shrink."""
         return self._atoms[atom].frozen
 
     def tags(self, atom: int) -> frozenset[str]:
-        """What was noted of a resolved atom by `tag`."""
+        """The words that `tag` noted for a resolved atom."""
         return frozenset(self._atoms[atom].tags)
 
     def size(self, axis: Axis) -> int:
@@ -62,7 +89,7 @@ class Axes:
         return math.prod(self._atoms[atom].size for atom in product)
 
     def resolve(self, axis: Axis) -> Axis:
-        """The axis in its finest known atoms."""
+        """The same axis written in representatives of the finest atoms known so far."""
         terms: list[Product] = []
         for product in axis:
             terms.extend(self._resolve_product(product))
@@ -74,20 +101,23 @@ class Axes:
             definition = self._atoms[atom].definition
             part = ((atom,),) if definition is None else self.resolve(definition)
             if len(part) > 1 and current != UNIT:
-                # A sum in an inner position (rotary halves of a head, say) cannot shrink: opaque from here on.
+                # The atom is a sum in an inner position of a product, e.g. the two rotary halves of every head. Cutting
+                # one term of it would remove indices from within each outer index, which an `AxisCut` cannot describe.
+                # So its terms are frozen, and one frozen atom of the whole size takes their place from here on.
                 self.freeze(part, "is split in pieces inside a larger axis")
                 part = ((self._new(self._atoms[atom].size, "is split in pieces inside a larger axis"),),)
                 self._atoms[atom].definition = part
+            # A sum in the outermost position distributes over what follows: (a + b) * c = a * c + b * c.
             current = part if current == UNIT else tuple(term + part[0] for term in current)
         return current
 
     def freeze(self, axis: Axis, reason: str) -> None:
-        """Forbid every atom of the axis to shrink."""
+        """Mark every atom of the axis as one that must keep its size; the first reason given is kept."""
         for atom in self._members(axis):
             self._atoms[atom].frozen = self._atoms[atom].frozen or reason
 
     def tag(self, axis: Axis, word: str) -> None:
-        """Note something of every atom of the axis."""
+        """Note a word, such as "heads", for every atom of the axis."""
         for atom in self._members(axis):
             self._atoms[atom].tags.add(word)
 
@@ -95,7 +125,11 @@ class Axes:
         return [atom for product in self.resolve(axis) for atom in product]
 
     def unify(self, left: Axis, right: Axis) -> None:
-        """Note that two axes of one size are the same indices, refining the coarser one where they differ."""
+        """Record that two axes hold the same indices in the same order.
+
+        Atoms are merged or defined by finer ones until both axes resolve to the same sum of products. Axes of different
+        sizes, or of factors that do not divide each other, are frozen instead.
+        """
         left, right = self.resolve(left), self.resolve(right)
         if left == right:
             return
@@ -115,6 +149,7 @@ class Axes:
             self.freeze(axis, "is factorised in two ways that do not fit")
 
     def _unify_products(self, left: Product, right: Product) -> None:
+        """Match two products from the outermost atom inwards, factoring the larger atom wherever sizes differ."""
         a, b = list(left), list(right)
         while a and b:
             (x, a), (y, b) = self._pop(a), self._pop(b)
@@ -133,7 +168,8 @@ class Axes:
                 b.insert(0, self._factor(y, x))
 
     def _pop(self, product: list[int]) -> tuple[int | None, list[int]]:
-        """First finest atom and the rest; None when it meanwhile became a sum."""
+        """The first atom of a product, resolved, and the rest; None where it has become a sum or is empty."""
+        # Resolved again at each step: a merge or definition of the step before may concern the atoms that remain.
         resolved = self.resolve((tuple(product),))
         if len(resolved) != 1:
             self.freeze(resolved, "is both a sum and a product")
@@ -141,12 +177,14 @@ class Axes:
         return (resolved[0][0], list(resolved[0][1:])) if resolved[0] else (None, [])
 
     def _factor(self, large: int, outer: int) -> int:
-        """Define `large` as `outer` times a new atom, and return the new one."""
+        """Define the atom `large` as the product of `outer` and a new inner atom, which is returned."""
         inner = self._new(self._atoms[large].size // self._atoms[outer].size)
         self._define(large, ((outer, inner),))
         return inner
 
     def _unify_with_sum(self, product: Product, terms: Axis) -> None:
+        """Unify a single product with a sum of several: its outermost atom becomes a sum, one piece for each term."""
+        # Only the outermost atom can be split, and only if each term holds whole copies of the inner atoms.
         leading, rest = product[0], product[1:]
         rest_size = self._product_size(rest)
         sizes = [self._product_size(term) for term in terms]
@@ -162,6 +200,7 @@ class Axes:
             self.unify((piece[0] + rest,), (term,))
 
     def _unify_sums(self, left: Axis, right: Axis) -> None:
+        """Match two concatenations term by term, splitting the longer term wherever the lengths differ."""
         a, b = list(left), list(right)
         while a and b:
             x, y = a.pop(0), b.pop(0)
@@ -170,6 +209,7 @@ class Axes:
                 self.unify((x,), (y,))
                 continue
             large, small, rest = (x, size_y, a) if size_x > size_y else (y, size_x, b)
+            # A term of several atoms would have to be split within its outermost atom: not needed by any network yet.
             if len(large) != 1:
                 self._give_up((x,), (y,), tuple(a), tuple(b))
                 return
@@ -179,6 +219,7 @@ class Axes:
             self.unify((head,), (y if size_x > size_y else x,))
 
     def _union(self, x: int, y: int) -> None:
+        """Merge two atoms of the same size; `x` stays the representative and inherits what is known of `y`."""
         if x == y:
             return
         a, b = self._atoms[x], self._atoms[y]
@@ -187,7 +228,9 @@ class Axes:
         a.tags |= b.tags
 
     def _define(self, atom: int, axis: Axis) -> None:
+        """Let `atom` stand for `axis`, which inherits its tags and its reason to be frozen."""
         if atom in self._members(axis):
+            # An atom inside its own definition could never be resolved.
             self._give_up(axis)
             return
         owner = self._atoms[atom]
@@ -198,23 +241,33 @@ class Axes:
         owner.definition = axis
 
     def merge(self, axes: Iterable[Axis]) -> Axis:
-        """One axis of several neighbouring ones, outermost first."""
+        """The axis that a reshape makes of several neighbouring axes, the outermost first."""
         merged: Axis = UNIT
         for axis in map(self.resolve, axes):
             if len(axis) > 1 and merged != UNIT:
+                # As in `_resolve_product`: a sum in an inner position cannot shrink.
                 self.freeze(axis, "is split in pieces inside a larger axis")
                 axis = self.fresh(self.size(axis), "is split in pieces inside a larger axis")
             merged = axis if merged == UNIT else tuple(term + axis[0] for term in merged)
         return merged
 
     def split(self, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
-        """Neighbouring axes of the given sizes, outermost first, that one axis is the product of."""
+        """Split one axis into neighbouring axes of the given sizes, the outermost first, as a reshape does."""
         parts = [self.fresh(size) for size in sizes]
         self.unify(axis, self.merge(parts))
         return parts
 
     def reshape(self, axes: Sequence[Axis], shape: Sequence[int]) -> list[Axis]:
-        """The axes of a tensor after a reshape, matching sizes from the left."""
+        """The axes of a tensor after a reshape.
+
+        Args:
+            axes: the axes before it.
+            shape: the sizes after it.
+
+        Returns:
+            One axis for each size of `shape`. Axes are grouped from the left: a group is the shortest run of old axes
+            whose sizes multiply to the same number as a run of new ones. It is merged into one axis, then split.
+        """
         result: list[Axis] = []
         sizes = [self.size(axis) for axis in axes]
         i = j = 0
@@ -225,6 +278,7 @@ class Axes:
                 continue
             while sizes[i] == 1:
                 i += 1
+            # Take axes on the side whose product is the smaller one until both products agree.
             first_in, first_out = i, j
             have, want = sizes[i], shape[j]
             i, j = i + 1, j + 1

@@ -1,9 +1,14 @@
-"""Which axes of which parameters shrink together, found in the exported graph of any module.
+"""Finds which axes of which parameters shrink together, in the exported graph of any module.
 
-Every axis of every parameter starts as an unknown of its own; each operator of the graph says which of them are the
-same indices. What remains free is a *dimension*: a number of units that may be narrowed, with all the parameter axes
-that follow. The graph does not know what Python hard-codes, so a space accepts a dimension only after running it
-(`search_spaces.families.oracle`).
+Every axis of every parameter begins as a symbol of its own. The graph is walked in execution order, and the rule of
+each operator (`aten.py`) unifies the symbols that hold the same indices (`axes.py`). Every symbol that may shrink in
+the end is a *dimension*: a number of units, with all parameter axes that must be narrowed together with them.
+
+The same idea is known as the dependency graph of structured pruning (DepGraph, Fang et al., arXiv 2301.12900). Differs:
+it works on the axes of tensors and not on layers, so reshapes into heads and fused weights need no special cases.
+
+The graph does not show the numbers that a forward hard-codes in Python, so a space accepts a dimension only after
+running it (`search_spaces.families.oracle`).
 """
 
 import math
@@ -21,8 +26,9 @@ from search_spaces.evaluating import evaluating
 from search_spaces.inputs import Inputs, split_inputs
 from search_spaces.tracing.aten import RULES, elementwise
 from search_spaces.tracing.axes import Axis
-from search_spaces.tracing.walk import HEADS, Call, ProductKind, Rule, Tensor, Walk, unknown
+from search_spaces.tracing.walk import HEADS, Call, ContractionKind, Rule, Tensor, Walk, unknown
 
+# A block is residual if its input reaches its output through these operators only, with at least one addition.
 _ADDITIONS = frozenset({"aten::add", "aten::add_"})
 _ON_A_RESIDUAL_PATH = _ADDITIONS | {
     *("aten::layer_norm", "aten::rms_norm", "aten::batch_norm", "aten::dropout", "aten::dropout_"),
@@ -33,13 +39,13 @@ _ON_A_RESIDUAL_PATH = _ADDITIONS | {
 
 @dataclass(frozen=True)
 class Dimension:
-    """Units that shrink together.
+    """Units of a network that can only be removed from all of their axes at once.
 
     Attributes:
         size: number of units.
-        cuts: the parameter and buffer axes that hold them.
-        attributes: numbers of groups of convolutions that are known to follow.
-        heads: the units are attention heads.
+        cuts: the parameter and buffer axes that hold the units.
+        attributes: the `groups` of convolutions that must follow.
+        heads: whether the units are attention heads.
     """
 
     size: int
@@ -48,35 +54,37 @@ class Dimension:
     heads: bool
 
 
-# Sizes of some axes: each a sum of terms, a term being a fixed number times the units of some dimensions (by index).
-Factors = tuple[tuple[tuple[int, tuple[int, ...]], ...], ...]
+AxisSize = tuple[tuple[int, tuple[int, ...]], ...]
+"""The size of an axis as a sum of terms (factor, dimensions): the factor times the units kept of these dimensions."""
 
 
 @dataclass(frozen=True)
 class Contraction:
-    """Multiply-accumulates of one operator of `module`: the product of the sizes of `axes`.
+    """A matrix product or convolution; its multiply-accumulates are the product of the sizes of `axes`.
 
     Attributes:
-        kind: what sort of operator.
-        axes: those of its rows, that of its channel (one result for each of both), then those that it sums over.
-        inner: how many of the axes it sums over.
-        per_row: its operands depend on the inputs, so they grow with the batch; else they are made of weights alone.
+        module: path of the module that calls it.
+        kind: which operator it is.
+        axes: sizes of the rows of its output, of its output channels, then of the axes that it sums over.
+        inner: how many axes it sums over, at the end of `axes`.
+        per_row: whether its operands depend on the inputs, so that its cost grows with the batch; False where they are
+            computed from weights alone.
     """
 
     module: str
-    kind: ProductKind
-    axes: Factors
+    kind: ContractionKind
+    axes: tuple[AxisSize, ...]
     inner: int
     per_row: bool
 
 
 @dataclass(frozen=True)
-class Part:
-    """A module inside the network, as seen from outside: one that was called exactly once.
+class Submodule:
+    """What the graph shows of a module inside the network that is called exactly once.
 
     Attributes:
-        outputs: dimensions (by index) that its outputs have.
-        residual: one of its inputs reaches an output through additions, norms and activations alone.
+        outputs: the dimensions (by index) that its outputs have.
+        residual: whether one of its inputs reaches an output through additions, norms and activations alone.
     """
 
     outputs: frozenset[int]
@@ -85,17 +93,30 @@ class Part:
 
 @dataclass(frozen=True)
 class Coupling:
-    """All dimensions of a module, its contractions, the axes of its parameters, operators that no rule covered."""
+    """What was found in the graph of a module.
+
+    Attributes:
+        dimensions: all that may be narrowed, in the order of the parameters that hold them.
+        contractions: all matrix products and convolutions, in execution order.
+        parameters: name and axis sizes of every parameter.
+        submodules: by path, the modules inside that are called exactly once.
+        unknown: names of the operators that no rule covers, sorted.
+    """
 
     dimensions: tuple[Dimension, ...]
     contractions: tuple[Contraction, ...]
-    parameters: tuple[tuple[str, Factors], ...]
-    parts: Mapping[str, Part]
+    parameters: tuple[tuple[str, tuple[AxisSize, ...]], ...]
+    submodules: Mapping[str, Submodule]
     unknown: tuple[str, ...]
 
 
 def analyse(model: nn.Module, example_inputs: Inputs) -> Coupling:
-    """Find the dimensions of `model` for example inputs of batch above 1 (positional tuple or keyword mapping).
+    """Trace `model` with `torch.export` and find its dimensions.
+
+    Args:
+        model: any module; it is left as it is.
+        example_inputs: a tuple of positional or a mapping of keyword tensors. Their batch must be above 1, because an
+            axis of size 1 cannot be told from one that broadcasts.
 
     Raises:
         ValueError: `torch.export` cannot trace the module.
@@ -112,17 +133,23 @@ def analyse(model: nn.Module, example_inputs: Inputs) -> Coupling:
 
 
 class _Reader:
-    """One walk over an exported graph."""
+    """One walk over an exported graph.
+
+    `_values` holds the symbolic result of every node, `_input_dependent` the nodes that the inputs reach, and `_owners`
+    the calling module of every contraction.
+    """
 
     def __init__(self, model: nn.Module, program: torch.export.ExportedProgram) -> None:
         self._program = program
         self._walk = Walk()
         self._values: dict[Node, Any] = {}
         self._owners: list[tuple[str, bool]] = []
-        self._fed: set[Node] = set()
+        self._input_dependent: set[Node] = set()
         self._grouped: list[tuple[str, Axis]] = []
         self._parameter_names = [name for name, _ in model.named_parameters()]
         names: dict[int, str] = {}
+        # The graph names tied weights by any of their names. They are one tensor, so they must share their symbols:
+        # every alias is mapped to the first name.
         tensors = [*model.named_parameters(), *model.named_buffers()]
         for name, tensor in tensors:
             names[id(tensor)] = name
@@ -139,6 +166,7 @@ class _Reader:
         return Tensor(tuple(self._walk.axes.fresh(size) for size in tensor.shape), weight=True)
 
     def read(self) -> Coupling:
+        """Walk the graph and collect what was found."""
         signature = self._program.graph_signature
         weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         for node in self._program.graph.nodes:
@@ -146,14 +174,15 @@ class _Reader:
                 name = self._canonical.get(weights.get(node.name, ""))
                 self._values[node] = self._weights[name] if name else self._fixed(node, "is an input")
                 if node.name not in weights:
-                    self._fed.add(node)
+                    self._input_dependent.add(node)
             elif node.op == "call_function":
-                if not self._fed.isdisjoint(node.all_input_nodes):
-                    self._fed.add(node)
+                if not self._input_dependent.isdisjoint(node.all_input_nodes):
+                    self._input_dependent.add(node)
                 self._values[node] = self._visit(node)
             elif node.op == "output":
                 for tensor in _flatten(self._lookup(node.args)):
                     for axis in tensor.axes:
+                        # The sub-networks must give outputs of the same shape as the full network.
                         self._walk.axes.freeze(axis, "is an output")
         return self._result()
 
@@ -181,6 +210,7 @@ class _Reader:
         schema = getattr(node.target, "_schema", None)
         call = self._call(node, schema)
         if not call.shapes and not isinstance(node.meta.get("val"), torch.Tensor):
+            # Python numbers (sizes, assertions) stay as they are.
             return node.meta.get("val")
         rule: Rule | None = RULES.get(schema.name) if schema else None
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
@@ -191,11 +221,12 @@ class _Reader:
         result = (rule or unknown)(self._walk, call)
         paths = _paths(node)
         owner = paths[-1] if paths else ""
-        self._owners.extend([(owner, node in self._fed)] * (len(self._walk.contractions) - contractions))
+        self._owners.extend([(owner, node in self._input_dependent)] * (len(self._walk.contractions) - contractions))
         self._grouped.extend((owner, axis) for axis in self._walk.groups[groups:])
         return result
 
     def _call(self, node: Node, schema: Any) -> Call:
+        """The call of a node, with its arguments by name and the shapes of its results."""
         names = [argument.name for argument in schema.arguments] if schema else []
         names += [f"argument{index}" for index in range(len(names), len(node.args))]
         arguments = {name: self._lookup(value) for name, value in zip(names, node.args, strict=False)}
@@ -207,12 +238,14 @@ class _Reader:
         return Call(arguments, (), shapes)
 
     def _result(self) -> Coupling:
+        """The dimensions, and all sizes as formulas of them: their index is the order in which atoms are met."""
         axes = self._walk.axes
         held: dict[int, list[AxisCut]] = {}
         for name, tensor in self._weights.items():
             for index, axis in enumerate(tensor.axes):
                 for atom, cut in self._cuts(name, index, axis):
                     held.setdefault(atom, []).append(cut)
+        # Which axes are heads is known only after the whole graph was walked.
         self._freeze_beside_heads()
         atoms = [atom for atom in held if axes.frozen(atom) is None]
         numbers = {atom: index for index, atom in enumerate(atoms)}
@@ -230,22 +263,22 @@ class _Reader:
                 Contraction(
                     owner,
                     product.kind,
-                    tuple(self._factors(axis, numbers) for axis in (*product.rows, product.channel, *product.inner)),
+                    tuple(self._size_of(axis, numbers) for axis in (*product.rows, product.channel, *product.inner)),
                     len(product.inner),
                     per_row,
                 )
                 for (owner, per_row), product in zip(self._owners, self._walk.contractions, strict=True)
             ),
             parameters=tuple(
-                (name, tuple(self._factors(axis, numbers) for axis in self._weights[name].axes))
+                (name, tuple(self._size_of(axis, numbers) for axis in self._weights[name].axes))
                 for name in self._parameter_names
             ),
-            parts=self._parts(numbers),
+            submodules=self._submodules(numbers),
             unknown=tuple(sorted(self._walk.unknown)),
         )
 
     def _group_counts(self, atom: int) -> tuple[AttributeCut, ...]:
-        """`groups` of the convolutions whose number of groups is a multiple of the atom's units."""
+        """The `groups` attributes of the convolutions whose groups are the units of an atom, or fixed multiples."""
         axes, found = self._walk.axes, []
         for module, axis in self._grouped:
             products = axes.resolve(axis)
@@ -253,29 +286,33 @@ class _Reader:
                 found.append(AttributeCut(module, "groups", 0, axes.size(axis) // axes.atom_size(atom)))
         return tuple(found)
 
-    def _parts(self, numbers: Mapping[int, int]) -> dict[str, Part]:
-        """Every module that was called once, seen from outside."""
+    def _submodules(self, numbers: Mapping[int, int]) -> dict[str, Submodule]:
+        """By path, the modules inside that are called once; `numbers` maps atoms to dimensions."""
         inside: dict[str, dict[Node, None]] = {}
         calls: dict[str, set[str]] = {}
         for node in self._program.graph.nodes:
             for path, call in _calls(node):
                 inside.setdefault(path, {})[node] = None
                 calls.setdefault(path, set()).add(call)
-        return {path: self._part(nodes, numbers) for path, nodes in inside.items() if len(calls[path]) == 1 and path}
+        return {
+            path: self._submodule(nodes, numbers) for path, nodes in inside.items() if len(calls[path]) == 1 and path
+        }
 
-    def _part(self, nodes: Mapping[Node, None], numbers: Mapping[int, int]) -> Part:
+    def _submodule(self, nodes: Mapping[Node, None], numbers: Mapping[int, int]) -> Submodule:
+        """What is seen of the module whose operators are `nodes`, from the tensors that enter and leave it."""
         sources = {source for node in nodes for source in node.all_input_nodes if source not in nodes}
         results = [node for node in nodes if any(user not in nodes for user in node.users)]
         resolve = self._walk.axes.resolve
         outputs = [axis for node in results for tensor in _flatten(self._values.get(node)) for axis in tensor.axes]
         atoms = {atom for axis in outputs for product in resolve(axis) for atom in product}
         streams = {node for node in sources if any(not tensor.weight for tensor in _flatten(self._values.get(node)))}
-        return Part(
+        return Submodule(
             outputs=frozenset(numbers[atom] for atom in atoms if atom in numbers),
             residual=any(_passes_on(node, streams) for node in results),
         )
 
     def _cuts(self, name: str, index: int, axis: Axis) -> list[tuple[int, AxisCut]]:
+        """Every atom of a parameter's axis with the cut that narrows it, read off its place in the sum of products."""
         axes, start, cuts = self._walk.axes, 0, []
         for product in axes.resolve(axis):
             sizes = [axes.atom_size(atom) for atom in product]
@@ -286,7 +323,7 @@ class _Reader:
         return cuts
 
     def _freeze_beside_heads(self) -> None:
-        """A head dimension is fixed by the scale of the scores: never offer what shares a parameter axis with heads."""
+        """Freeze what shares a parameter axis with heads: the head dimension, by which the scores are scaled."""
         axes = self._walk.axes
         for tensor in self._weights.values():
             for axis in tensor.axes:
@@ -295,7 +332,8 @@ class _Reader:
                         inner = tuple(atom for atom in product if HEADS not in axes.tags(atom))
                         axes.freeze((inner,), "is a head dimension")
 
-    def _factors(self, axis: Axis, numbers: Mapping[int, int]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    def _size_of(self, axis: Axis, numbers: Mapping[int, int]) -> AxisSize:
+        """The size of an axis as a formula of the dimensions; frozen atoms go into the factors."""
         axes = self._walk.axes
         return tuple(
             (
@@ -315,7 +353,7 @@ def _flatten(value: Any) -> list[Tensor]:
 
 
 def _passes_on(result: Node, streams: set[Node]) -> bool:
-    """Whether an addition lies between the result and one of `streams`, with nothing but what a residual path has."""
+    """Whether a residual path with at least one addition leads back from the result to one of `streams`."""
     seen: set[Node] = set()
     open_nodes, added = [result], False
     while open_nodes:
@@ -336,7 +374,7 @@ def _name(node: Node) -> str:
 
 
 def _calls(node: Node) -> list[tuple[str, str]]:
-    """(path, call) of the modules that the operator belongs to, outermost first; a second call is marked by `@`."""
+    """(path, call) of the modules that an operator belongs to, the outermost first; `@` marks calls after the first."""
     stack = node.meta.get("nn_module_stack") or {}
     return [(str(path).partition("@")[0], str(path)) for path, _ in stack.values()]
 

@@ -1,6 +1,7 @@
-"""What the rules of operators share: tensors as axes, the calls of a graph, and the walk over them.
+"""What the rules of operators share: symbolic tensors, the calls of a graph, and the state of the walk over it.
 
-A rule gets the walk and a call, whose tensors are replaced by their axes, and returns the axes of its result.
+A rule takes the walk and one call, in which tensors are replaced by their symbolic axes, and returns the symbolic
+tensor or tensors of its result. The rules are in `aten.py` and `indexing.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,13 +10,19 @@ from typing import Any, Literal
 
 from search_spaces.tracing.axes import UNIT, Axes, Axis
 
+# The tag of axes that are attention heads.
 HEADS = "heads"
-ProductKind = Literal["linear", "attention", "convolution"]
+ContractionKind = Literal["linear", "attention", "convolution"]
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Axes of one tensor; `weight` tells parameters (and their transposes) from activations."""
+    """A tensor of the graph as its symbolic axes.
+
+    Attributes:
+        axes: one for each of its dimensions.
+        weight: it is a parameter or buffer, or a reshaped or transposed one; False for activations.
+    """
 
     axes: tuple[Axis, ...]
     weight: bool = False
@@ -23,21 +30,35 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Call:
-    """One aten call: its arguments by schema name and the shapes of its results."""
+    """One call of an aten operator.
+
+    Attributes:
+        arguments: by their names in the operator's schema, with every tensor as a `Tensor`; see `__getitem__`.
+        shape: of the result, where it is one tensor.
+        shapes: of the results, where the operator returns a list; else empty.
+    """
 
     arguments: dict[str, Any]
     shape: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...] = ()
 
     def __getitem__(self, name: str) -> Any:
+        """The argument of that name; None where the call leaves it out."""
         return self.arguments.get(name)
 
 
 @dataclass(frozen=True)
-class Product:
-    """Sums of products: one for each index of `rows` and `channel`, over the indices of `inner`."""
+class TracedContraction:
+    """A matrix product or convolution: one sum for each index of `rows` and `channel`, over all indices of `inner`.
 
-    kind: ProductKind
+    Attributes:
+        kind: which operator it is.
+        rows: axes of the output other than `channel`.
+        channel: the axis of the output that comes from the second operand.
+        inner: the axes that are summed over.
+    """
+
+    kind: ContractionKind
     rows: tuple[Axis, ...]
     channel: Axis
     inner: tuple[Axis, ...]
@@ -45,19 +66,26 @@ class Product:
 
 @dataclass
 class Walk:
-    """What the rules share: the algebra; contractions (multiply-accumulates) and groups of convolutions met so far."""
+    """The state that rules read and change while a graph is walked in its execution order.
+
+    Attributes:
+        axes: the algebra of all axes.
+        contractions: the matrix products and convolutions so far, from which costs are counted.
+        groups: the axes of the groups of grouped convolutions so far.
+        unknown: names of the operators that no rule covers.
+    """
 
     axes: Axes = field(default_factory=Axes)
-    contractions: list[Product] = field(default_factory=list)
+    contractions: list[TracedContraction] = field(default_factory=list)
     groups: list[Axis] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
 
     def fixed(self, shape: Sequence[int], reason: str) -> Tensor:
-        """A tensor of the given shape whose axes never shrink."""
+        """An activation of the given shape whose axes must keep their sizes, for this reason."""
         return Tensor(tuple(self.axes.fresh(size, reason) for size in shape))
 
     def broadcast(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Axes of an elementwise result, aligned from the right; equal sizes are the same indices."""
+        """The result of an elementwise operator; axes aligned from the right are unified unless their size is 1."""
         rank = max((len(tensor.axes) for tensor in tensors), default=0)
         result: list[Axis] = [UNIT] * rank
         for tensor in tensors:
@@ -68,16 +96,16 @@ class Walk:
                     self.axes.unify(result[position], axis)
         return Tensor(tuple(result))
 
-    def contract(self, kind: ProductKind, rows: Sequence[Axis], channel: Axis, inner: Sequence[Axis]) -> None:
-        """Note a matrix product or convolution: as many multiply-accumulates as the product of the axes' sizes."""
-        self.contractions.append(Product(kind, tuple(rows), channel, tuple(inner)))
+    def contract(self, kind: ContractionKind, rows: Sequence[Axis], channel: Axis, inner: Sequence[Axis]) -> None:
+        """Record a matrix product or convolution; the product of all axis sizes is its multiply-accumulates."""
+        self.contractions.append(TracedContraction(kind, tuple(rows), channel, tuple(inner)))
 
 
 Rule = Callable[[Walk, Call], Any]
 
 
 def unknown(walk: Walk, call: Call) -> Tensor | list[Tensor]:
-    """No rule: everything touched keeps its size."""
+    """The rule of operators that have none: all axes of their inputs and outputs keep their sizes."""
     for tensor in _tensors(call.arguments.values()):
         for axis in tensor.axes:
             walk.axes.freeze(axis, "goes through an operator without a rule")
