@@ -1,4 +1,7 @@
-"""Code of the user's own, named as module:name on the command line and never by a file."""
+"""Import a function that the user names on the command line as `module:function`.
+
+Importing runs the user's code, so the name comes from the command line only, never from a file of a run folder.
+"""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +15,8 @@ from nas.errors import UserError
 
 @contextmanager
 def current_folder() -> Iterator[None]:
-    """The current folder comes first among the places of modules, as with `python -m`."""
+    """Context in which modules of the current folder can be imported, as with `python -m`."""
+    # The installed command `nas` is a script, for which Python does not add the current folder to the search path.
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
@@ -22,15 +26,22 @@ def current_folder() -> Iterator[None]:
 
 
 def own_function(spec: str) -> Callable[..., Any]:
-    """The function that `module:name` names; raises UserError where it cannot be imported or is none."""
-    place, _, name = spec.partition(":")
-    if not place or not name:
+    """Import the function named by `spec`.
+
+    Args:
+        spec: `module:function`; the module is looked for in the current folder first.
+
+    Raises:
+        UserError: the name has another form, cannot be imported, or is not callable.
+    """
+    module_name, _, name = spec.partition(":")
+    if not module_name or not name:
         raise UserError(f"a function of your own is named as module:function, got {spec!r}")
     try:
         with current_folder():
-            function = getattr(import_module(place), name)
+            function = getattr(import_module(module_name), name)
     except Exception as error:
-        # The user's module may raise anything; --debug shows where.
+        # Importing runs the user's code, which may raise anything; --debug shows the traceback.
         raise UserError(f"{spec} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise UserError(f"{spec} must be a function, it is {type(function).__name__}")

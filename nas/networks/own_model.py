@@ -1,6 +1,6 @@
-"""A network of the user's own: made by `module:factory`, weights from a safetensors file, and its preprocessing.
+"""Networks from the user's own code: build them with `module:factory`, load their weights, preprocess their inputs.
 
-Only a command line names a factory: importing it runs the user's code, so a run folder must never do it.
+Importing a factory runs the user's code, so its name comes from the command line only, never from a run folder.
 """
 
 import inspect
@@ -26,29 +26,33 @@ _MIDDLE: Channels = (0.5, 0.5, 0.5)
 
 
 def own_model(spec: str, weights: Path | None, outputs: int, *, seed: int = 0, say: Say | None = None) -> nn.Module:
-    """The network that `factory(outputs)`, or `factory()` where it takes no argument, makes; in eval mode.
+    """Build a network with the user's factory and load its weights.
 
-    The head is the last linear layer, and others of the same size. It alone may be made new: where the weights are of
-    a head that differs in the number of outputs and in nothing else, or where a factory without an argument makes
-    another number of outputs.
+    The factory is called as `factory(outputs)`, or as `factory()` if it takes no argument. The head is the last linear
+    layer, together with other linear layers of the same size. It is initialised anew if the weights belong to a head
+    with another number of outputs, or if a factory without an argument builds another number of outputs.
 
     Args:
         spec: `module:factory`; the module is looked for in the current folder first.
-        weights: a safetensors file with every parameter and buffer by name; None: as the factory makes them.
-        outputs: classes or tags of the data, or 1 for a regression.
-        seed: of what the factory draws, and of a new head.
-        say: told in one sentence when the head is made new.
+        weights: a safetensors file with all parameters and buffers by name; None: the weights that the factory made.
+        outputs: number of classes or tags of the data, or 1 for a regression.
+        seed: seed of the factory's random draws and of a new head.
+        say: called with a sentence when the head is initialised anew.
+
+    Returns:
+        The network in evaluation mode.
 
     Raises:
-        UserError: nothing to import, a factory that fails or makes no `nn.Module`, or weights that do not fit.
+        UserError: the factory cannot be imported, fails or returns no `nn.Module`, or the weights do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "own model"))
-        module, told = _made(spec, outputs)
+        module, sized = _made(spec, outputs)
         replaced = None if weights is None else _load(module, weights, spec)
         heads = _heads(module)
         made = next((head.out_features for head in heads.values()), outputs)
-        if not told and made != outputs:
+        # A factory that takes the number of outputs is responsible for its head; `check_outputs` verifies it later.
+        if not sized and made != outputs:
             replaced = made
             _renew(module, heads, outputs)
     if replaced is not None and say:
@@ -57,31 +61,36 @@ def own_model(spec: str, weights: Path | None, outputs: int, *, seed: int = 0, s
 
 
 def _made(spec: str, outputs: int) -> tuple[nn.Module, bool]:
-    """(the network, whether the factory was told the number of outputs)."""
-    place, _, name = spec.partition(":")
-    if not place or not name:
+    """The network, and whether its factory takes the number of outputs as an argument."""
+    module_name, _, name = spec.partition(":")
+    if not module_name or not name:
         raise UserError(f"a network of your own is named as module:factory, e.g. networks:small, got {spec!r}")
     with current_folder():
         try:
-            factory = getattr(import_module(place), name)
-            told = _takes_one(factory)
-            module = factory(outputs) if told else factory()
+            factory = getattr(import_module(module_name), name)
+            sized = _takes_one(factory)
+            module = factory(outputs) if sized else factory()
         except Exception as error:
-            # The user's code may raise anything; --debug shows where.
+            # The user's code may raise anything; --debug shows the traceback.
             line = (str(error).strip().splitlines() or [""])[0][:300]
             raise UserError(f"{spec} cannot make a network: {type(error).__name__}: {line}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"{spec} must make a torch.nn.Module, it made {type(module).__name__}")
-    return module, told
+    return module, sized
 
 
 def _takes_one(factory: Callable[..., Any]) -> bool:
+    """Whether a factory has a positional parameter."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return any(parameter.kind in kinds for parameter in inspect.signature(factory).parameters.values())
 
 
 def _heads(module: nn.Module) -> dict[str, nn.Linear]:
-    """The last linear layer, and those of the same size (a second head whose outputs join in), by name."""
+    """The last linear layer and others of the same size, by name.
+
+    Networks with deep supervision or distillation tokens (DeiT) have a second head whose outputs are averaged with the
+    first; both must have the same number of outputs.
+    """
     linears = {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
     last = next(reversed(linears.values()), None)
     sizes = {name: (part.in_features, part.out_features) for name, part in linears.items()}
@@ -91,6 +100,7 @@ def _heads(module: nn.Module) -> dict[str, nn.Linear]:
 
 
 def _renew(module: nn.Module, heads: Mapping[str, nn.Linear], outputs: int) -> None:
+    """Replace the heads by newly initialised layers with `outputs` outputs, of the same type and on the same device."""
     for name, old in heads.items():
         new = nn.Linear(old.in_features, outputs, bias=old.bias is not None, device=old.weight.device)
         parent, _, child = name.rpartition(".")
@@ -98,13 +108,22 @@ def _renew(module: nn.Module, heads: Mapping[str, nn.Linear], outputs: int) -> N
 
 
 def _load(module: nn.Module, path: Path, spec: str) -> int | None:
-    """Copy the file's weights into the network; how many outputs its head has where that was left out."""
+    """Copy the weights of a file into the network, all but those of a head with another number of outputs.
+
+    Returns:
+        The number of outputs of the head in the file if that head was skipped, else None.
+
+    Raises:
+        UserError: the file has weights that the network lacks, lacks some of the network's, or has other shapes.
+    """
     given, own = _read(path), module.state_dict()
     unexpected = next((name for name in given if name not in own), None)
     if unexpected is not None:
         raise UserError(f"the weights in {path} must be those of {spec}: the network has no {unexpected}")
+    # Tied weights (an embedding that is also the output layer) are stored under one of their names only, so a missing
+    # name is fine when a given one shares its memory.
     shared = {own[name].data_ptr() for name in given}
-    # Many files leave out how many batches a batch norm has seen, which counts for nothing with a fixed momentum.
+    # Many files lack the number of batches that a batch norm has seen, which is unused with a fixed momentum.
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
     missing = next((name for name in needed if name not in given and own[name].data_ptr() not in shared), None)
     if missing is not None:
@@ -118,6 +137,7 @@ def _load(module: nn.Module, path: Path, spec: str) -> int | None:
                 f"the weights in {path} must be those of {spec}: {name} must have the shape {wanted}, "
                 f"the file has {found}"
             )
+    # If only one tensor of the head has another shape, the rest of the head is useless, so the whole head is skipped.
     kept = {name: tensor for name, tensor in given.items() if name not in heads or not other}
     module.load_state_dict(kept, strict=False)
     return next((int(tensor.shape[0]) for tensor in other.values()), None)
@@ -146,20 +166,20 @@ def own_preprocessor(
     tokenizer: str | Path | None = None,
     task: Task = CLASSIFICATION,
 ) -> Preprocessor:
-    """How rows are read for a network of the user's own.
+    """Make the preprocessor for a network from the user's own code.
 
-    Images go to the first argument of its forward; texts to `input_ids` and `attention_mask`.
+    Images are passed as the first argument of the network's forward, texts as `input_ids` and `attention_mask`.
 
     Args:
         module: the network.
-        kind: what the rows are.
-        image_size: side, or (height, width), in pixels; None: the network's attribute `image_size`.
-        mean, std: of red, green and blue, each scaled to 0..1; with the defaults the pixels go from -1 to 1.
-        tokenizer: folder or hub name of the texts' tokenizer.
-        task: what the labels mean.
+        kind: texts or images.
+        image_size: side or (height, width) in pixels; None: the attribute `image_size` of the network.
+        mean, std: mean and standard deviation of red, green and blue in 0..1; by default pixels range from -1 to 1.
+        tokenizer: folder or hub name of the tokenizer for texts.
+        task: the kind of labels.
 
     Raises:
-        UserError: no size, no tokenizer, or a forward that does not take these inputs.
+        UserError: the image size or the tokenizer is missing, or the forward does not take these inputs.
     """
     parameters = inspect.signature(module.forward).parameters
     if kind == "text":
@@ -186,13 +206,16 @@ def own_preprocessor(
 
 
 def check_outputs(module: nn.Module, inputs: Mapping[str, Tensor], outputs: int, remedy: str = "") -> None:
-    """Run a network once: UserError unless it takes these inputs and its last axis holds `outputs` numbers.
+    """Run a network once to check its inputs and its number of outputs.
 
     Args:
-        module: in evaluation mode.
-        inputs: by keyword.
-        outputs: of a row.
-        remedy: what to do where it does not take them.
+        module: the network, in evaluation mode.
+        inputs: keyword inputs of a few rows.
+        outputs: the number of outputs that each row must have.
+        remedy: advice that ends the message when the network rejects the inputs.
+
+    Raises:
+        UserError: the forward fails, or the last axis of its logits has another size than `outputs`.
     """
     try:
         with torch.no_grad():

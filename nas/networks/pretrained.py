@@ -1,4 +1,8 @@
-"""Pre-trained networks and their preprocessing from `transformers`, safetensors only."""
+"""Load pre-trained networks and their preprocessing with `transformers`.
+
+Weights are read from safetensors files only, because pickled files can run code. Weights that a checkpoint lacks are
+initialised at random by `transformers`, which only logs it; here that is an error, except for the head.
+"""
 
 import io
 import re
@@ -23,7 +27,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
 def _quiet() -> AbstractContextManager[None]:
-    """No progress bars, load reports and retry lines of `transformers` and the hub's client."""
+    """Suppress the progress bars, load reports and retry messages of `transformers` and the hub's client."""
     from transformers.utils import logging as settings
 
     loggers = ("transformers", "huggingface_hub")
@@ -39,26 +43,29 @@ def load_pretrained(
     task: Task = CLASSIFICATION,
     say: Callable[[str], None] | None = None,
 ) -> tuple[nn.Module, Preprocessor]:
-    """A pre-trained network with a head for `classes`, and its preprocessing.
+    """Load a pre-trained network with a head for `classes`, and its preprocessor.
 
-    A head that is missing or has another number of outputs is made new, from `seed`; every other weight must come from
-    the checkpoint. Weights are float32. The module is in eval mode.
+    A head that is missing or has another number of outputs is initialised from `seed`. All other weights must come from
+    the checkpoint. Weights are converted to float32.
 
     Args:
         name_or_folder: a folder, or a name on the hub.
-        classes: names of the outputs: classes, tags, or the one number of a regression.
-        kind: what the rows are.
-        seed: of a new head.
-        task: decides the kind of head.
-        say: told in one sentence when a trained head is replaced.
+        classes: names of the outputs: classes, tags, or the name of the number of a regression.
+        kind: texts or images.
+        seed: seed of a new head.
+        task: decides which kind of head the network gets.
+        say: called with a sentence when a trained head is replaced.
+
+    Returns:
+        The network in evaluation mode, and its preprocessor.
 
     Raises:
-        UserError: no such model, no safetensors, code of its own needed, a task that it has no head for, or weights
-            that do not fit the architecture (the sentence names the first of them).
+        UserError: the model does not exist, has no safetensors weights, needs its own code, has no head for the task,
+            or has weights that do not fit its architecture (the message names the first of them).
     """
     name = _checked(name_or_folder)
     auto = _auto_class(task, kind)
-    # Without it, transformers chooses the loss by the type of the labels; ours is the task's, but the file should tell.
+    # The project computes the loss itself, but the exported config.json should say that the model is a regression.
     problem = {"problem_type": "regression"} if isinstance(task, Regression) else {}
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "head"))
@@ -88,13 +95,15 @@ def load_pretrained(
 
 
 def _agree(module: Any, tokenizer: Any, name: str) -> None:
-    """Let a text network and its tokenizer have the same end of texts, the same padding, and the same tokens.
+    """Make a text network and its tokenizer agree on the longest text, the padding token and the vocabulary.
 
-    UserError where the tokenizer has more tokens than the network, or neither says what padding is.
+    Raises:
+        UserError: the tokenizer has more tokens than the network, or no padding token can be found.
     """
     most = most_tokens(module)
     if most is not None:
-        # Many tokenizers do not say where their model ends, and positions behind the last are an index error.
+        # Many tokenizers do not know the longest text of their model, and a token after the last position raises an
+        # index error.
         tokenizer.model_max_length = min(most, int(tokenizer.model_max_length))
     config = module.config.get_text_config()
     tokens = len(tokenizer)
@@ -104,13 +113,14 @@ def _agree(module: Any, tokenizer: Any, name: str) -> None:
             f"the tokenizer of {name} must be that of its network: the network knows {words} tokens, the tokenizer has "
             f"{tokens}; take the files of one model"
         )
-    # A network that only reads keeps nothing for the next word.
+    # A classifier generates no text, so keys and values need not be cached for a next token.
     config.use_cache = False
     known = config.pad_token_id if isinstance(config.pad_token_id, int) else -1
     if 0 <= known < tokens:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(known)
         return
-    # Decoders are trained without padding; they look for the last token before it, so it has to be named.
+    # Decoders are often trained without padding. As classifiers they use the last token before the padding, so the
+    # padding token must be defined.
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
@@ -119,7 +129,7 @@ def _agree(module: Any, tokenizer: Any, name: str) -> None:
 
 
 def _auto_class(task: Task, kind: InputKind) -> Any:
-    """The class of `transformers` that has the head of the task."""
+    """The class of `transformers` that builds a network with the head of the task."""
     import transformers
 
     if isinstance(task, TokenClassification):
@@ -134,10 +144,16 @@ def _auto_class(task: Task, kind: InputKind) -> Any:
 
 
 def _refuse_new_weights(module: nn.Module, report: Mapping[str, Any], name: str) -> int | None:
-    """How many outputs a replaced head had, None where none was replaced.
+    """Check that all weights below the head came from the checkpoint.
 
-    Only the head (and the pooler under it) may be new: `transformers` re-initialises anything that does not fit, and
-    drops what it has no place for.
+    `transformers` re-initialises weights that do not fit and ignores weights that the network lacks. This is accepted
+    for the head and the pooler below it only.
+
+    Returns:
+        The number of outputs of the checkpoint's head if the head was replaced, else None.
+
+    Raises:
+        UserError: a weight has another shape, is missing, or has no counterpart in the network.
     """
     prefix = _body(module)
     shapes = {key: (tuple(found), tuple(wanted)) for key, found, wanted in report["mismatched_keys"]}
@@ -164,7 +180,7 @@ def _refuse_new_weights(module: nn.Module, report: Mapping[str, Any], name: str)
 
 
 def _body(module: nn.Module) -> str:
-    """The prefix of all weights below the head: that of the base model, else of the first part."""
+    """Prefix of the names of all weights below the head: the base model's, else that of the first child module."""
     base = getattr(module, "base_model_prefix", "")
     if isinstance(getattr(module, base, None), nn.Module):
         return f"{base}."
@@ -172,7 +188,10 @@ def _body(module: nn.Module) -> str:
 
 
 def _surplus(unexpected: Iterable[str], own: Sequence[str], prefix: str) -> list[str]:
-    """Weights of more blocks, or biases of more layers, than the network has; heads of other tasks may be left over."""
+    """Weights of further blocks, or weights and biases of existing layers, that the network has no parameter for.
+
+    These mean that config.json does not describe the checkpoint. Heads of other tasks may be left over.
+    """
     body = [key for key in own if key.startswith(prefix)]
     blocks = {_NUMBER.sub(".*.", key) for key in body}
     layers = {key.rpartition(".")[0] for key in body if key.endswith((".weight", ".bias"))}
@@ -186,15 +205,18 @@ def _surplus(unexpected: Iterable[str], own: Sequence[str], prefix: str) -> list
 
 
 def _other_head(key: str, found: tuple[int, ...], wanted: tuple[int, ...], prefix: str) -> bool:
-    """Whether a weight is of the head and has another number of outputs, and nothing else is different."""
+    """Whether a weight belongs to the head and differs from the network's in the number of outputs only."""
     return not key.startswith(prefix) and found[1:] == wanted[1:] and len(found) == len(wanted)
 
 
 def same_labels(model: nn.Module, classes: Sequence[str]) -> None:
-    """UserError unless a network gives its outputs for these classes, in this order: a teacher must.
+    """Check that the outputs of a network stand for these classes in this order, as a teacher's must.
 
-    Names are compared where both sides have words (not "LABEL_0", not numbers), whatever their case. A network without
-    a configuration of `transformers` cannot be asked and passes.
+    Names are compared, ignoring case, where both are words (not numbers or "LABEL_0"). A network without a
+    configuration of `transformers` has no names to compare and is accepted.
+
+    Raises:
+        UserError: the number of outputs or a name differs.
     """
     names = getattr(getattr(model, "config", None), "id2label", None)
     if not isinstance(names, Mapping):
@@ -218,10 +240,15 @@ def _is_word(label: str) -> bool:
 
 
 def load_preprocessor(name_or_folder: str | Path, kind: InputKind, task: Task = CLASSIFICATION) -> Preprocessor:
-    """The tokenizer or image processor of a folder or hub name; raises UserError when there is none.
+    """Load the tokenizer or image processor of a model.
 
-    For token classification every word is a word of its own: tokenizers that mark words by the space before them
-    (RoBERTa's) then put one there.
+    Args:
+        name_or_folder: a folder, or a name on the hub.
+        kind: texts or images.
+        task: for token classification, tokenizers that mark a word by the space before it (RoBERTa's) add that space.
+
+    Raises:
+        UserError: the model does not exist or has no tokenizer or image processor.
     """
     from transformers import AutoImageProcessor, AutoTokenizer
 
@@ -235,7 +262,7 @@ def load_preprocessor(name_or_folder: str | Path, kind: InputKind, task: Task = 
             return ImagePreprocessor(_from_hub(lambda: make(name, backend="pil", trust_remote_code=False), name))
         words = {"add_prefix_space": True} if isinstance(task, TokenClassification) else {}
         tokenizer = _from_hub(lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False, **words), name)
-    # Without its files, transformers makes an empty tokenizer that knows no words, and says nothing.
+    # If its files are missing, transformers silently makes an empty tokenizer that knows special tokens only.
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
         raise UserError(f"{name} must hold the files of a tokenizer (tokenizer.json or a vocabulary), it has none")
     tokenizer.padding_side = "right"
@@ -243,12 +270,12 @@ def load_preprocessor(name_or_folder: str | Path, kind: InputKind, task: Task = 
 
 
 def save_preprocessor(preprocessor: Preprocessor, folder: Path) -> None:
-    """Write what `load_preprocessor` reads into an existing folder."""
+    """Write files from which `load_preprocessor` restores the preprocessor into an existing folder."""
     preprocessor.save(folder)
 
 
 def _checked(name_or_folder: str | Path, *, weights: bool = True) -> str:
-    """The name for `transformers`; raises UserError for a folder that cannot hold a model."""
+    """The name or folder to give to `transformers`; raises UserError for a folder that holds no model."""
     folder = Path(name_or_folder).expanduser()
     if folder.is_file():
         raise UserError(f"the model must be a folder or a hub name, {folder} is a file")
@@ -272,7 +299,7 @@ def _checked(name_or_folder: str | Path, *, weights: bool = True) -> str:
 
 
 def _from_hub(load: Callable[[], Any], name: str) -> Any:
-    """The result of `load`; what `transformers` raises for a wrong name, file or architecture becomes one sentence."""
+    """Call `load`; what `transformers` raises for a wrong name, file or architecture becomes a UserError."""
     try:
         return load()
     except ImportError as error:
@@ -282,7 +309,7 @@ def _from_hub(load: Callable[[], Any], name: str) -> Any:
             raise UserError(f"there is no folder {name}, and no such model can be reached on the hub") from error
         raise UserError(f"{name} cannot be loaded with transformers: {_first_line(error)}") from error
     except Exception as error:
-        # safetensors and tokenizers raise classes of their own, directly under Exception.
+        # safetensors and tokenizers raise their own exceptions, which derive from Exception directly.
         raise UserError(f"{name} is damaged or not what its name says: {_first_line(error)}") from error
 
 
@@ -293,14 +320,14 @@ def _first_line(error: BaseException) -> str:
 def example_inputs(
     module: nn.Module, kind: InputKind, preprocessor: Preprocessor, tokens: int = 128, batch: int = 2
 ) -> dict[str, Tensor]:
-    """Keyword inputs of the module without padding, always the same: random tokens, or noise as an image.
+    """Make keyword inputs without padding, always the same ones: random tokens, or images of noise.
 
     Args:
-        module: its config bounds the number of tokens and of words.
+        module: the network; its configuration limits the number of tokens and the token ids.
         kind: texts or images.
-        preprocessor: that of the module.
-        tokens: of every text.
-        batch: rows.
+        preprocessor: the preprocessor of the network.
+        tokens: length of each text.
+        batch: number of rows.
     """
     rng = np.random.default_rng(0)
     if kind == "image":
@@ -321,9 +348,9 @@ def example_inputs(
 
 
 def most_tokens(module: nn.Module) -> int | None:
-    """How many tokens a transformers model has positions for, None where its configuration does not say.
+    """Longest text of a `transformers` network in tokens, or None when its configuration does not say.
 
-    Relatives of RoBERTa count positions from behind the padding index, so that the first ones are never used.
+    RoBERTa and its relatives number positions from the padding index + 1, so the first positions are never used.
     """
     positions = getattr(getattr(module, "config", None), "max_position_embeddings", None)
     if not isinstance(positions, int):

@@ -1,4 +1,8 @@
-"""Sub-networks as they are measured and exported: with batch-norm statistics of their own where the network has any."""
+"""Prepare sub-networks for measurement and export, with re-calibrated batch norms where the network has any.
+
+The running statistics of a batch norm describe one set of active layers. Those of the full network are wrong for its
+sub-networks, so they are measured again for each (the post-statistics of Yu and Huang, arXiv 1903.05134).
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,23 +19,23 @@ from nas.seeds import generator
 from search_spaces import Candidate, Supernet, has_batch_norms, recalibrate
 
 ROWS, BATCH = 256, 64
-"""Training rows that statistics are measured on, and how many at once."""
+"""Number of training rows on which statistics are measured, and rows per batch."""
 
 
 class SubNetworks:
-    """The sub-networks of a super-network, each in evaluation mode.
+    """Gives access to the sub-networks of a super-network in evaluation mode.
 
-    Without batch norms the weights are shared, and nothing is copied. With them, statistics are measured anew on the
-    same training rows for every candidate, the largest one too, so that all are measured alike and a repeated
-    measurement gives the same bits.
+    Without batch norms, sub-networks share the weights of the super-network and nothing is copied. With batch norms,
+    the statistics of each candidate, including the largest, are measured on the same training rows. So all candidates
+    are treated alike, and repeating a measurement gives the same bits.
 
     Args:
-        supernet: on any device.
-        train: training rows; needed only where there are batch norms.
-        seed: decides which rows.
+        supernet: the super-network, on any device.
+        train: training rows; needed only if the network has batch norms.
+        seed: decides which training rows are used.
 
     Raises:
-        UserError: batch norms, and no training rows.
+        UserError: the network has batch norms and there are no training rows.
     """
 
     def __init__(self, supernet: Supernet, train: Split | None, seed: int = 0) -> None:
@@ -43,18 +47,19 @@ class SubNetworks:
         self._inputs: list[Inputs] = []
 
     def forward(self, candidate: Candidate) -> Callable[..., Any]:
-        """What a candidate computes, to be called as the model is."""
+        """A callable that computes the outputs of a candidate and takes the inputs of the model."""
         return self.extract(candidate) if self._norms else partial(self._supernet, candidate)
 
     def extract(self, candidate: Candidate) -> nn.Module:
-        """A candidate as a plain module with its own weights and statistics, in evaluation mode."""
+        """Copy a candidate into a plain module with its own weights and statistics, in evaluation mode."""
         buffers = recalibrate(self._supernet, candidate, self._batches()) if self._norms else None
         return self._supernet.extract(candidate, buffers).eval()
 
     def _batches(self) -> list[Inputs]:
         if not self._inputs and self._train is not None:
             rows = generator(self._seed, "re-calibration").permutation(len(self._train))[:ROWS]
-            # Of equal size, up to one row: a batch norm cannot work on a single one.
+            # Batches of nearly equal size: a small remainder would count as much as a full batch in the averages, and
+            # a batch norm fails on a single row.
             parts = np.array_split(rows, -(-len(rows) // BATCH))
             self._inputs = [dict(self._train.batch(part)) for part in parts]
         device = device_of(self._supernet)

@@ -1,4 +1,4 @@
-"""A network of `transformers` by its configuration alone, with random weights: enough to know how long it takes."""
+"""Build a network of `transformers` from its configuration with random weights, which is enough to measure latency."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,17 @@ _USUAL_SIDE = 224
 
 
 def untrained(name_or_folder: str, *, seed: int = 0) -> nn.Module:
-    """A classifier of the architecture that a folder's or hub name's config.json describes; in evaluation mode.
+    """Build a classifier with the architecture that a config.json describes, without reading weights.
+
+    Args:
+        name_or_folder: a folder with a config.json, or a name on the hub.
+        seed: seed of the random weights.
+
+    Returns:
+        The network in evaluation mode.
 
     Raises:
-        UserError: no such configuration, or one of an architecture that has no classifier of texts or images.
+        UserError: there is no such configuration, or its architecture has no classifier of texts or images.
     """
     import transformers
 
@@ -46,16 +53,16 @@ def untrained(name_or_folder: str, *, seed: int = 0) -> nn.Module:
 def made_inputs(
     module: nn.Module, batch: int, tokens: int, image_size: tuple[int, int] | None = None
 ) -> dict[str, Tensor]:
-    """Keyword inputs of a network of `transformers`, random and without padding.
+    """Make random keyword inputs without padding for a network of `transformers`.
 
     Args:
-        module: its configuration says whether it reads texts or images, and how large these are.
-        batch: rows.
-        tokens: of every text; as many as the network has positions for at most.
-        image_size: (height, width) in pixels; None: what the configuration says, else 224.
+        module: the network; its configuration says whether it reads texts or images, and of which size.
+        batch: number of rows.
+        tokens: length of each text; limited to the number of positions of the network.
+        image_size: (height, width) in pixels; None: the size in the configuration, else 224.
 
     Raises:
-        UserError: the configuration tells neither of texts nor of images.
+        UserError: the configuration describes neither texts nor images.
     """
     config: Any = getattr(module, "config", None)
     rng = generator(0, "made inputs")
