@@ -1,9 +1,10 @@
-"""Which blocks drop first: the order that hurts the loss least, found greedily on training rows.
+"""Find the order in which blocks are dropped, greedily by the loss on training rows.
 
-The drop order is part of the space, so it is found before the super-network is made that is trained:
+The drop order is part of the space, so it is determined before the super-network to be trained is made:
 `space(model, drop_order=block_order(supernet, train))`.
 
-Greedy and not by one score a block: blocks that refine the same thing each look needless while the other one is there.
+The search is greedy instead of scoring each block once, because two blocks that do similar work both look redundant as
+long as the other one is present.
 """
 
 import math
@@ -19,27 +20,32 @@ from nas.learning.training import plain_loss
 from search_spaces import BlockCut, Choice, Space, Supernet
 
 DropOrder = tuple[int, ...]
+"""Numbers of the blocks within their stage, the first one to drop first."""
 
 
 def block_order(supernet: Supernet, train: Split, config: ImportanceConfig | None = None) -> dict[str, DropOrder]:
-    """Name of every depth choice -> its blocks that may drop, by their number in the stage, the first to drop first.
+    """Determine the drop order of each stage.
 
-    A throw-away copy is fine-tuned for a few steps (see `importance.py`); then, stage by stage and with all other
-    stages whole, the block goes without which the loss is lowest, and again with it gone, down to the smallest option.
-    Blocks that no option drops follow, in the order of the last round. Batch norms use the statistics of each batch,
-    since those of the full network are wrong where blocks are missing.
+    A temporary copy is fine-tuned for a few steps (see `importance.py`). Then, for one stage at a time with all other
+    stages complete, the block whose removal gives the lowest loss is dropped, repeatedly, down to the smallest depth.
+    Blocks that no option drops follow in the order of the last round.
 
     Args:
-        supernet: before fine-tuning; it stays as it is.
-        train: rows to judge by; never validation or test rows.
-        config: None: the defaults.
+        supernet: the super-network, before fine-tuning; it is not changed.
+        train: training rows for the losses; never pass validation or test rows.
+        config: settings of the warm-up and of the batches; None: the defaults.
+
+    Returns:
+        Name of each depth choice -> numbers of the blocks within the stage, the first one to drop first.
 
     Raises:
-        UserError: no rows.
-        TrainingFailed: the warm-up's loss is not finite.
+        UserError: there are no rows.
+        TrainingFailed: the loss of the warm-up is not finite.
     """
     config = config or ImportanceConfig()
     judged = warmed_up(supernet, train, config)
+    # Batch norms use the statistics of each batch: those of the full network are wrong when blocks are missing, and
+    # re-calibrating them for each removal would take too long.
     for module in judged.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train()
@@ -54,6 +60,8 @@ def block_order(supernet: Supernet, train: Split, config: ImportanceConfig | Non
 
 
 def _order(model: nn.Module, choice: Choice, cut: BlockCut, loss: Callable[[Callable[..., Any]], float]) -> DropOrder:
+    """Drop order of one stage; `loss` maps a forward to its loss on the calibration batches."""
+
     def loss_without(dropped: Sequence[int]) -> float:
         left = tuple(block for block in cut.drop_order if block not in dropped)
         depth = cut.count - len(dropped)
@@ -62,16 +70,26 @@ def _order(model: nn.Module, choice: Choice, cut: BlockCut, loss: Callable[[Call
         return loss(lambda **batch: without(without.space.smallest(), **batch))
 
     order = greedy(loss_without, cut.drop_order, cut.count - int(choice.options[0]))
-    # The blocks of a stage follow each other in their list, and only the first of them may be one that cannot drop.
+    # The result counts blocks from the start of the stage, while a cut counts from the start of the module list. The
+    # blocks of a stage are consecutive in that list, and at most its first block, which may change the width, is never
+    # dropped. So the highest droppable block is the last one of the stage.
     first = max(0, max(order) + 1 - cut.count)
     return tuple(block - first for block in order)
 
 
 def greedy(loss_without: Callable[[Sequence[int]], float], blocks: Sequence[int], drops: int) -> DropOrder:
-    """Order of `blocks`: `drops` times the one without which, and without those before it, the loss is lowest.
+    """Order blocks by greedy removal: each round drops the block whose removal gives the lowest loss.
 
-    A loss that is not a number counts as the worst; of equal losses the later block goes first, since later blocks
-    refine more than they build. The blocks that are left follow by the losses of the last round.
+    NaN counts as the worst loss. Of equal losses the later block is dropped first, because later blocks change the
+    features less.
+
+    Args:
+        loss_without: the blocks that are removed -> the loss.
+        blocks: numbers of the blocks that may be dropped.
+        drops: number of rounds, at most the number of blocks.
+
+    Returns:
+        The dropped blocks in order, then the other blocks by their losses in the last round.
     """
     dropped: list[int] = []
     left = sorted(blocks, reverse=True)

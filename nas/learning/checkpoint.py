@@ -1,4 +1,9 @@
-"""Checkpoints of a training run: safetensors and JSON in one folder that is replaced as a whole; never a pickle."""
+"""Checkpoints of a training run, as safetensors and JSON in one folder; pickles are never read, as they can run code.
+
+A checkpoint is written to a new folder beside the old one, flushed to the disk and then renamed, so that a kill at any
+moment leaves a complete checkpoint (`nas.files.replace_folder`). The JSON file holds the hash of the tensors, so a file
+that was damaged or mixed up later is found.
+"""
 
 import hashlib
 import math
@@ -21,13 +26,13 @@ StepRecord = tuple[float, float, float]
 
 @dataclass
 class Progress:
-    """What a training run has beside its module and optimizer.
+    """The state of a training run apart from its module and optimizer.
 
     Attributes:
-        history: one row a step, from the first.
-        evaluations: (step, value) of each evaluation so far; NaN where there was no number.
-        best: the trained tensors (`trained_tensors`) at the best evaluation; empty when they are not kept.
-        memory: what the loss keeps between steps, JSON values; None: nothing.
+        history: one record per step, from the first.
+        evaluations: (step, value) of each evaluation so far; NaN where the value was not finite.
+        best: copies of the trained tensors (`trained_tensors`) at the best evaluation; empty without early stopping.
+        memory: state of the loss and the validation (`Resumable`) as JSON values, or None.
     """
 
     history: list[StepRecord] = field(default_factory=list)
@@ -37,7 +42,7 @@ class Progress:
 
 
 def model_fingerprint(module: nn.Module) -> str:
-    """Sha256 over the names, shapes and values of all parameters and buffers."""
+    """SHA-256 over the names, types, shapes and values of all parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -52,14 +57,15 @@ def save_checkpoint(
     progress: Progress,
     identity: Mapping[str, str],
 ) -> None:
-    """Put the state after `len(progress.history)` steps in the place of an older checkpoint.
+    """Save the state after `len(progress.history)` steps, replacing an older checkpoint.
 
     Args:
-        folder: of the checkpoint; a kill leaves the old or the new one.
-        module: its trainable parameters and its buffers are kept; the frozen ones are those that training began with.
-        optimizer: over parameters of `module`; its whole state is kept.
-        progress: everything else.
-        identity: what the run was made with, e.g. {"config": ..., "data": ..., "model": ...}.
+        folder: folder of the checkpoint; a kill leaves either the old or the new checkpoint in it.
+        module: its trainable parameters and buffers are saved. Frozen parameters are not; the fingerprint of the model
+            in `identity` ensures that they are the same when training resumes.
+        optimizer: an optimizer of the parameters of `module`; its whole state is saved.
+        progress: the rest of the state.
+        identity: fingerprints of what determines the run, e.g. {"config": ..., "data": ..., "model": ...}.
 
     Raises:
         OSError: the folder cannot be written; an older checkpoint is still there.
@@ -90,13 +96,19 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, identity: Mapping[str, str]
 ) -> Progress:
-    """Bring module and optimizer to the state of the checkpoint; without one, leave them.
+    """Load a checkpoint into a module and its optimizer; without a checkpoint they stay unchanged.
+
+    Args:
+        folder: folder of the checkpoint.
+        module: the module to restore.
+        optimizer: an optimizer of the parameters of `module`.
+        identity: fingerprints of this run; those in the checkpoint must be the same.
 
     Returns:
-        What else the run had; that of a run at its beginning without a checkpoint.
+        The rest of the state; that of a run at its beginning if there is no checkpoint.
 
     Raises:
-        UserError: the checkpoint is damaged, or its identity is another; nothing has been changed then.
+        UserError: the checkpoint is damaged or belongs to another run; module and optimizer are unchanged then.
     """
     recover_folder(folder)
     if not folder.exists():
@@ -121,6 +133,7 @@ def load_checkpoint(
         else:
             weights[key] = tensor
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    # Check everything before the first tensor is copied, so that a refused checkpoint changes nothing.
     if (
         not _fits(weights, own)
         or (progress.best and not _fits(progress.best, own))
@@ -140,14 +153,19 @@ def _fits(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
 
 @torch.no_grad()
 def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Overwrite the trained tensors of a module, named as `trained_tensors` names them."""
+    """Overwrite trained tensors of a module.
+
+    Args:
+        module: the module to change.
+        tensors: new values, by the names that `trained_tensors` uses.
+    """
     own = trained_tensors(module)
     for name, tensor in tensors.items():
         own[name].copy_(tensor)
 
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors that training may change: trainable parameters and all buffers, as they are (no copies)."""
+    """The tensors that training may change, without copying them: trainable parameters and all buffers."""
     tensors: dict[str, Tensor] = {
         f"parameter.{name}": parameter for name, parameter in module.named_parameters() if parameter.requires_grad
     }
@@ -173,6 +191,7 @@ def _read(folder: Path) -> tuple[dict[str, str], Progress, dict[str, Tensor]]:
             [(int(step), math.nan if value is None else float(value)) for step, value in meta["evaluations"]],
             memory=None if meta["memory"] is None else dict(meta["memory"]),
         )
+        # The JSON file is written after the tensors, so a folder with a matching hash is complete.
         sound = version == _VERSION and digest == _sha256(folder / "state.safetensors")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the checkpoint in {folder} is damaged ({error}); remove it to start anew") from error

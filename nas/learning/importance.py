@@ -1,15 +1,16 @@
-"""The order of a super-network's units: the most important first, so that every prefix is the best of its size.
+"""Order the units of a super-network by importance, so that each prefix holds the most important units.
 
-What a unit is worth can be told in three ways; each gives one number a unit, comparable within its dimension:
+A sub-network uses the first units (heads, features, channels) of each dimension. There are three importance scores,
+comparable between the units of one dimension:
 
-- taylor: what its removal does to the loss, to first order: the absolute sum of weight times gradient over all its
-  weights (Molchanov et al., arXiv 1906.10771, equation 8), averaged over small batches;
-- activation: the mean absolute value that the layers which read the unit get from it;
+- taylor: first-order estimate of the change of the loss if the unit is removed, the absolute sum of weight times
+  gradient over its weights (Molchanov et al., arXiv 1906.10771, equation 8), averaged over small batches;
+- activation: mean absolute value of the unit at the layers that read it;
 - magnitude: the L1 or L2 norm of its weights (Li et al., arXiv 1608.08710); needs no data.
 
-Differs: a network before fine-tuning has a random head, whose loss says little about the units. So taylor and
-activation judge a throw-away copy that is first fine-tuned for a few steps. Magnitude counts the weights that read the
-unit too, since a unit that nobody reads is worth nothing.
+Differs: before fine-tuning, the head is random and its loss says little about the units. So taylor and activation are
+computed on a temporary copy that is fine-tuned for a few steps. Magnitude includes the weights that read the unit,
+because a unit that no layer reads is worth nothing.
 """
 
 import copy
@@ -28,21 +29,24 @@ from nas.seeds import generator
 from search_spaces import AxisCut, Supernet
 
 Calibrated = tuple[Batch, Tensor]
-"""Keyword inputs and targets of some rows."""
+"""Keyword inputs and targets of one batch of rows."""
 
 
 @dataclass(frozen=True)
 class ImportanceConfig:
-    """How units are judged.
+    """Settings of the importance scores.
 
     Args:
-        kind: what the worth of a unit is; none: leave the order as it is.
-        norm: 1 or 2, of magnitude.
-        warmup_steps: of fine-tuning the copy; 0: judge the network as it is.
-        batches: that the gradient or the activation is taken of, at least 1.
-        batch_size: of both.
-        learning_rate: highest one of the warm-up.
-        seed: of the rows.
+        kind: the score; none keeps the order of the units.
+        norm: 1 or 2, for magnitude.
+        warmup_steps: fine-tuning steps of the copy before it is scored; 0: score the network without a warm-up.
+        batches: number of batches over which gradients or activations are averaged, at least 1.
+        batch_size: rows per batch, in the warm-up and for the scores.
+        learning_rate: highest learning rate of the warm-up.
+        seed: decides which rows are used.
+
+    Raises:
+        UserError: a setting is out of its range.
     """
 
     kind: Literal["taylor", "magnitude", "activation", "none"] = "taylor"
@@ -64,40 +68,45 @@ class ImportanceConfig:
 
 
 def order_by_importance(supernet: Supernet, train: Split, config: ImportanceConfig | None = None) -> None:
-    """Permute the units of every choice in place, best first; the full network's outputs do not change.
+    """Sort the units of each choice in place, most important first; the full network computes the same outputs.
 
     Args:
-        supernet: before fine-tuning.
-        train: rows to judge by; never validation or test rows.
-        config: None: the defaults.
+        supernet: the super-network, before fine-tuning.
+        train: training rows for the scores; never pass validation or test rows.
+        config: the settings; None: the defaults.
 
     Raises:
-        UserError, TrainingFailed: as `importance`.
+        UserError: there are no rows, or the activations of a unit cannot be observed.
+        TrainingFailed: the loss of the warm-up is not finite.
     """
     scores = importance(supernet, train, config or ImportanceConfig())
     supernet.reorder({name: torch.argsort(score, descending=True, stable=True) for name, score in scores.items()})
 
 
 def importance(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, Tensor]:
-    """Choice name -> importance of its units (units,), float64, for every choice that narrows axes; the kind none: {}.
+    """Compute the importance of the units of each choice that narrows axes.
 
-    Where blocks drop and nothing narrows there are no units, and nothing is run.
+    Returns:
+        Choice name -> score of each unit (units,), float64. Empty for the kind "none", and when the space only drops
+        blocks, in which case nothing is run.
 
     Raises:
-        UserError: no rows, or activations that cannot be seen.
-        TrainingFailed: the warm-up's loss is not finite.
+        UserError: there are no rows, or the activations of a unit cannot be observed.
+        TrainingFailed: the loss of the warm-up is not finite.
     """
     return _SCORERS[config.kind](supernet, train, config) if _members(supernet) else {}
 
 
 def taylor(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, Tensor]:
-    """First-order Taylor estimate; arguments and result as `importance`."""
+    """First-order Taylor estimate (Molchanov et al., equation 8); arguments and result as for `importance`."""
     judged = warmed_up(supernet, train, config)
     members = _members(judged)
     touched = set().union(*members.values())
     parameters = {name: parameter for name, parameter in judged.model.named_parameters() if name in touched}
     for name, parameter in judged.model.named_parameters():
         parameter.requires_grad_(name in parameters)
+    # The absolute value is taken after summing over the weights of a unit, whose contributions may cancel when it is
+    # removed, but for each batch: averaged over all rows, the gradient of a trained network is near zero.
     totals: dict[str, Tensor] = {}
     for batch in calibration(judged, train, config):
         loss = mean_loss(judged.model, [batch], plain_loss(train))
@@ -114,16 +123,17 @@ def taylor(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[s
 
 
 def magnitude(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, Tensor]:
-    """Norm of the weights of every unit; arguments and result as `importance`."""
+    """Norm of the weights of each unit; arguments and result as for `importance`."""
     powers = {name: parameter.detach().abs() ** config.norm for name, parameter in supernet.model.named_parameters()}
     return {name: supernet.unit_sums(name, powers) ** (1 / config.norm) for name in _members(supernet)}
 
 
 def activation(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, Tensor]:
-    """Mean absolute activation, summed over the layers that read a unit; arguments and result as `importance`.
+    """Mean absolute activation, summed over the layers that read a unit; arguments and result as for `importance`.
 
-    Where the unit is read and not where it is made: there the activation function and the norm are done, and a head is
-    the values that it passes on, without its queries and keys.
+    Activations are observed at the layers that read the unit rather than at those that compute it. There the activation
+    function and the normalisation have been applied, and of an attention head only its output counts, not its queries
+    and keys.
     """
     judged = warmed_up(supernet, train, config)
     readers = {name: _readers(judged, name) for name in _members(judged)}
@@ -150,7 +160,7 @@ def activation(supernet: Supernet, train: Split, config: ImportanceConfig) -> di
 
 
 def none(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, Tensor]:
-    """No scores, which leaves the order as it is."""
+    """Return no scores, which keeps the order of the units."""
     return {}
 
 
@@ -159,13 +169,13 @@ _SCORERS: Mapping[str, UnitScorer] = {"taylor": taylor, "magnitude": magnitude, 
 
 
 def _members(supernet: Supernet) -> dict[str, set[str]]:
-    """Choice name -> names of the parameters that it narrows, for the choices that narrow any."""
+    """Choice name -> names of the parameters that it narrows; choices that narrow none are left out."""
     found = {c.name: {cut.parameter for cut in c.cuts if isinstance(cut, AxisCut)} for c in supernet.space.choices}
     return {name: parameters for name, parameters in found.items() if parameters}
 
 
 class _Seen:
-    """Mean absolute value of every input index of a layer over all rows and positions."""
+    """Accumulates the mean absolute value of each input index of a layer over all rows and positions."""
 
     def __init__(self) -> None:
         self.total, self.count = torch.zeros((), dtype=torch.float64), 0
@@ -176,9 +186,11 @@ class _Seen:
 
 
 def _see(seen: _Seen, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Forward pre-hook that adds the inputs of a layer to `seen`."""
     values = (args[0] if args else next(iter(kwargs.values()))).detach().abs().double()
     if isinstance(module, nn.modules.conv._ConvNd):
-        # Channels stand before the positions; those of a group follow each other, and a cut counts within a group.
+        # Channels come before the spatial axes. The weight of a grouped convolution has an input axis of the channels
+        # of one group, and a cut refers to that axis, so the groups are summed.
         positions = len(module.kernel_size)
         values = values.movedim(-1 - positions, -1).unflatten(-1, (module.groups, -1)).sum(-2)
     flat = values.flatten(0, -2)
@@ -187,28 +199,29 @@ def _see(seen: _Seen, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _readers(supernet: Supernet, name: str) -> list[tuple[str, AxisCut]]:
-    """(path of a layer that reads the units, where they are among its inputs)."""
+    """Paths of the layers that read the units of a choice, each with the cut along its input axis."""
     axes = {(f"{path}.weight", _read_axis(part)): path for path, part in supernet.model.named_modules()}
     cuts = [cut for cut in supernet.space[name].cuts if isinstance(cut, AxisCut)]
     return [(axes[cut.parameter, cut.axis], cut) for cut in cuts if (cut.parameter, cut.axis) in axes]
 
 
 def _read_axis(part: nn.Module) -> int | None:
-    """The axis of a layer's weight along which it reads its inputs; None where that is not known."""
+    """The input axis of a layer's weight; None for layers of unknown type."""
     if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return 1
-    # The linear layer of GPT-2 in transformers has its weight the other way round.
+    # `Conv1D` of transformers, the linear layer of GPT-2, stores its weight transposed.
     return 0 if type(part).__name__ == "Conv1D" else None
 
 
 def _units(values: Tensor, cut: AxisCut) -> Tensor:
-    """Sum of the values (indices,) along the axis of a cut over the indices of each unit (units,)."""
+    """Sum `values` (indices,), given along the axis of a cut, over the indices of each unit; returns (units,)."""
     part = values[cut.start : cut.start + cut.outer * cut.size * cut.unit]
     return part.reshape(cut.outer, cut.size, cut.unit).sum((0, 2))
 
 
 def warmed_up(supernet: Supernet, train: Split, config: ImportanceConfig) -> Supernet:
-    """A copy in evaluation mode whose full network was fine-tuned for `config.warmup_steps`."""
+    """Copy a super-network and fine-tune its full network for `config.warmup_steps`; returned in evaluation mode."""
+    # Embeddings stay frozen: they hardly change in a few steps, and would take much of the optimizer's memory.
     judged = copy.deepcopy(supernet)
     if config.warmup_steps:
         training = TrainingConfig(
@@ -223,10 +236,10 @@ def warmed_up(supernet: Supernet, train: Split, config: ImportanceConfig) -> Sup
 
 
 def calibration(judged: Supernet, train: Split, config: ImportanceConfig) -> list[Calibrated]:
-    """Inputs and targets of `config.batches` batches of random rows, on the device of the network.
+    """Draw `config.batches` batches of random training rows and move them to the device of the network.
 
     Raises:
-        UserError: no rows.
+        UserError: there are no rows.
     """
     if not len(train):
         raise UserError("importance needs at least one training row, got none")
@@ -240,5 +253,5 @@ def calibration(judged: Supernet, train: Split, config: ImportanceConfig) -> lis
 
 
 def mean_loss(forward: Callable[..., Any], batches: Sequence[Calibrated], loss_of: LossOf) -> Tensor:
-    """The loss, the mean over batches, of what `forward` makes of their inputs."""
+    """Mean over batches of the loss of `forward`, a scalar."""
     return torch.stack([loss_of(forward, batch, targets, 0) for batch, targets in batches]).mean()

@@ -1,14 +1,14 @@
-"""InstaTune (arXiv 2308.15609): one fine-tuning that makes a pre-trained network a super-network.
+"""InstaTune (arXiv 2308.15609): turn a pre-trained network into a super-network in a single fine-tuning.
 
-Equation 1: every step trains the full network and some sub-networks. With gamma = 0 ("low-cost") the full network
-teaches the sub-networks of the same step. With gamma = 1 ("high-cost") a strong teacher, a network that was fine-tuned
-on its own and stays as it is, teaches the full network and the sub-networks. "hybrid" has gamma = 1 in the first steps,
-then 0.
+Each step trains the full network and some sub-networks with the loss of equation 1. With gamma = 0 ("low-cost") the
+full network of the same step is the teacher of the sub-networks. With gamma = 1 ("high-cost") a strong teacher, which
+was fine-tuned separately and is frozen, teaches the full network and the sub-networks. "hybrid" uses gamma = 1 for the
+first steps and gamma = 0 for the rest.
 
 Differs: the distillation term is multiplied by the squared temperature, and the temperature is 5, as in the authors'
-code for BEiT-3 (the equation names a temperature and gives neither); the full network's cross-entropy has weight 1,
-where the equation has alpha: with alpha, a short fine-tuning can fall into the distillation's other minimum, one output
-for every row. Other ways to draw the sub-networks than the paper's are in `nas.learning.sampling`.
+code for BEiT-3 (the equation has a temperature, but the paper gives neither). The full network's cross-entropy has
+weight 1 where the equation has alpha: with alpha, a short fine-tuning can end in another minimum of the distillation,
+the same output for each row. `nas.learning.sampling` has further ways to draw sub-networks.
 """
 
 import contextlib
@@ -36,27 +36,28 @@ from search_spaces import Supernet, exact_costs
 from search_spaces.arrays import FloatArray, IntArray
 
 Costs = Callable[[IntArray], FloatArray]
+"""Encoded candidates (n, k) -> cost of each (n,)."""
 
 
 @dataclass(frozen=True)
 class InstaTuneConfig(InstaTuneSettings, TrainingConfig):
-    """How to fine-tune a super-network: everything of `TrainingConfig`, how sub-networks are trained, and the loss.
+    """Settings of InstaTune: those of `TrainingConfig`, those of drawing sub-networks, and those of the loss.
 
-    `samples=0` with uniform sampling is plain fine-tuning of the full network through the same loop. `samples` is M of
-    the paper, and uniform sampling the paper's.
+    `samples` is M in the paper, which uses uniform sampling. `samples=0` with uniform sampling is plain fine-tuning of
+    the full network through the same loop.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: a setting is out of its range.
     """
 
     hybrid_share: float = 0.5
-    """Part of the steps with the strong teacher when distillation is hybrid, in 0..1 (the paper: 10 of 20 epochs)."""
+    """Share (0..1) of the steps with the strong teacher for hybrid distillation (the paper: 10 of 20 epochs)."""
     alpha: float = 0.3
-    """Weight of a sub-network's cross-entropy, above 0 to 1; the rest is distillation."""
+    """Weight of a sub-network's cross-entropy, above 0 and at most 1; distillation has the weight 1 - alpha."""
     full_weight: float = 1.0
-    """Weight of the full network's cross-entropy; alpha in the paper."""
+    """Weight of the full network's cross-entropy; the paper has alpha."""
     temperature: float = 5.0
-    """Of the distillation (the paper is silent; its code has 5)."""
+    """Temperature of the distillation (not given in the paper; the authors' code has 5)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,7 +76,7 @@ class InstaTuneConfig(InstaTuneSettings, TrainingConfig):
             raise UserError(f"temperature must be above 0, got {self.temperature}")
 
     def strong_steps(self, steps: int) -> int:
-        """How many of the steps, the first ones, have the strong teacher (gamma = 1)."""
+        """Number of first steps, out of `steps`, that use the strong teacher (gamma = 1)."""
         return round(steps * {"low-cost": 0.0, "high-cost": 1.0, "hybrid": self.hybrid_share}[self.distillation])
 
 
@@ -85,7 +86,11 @@ _DISTILLATION = ("low-cost", "high-cost", "hybrid")
 
 @dataclass(frozen=True)
 class InstaTuneHistory(History):
-    """All steps, and how some sub-networks did on the validation rows (none where no rows were given)."""
+    """The course of an InstaTune run.
+
+    Attributes:
+        probes: scores of a few sub-networks on the validation rows during the training; empty without such rows.
+    """
 
     probes: tuple[Probe, ...] = ()
 
@@ -102,30 +107,36 @@ def instatune(
     costs: Costs | None = None,
     tracking: Path | None = None,
 ) -> InstaTuneHistory:
-    """Fine-tune a super-network in place; it is never searched here.
+    """Fine-tune a super-network in place, so that its sub-networks can be used without further training.
 
     Args:
-        supernet: with its units already in order of importance.
+        supernet: the super-network; order its units by importance before.
         train: the training rows.
-        config: None: the defaults.
-        teacher: fine-tuned on the same data, of the same inputs and labels, for high-cost and hybrid distillation; it
-            is not changed.
-        checkpoint: folder to go on from and to write to; the result is bit-identical to that of a run never killed.
-        on_step: told about every new step.
+        config: the settings; None: the defaults.
+        teacher: a network that was fine-tuned on the same data and takes the same inputs, for high-cost and hybrid
+            distillation. It is not changed.
+        checkpoint: folder from which to resume and to which to write checkpoints. A resumed run ends with the same bits
+            as one that was not interrupted.
+        on_step: called in the main process after each new step.
         validation: rows on which the largest, the smallest and three fixed random sub-networks are scored every
-            `config.evaluate_every` steps; early stop goes by the mean of the largest one's score and the others' mean.
-        costs: encoded candidates (n, k) -> cost (n,) for pareto sampling; None: multiply-accumulates of one of the
-            training rows.
-        tracking: folder of the trackers.
+            `config.evaluate_every` steps. Early stopping uses the mean of the largest network's score and the mean
+            score of the others.
+        costs: encoded candidates (n, k) -> cost (n,) for pareto sampling; None: multiply-accumulates of a training row.
+        tracking: folder for trackers that write files.
+
+    Returns:
+        All steps, evaluations and probes, including those before a resume.
 
     Raises:
-        UserError: no rows; no teacher or one that does not fit; or the checkpoint is damaged or of another run.
-        TrainingFailed: the loss is not finite.
+        UserError: there are no rows, the teacher is missing or does not fit, or the checkpoint is damaged or belongs to
+            another run.
+        TrainingFailed: the loss or its gradient is not finite.
     """
     config = config or InstaTuneConfig()
     _check_given(teacher, config)
     largest, task = supernet.space.full(), train.task
     sampling = _sampling(supernet, train, config, costs)
+    # Probes measure batch-norm statistics on images augmented as in training, see `augmented`.
     shown = augmented(train) if config.augment else train
     probes = Probes(supernet, shown, validation, config.seed) if validation is not None else None
     strong_steps = config.strong_steps(config.total_steps(len(train)))
@@ -133,12 +144,15 @@ def instatune(
         teach = None if teacher is None else stack.enter_context(strong_teacher(teacher, supernet.model, train))
 
         def loss_of(forward: Callable[..., Any], batch: Batch, targets: Tensor, step: int) -> Tensor:
-            # 1. Draw the sub-networks, equal on all processes.
+            # 1. Draw the sub-networks, the same on all processes, because gradients are averaged over them.
             candidates = [largest, *sampling.draw(step)]
-            # 2. One call for all of them; the full network first. The teacher before it, while memory is free.
+            # 2. Run the strong teacher first, before the activations of the students fill the memory. Then run the
+            #    full network and all sub-networks in one call: data-parallel training allows only one forward per
+            #    backward. They share one backward too, since the gradient of the sum is the sum of their gradients
+            #    and the full network's logits, the targets of the distillation, are needed by all of them.
             strong = teach(batch) if teach and step <= strong_steps else None
             outputs = [logits_of(output).float() for output in forward(candidates, **batch)]
-            # 3. Equation 1, and what the sampling learns from it.
+            # 3. Compute equation 1, and pass the losses of the sub-networks to the sampling.
             loss, own = equation_one(task, outputs, strong, targets, config)
             if sampling.learns:
                 sampling.observe(step, candidates[1:], _excess(own, len(targets)))
@@ -161,23 +175,24 @@ def instatune(
 def equation_one(
     task: Task, outputs: Sequence[Tensor], strong: Tensor | None, targets: Tensor, config: InstaTuneConfig
 ) -> tuple[Tensor, list[Tensor]]:
-    """Equation 1 for one batch, with a weight of its own for the full network's cross-entropy.
+    """Equation 1 of InstaTune for one batch, with a separate weight for the full network's cross-entropy.
 
     Args:
-        task: its loss stands for the cross-entropy, its distillation for the divergence.
-        outputs: logits of the full network, then of the sub-networks.
+        task: provides the cross-entropy (or the loss in its place) and the divergence between two outputs.
+        outputs: logits of the full network, then those of the sub-networks.
         strong: logits of the strong teacher (gamma = 1), or None (gamma = 0).
-        targets: of the rows.
-        config: the weights.
+        targets: targets of the rows.
+        config: the weights, the temperature and the label smoothing.
 
     Returns:
-        The loss, and every network's own loss without distillation and weights.
+        The loss, and the unweighted loss of each network without distillation.
     """
     own = [task.loss(logits, targets, config.label_smoothing) for logits in outputs]
     loss = config.full_weight * own[0]
     for each in own[1:]:
         loss = loss + config.alpha * each
-    # Gradients never reach a teacher: with gamma = 0 it is the full network of the same step.
+    # With gamma = 0 the teacher is the full network itself. Its logits are detached: it must not be pulled towards its
+    # sub-networks.
     teacher, students = (outputs[0].detach(), outputs[1:]) if strong is None else (strong.detach(), outputs)
     for student in students:
         loss = loss + (1 - config.alpha) * task.distillation(student, teacher, targets, config.temperature)
@@ -185,11 +200,17 @@ def equation_one(
 
 
 def _excess(own: Sequence[Tensor], rows: int) -> list[float]:
-    """How much higher each sub-network's loss is than the full network's, the mean over the rows of all processes."""
+    """Loss of each sub-network minus that of the full network, averaged over the rows of all processes.
+
+    Args:
+        own: mean loss of the full network, then of each sub-network, on the rows of this process.
+        rows: number of rows of this process.
+    """
     losses = torch.stack([each.detach().double() for each in own])
     parts = torch.cat([losses[1:] - losses[0], losses.new_ones(1)]) * rows
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Gathered and then added in one order, so that all processes have the same bits.
+        # An all-reduce may add in an order that differs between processes. Gathering and then adding in rank order
+        # gives all processes the same bits, so that the sampling draws the same candidates everywhere.
         gathered = [torch.empty_like(parts) for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather(gathered, parts)
         parts = torch.stack(gathered).sum(0)
@@ -218,7 +239,7 @@ def _macs(supernet: Supernet, train: Split) -> Costs:
     if not len(train):
         raise UserError("training needs at least one row, got none")
     device = next(supernet.parameters()).device
-    # Tracing takes a batch of one for a constant, so a single row counts twice.
+    # torch.export treats a batch of one as a constant, so the example has two rows, the same one twice if need be.
     batch = {name: tensor.to(device) for name, tensor in train.batch([0, len(train) - 1]).items()}
     try:
         return exact_costs(supernet, batch)["macs"]
@@ -227,7 +248,7 @@ def _macs(supernet: Supernet, train: Split) -> Costs:
 
 
 class _LossState:
-    """What the loss keeps between two steps; refuses that of a run with another teacher or other sub-networks."""
+    """The state of sampling and probes for the checkpoint; refuses that of a run with another teacher or space."""
 
     def __init__(
         self, supernet: Supernet, sampling: Sampling, probes: Probes | None, teacher: nn.Module | None

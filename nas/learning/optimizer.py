@@ -1,10 +1,10 @@
-"""AdamW with the parameters in groups: weight decay on matrices only, learning rates that fall from head to input.
+"""AdamW with parameter groups: weight decay on matrices only, and learning rates that decrease from head to input.
 
-Layer-wise decay is that of BEiT (arXiv 2106.08254) and BEiT-3 (arXiv 2208.10442): with L blocks, the parameters of
-block i (1 .. L) have the learning rate times decay ** (L + 1 - i), those before the blocks times decay ** (L + 1), the
-head the learning rate itself.
+The layer-wise decay is that of BEiT (arXiv 2106.08254) and BEiT-3 (arXiv 2208.10442). With L blocks, the parameters of
+block i (1 .. L) have the learning rate times decay ** (L + 1 - i), those before the blocks have it times
+decay ** (L + 1), and the head has the learning rate itself.
 
-Differs: blocks are found by the structure of any network, not by the names of one.
+Differs: blocks are found from the structure of any network instead of from the parameter names of one architecture.
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -14,7 +14,18 @@ from torch import nn
 
 
 def adamw(module: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters; each group has a `scale`, its share (0..1] of the learning rate."""
+    """Make AdamW for the trainable parameters of a module.
+
+    Args:
+        module: the module; frozen parameters are left out.
+        learning_rate: the initial learning rate.
+        weight_decay: weight decay of parameters with at least two axes; biases and norms have none.
+        layer_decay: factor between the learning rates of neighbouring blocks; 1: the same for all.
+
+    Returns:
+        The optimizer. Each group has an additional entry `scale` in (0, 1]; the training loop multiplies the scheduled
+        learning rate by it.
+    """
     trainable = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     depths = layer_depths(module) if layer_decay < 1 else dict.fromkeys((name for name, _ in trainable), 0)
     top = max(depths.values(), default=0)
@@ -31,17 +42,19 @@ def adamw(module: nn.Module, learning_rate: float, weight_decay: float, layer_de
 
 
 def layer_depths(module: nn.Module) -> dict[str, int]:
-    """Depth of every parameter, by name: 0 for embeddings, 1 .. L for the blocks in their order, L + 1 for the head.
+    """Depth of each parameter by name: 0 for embeddings, 1 .. L for the blocks in their order, L + 1 for the head.
 
-    Blocks are the members of lists, of a type of which two have equal shapes (so that a stage is no block); where there
-    is none, of a type that comes twice; else of any type; and without lists, every layer is a block. What stands
-    between two blocks has the depth of the one before; an `nn.Embedding` outside of the blocks has depth 0 wherever it
-    stands.
+    Blocks are the members of module lists whose type occurs with equal parameter shapes at least twice, which excludes
+    the stages of a convolutional network. If there are none, blocks are members of a type that occurs twice, else
+    members of any type, and in a module without lists each layer is a block. Parameters between two blocks have the
+    depth of the block before; an `nn.Embedding` outside the blocks always has depth 0.
     """
     blocks = _blocks(module)
     own = {id(p): number for number, block in enumerate(blocks, 1) for p in block.parameters()}
     tables = {id(p) for part in module.modules() if isinstance(part, nn.Embedding) for p in part.parameters()}
     depths: dict[str, int] = {}
+    # Parameters come in the order of definition, which in practice is the order of the forward. `reached` is the last
+    # block so far, so parameters before the first block get 0 and those after the last block count as the head.
     reached = 0
     for name, parameter in module.named_parameters():
         reached = max(reached, own.get(id(parameter), 0))
@@ -52,7 +65,7 @@ def layer_depths(module: nn.Module) -> dict[str, int]:
 
 
 def _blocks(module: nn.Module) -> Sequence[nn.Module]:
-    """The blocks in the order of the module, none inside another."""
+    """The blocks in the order in which they are defined; no block is inside another."""
     shapes: dict[type[nn.Module], list[tuple[torch.Size, ...]]] = {}
     for part in module.modules():
         for member in _members(part):
@@ -67,13 +80,14 @@ def _blocks(module: nn.Module) -> Sequence[nn.Module]:
 
 
 def _members(module: nn.Module) -> list[nn.Module]:
-    """The members of a list that have parts of their own."""
+    """The members of a module list that have sub-modules; single layers are not counted as blocks."""
     if not isinstance(module, nn.ModuleList | nn.Sequential):
         return []
     return [child for child in module.children() if next(child.children(), None) is not None]
 
 
 def _outermost(module: nn.Module, kinds: Set[type[nn.Module]]) -> Iterator[nn.Module]:
+    """Members of module lists of one of these types, without looking inside those that are found."""
     members = _members(module)
     for child in module.children():
         if child in members and type(child) in kinds:

@@ -1,4 +1,4 @@
-"""How the largest, the smallest and some fixed random sub-networks do on validation rows during the fine-tuning."""
+"""Scores of the largest, the smallest and some fixed random sub-networks on validation rows during the fine-tuning."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,14 @@ _RANDOM = 3
 
 @dataclass(frozen=True)
 class Probe:
-    """Scores of some sub-networks on the validation rows after `step`: the metric of the task, higher is better."""
+    """Scores of some sub-networks on the validation rows after a step: the metric of the task, higher is better.
+
+    Attributes:
+        step: number of the step, from 1.
+        largest: score of the full network.
+        smallest: score of the smallest sub-network.
+        random: scores of the random sub-networks, which are the same at each step.
+    """
 
     step: int
     largest: float
@@ -26,24 +33,25 @@ class Probe:
 
     @property
     def scores(self) -> tuple[float, ...]:
-        """All of them: largest, smallest, random ones."""
+        """All scores: largest, smallest, random ones."""
         return (self.largest, self.smallest, *self.random)
 
     @property
     def score(self) -> float:
-        """The mean of the largest network's score and the mean of all other ones'."""
+        """Mean of the score of the full network and the mean score of the sub-networks."""
+        # The full network counts as much as all sub-networks together: it is their teacher and the reference.
         others = self.scores[1:]
         return (self.largest + sum(others) / len(others)) / 2
 
 
 class Probes:
-    """Scores the same sub-networks whenever asked, and keeps what it found.
+    """Scores the same sub-networks at each call, and stores the results.
 
     Args:
-        supernet: while it is trained.
-        train: training rows, for batch norms, whose statistics are measured anew for every score.
+        supernet: the super-network that is being trained.
+        train: training rows on which batch-norm statistics are measured anew for each score.
         validation: rows to score on.
-        seed: of the random sub-networks.
+        seed: decides which random sub-networks are scored.
     """
 
     def __init__(self, supernet: Supernet, train: Split, validation: Split, seed: int) -> None:
@@ -55,11 +63,11 @@ class Probes:
 
     @property
     def found(self) -> tuple[Probe, ...]:
-        """All of them, by step."""
+        """All probes in the order of their steps."""
         return tuple(self._found[step] for step in sorted(self._found))
 
     def __call__(self, step: int) -> float:
-        """Score the super-network as it is after `step`, in evaluation mode; returns `Probe.score`."""
+        """Score the sub-networks after `step`, with the super-network in evaluation mode; returns `Probe.score`."""
         largest, smallest, *others = (self._score(candidate) for candidate in self._candidates)
         self._found[step] = Probe(step, largest, smallest, tuple(others))
         return self._found[step].score
@@ -70,11 +78,11 @@ class Probes:
         return self._validation.task.score(logits, self._validation)
 
     def state(self) -> dict[str, Any]:
-        """All that was found, as JSON values, which have no NaN."""
+        """All probes as JSON values; NaN, which JSON lacks, becomes None."""
         return {"probes": [[probe.step, *map(_plain, probe.scores)] for probe in self.found]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to what `state` gave."""
+        """Set the probes to those that `state` returned."""
         self._found = {}
         for step, *scores in state["probes"]:
             largest, smallest, *others = (math.nan if score is None else float(score) for score in scores)

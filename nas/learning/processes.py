@@ -1,4 +1,4 @@
-"""The home of `accelerate`: devices, processes that train together, and trackers."""
+"""Several training processes, devices and trackers; the only module that imports `accelerate`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,26 +11,28 @@ from nas.errors import UserError
 
 
 def make_accelerator(trackers: Sequence[str] = (), tracking: Path | None = None) -> Any:
-    """Processes, devices and trackers.
+    """Make the `accelerate.Accelerator` of a training run.
 
-    Precision and device are never given to it: its state is shared by all runs of this process, which may differ.
+    Precision and device are not passed to it: all accelerators of a process share their state, and one process may run
+    several trainings with different settings.
 
     Args:
-        trackers: names that accelerate knows.
-        tracking: folder for those that write files.
+        trackers: names of trackers known to `accelerate`.
+        tracking: folder for trackers that write files.
 
     Raises:
-        UserError: a tracker is unknown or not installed, or there is no folder for it.
+        UserError: a tracker is unknown or not installed, or needs a folder and none is given.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     _check_trackers(trackers, tracking)
-    # A backbone may have parameters that its head does not use, which plain data-parallel training refuses.
+    # A backbone may have parameters that the head does not use (a pooler); data-parallel training refuses them without
+    # this option.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    asked: dict[str, Any] = {"log_with": list(trackers)} if trackers else {}
-    return Accelerator(
-        mixed_precision="no", kwargs_handlers=handlers, project_dir=None if tracking is None else str(tracking), **asked
-    )
+    options: dict[str, Any] = {"log_with": list(trackers)} if trackers else {}
+    if tracking is not None:
+        options["project_dir"] = str(tracking)
+    return Accelerator(mixed_precision="no", kwargs_handlers=handlers, **options)
 
 
 def _check_trackers(trackers: Sequence[str], tracking: Path | None) -> None:
@@ -50,7 +52,7 @@ def _check_trackers(trackers: Sequence[str], tracking: Path | None) -> None:
 
 
 def start_trackers(accelerator: Any, settings: Mapping[str, Any]) -> None:
-    """Begin a tracked run that is described by `settings`."""
+    """Start the trackers with the settings of the run as its hyper-parameters."""
     plain = {
         name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in settings.items()
     }
@@ -58,7 +60,8 @@ def start_trackers(accelerator: Any, settings: Mapping[str, Any]) -> None:
 
 
 def stop_trackers(accelerator: Any) -> None:
-    """Let the trackers write what they still hold; the processes stay together."""
+    """Let the trackers write what they have buffered."""
+    # `Accelerator.end_training` would also destroy the process group, which later trainings of this process need.
     for tracker in accelerator.trackers:
         tracker.finish()
 
@@ -69,7 +72,7 @@ def mean_over_processes(accelerator: Any, value: Tensor) -> Tensor:
 
 
 def of_main_process(accelerator: Any, value: float) -> float:
-    """The number that the main process has, in all of them."""
+    """Broadcast a number from the main process to all processes."""
     if accelerator.num_processes == 1:
         return value
     from accelerate.utils import broadcast
@@ -79,7 +82,7 @@ def of_main_process(accelerator: Any, value: float) -> float:
 
 @torch.no_grad()
 def share(accelerator: Any, tensors: Sequence[Tensor]) -> None:
-    """Overwrite tensors with those of the main process."""
+    """Overwrite tensors in all processes with those of the main process."""
     if accelerator.num_processes > 1:
         from accelerate.utils import broadcast
 

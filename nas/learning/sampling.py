@@ -1,4 +1,8 @@
-"""Which sub-networks a training step of a super-network trains, beside the full network that every step trains."""
+"""Strategies to draw the sub-networks of a training step; the full network is trained in each step in addition.
+
+`Uniform` is that of the InstaTune paper, `Sandwich` adds the smallest sub-network, and `Pareto` learns during the
+training which sub-networks are near the front of loss and cost.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +22,10 @@ _PURPOSE = "candidates"
 
 
 class Sampling(Protocol):
-    """Draws the sub-networks of every step.
+    """Draws the sub-networks of each step.
 
-    What is drawn follows from the settings, the step and what was observed at earlier steps, and from nothing else, so
-    that all processes draw alike and a resumed run draws as one never killed.
+    The draws depend on the settings, the step and the losses observed at earlier steps only. So all processes draw the
+    same sub-networks, and a resumed run draws the same as one that was not interrupted.
     """
 
     @property
@@ -29,29 +33,32 @@ class Sampling(Protocol):
         """Whether `observe` has any effect."""
 
     def draw(self, step: int) -> list[Candidate]:
-        """The sub-networks of a step (from 1), without the full network."""
+        """Draw the sub-networks of a step (from 1), without the full network."""
 
     def observe(self, step: int, candidates: Sequence[Candidate], losses: Sequence[float]) -> None:
-        """Be told how much higher each sub-network's loss is than that of the full network on the same rows.
+        """Record the losses of sub-networks.
 
-        The losses must be equal on all processes.
+        Args:
+            step: number of the step.
+            candidates: the sub-networks.
+            losses: loss of each sub-network minus that of the full network on the same rows; equal on all processes.
         """
 
     def state(self) -> dict[str, Any]:
-        """All that was learned so far, as JSON values."""
+        """Everything learned so far as JSON values."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to what `state` gave."""
+        """Set the state to one that `state` returned."""
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every choice of every block on its own, uniform over its options (InstaTune, arXiv 2308.15609, section 3.1).
+    """Draws each choice of each block independently and uniformly (InstaTune, arXiv 2308.15609, section 3.1).
 
     Args:
-        space: of the sub-networks.
-        samples: sub-networks a step, at least 0.
-        seed: of the draws.
+        space: the space of the sub-networks.
+        samples: sub-networks per step, at least 0.
+        seed: seed of the draws.
     """
 
     space: Space
@@ -65,21 +72,21 @@ class Uniform:
         return [self.space.sample(rng) for _ in range(self.samples)]
 
     def observe(self, step: int, candidates: Sequence[Candidate], losses: Sequence[float]) -> None:
-        """See `Sampling`: nothing is learned."""
+        """See `Sampling`; has no effect."""
 
     def state(self) -> dict[str, Any]:
-        """See `Sampling`: nothing."""
+        """See `Sampling`; always empty."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """See `Sampling`: nothing."""
+        """See `Sampling`; has no effect."""
 
 
 @dataclass(frozen=True)
 class Sandwich(Uniform):
-    """The smallest sub-network, then `samples` random ones (the sandwich rule, arXiv 1903.05134, section 3.1).
+    """Draws the smallest sub-network and `samples` random ones (the sandwich rule, arXiv 1903.05134, section 3.1).
 
-    With the full network, which every step trains, both ends of the space are trained at every step.
+    Together with the full network, both ends of the space are trained in each step.
     """
 
     def draw(self, step: int) -> list[Candidate]:
@@ -89,14 +96,17 @@ class Sandwich(Uniform):
 
 @dataclass(frozen=True)
 class ParetoSettings:
-    """How `Pareto` draws.
+    """Settings of `Pareto`.
 
     Args:
-        uniform_share: part of the draws, 0..1, that stays uniform, so that no sub-network is forgotten.
-        proposals: random candidates of which one is taken, at least 1; more of them ask for more of it.
-        least: observations before the first fit, at least 2; uniform until then.
-        refit_every: steps from one fit to the next, at least 1.
-        window: newest observations that a fit learns from, at least `least`: older ones tell of older weights.
+        uniform_share: share (0..1) of the draws that stays uniform, so that no part of the space is neglected.
+        proposals: random candidates from which one is chosen, at least 1; more proposals make the choice stricter.
+        least: observations before the first fit, at least 2; draws are uniform until then.
+        refit_every: steps between two fits, at least 1.
+        window: number of newest observations used for a fit, at least `least`; older ones describe older weights.
+
+    Raises:
+        UserError: a setting is out of its range.
     """
 
     uniform_share: float = 0.25
@@ -115,22 +125,22 @@ class ParetoSettings:
 
 @dataclass
 class Pareto:
-    """More often sub-networks near the predicted Pareto front of loss against cost.
+    """Prefers sub-networks near the predicted Pareto front of loss and cost.
 
-    Of some random candidates one of those is taken, at random, that no other beats in both the predicted loss and the
-    cost. The prediction is a ridge regression on the losses observed lately, each less the full network's loss on the
-    same rows, so that easy and hard batches compare.
+    From random candidates, one is drawn uniformly from those that no other dominates in predicted loss and cost. The
+    prediction is a ridge regression on recently observed losses. Each of them is the difference from the full network's
+    loss on the same rows, which makes easy and hard batches comparable.
 
-    Source: "best-up" sampling of AttentiveNAS (arXiv 2011.09011, section 3). Differs: there a target cost is drawn and
-    the best of the candidates near it is taken; here the front of the random candidates stands for all costs at once,
-    and the predictor learns during the training instead of before.
+    Source: "best-up" sampling of AttentiveNAS (arXiv 2011.09011, section 3). Differs: the paper draws a target cost and
+    takes the best of the candidates near it, where the front of random candidates covers all costs at once here; and
+    the predictor is fitted during the training instead of before.
 
     Args:
-        space: of the sub-networks.
+        space: the space of the sub-networks.
         costs: encoded candidates (n, k) -> cost (n,), e.g. multiply-accumulates.
-        samples: sub-networks a step, at least 0.
-        seed: of the draws.
-        settings: how to draw.
+        samples: sub-networks per step, at least 0.
+        seed: seed of the draws.
+        settings: further settings.
     """
 
     space: Space
@@ -147,7 +157,9 @@ class Pareto:
     _drawn: tuple[int, list[Candidate]] | None = field(default=None, init=False, repr=False)
 
     def draw(self, step: int) -> list[Candidate]:
-        """See `Sampling`; the same when a step asks again, e.g. for the next part of its batch."""
+        """See `Sampling`; further calls for the same step return the same sub-networks."""
+        # A step with gradient accumulation draws once per part, and the parts must train the same sub-networks although
+        # the losses of the earlier parts were observed in the meantime.
         if self._drawn is None or self._drawn[0] != step:
             due = not self._fitted or step >= self._fitted_at + self.settings.refit_every
             if due and len(self._losses) >= self.settings.least:
@@ -180,7 +192,7 @@ class Pareto:
         self._losses += [float(loss) for _, loss in known]
 
     def state(self) -> dict[str, Any]:
-        """See `Sampling`: the observations, how many of them are in the last fit, and its step."""
+        """See `Sampling`: the observations, how many of them the last fit used, and the step of that fit."""
         return {
             "encoded": [list(row) for row in self._encoded],
             "losses": list(self._losses),
@@ -189,7 +201,7 @@ class Pareto:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """See `Sampling`; the fit is made again from what it was made from."""
+        """See `Sampling`; the predictor is fitted again to the same observations instead of being stored."""
         self._encoded = [[int(index) for index in row] for row in state["encoded"]]
         self._losses = [float(loss) for loss in state["losses"]]
         self._fitted_at, self._predictor, self._drawn = int(state["fitted_at"]), None, None

@@ -1,4 +1,4 @@
-"""The strong teacher of a super-network: a network that was fine-tuned on its own, frozen, with the same labels."""
+"""Run a strong teacher during InstaTune: a network fine-tuned separately on the same labels, which stays frozen."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -20,22 +20,23 @@ Teacher = Callable[[Batch], Tensor]
 
 @contextlib.contextmanager
 def strong_teacher(teacher: nn.Module, model: nn.Module, train: Split) -> Iterator[Teacher]:
-    """The teacher in evaluation mode, on the device of the inputs; its modes and device are as before afterwards.
+    """Context that gives a function to compute the teacher's logits, and restores the teacher's mode and device.
 
-    It runs in the precision of the caller.
+    The teacher runs in evaluation mode, on the device of the inputs, in the precision of the caller's autocast.
 
     Args:
-        teacher: takes the same inputs as `model`.
+        teacher: the teacher; it takes the same inputs as `model`.
         model: the full network that is trained.
-        train: rows to compare their outputs on.
+        train: training rows; one of them is used to compare the numbers of outputs.
 
     Raises:
-        UserError: the teacher shares weights with the network, or has other labels or outputs.
+        UserError: the teacher shares weights with the network, or has other labels or another number of outputs.
     """
     _check(teacher, model, train)
     home = _device(teacher)
 
     def teach(batch: Batch) -> Tensor:
+        # Only the training loop knows the device, so the teacher follows the first batch.
         here = next(iter(batch.values())).device
         if _device(teacher) != here:
             teacher.to(here)
@@ -51,6 +52,7 @@ def strong_teacher(teacher: nn.Module, model: nn.Module, train: Split) -> Iterat
 
 
 def _check(teacher: nn.Module, model: nn.Module, train: Split) -> None:
+    # A teacher that shares weights would be changed by the training that it is to guide.
     own = {id(parameter) for parameter in model.parameters()}
     if any(id(parameter) in own for parameter in teacher.parameters()):
         raise UserError(
@@ -73,7 +75,7 @@ def _check(teacher: nn.Module, model: nn.Module, train: Split) -> None:
 
 @torch.no_grad()
 def _outputs(module: nn.Module, train: Split) -> int:
-    """Number of outputs a row (or a token) of the module in evaluation mode."""
+    """Number of outputs of the module per row, or per token."""
     device = _device(module)
     with keeping_modes(module):
         logits = logits_of(module.eval()(**{name: tensor.to(device) for name, tensor in train.batch([0]).items()}))

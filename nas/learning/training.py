@@ -1,4 +1,9 @@
-"""The one training loop: devices, precision and processes by `accelerate`; resumes bit by bit after a kill."""
+"""The training loop that plain fine-tuning, warm-ups and InstaTune share.
+
+`fit` runs it for any loss. Devices, several processes and trackers come from `accelerate` (see `processes.py`),
+checkpoints from `checkpoint.py`. A run that is killed and resumed ends with the same bits as one that was not, because
+each step draws its random numbers from (seed, step) and the checkpoint holds everything else.
+"""
 
 import contextlib
 import json
@@ -45,25 +50,34 @@ LossOf = Callable[[Callable[..., Any], Batch, Tensor, int], Tensor]
 """(forward, keyword inputs, targets (rows, ...), step from 1) -> mean loss of the rows, a scalar."""
 
 _WITHOUT_INFLUENCE = ("checkpoint_every_s", "device", "trackers")
+"""Settings that may change when a run is resumed."""
 
 
 class TrainingFailed(RuntimeError):
-    """The loss is no longer a number; the message names the step. The weights are those before that step."""
+    """The loss or its gradient is not finite. The message names the step; the weights are those before that step."""
 
 
 class Resumable(Protocol):
-    """What a loss or a validation keeps between steps; it is saved with the checkpoint."""
+    """An object whose state a loss or a validation changes between steps, and which is saved with the checkpoint."""
 
     def state(self) -> dict[str, Any]:
-        """A new dictionary of JSON values that `restore` makes the same memory of."""
+        """The current state as a new dictionary of JSON values."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to what `state` gave."""
+        """Set the state to one that `state` returned."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step that is done: `step` of `steps`, its mean loss, learning rate and duration."""
+    """A completed optimizer step.
+
+    Attributes:
+        step: number of the step, from 1.
+        steps: number of steps of the whole run.
+        loss: mean loss over the rows of all processes.
+        learning_rate: learning rate before layer-wise decay.
+        seconds: wall time of the step.
+    """
 
     step: int
     steps: int
@@ -74,11 +88,11 @@ class Step:
 
 @dataclass(frozen=True)
 class History:
-    """A training run, with what came before a resume.
+    """The course of a training run, including the steps before it was resumed.
 
     Attributes:
         steps: all steps.
-        evaluations: (step, value) of each call of `validate`; NaN where it gave no finite number.
+        evaluations: (step, value) of each call of `validate`; NaN where the value was not finite.
     """
 
     steps: tuple[Step, ...]
@@ -99,35 +113,42 @@ def fit(
 ) -> History:
     """Train a module in place with AdamW.
 
-    What happens in a step follows from (seed, step) alone, so a run that was killed and started again with the same
-    arguments ends with the same bits (on a CPU with the same number of threads; some GPU kernels are not repeatable).
+    A step depends on (seed, step) and the state before it only. So a run that was killed and started again with the
+    same arguments ends with the same bits, on a CPU with the same number of threads (some GPU kernels are not
+    deterministic).
 
-    Several processes divide the rows of each step; batch norms of each see its own rows, and the running statistics of
-    the main process count.
+    Several processes divide the rows of each step. The batch norms of each process see its own rows, and at the end all
+    processes take the running statistics of the main process.
 
     Args:
-        module: on any device; it comes back on the same, in its mode, frozen parameters as they were.
-        train: the rows.
-        loss_of: calls the forward once and makes the loss; called for each part of a step (`accumulate`) anew.
+        module: the module to train, on any device. Afterwards its device and mode and which parameters are frozen are
+            as before.
+        train: the training rows.
+        loss_of: calls the forward once and returns the loss; called once for each part of a step (`accumulate`).
         config: all settings.
-        checkpoint: folder to go on from and to write to.
-        on_step: told about every new step, in the main process.
-        validate: called with the step in the main process, every `evaluate_every` steps and after the last one, with
-            the module in eval mode and without gradients; higher is better. It must not change the module.
-        memory: what `loss_of` and `validate` keep between steps, if anything.
-        tracking: folder for the trackers that write files.
+        checkpoint: folder from which to resume and to which to write checkpoints; None: no checkpoints.
+        on_step: called in the main process after each new step.
+        validate: called in the main process with the number of the step, every `evaluate_every` steps and after the
+            last one, while the module is in evaluation mode and gradients are off. It returns a value, higher is
+            better, and must not change the module.
+        memory: the state that `loss_of` and `validate` keep between steps, if any.
+        tracking: folder for trackers that write files.
+
+    Returns:
+        All steps and evaluations, including those before a resume.
 
     Raises:
-        UserError: no rows, no `validate` for the patience, a tracker that is not there, no images to augment, or the
-            checkpoint is damaged or belongs to another run.
-        TrainingFailed: the loss or its gradient is not finite, in any process; the checkpoint holds the state before
-            that step.
+        UserError: there are no rows, `patience` is set without `validate`, a tracker is unknown, images are to be
+            augmented and there are none, or the checkpoint is damaged or belongs to another run.
+        TrainingFailed: the loss or its gradient is not finite in a process; the checkpoint holds the state before that
+            step.
     """
     if not len(train):
         raise UserError("training needs at least one row, got none")
     if config.patience is not None and validate is None:
         raise UserError("patience needs rows to evaluate on while training; give them, or leave patience out")
     accelerator = processes.make_accelerator(config.trackers, tracking)
+    # Dropout seeds the global generator in each step; forking keeps the caller's random numbers as they were.
     with torch.random.fork_rng(devices=[]), _ready(module, config):
         run = _Run(accelerator, module, train, loss_of, config, checkpoint, memory)
         try:
@@ -140,7 +161,7 @@ def fit(
 
 
 class _Run:
-    """The state of one training run."""
+    """A training run: the module, its optimizer, and the progress that checkpoints save."""
 
     def __init__(
         self,
@@ -154,25 +175,27 @@ class _Run:
     ) -> None:
         self.accelerator, self.module, self.train, self.loss_of = accelerator, module, train, loss_of
         self.config, self.checkpoint, self.memory = config, checkpoint, memory
+        # Before the checkpoint is loaded: the identity holds the fingerprint of the weights that training began with.
         self.identity = _identity(module, train, config) if checkpoint else {}
         self.steps = config.total_steps(len(train))
         self.device = torch.device("cpu") if config.device == "cpu" else accelerator.device
         module.to(self.device)
         self.optimizer = adamw(module, config.learning_rate, config.weight_decay, config.layer_decay)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        # Running statistics and their counts: what a forward pass may change.
+        # Running statistics of batch norms and their counters: the buffers that a forward pass may change.
         self.statistics = [b for b in module.buffers() if b.is_floating_point() or b.ndim == 0]
         self.progress = Progress()
         if checkpoint:
+            # Loading may first put back a folder whose replacement was interrupted; only one process may do that.
             with accelerator.main_process_first():
                 self.progress = load_checkpoint(checkpoint, module, self.optimizer, self.identity)
         if memory and self.progress.memory is not None:
             memory.restore(self.progress.memory)
-        # Last, since it marks the module, and a refused checkpoint must leave the module as it was.
+        # Last, because it marks the module, and a refused checkpoint must leave the module unchanged.
         self.forward = accelerator.prepare_model(module, device_placement=False)
 
     def go(self, on_step: Callable[[Step], None] | None, validate: Callable[[int], float] | None) -> None:
-        """All steps that are not done yet."""
+        """Run the remaining steps, evaluating and saving checkpoints in between."""
         config, progress, main = self.config, self.progress, self.accelerator.is_main_process
         processes.start_trackers(self.accelerator, asdict(config))
         every = config.evaluate_every or config.epoch_steps(len(self.train))
@@ -183,6 +206,7 @@ class _Run:
             self._track({"loss": row[0], "learning_rate": row[1]}, step)
             if on_step and main:
                 on_step(Step(step, self.steps, *row))
+            # Evaluate before saving, so that a resumed run does not lose the evaluation of the step it resumes from.
             if validate and (step % every == 0 or step == self.steps):
                 self._evaluate(step, validate)
             last = step == self.steps or stopped(progress.evaluations, config.patience)
@@ -197,13 +221,15 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def release(self) -> None:
-        """Take off the mark that `accelerate` puts on the module, or it would not be prepared a second time."""
+        """Remove the mark that `accelerate` puts on the module; a marked module cannot be prepared again."""
         self.module.__dict__.pop("_is_accelerate_prepared", None)
         self.optimizer.zero_grad(set_to_none=True)
         processes.stop_trackers(self.accelerator)
 
     def _guarded(self, step: int, rows: IntArray) -> StepRecord:
-        """One step; where it fails, everything is again as before it, and kept."""
+        """Run one step; if it fails, restore the state before it and save that as a checkpoint."""
+        # A failed step stops before the optimizer, so the parameters are unchanged. The forward has already changed
+        # the running statistics and the state of the loss.
         before = [tensor.clone() for tensor in self.statistics]
         remembered = self.memory.state() if self.memory and self.checkpoint else None
         try:
@@ -239,7 +265,7 @@ class _Run:
         add_evaluation(self.progress, self.module, step, value, keep=self.config.patience is not None)
 
     def _batches(self) -> Iterator[tuple[int, IntArray]]:
-        """(step, row indices over all processes) of the steps to do."""
+        """Yield the number of each remaining step and the indices of its rows over all processes."""
         per_epoch = self.config.epoch_steps(len(self.train))
         batches: list[IntArray] = []
         done = len(self.progress.history)
@@ -247,11 +273,13 @@ class _Run:
             return
         for number in range(done, self.steps):
             epoch, index = divmod(number, per_epoch)
+            # The batches of an epoch follow from (seed, epoch), so a resumed run makes those of its epoch again.
             if not batches or index == 0:
                 batches = self.train.batches(self.config.batch_size, generator(self.config.seed, "batches", epoch))
             yield number + 1, batches[index]
 
     def _step(self, step: int, rows: IntArray) -> StepRecord:
+        """Run one optimizer step; raises TrainingFailed before the weights change."""
         began, config = time.perf_counter(), self.config
         rate = config.rate(step, self.steps)
         for group in self.optimizer.param_groups:
@@ -259,6 +287,8 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         loss = processes.mean_over_processes(self.accelerator, self._gradients(step, rows))
         norm = nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
+        # Loss and norm are the same in all processes, so all of them stop at the same step. One transfer for both
+        # numbers, because each makes the program wait for the GPU.
         value, size = torch.stack([loss, norm]).tolist()
         if not math.isfinite(value) or not math.isfinite(size):
             raise TrainingFailed(
@@ -268,12 +298,17 @@ class _Run:
         return value, rate, time.perf_counter() - began
 
     def _gradients(self, step: int, rows: IntArray) -> Tensor:
-        """Leave the gradients of the mean loss over all rows; returns this process's share of that loss, times ranks.
+        """Compute the gradients of the mean loss over the rows of all processes.
 
-        Gradients are summed over the parts of this process and averaged over the processes, so each part counts by its
-        share of what the loss is a mean of, times the number of processes that divide the rows.
+        Gradients are summed over the parts of this process and averaged over the processes. To give the gradient of the
+        mean over all rows, the loss of each part is weighted by its share of the terms of that mean (rows, or tokens
+        with a tag), times the number of processes.
+
+        Returns:
+            The weighted loss of this process; its average over the processes is the mean loss.
         """
         accelerator = self.accelerator
+        # With fewer rows than processes all of them compute the same rows: an idle process would block the others.
         ranks = accelerator.num_processes if len(rows) >= accelerator.num_processes else 1
         own = np.arange(accelerator.process_index if ranks > 1 else 0, len(rows), ranks)
         parts = np.array_split(own, min(self.config.accumulate, len(rows) // ranks))
@@ -284,6 +319,7 @@ class _Run:
             seed = (step * accelerator.num_processes + accelerator.process_index) * self.config.accumulate + number
             torch.manual_seed(torch_seed(self.config.seed, "dropout", seed))
             last = number == len(parts) - 1
+            # Processes exchange gradients in the backward of the last part only, when the sum over parts is complete.
             with contextlib.nullcontext() if last else accelerator.no_sync(self.forward):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
                     loss = self.loss_of(self.forward, batch, targets, step)
@@ -295,12 +331,13 @@ class _Run:
     def _inputs(self, step: int, rows: IntArray, part: IntArray) -> dict[str, Tensor]:
         batch = self.train.batch(rows[part])
         if self.config.augment:
+            # The draws are made for all rows of the step, so they do not depend on the number of processes or parts.
             batch = augment(batch, len(rows), part, generator(self.config.seed, "augment", step))
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
 
 def _counts(targets: Tensor) -> Tensor:
-    """How much each row counts in a mean over the targets: its tokens that are not ignored, or 1."""
+    """Weight of each row in a mean over the targets: its number of tokens with a tag, or 1."""
     if targets.ndim < 2 or targets.is_floating_point():
         return torch.ones(len(targets))
     return (targets != IGNORED).sum(1).float()
@@ -308,7 +345,7 @@ def _counts(targets: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _ready(module: nn.Module, config: TrainingConfig) -> Iterator[None]:
-    """Train mode, embeddings frozen if asked; mode, frozen parameters and device as before afterwards."""
+    """Put a module in training mode and freeze its embeddings if configured; undo this and the device afterwards."""
     home = next((parameter.device for parameter in module.parameters()), None)
     embeddings = [each for each in module.modules() if config.freeze_embeddings and isinstance(each, nn.Embedding)]
     frozen = [p for each in embeddings for p in each.parameters() if p.requires_grad]
@@ -326,7 +363,7 @@ def _ready(module: nn.Module, config: TrainingConfig) -> Iterator[None]:
 
 
 def _identity(module: nn.Module, train: Split, config: TrainingConfig) -> dict[str, str]:
-    """What decides the outcome of a run, for the refusal of another run's checkpoint."""
+    """Fingerprints of everything that determines the outcome of a run; a checkpoint with others is refused."""
     settings = {name: value for name, value in asdict(config).items() if name not in _WITHOUT_INFLUENCE}
     return {
         "configuration": json.dumps(settings, sort_keys=True),
@@ -336,7 +373,7 @@ def _identity(module: nn.Module, train: Split, config: TrainingConfig) -> dict[s
 
 
 def plain_loss(train: Split, smoothing: float = 0.0) -> LossOf:
-    """The loss of plain fine-tuning for the task of these rows."""
+    """The loss of plain fine-tuning: the loss of the task with label smoothing `smoothing` (0..1)."""
 
     def loss_of(forward: Callable[..., Any], batch: Batch, targets: Tensor, step: int) -> Tensor:
         return train.task.loss(logits_of(forward(**batch)), targets, smoothing)
@@ -354,7 +391,7 @@ def fine_tune(
     validate: Callable[[int], float] | None = None,
     tracking: Path | None = None,
 ) -> History:
-    """Plain fine-tuning of a module in place with the loss of its task; arguments and errors as `fit`."""
+    """Fine-tune a module in place with the loss of its task; arguments, result and errors as for `fit`."""
     loss_of = plain_loss(train, config.label_smoothing)
     return fit(
         module, train, loss_of, config, checkpoint=checkpoint, on_step=on_step, validate=validate, tracking=tracking
