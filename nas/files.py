@@ -70,3 +70,9 @@ def recover_folder(path: Path) -> None:
         old.replace(path)
     elif old.exists():
         shutil.rmtree(old, ignore_errors=True)
+
+
+def located(name: str) -> str:
+    """A path as seen from everywhere, or the name as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name

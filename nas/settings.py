@@ -185,11 +185,9 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
-class ProfileSettings:
-    """The profile of a device: how latency is measured there, and how much of it."""
+class _DeviceSettings:
+    """How latency is measured on a device."""
 
-    runtime: Runtime = "pytorch"
-    """What runs the network."""
     precision: Precision = "float32"
     """In which it computes, where the runtime has it."""
     threads: int = 1
@@ -198,14 +196,50 @@ class ProfileSettings:
     """Rows of an input."""
     tokens: int = 128
     """Length of a text; images keep their size."""
-    budget: int | None = None
-    """How many sub-networks are measured (default: 100, for a folder of --remote 30)."""
-    minutes: float | None = 6.0
-    """No further sub-network is begun after so many minutes, though at least 20 are; None: no limit."""
     multiple_of: int = 1
     """Measure and search only sizes that are multiples of this, e.g. 8, 16 or 32; the full sizes always stay."""
     tolerance: float = 0.04
-    """A ratio to the full network that is known less exactly (half of its 95 % interval) has not got stable."""
+    """A latency is stable when its ratio to the full network's is known this exactly (half of its 95 % interval)."""
+
+
+@dataclass(frozen=True)
+class ProfileSettings(_DeviceSettings):
+    """The profile of this machine: how latency is measured, and how much of it."""
+
+    runtime: Runtime = "pytorch"
+    """What runs the network."""
+    budget: int = 100
+    """How many sub-networks are measured."""
+    minutes: float | None = 6.0
+    """No further sub-network is begun after so many minutes, though at least 20 are; None: no limit."""
+
+
+@dataclass(frozen=True)
+class KitSettings(_DeviceSettings):
+    """The profile of another device: how latency is measured there, and how much of it."""
+
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    """What runs the network there; it must be installed on the device."""
+    budget: int = 30
+    """How many sub-networks are measured."""
+
+
+@dataclass(frozen=True)
+class ResultSettings:
+    """How latency was measured; a result that was measured otherwise is refused (default: as the result says)."""
+
+    runtime: Runtime | None = None
+    """What ran the network."""
+    precision: Precision | None = None
+    """In which it computed."""
+    threads: int | None = None
+    """Of the runtime."""
+    batch: int | None = None
+    """Rows of an input."""
+    tokens: int | None = None
+    """Length of a text."""
+    multiple_of: int | None = None
+    """Only sizes that are multiples of this were measured."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ HOMES = {
     "scipy": {"nas.searching.acquisition", "predictors.gaussian_process"},
     "sqlalchemy": {"nas.searching.storage"},
     "transformers": {"nas.networks.pretrained", "nas.networks.untrained", "search_spaces.supernets.storage"},
-    "tyro": {"nas.command.cli"},
+    "tyro": {"nas.command.cli", "nas.runs.requests"},
 }
 SLOW_TO_IMPORT = {
     "accelerate",

@@ -1,4 +1,4 @@
-"""The command `nas`: flags, exit statuses, and one sentence for every mistake; the only home of tyro.
+"""The command `nas`: its commands, exit statuses, and one sentence for every mistake.
 
 Exit status: 0 done, 1 the work failed, 2 the input was wrong, 3 nothing meets the limits, 130 interrupted.
 """
@@ -17,130 +17,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Any, TextIO
 
 import tyro
 
 from nas.command.config_file import defaults_from, read_config
 from nas.console import print_comparison, print_object
 from nas.errors import NoFeasible, UserError
-from nas.runs.requests import ExportRequest, FinetuneRequest, FurtherRequest, ProfileRequest, SearchRequest
-from nas.settings import (
-    Common,
-    DataSettings,
-    Limits,
-    ModelSettings,
-    ProfileSettings,
-    SearchSettings,
-    SpaceSettings,
-    SupernetSettings,
-    TrainingSettings,
+from nas.runs.requests import (
+    ExportRequest,
+    FinetuneRequest,
+    ProfileKitRequest,
+    ProfileRequest,
+    ProfileResultRequest,
+    RefineRequest,
+    ReportRequest,
+    SearchRequest,
 )
+from nas.settings import Common
 
-_NO_PLACE = (errno.ENOENT, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
+_CANNOT_WRITE = (errno.ENOENT, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
 DONE, FAILED, WRONG_INPUT, NOTHING_FEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
-
-_Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-_Network = Annotated[str | None, tyro.conf.arg(name="model")]
-_Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-
-
-@dataclass(frozen=True)
-class Finetune:
-    """Fine-tune a pre-trained model into a super-network, in a run folder; goes on where it stopped.
-
-    With --candidate: fine-tune one sub-network of a finished run further, and export it.
-    """
-
-    model: _Model
-    """Folder (config.json, model.safetensors, tokenizer or image processor) or hub name of a pre-trained model, or your
-    own network as module:factory; with --candidate a finished run folder."""
-    out: Path
-    """The run folder to make or to go on with; with --candidate the folder to export to."""
-    own: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    elastic: SpaceSettings = field(default_factory=SpaceSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    recipe: SupernetSettings = field(default_factory=SupernetSettings)
-    candidate: str | None = None
-    """The sub-network to fine-tune further: chosen (by a search, within the limits), largest, smallest, or a JSON file
-    with its choices."""
-    name: str = "default"
-    """With --candidate chosen: the search's name."""
-    network: _Network = None
-    """With --candidate, where the run is of a network of your own: its module:factory again."""
-    limits: Limits = field(default_factory=Limits)
-    dry_run: bool = False
-    """Only estimate time and memory, from a few steps."""
-    common: Common = field(default_factory=Common)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Measure some sub-networks on this machine, so that the latency of all others can be predicted anywhere.
-
-    With --remote: write a folder to do so on another device, without this project; with --result: read what came back.
-    """
-
-    model: _Model
-    """A run folder, a folder or hub name of a model (config.json is enough), or your own network as module:factory."""
-    out: Path | None = None
-    """The profile to write (JSON) or to go on with; not needed with --remote."""
-    profile: ProfileSettings = field(default_factory=ProfileSettings)
-    remote: Path | None = None
-    """Write this folder instead: ONNX files, and a script that measures them where they are copied to."""
-    result: Path | None = None
-    """The result.json that the script of such a folder wrote: make the profile of it."""
-    own: ModelSettings = field(default_factory=ModelSettings)
-    elastic: SpaceSettings = field(default_factory=SpaceSettings)
-    network: _Network = None
-    """Where the run is of a network of your own: its module:factory again."""
-    dry_run: bool = False
-    """Only estimate the time, from two sub-networks."""
-    common: Common = field(default_factory=Common)
-
-
-@dataclass(frozen=True)
-class Search:
-    """Search a run's super-network on this machine; goes on where it stopped."""
-
-    run: _Run
-    """The run folder."""
-    search: SearchSettings = field(default_factory=SearchSettings)
-    model: str | None = None
-    """Where the run is of a network of your own: its module:factory again."""
-    limits: Limits = field(default_factory=Limits)
-    dry_run: bool = False
-    """Only estimate time and memory, from a few measured sub-networks."""
-    common: Common = field(default_factory=Common)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Draw how the fine-tuning went, and a search: its front with the full network and the chosen one marked."""
-
-    run: _Run
-    """The run folder."""
-    name: str = "default"
-    """The search's name."""
-    limits: Limits = field(default_factory=Limits)
-    common: Common = field(default_factory=Common)
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write the best sub-network within the limits: weights, ONNX and a card with figures from the test rows."""
-
-    run: _Run
-    """The run folder."""
-    out: Path
-    """The folder to write; replaced only when everything in it was checked."""
-    name: str = "default"
-    """The search's name."""
-    model: str | None = None
-    """Where the run is of a network of your own: its module:factory again."""
-    limits: Limits = field(default_factory=Limits)
-    common: Common = field(default_factory=Common)
 
 
 @dataclass(frozen=True)
@@ -164,13 +61,22 @@ class Doctor:
 
 
 _COMMANDS: dict[str, type[Any]] = {
-    "finetune": Finetune,
-    "profile": Profile,
-    "search": Search,
-    "report": Report,
-    "export": Export,
+    "finetune": FinetuneRequest,
+    "profile": ProfileRequest,
+    "search": SearchRequest,
+    "report": ReportRequest,
+    "export": ExportRequest,
+    "refine": RefineRequest,
+    "profile-kit": ProfileKitRequest,
+    "profile-result": ProfileResultRequest,
     "demo": Demo,
     "doctor": Doctor,
+}
+# How version 0.1 spelled what are commands of their own now.
+_MOVED = {
+    ("finetune", "--candidate"): "nas refine RUN --candidate SPEC --out FOLDER",
+    ("profile", "--remote"): "nas profile-kit MODEL --out FOLDER",
+    ("profile", "--result"): "nas profile-result MODEL RESULT --out FILE",
 }
 
 
@@ -202,15 +108,19 @@ def _overview() -> str:
     lines = ["usage: nas COMMAND [flags]", ""]
     for name, kind in _COMMANDS.items():
         text = textwrap.wrap(str(kind.__doc__), 90)
-        lines += [f"  {name:<10}{text[0]}", *(f"  {'':<10}{line}" for line in text[1:])]
+        lines += [f"  {name:<16}{text[0]}", *(f"  {'':<16}{line}" for line in text[1:])]
     return "\n".join([*lines, "", "nas COMMAND --help lists the flags of a command; nas --version prints the version."])
 
 
 def _parse(args: Sequence[str]) -> Any:
-    """The command asked for as its frozen dataclass; None when its help was printed."""
+    """The request of a command; None when its help was printed."""
     kind = _COMMANDS.get(args[0])
     if kind is None:
         raise UserError(f"there is no command {args[0]!r}; the commands are {', '.join(_COMMANDS)}")
+    for word in args[1:]:
+        now = _MOVED.get((args[0], word.partition("=")[0]))
+        if now is not None:
+            raise UserError(f"nas {args[0]} {word.partition('=')[0]} is a command of its own now: {now}")
     values = read_config(args[1:])
     said = io.StringIO()
     try:
@@ -268,10 +178,10 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return NOTHING_FEASIBLE, f"error: {text}"
     if isinstance(error, UserError):
         return WRONG_INPUT, f"error: {text}"
-    if isinstance(error, OSError) and (error.filename or error.errno in _NO_PLACE):
-        place = f": {error.filename}" if error.filename else ""
-        return WRONG_INPUT, f"error: {error.strerror or text}{place}; nothing is lost, mend it and repeat the command"
-    if any(os.strerror(number) in text for number in _NO_PLACE):  # libraries in Rust wrap what the system said
+    if isinstance(error, OSError) and (error.filename or error.errno in _CANNOT_WRITE):
+        where = f": {error.filename}" if error.filename else ""
+        return WRONG_INPUT, f"error: {error.strerror or text}{where}; nothing is lost, mend it and repeat the command"
+    if any(os.strerror(number) in text for number in _CANNOT_WRITE):  # libraries in Rust wrap what the system said
         return WRONG_INPUT, f"error: {text[:300]}; nothing is lost, mend it and repeat the command"
     return FAILED, f"error: the work failed: {type(error).__name__}: {text[:300]} (--debug shows where)"
 
@@ -285,99 +195,55 @@ def _one_process() -> None:
         )
 
 
-def _finetune(command: Finetune, out: TextIO) -> None:
-    from nas.runs import estimate
-    from nas.runs import finetune as workflow
+def _finetune(request: FinetuneRequest, out: TextIO) -> None:
+    from nas.runs import finetune
 
-    if command.candidate is not None:
-        _finetune_candidate(command, command.candidate, out)
-        return
-    if command.name != "default" or command.limits.given():
-        raise UserError("--name and limits choose a sub-network of a finished run: give them with --candidate chosen")
-    if command.network is not None:
-        raise UserError("--model goes with --candidate; a network to begin with stands first: nas finetune MODEL")
-    request = FinetuneRequest(
-        command.model,
-        command.data,
-        command.own,
-        command.elastic,
-        command.training,
-        command.recipe,
-        command.common,
-    )
-    if command.dry_run:
-        _print(estimate.finetuning(request), command.common, out)
+    _print(finetune.estimate(request) if request.dry_run else finetune.finetune_run(request), request.common, out)
+
+
+def _refine(request: RefineRequest, out: TextIO) -> None:
+    from nas.runs import refine
+
+    if request.dry_run:
+        _print(refine.estimate(request), request.common, out)
     else:
-        _print(workflow.finetune_run(request, command.out), command.common, out)
+        _print(refine.refine_run(request), request.common, out, show=print_comparison)
 
 
-def _finetune_candidate(command: Finetune, spec: str, out: TextIO) -> None:
-    from nas.runs import estimate
-    from nas.runs import export as delivery
+def _profile(request: ProfileRequest, out: TextIO) -> None:
+    from nas.runs import profile
 
-    settings = (command.own, command.data, command.elastic, command.recipe)
-    if settings != (ModelSettings(), DataSettings(), SpaceSettings(), SupernetSettings()):
-        raise UserError(
-            "--candidate takes the rows and the sub-networks of the run, and trains one of them plainly: leave out "
-            "--data and its columns, the sizes, the sampling and distillation, and --weights and what goes with them"
-        )
-    request = FurtherRequest(
-        Path(command.model),
-        spec,
-        command.name,
-        command.limits,
-        command.training,
-        command.common,
-        command.network,
-    )
-    if command.dry_run:
-        _print(estimate.further(request), command.common, out)
-    else:
-        _print(delivery.finetune_candidate(request, command.out), command.common, out, show=print_comparison)
+    _print(profile.estimate(request) if request.dry_run else profile.profile_device(request), request.common, out)
 
 
-def _profile(command: Profile, out: TextIO) -> None:
-    from nas.runs import profile as profiling
-    from nas.runs import profile_kit as remote
+def _profile_kit(request: ProfileKitRequest, out: TextIO) -> None:
+    from nas.runs import profile_kit
 
-    if command.remote is not None and command.result is not None:
-        raise UserError("--remote writes a folder and --result reads what came of one: give one of them")
-    request = ProfileRequest(
-        command.model, command.profile, command.own, command.elastic, command.common, command.network
-    )
-    if command.dry_run:
-        _print(profiling.estimate(request), command.common, out)
-    elif command.remote is not None:
-        _print(remote.write_folder(request, command.remote), command.common, out)
-    elif command.out is None:
-        raise UserError("--out must name the profile to write, e.g. --out laptop.json")
-    elif command.result is not None:
-        _print(remote.read_result(request, command.result, command.out), command.common, out)
-    else:
-        _print(profiling.profile_device(request, command.out), command.common, out)
+    _print(profile_kit.write_kit(request), request.common, out)
 
 
-def _search(command: Search, out: TextIO) -> None:
-    from nas.runs import estimate
-    from nas.runs import search as searching
+def _profile_result(request: ProfileResultRequest, out: TextIO) -> None:
+    from nas.runs import profile_kit
 
-    request = SearchRequest(command.run, command.search, command.limits, command.common, command.model)
-    work = estimate.searching if command.dry_run else searching.search_run
-    _print(work(request), command.common, out)
+    _print(profile_kit.read_result(request), request.common, out)
 
 
-def _report(command: Report, out: TextIO) -> None:
+def _search(request: SearchRequest, out: TextIO) -> None:
+    from nas.runs import estimate, search
+
+    _print(estimate.searching(request) if request.dry_run else search.search_run(request), request.common, out)
+
+
+def _report(request: ReportRequest, out: TextIO) -> None:
     from nas.runs import report
 
-    _print(report.report_run(command.run, command.name, command.limits), command.common, out)
+    _print(report.report_run(request), request.common, out)
 
 
-def _export(command: Export, out: TextIO) -> None:
-    from nas.runs import export as delivery
+def _export(request: ExportRequest, out: TextIO) -> None:
+    from nas.runs import export
 
-    request = ExportRequest(command.run, command.name, command.limits, command.common, command.model)
-    result = delivery.export_run(request, command.out)
-    _print(result, command.common, out, show=print_comparison)
+    _print(export.export_run(request), request.common, out, show=print_comparison)
 
 
 def _demo(command: Demo, out: TextIO) -> None:
@@ -412,11 +278,14 @@ def _print(
 
 
 _HANDLERS: dict[type[Any], Callable[[Any, TextIO], None]] = {
-    Finetune: _finetune,
-    Profile: _profile,
-    Search: _search,
-    Report: _report,
-    Export: _export,
+    FinetuneRequest: _finetune,
+    RefineRequest: _refine,
+    ProfileRequest: _profile,
+    ProfileKitRequest: _profile_kit,
+    ProfileResultRequest: _profile_result,
+    SearchRequest: _search,
+    ReportRequest: _report,
+    ExportRequest: _export,
     Demo: _demo,
     Doctor: _doctor,
 }

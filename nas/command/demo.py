@@ -18,7 +18,7 @@ from nas.runs.export import export_run
 from nas.runs.finetune import finetune_run
 from nas.runs.profile import profile_device
 from nas.runs.report import report_run
-from nas.runs.requests import ExportRequest, FinetuneRequest, ProfileRequest, SearchRequest
+from nas.runs.requests import ExportRequest, FinetuneRequest, ProfileRequest, ReportRequest, SearchRequest
 from nas.runs.search import search_run
 from nas.settings import (
     Common,
@@ -54,13 +54,13 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
     if not reviews.exists():
         unpack_sentences(archives[SENTENCES], reviews)
     data = DataSettings(str(reviews / "reviews.csv"))
-    finetune_run(FinetuneRequest(str(model), data, elastic=ELASTIC, training=TRAINING, common=common), run)
+    finetune_run(FinetuneRequest(str(model), run, data, elastic=ELASTIC, training=TRAINING, common=common))
     profile = out / "profile.json"
-    profiled = profile_device(ProfileRequest(str(run), PROFILE, common=common), profile)
+    profiled = profile_device(ProfileRequest(subject=str(run), out=profile, settings=PROFILE, common=common))
     found = search_run(SearchRequest(run, replace(SEARCH, profile=(profile,)), common=common))
     limits = Limits(max_latency_ms=profiled["full_network_ms"] / SPEEDUP)
-    report = report_run(run, SEARCH.name, limits)
-    exported = export_run(ExportRequest(run, SEARCH.name, limits, common), out / "export")
+    report = report_run(ReportRequest(run, limits=limits, common=common))
+    exported = export_run(ExportRequest(run, out / "export", limits=limits, common=common))
     return {
         **exported,
         "measured": found["measured"],

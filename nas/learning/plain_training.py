@@ -1,11 +1,11 @@
-"""Plain fine-tuning of one network in a folder of a run: it goes on where it stopped, and the result is kept there.
+"""Plain fine-tuning of one network in a folder of its own: it goes on where it stopped, and the result is kept there.
 
 The folder holds `checkpoint/` while the training is under way, `weights/` when it is done, and what trackers write.
 """
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,19 +19,20 @@ from nas.errors import UserError
 from nas.files import replace_folder
 from nas.learning.finetuned import Finetuned
 from nas.learning.progress import TrainingFigures
-from nas.learning.training import History, TrainingConfig, TrainingFailed, fine_tune
+from nas.learning.training import History, Step, TrainingConfig, TrainingFailed, fine_tune
+from nas.memory import peak_memory_mib
 from nas.records import read_record, write_record
 
 _LAST_STEPS = 20
 
 
 def train_in(
-    place: Path, module: nn.Module, train: Split, validation: Split, config: TrainingConfig, title: str
+    folder: Path, module: nn.Module, train: Split, validation: Split, config: TrainingConfig, title: str
 ) -> Finetuned:
-    """Fine-tune a module in place, or give it the weights of a training in `place` that is done.
+    """Fine-tune a module in place, or give it the weights of a training in `folder` that is done.
 
     Args:
-        place: folder of this training.
+        folder: of this training.
         module: always the same one when a training goes on.
         train: its rows.
         validation: rows that the result is scored on, and that early stop goes by.
@@ -42,10 +43,10 @@ def train_in(
         How the training ended; the module is in evaluation mode.
 
     Raises:
-        UserError: what is in `place` is damaged or of another training.
+        UserError: what is in `folder` is damaged or of another training.
         TrainingFailed: the loss is not finite; the message says where the checkpoint is.
     """
-    weights, checkpoint = place / "weights", place / "checkpoint"
+    weights, checkpoint = folder / "weights", folder / "checkpoint"
     if not weights.exists():
         with Bar(title, config.total_steps(len(train))) as bar, naming_checkpoint(checkpoint):
             history = fine_tune(
@@ -55,7 +56,7 @@ def train_in(
                 checkpoint=checkpoint,
                 on_step=TrainingFigures(bar),
                 validate=None if config.patience is None else lambda _: score(module, validation),
-                tracking=place / "tracking",
+                tracking=folder / "tracking",
             )
         finetuned = ended(history, score(module.eval(), validation), validation)
         replace_folder(weights, partial(_save, module, finetuned))
@@ -96,6 +97,21 @@ def ended(history: History, value: float, validation: Split) -> Finetuned:
         validation_score=value if math.isfinite(value) else None,
         seconds=sum(step.seconds for step in history.steps),
     )
+
+
+def noting_seconds(seconds: list[float]) -> Callable[[Step], None]:
+    """Called with every step: keeps how long it took, for an estimate."""
+    return lambda step: seconds.append(step.seconds)
+
+
+def estimate_of(seconds: Sequence[float], steps: int) -> dict[str, float]:
+    """Time and memory of a fine-tuning of so many steps, from the seconds of the first ones."""
+    return {
+        "steps": steps,
+        "seconds_a_step": min(seconds),
+        "seconds": steps * sum(seconds) / len(seconds),
+        "peak_memory_mib": peak_memory_mib(),
+    }
 
 
 def _save(module: nn.Module, finetuned: Finetuned, folder: Path) -> None:

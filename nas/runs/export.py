@@ -1,7 +1,5 @@
-"""What leaves a run: one sub-network as an exported folder, as it is or fine-tuned further on the training rows."""
+"""`nas export`: one sub-network of a run as a folder of its own, with figures from the test rows."""
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,15 +13,12 @@ from nas.exporting.card import Card
 from nas.exporting.comparison import Comparison, compare
 from nas.exporting.folder import check_target, export
 from nas.files import read_json
-from nas.learning.plain_training import score, train_in
-from nas.learning.preparation import asked_of_further, training_config
 from nas.networks.loading import maker
 from nas.profiling.front import chosen_of, elsewhere, tell_unmeasured, verified_of
 from nas.profiling.profiles import Profiles, kept_profiles, predictions
-from nas.records import recorded_versions, same_request, write_record
-from nas.runs.folder import JOURNAL, RequestRecord, RunFolder
+from nas.runs.folder import JOURNAL, RunFolder
 from nas.runs.loading import LoadedRun, load_run
-from nas.runs.requests import ExportRequest, FurtherRequest
+from nas.runs.requests import ExportRequest
 from nas.searching.relative_latency import LatencySettings
 from nas.searching.study import load_study
 from nas.settings import Limits
@@ -41,7 +36,7 @@ class Chosen:
     profiles: Profiles = field(default_factory=dict)
 
 
-def export_run(request: ExportRequest, out: Path) -> dict[str, Any]:
+def export_run(request: ExportRequest) -> dict[str, Any]:
     """Write the best candidate within the limits as a folder of its own, with figures from the test rows.
 
     Raises:
@@ -49,71 +44,29 @@ def export_run(request: ExportRequest, out: Path) -> dict[str, Any]:
         NoFeasible: nothing meets the limits.
         ExportError: what was written computes something else; nothing is left.
     """
-    folder = RunFolder(request.run)
+    folder, out = RunFolder(request.run), request.out
     folder.read()
     check_target(out)
     with folder.locked():
         # 1. The choice, by what the search measured on validation rows.
         chosen = _of_search(folder, request.name, request.limits)
-        opened = load_run(folder, request.common.device, request.network)
+        opened = load_run(folder, request.common.device, request.model)
         # 2. Its figures beside the full network's, from test rows that neither training nor search has seen, and
         # the folder, checked before it takes its place.
-        result = _deliver(opened, chosen, opened.extract(chosen.candidate), out, request.network)
+        result = deliver(opened, chosen, opened.extract(chosen.candidate), out, request.model)
     return {**result, "search": {"run": str(request.run), "name": request.name, **chosen.values}}
 
 
-def finetune_candidate(request: FurtherRequest, out: Path) -> dict[str, Any]:
-    """Fine-tune one sub-network further, plainly, on the run's training rows, and write it as `export_run` does.
-
-    Killed and repeated it goes on; the trained weights stay in the run folder, so that a repeated command only writes
-    the export anew.
-
-    Raises:
-        UserError, NoFeasible, ExportError: as `export_run`; also when `out` was begun with other settings.
-        TrainingFailed: the loss is not finite.
-    """
-    folder = RunFolder(request.run)
-    folder.read()
-    check_target(out)
-    config = training_config(request.training, request.common)
-    with folder.locked():
-        # 1. The sub-network, as a plain module.
-        opened = load_run(folder, request.common.device, request.network)
-        chosen = named_candidate(opened, request)
-        asked = asked_of_further(json.dumps(dict(chosen.candidate)), request.training, request.common)
-        place = folder.further(out)
-        if (place / "further.json").exists():
-            same_request(out, folder.read_further(out).request, asked)
-        else:
-            write_record(place / "further.json", RequestRecord(request=asked, versions=recorded_versions()))
-        module, validation = opened.extract(chosen.candidate), opened.split("validation")
-        before = score(module, validation)
-        # 2. Plain fine-tuning, from the checkpoint where there is one.
-        finetuned = train_in(place, module, opened.split("train"), validation, config, "Fine-tuning further")
-        # 3. Figures and export.
-        note = f"After it was cut out, it was fine-tuned further for {finetuned.steps:,} steps on the training rows."
-        result = _deliver(opened, chosen, module, out, request.network, note)
-    further = {
-        "steps": finetuned.steps,
-        "loss": finetuned.loss,
-        f"validation_{finetuned.metric}_before": before if math.isfinite(before) else None,
-        f"validation_{finetuned.metric}": finetuned.validation_score,
-        "seconds": finetuned.seconds,
-    }
-    return {**result, "run": str(request.run), "finetuned_further": further}
-
-
-def named_candidate(opened: LoadedRun, request: FurtherRequest) -> Chosen:
-    """The sub-network that is asked for.
+def named_candidate(opened: LoadedRun, spec: str, name: str, limits: Limits) -> Chosen:
+    """The sub-network that `--candidate` names: chosen (by the search `name`), largest, smallest, or a JSON file.
 
     Raises:
         UserError: no such search, or a file that is missing, damaged or of another space.
         NoFeasible: nothing meets the limits.
     """
-    spec = request.candidate
     if spec == "chosen":
-        return _of_search(opened.folder, request.name, request.limits)
-    if request.limits.given():
+        return _of_search(opened.folder, name, limits)
+    if limits.given():
         raise UserError("limits choose among the candidates of a search: give them with --candidate chosen only")
     space = opened.supernet.space
     if spec in ("largest", "smallest"):
@@ -143,9 +96,10 @@ def _of_search(folder: RunFolder, name: str, limits: Limits) -> Chosen:
     return Chosen(best.candidate, best.values, tokens, _whole(asked.get("threads"), LatencySettings.threads), profiles)
 
 
-def _deliver(
+def deliver(
     opened: LoadedRun, chosen: Chosen, module: nn.Module, out: Path, model: str | None, *notes: str
 ) -> dict[str, Any]:
+    """Measure a sub-network beside the full one and write it; `notes` go into its card first."""
     say("Measuring the full and the chosen network")
     comparison = compare(opened, module, tokens=chosen.tokens, threads=chosen.threads)
     comparison = comparison.predicted(*_predicted(opened, chosen))

@@ -1,10 +1,12 @@
-"""The commands as steps on a run folder: each finds there what it needs, leaves there what it makes, and is repeatable.
+"""`nas finetune`: from a pre-trained model and rows to a super-network in a run folder.
 
-A step that is done is recognised, one that was cut off goes on, and a folder that was begun otherwise is refused.
+A stage that is done is recognised, one that was cut off goes on, and a folder that was begun otherwise is refused.
 """
 
+import copy
 import math
 import shutil
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,65 +15,168 @@ from torch import nn
 
 from nas.console import Bar, say
 from nas.errors import UserError
-from nas.files import replace_folder
+from nas.files import located, replace_folder
+from nas.learning.checkpoint import model_fingerprint
 from nas.learning.finetuned import Finetuned, ProbeRecord
 from nas.learning.importance import ImportanceConfig, order_by_importance
 from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
-from nas.learning.plain_training import ended, naming_checkpoint, score
+from nas.learning.plain_training import ended, estimate_of, naming_checkpoint, noting_seconds, score
 from nas.learning.preparation import (
     Prepared,
-    asked_of_finetune,
     instatune_config,
+    outcome_settings,
     prepare,
-    record_begin,
-    resume,
+    prepare_again,
     training_config,
 )
 from nas.learning.probes import Probe
 from nas.learning.progress import TrainingFigures
 from nas.learning.strong_teacher import given_teacher, own_teacher
+from nas.learning.training import fine_tune
 from nas.networks.pretrained import save_preprocessor
-from nas.records import same_request, write_record
-from nas.runs.folder import RunFolder
+from nas.records import Scalar, recorded_versions, same_request, write_record
+from nas.runs.folder import RunFolder, RunRecord
 from nas.runs.requests import FinetuneRequest
 from nas.seeds import generator
 
 _PROBED_ROWS = 512
+_ESTIMATED_STEPS = 4
 
 
-def finetune_run(request: FinetuneRequest, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Checked:
+    """A fine-tuning whose input was found good: network, sub-networks, data and the user's own teacher."""
+
+    prepared: Prepared
+    config: InstaTuneConfig
+    teacher: nn.Module | None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a strong teacher has to be fine-tuned first."""
+        return self.teacher is None and self.config.distillation != "low-cost"
+
+
+def finetune_run(request: FinetuneRequest) -> dict[str, Any]:
     """Fine-tune into a super-network in the run folder `out`, or go on with it; UserError for wrong input."""
-    folder, training, recipe = RunFolder(out), request.training, request.recipe
-    asked, config = asked_of_finetune(request), instatune_config(request)
+    folder, training, order = RunFolder(request.out), request.training, request.elastic.order
+    record, config = request_record(request), _config(request)
     with folder.locked():
-        begun = folder.run_json.exists()
-        if begun:
-            same_request(out, folder.read().request, asked)
+        begun = _begun(folder, record)
         if not folder.supernet.exists():
             # 1. The network, its sub-networks and the data.
-            say(f"Reading {request.model} and {request.data.data}")
-            prepared = resume(folder, request) if begun else prepare(request)
-            if training.augment and prepared.data.kind != "image":
-                raise UserError("--augment mirrors and shifts images, and the data holds texts; leave it out")
-            given = None if recipe.teacher is None else given_teacher(recipe.teacher, prepared.data)
+            checked = _checked(request, config, folder if begun else None)
+            prepared = checked.prepared
             if not begun:
-                record_begin(folder, prepared, asked)
-            # 2. The strong teacher, where one is asked for and the user has none.
-            teacher = given
-            if teacher is None and config.distillation != "low-cost":
+                _begin(folder, prepared, record)
+            # 2. The strong teacher, where one is needed and the user has none.
+            teacher = checked.teacher
+            if checked.needs_teacher:
                 plain = training_config(training, request.common)
-                teacher = own_teacher(folder, prepared.supernet.model, prepared.data, plain)
+                teacher = own_teacher(folder.teacher, prepared.supernet.model, prepared.data, plain)
             # 3. Units in order of importance, so that every prefix is the best of its size.
-            if request.elastic.order != "none":
+            if order != "none":
                 say("Ordering the units by importance")
-                how = ImportanceConfig(kind=request.elastic.order, seed=request.common.seed)
+                how = ImportanceConfig(kind=order, seed=request.common.seed)
                 order_by_importance(prepared.supernet, prepared.data.train, how)
             # 4. Fine-tuning, from the checkpoint where there is one.
             history = _instatune(folder, prepared, teacher, config)
             # 5. The result, as a whole or not at all.
             replace_folder(folder.supernet, partial(_save, prepared, _finetuned(prepared, history)))
         shutil.rmtree(folder.checkpoint, ignore_errors=True)
-    return _finetune_summary(folder)
+    return _summary(folder)
+
+
+def estimate(request: FinetuneRequest) -> dict[str, Any]:
+    """Time and memory of `finetune_run`, from four steps; writes nothing, errors as there."""
+    folder, config = RunFolder(request.out), _config(request)
+    folder.check()
+    checked = _checked(request, config, folder if _begun(folder, request_record(request)) else None)
+    supernet, train = checked.prepared.supernet, checked.prepared.data.train
+    steps = config.total_steps(len(train))
+    # Checkpoints and the ordering of units hold a second copy of the weights.
+    second = copy.deepcopy(supernet)
+    few = replace(config, steps=min(_ESTIMATED_STEPS, steps), patience=None, trackers=())
+    teacher = second.model if checked.needs_teacher else checked.teacher
+    seconds: list[float] = []
+    instatune(supernet, train, few, teacher=teacher, on_step=noting_seconds(seconds))
+    found = {"sub_networks": str(supernet.space.size()), "rows": len(train), **estimate_of(seconds, steps)}
+    if checked.needs_teacher:
+        plain = replace(training_config(request.training, request.common), steps=few.steps, patience=None, trackers=())
+        seconds = []
+        fine_tune(second.model, train, plain, on_step=noting_seconds(seconds))
+        found = {**found, "teacher": estimate_of(seconds, steps)}
+    return found
+
+
+def request_record(request: FinetuneRequest) -> dict[str, Scalar]:
+    """What decides the outcome of a fine-tuning, by flag: a repeated command must say the same."""
+    own, data, recipe = request.own, request.data, request.recipe
+    return {
+        "model": located(request.model),
+        **asdict(own),
+        "weights": None if own.weights is None else located(str(own.weights)),
+        "tokenizer": None if own.tokenizer is None else located(own.tokenizer),
+        **asdict(data),
+        "data": located(str(data.data)),
+        **asdict(request.elastic),
+        **outcome_settings(request.training),
+        **asdict(recipe),
+        "teacher": None if recipe.teacher is None else located(str(recipe.teacher)),
+        "seed": request.common.seed,
+    }
+
+
+def _config(request: FinetuneRequest) -> InstaTuneConfig:
+    return instatune_config(request.training, request.recipe, request.common)
+
+
+def _begun(folder: RunFolder, record: dict[str, Scalar]) -> bool:
+    """Whether the run was begun before; UserError where it was, and otherwise."""
+    if not folder.run_json.exists():
+        return False
+    same_request(folder.path, folder.read().request, record)
+    return True
+
+
+def _checked(request: FinetuneRequest, config: InstaTuneConfig, begun: RunFolder | None) -> _Checked:
+    """Everything that can be refused before anything is trained or written; `begun` has the rows of a run begun."""
+    say(f"Reading {request.model} and {request.data.data}")
+    if begun is None:
+        prepared = prepare(request.model, request.data, request.own, request.elastic, request.common.seed)
+    else:
+        before = begun.read()
+        prepared = prepare_again(
+            request.model,
+            begun.data,
+            before.classes,
+            before.kind,
+            request.data.task,
+            request.own,
+            request.elastic,
+            request.common.seed,
+            before.model_fingerprint,
+        )
+    if request.training.augment and prepared.data.kind != "image":
+        raise UserError("--augment mirrors and shifts images, and the data holds texts; leave it out")
+    path = request.recipe.teacher
+    return _Checked(prepared, config, None if path is None else given_teacher(path, prepared.data))
+
+
+def _begin(folder: RunFolder, prepared: Prepared, request: dict[str, Scalar]) -> None:
+    """Write the data, then run.json: where that exists, the run can be resumed."""
+    data = prepared.data
+    replace_folder(folder.data, data.save)
+    record = RunRecord(
+        request=request,
+        versions=recorded_versions(),
+        model_fingerprint=model_fingerprint(prepared.supernet.model),
+        data_fingerprint=data.fingerprint,
+        kind=data.kind,
+        classes=list(data.classes),
+        rows={"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+    )
+    write_record(folder.run_json, record)
 
 
 def _instatune(
@@ -112,7 +217,7 @@ def _save(prepared: Prepared, finetuned: Finetuned, folder: Path) -> None:
     write_record(folder / "finetuned.json", finetuned)
 
 
-def _finetune_summary(folder: RunFolder) -> dict[str, Any]:
+def _summary(folder: RunFolder) -> dict[str, Any]:
     record, finetuned = folder.read(), folder.read_finetuned()
     return {
         "run": str(folder.path),

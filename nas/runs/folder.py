@@ -139,18 +139,22 @@ class RunFolder:
         """How the fine-tuning ended; UserError where that is damaged or of another version."""
         return read_record(self.supernet / "finetuned.json", Finetuned)
 
+    def check(self) -> None:
+        """UserError where the folder is none, holds something else than a run, or a link; writes nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"a run needs a folder, {self.path} is a file; name another path")
+        if self.path.is_dir() and not self.run_json.exists() and not self._is_ours():
+            raise UserError(f"{self.path} holds other files and no run; name a new or an empty folder")
+        self._no_links()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run folder for one command; the system lets go of it however the command ends.
 
         UserError when another command holds it; OSError when the folder cannot be written.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"a run needs a folder, {self.path} is a file; name another path")
-        if self.path.is_dir() and not self.run_json.exists() and not self._is_ours():
-            raise UserError(f"{self.path} holds other files and no run; name a new or an empty folder")
+        self.check()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._no_links()
         lock = self.path / _LOCK
         with lock.open("a") as file:
             try:

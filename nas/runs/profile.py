@@ -1,86 +1,192 @@
 """`nas profile`: from what the user names to a device profile in a file; stopped and repeated, it goes on."""
 
+import math
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hardware.inputs import device_of
+from torch import nn
+
+from hardware.inputs import Inputs, device_of
 from hardware.machine import this_machine
 from hardware.profile import DeviceProfile, ProfileRow, noise_floor, write_profile
 from nas.console import Bar, say
+from nas.data.split import InputKind
 from nas.errors import NotTaken, UserError
-from hardware.deployment import Deployment
+from nas.files import located
+from nas.learning.preparation import supernet_of
+from nas.networks.loading import device_name, image_size, is_own
+from nas.networks.own_model import own_model, own_preprocessor
+from nas.networks.pretrained import example_inputs
+from nas.networks.untrained import made_inputs, untrained
 from nas.profiling.bench import Bench
 from nas.profiling.collection import Effort, begin, checked_twice, grow, stable_reference
 from nas.profiling.profiles import profile_at
 from nas.profiling.rows import held_out
+from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject, differences
-from nas.runs.profiled import open_subject
-from nas.runs.requests import ProfileRequest
-from nas.settings import ProfileSettings
+from nas.runs.folder import RunFolder
+from nas.runs.loading import load_run
+from nas.runs.requests import ProfileRequest, SubjectRequest
+from nas.settings import KitSettings, ModelSettings, ProfileSettings, SpaceSettings
 from predictors import Quality
-from search_spaces import Candidate
+from search_spaces import Candidate, Supernet, plain_attention
 
-BUDGET = 100
 NOISY = 0.05
+_MOST = 2**20
+_OUTPUTS = 2
 
 
-def profile_device(request: ProfileRequest, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Checked:
+    """What is measured and by what, and the profile that is there already."""
+
+    subject: Subject
+    bench: Bench
+    profile: DeviceProfile | None
+    measurements: int
+    """At most: those of the budget, and some of them again."""
+
+
+def profile_device(request: ProfileRequest) -> dict[str, Any]:
     """Profile this machine and write the profile (JSON) to `out`, or go on with the one there.
 
     Raises:
         UserError: wrong input, a runtime that is not installed, a profile of something else in `out`, or latencies that
             do not get stable.
     """
-    subject, settings, seed = open_subject(request), request.settings, request.common.seed
-    bench = bench_of(subject, settings)
-    profile = _begun(out, subject, settings, bench)
-    effort = Effort(settings.budget or BUDGET, None if settings.minutes is None else 60 * settings.minutes)
-    with Bar(f"Profiling {settings.runtime}", _count(subject, request)) as bar:
+    checked, settings, out = _checked(request), request.settings, request.out
+    subject, bench = checked.subject, checked.bench
+    profile = _begun(checked, settings, out)
+    effort = Effort(settings.budget, None if settings.minutes is None else 60 * settings.minutes)
+    with Bar(f"Profiling {settings.runtime}", checked.measurements) as bar:
 
         def on_row(grown: DeviceProfile, row: ProfileRow) -> None:
-            told = f"{grown.latency_ms(row):.4g} ms, {grown.ratio(row.timing):.3f} of the full network"
-            bar.update(len(grown.rows), told if row.timing.stable else f"{told}, not stable")
+            figures = f"{grown.latency_ms(row):.4g} ms, {grown.ratio(row.timing):.3f} of the full network"
+            bar.update(len(grown.rows), figures if row.timing.stable else f"{figures}, not stable")
 
         def on_refused(candidate: Candidate, why: NotTaken) -> None:
             say(f"One sub-network is left out: {why}")
 
         profile = grow(
-            profile, subject, bench.measure, effort, seed=seed, path=out, on_row=on_row, on_refused=on_refused
+            profile,
+            subject,
+            bench.measure,
+            effort,
+            seed=request.common.seed,
+            path=out,
+            on_row=on_row,
+            on_refused=on_refused,
         )
-    return told_of(profile, subject, out)
+    return summary_of(profile, subject, out)
 
 
 def estimate(request: ProfileRequest) -> dict[str, Any]:
     """Time of `profile_device`, from the smallest and the largest sub-network; writes nothing, errors as there."""
-    subject, settings = open_subject(request), request.settings
-    bench = bench_of(subject, settings)
-    bench.reference()
+    checked, settings = _checked(request), request.settings
+    space = checked.subject.space
+    checked.bench.reference()
     started = time.monotonic()
-    for candidate in (subject.space.smallest(), subject.space.largest()):
+    for candidate in (space.smallest(), space.largest()):
         # What the runtime does not take is left out of a profile, and takes its time too.
         with suppress(NotTaken):
-            bench.measure(candidate)
+            checked.bench.measure(candidate)
     each = (time.monotonic() - started) / 2
-    seconds = each * _count(subject, request)
+    seconds = each * checked.measurements
     return {
-        "sub_networks": str(subject.space.size()),
-        "budget": settings.budget or BUDGET,
+        "sub_networks": str(space.size()),
+        "budget": settings.budget,
         "seconds_a_sub_network": each,
         "seconds": seconds if settings.minutes is None else min(seconds, 60 * settings.minutes),
     }
 
 
-def _count(subject: Subject, request: ProfileRequest) -> int:
-    """Measurements at most: those of the budget, and some of them again."""
-    budget = request.settings.budget or BUDGET
-    return min(budget, subject.space.size()) + len(checked_twice(subject, budget, request.common.seed))
+def _checked(request: ProfileRequest) -> _Checked:
+    """Everything that can be refused before anything is measured or written."""
+    settings = request.settings
+    check_ranges(settings)
+    # OpenVINO computes nowhere but on the processor.
+    device = "cpu" if settings.runtime == "openvino" else request.common.device
+    subject = open_subject(request, device, settings.tokens, settings.batch, settings.multiple_of)
+    bench = bench_of(subject, settings)
+    profile = _profile_there(request.out, subject, settings, bench)
+    again = checked_twice(subject, settings.budget, request.common.seed)
+    return _Checked(subject, bench, profile, min(settings.budget, subject.space.size()) + len(again))
 
 
-def asked_of_profile(subject: Subject, settings: ProfileSettings) -> dict[str, object]:
-    """What a profile must be of to go on with it, or to be taken for it."""
-    return {
+def check_ranges(settings: ProfileSettings | KitSettings) -> None:
+    """UserError for a number out of its range."""
+    for name in ("threads", "batch", "tokens", "budget", "multiple_of"):
+        if not 1 <= getattr(settings, name) <= _MOST:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be from 1 to {_MOST}, got {getattr(settings, name)}")
+    for name in ("minutes", "tolerance"):
+        value = getattr(settings, name, None)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} must be above 0 and finite, got {value}")
+
+
+def open_subject(request: SubjectRequest, device: str, tokens: int, batch: int, multiple_of: int) -> Subject:
+    """The network to profile, and its inputs; UserError where there is none, or it cannot be narrowed or traced.
+
+    Args:
+        request: names the network and its sub-networks.
+        device: auto takes a GPU when there is one.
+        tokens: length of a text.
+        batch: rows of an input.
+        multiple_of: only sizes that are multiples of this may be measured.
+    """
+    name, own, elastic = request.subject, request.own, request.elastic
+    if Path(name, "run.json").is_file():
+        if own != ModelSettings() or elastic != SpaceSettings():
+            raise UserError("a run has its network and its sub-networks: leave out their sizes, --weights and the like")
+        return load_run(RunFolder(Path(name)), device, request.model).subject(tokens, batch, multiple_of)
+    if request.model is not None:
+        raise UserError("--model goes with a run; a network of your own stands first: nas profile module:factory")
+    if elastic.drop_order == "importance":
+        raise UserError("which blocks matter least is known of a run only; name the run, or another --drop-order")
+    make = _own if is_own(name) else _of_transformers
+    title, supernet, inputs = make(request, tokens, batch)
+    supernet.eval().to(device_name(device))
+    return Subject(title, supernet, inputs, with_multiples(supernet.space, multiple_of))
+
+
+def _of_transformers(request: SubjectRequest, tokens: int, batch: int) -> tuple[str, Supernet, Inputs]:
+    module = untrained(request.subject, seed=request.common.seed)
+    size = image_size(request.own.image_size)
+    inputs = made_inputs(module, batch, tokens, (size, size) if isinstance(size, int) else size)
+    # The name that a run of it has, which is no link's and no dot.
+    return Path(located(request.subject)).name, supernet_of(module, None, request.elastic), inputs
+
+
+def _own(request: SubjectRequest, tokens: int, batch: int) -> tuple[str, Supernet, Inputs]:
+    own = request.own
+    module: nn.Module = plain_attention(own_model(request.subject, own.weights, _OUTPUTS, seed=request.common.seed))
+    kind: InputKind = "image" if own.tokenizer is None else "text"
+    preprocessor = own_preprocessor(module, kind, image_size=image_size(own.image_size), tokenizer=own.tokenizer)
+    # Two rows at least, so that tracing does not take the batch for a constant.
+    example = example_inputs(module, kind, preprocessor, tokens=tokens, batch=max(2, batch))
+    inputs = {name: value[:batch] for name, value in example.items()}
+    return request.subject, supernet_of(module, example, request.elastic), inputs
+
+
+def bench_of(subject: Subject, settings: ProfileSettings | KitSettings) -> Bench:
+    """What measures candidates; UserError where the runtime cannot be used here."""
+    deployment = subject.deployment(settings.runtime, settings.precision, settings.threads)
+    return Bench.of(subject, deployment, settings.tolerance)
+
+
+def _profile_there(out: Path, subject: Subject, settings: ProfileSettings, bench: Bench) -> DeviceProfile | None:
+    """The profile in `out`, None where there is none yet; UserError where it is another one."""
+    if not out.exists():
+        if not out.parent.is_dir():
+            raise UserError(f"the profile needs a folder to be in, there is no {out.parent}; make it first")
+        return None
+    machine, version = this_machine(subject.accelerator), bench.deployment.version()
+    found = profile_at(out)
+    expected = {
         **subject.asked,
         "multiple_of": settings.multiple_of,
         "runtime": settings.runtime,
@@ -88,9 +194,30 @@ def asked_of_profile(subject: Subject, settings: ProfileSettings) -> dict[str, o
         "precision": settings.precision,
         "threads": settings.threads,
     }
+    wrong = differences(found, expected)
+    if found.machine != machine:
+        wrong.append(f"the machine is {found.machine.processor} in the profile and this one is another or changed")
+    if found.runtime_version != version:
+        wrong.append(f"{settings.runtime} is of version {found.runtime_version} in the profile and {version} here")
+    if found.protocol != bench.protocol:
+        wrong.append("it was measured with another --tolerance or by another clock")
+    if wrong:
+        raise UserError(f"{out} is another profile: {wrong[0]}; name another --out")
+    return found
 
 
-def told_of(profile: DeviceProfile, subject: Subject, out: Path) -> dict[str, Any]:
+def _begun(checked: _Checked, settings: ProfileSettings, out: Path) -> DeviceProfile:
+    """The profile to go on with: the one there, or a new one that holds the full network alone."""
+    if checked.profile is None:
+        profile = begin(checked.bench, settings.multiple_of)
+        write_profile(profile, out)
+        return profile
+    if checked.profile.reference.stable:
+        return checked.profile
+    return checked.profile.model_copy(update={"reference": stable_reference(checked.bench)})
+
+
+def summary_of(profile: DeviceProfile, subject: Subject, out: Path) -> dict[str, Any]:
     """What a profile says, in one object; UserError where its latencies did not get stable."""
     judged = held_out(profile, subject.supernet.space, subject.kernels)
     floor = noise_floor(profile)
@@ -122,38 +249,3 @@ def _judged(found: Quality) -> dict[str, float | None]:
         "kendall_tau": found.kendall_tau,
         "inside_90_percent_intervals": found.coverage,
     }
-
-
-def bench_of(subject: Subject, settings: ProfileSettings) -> Bench:
-    """What measures candidates; UserError where the runtime cannot be used here."""
-    deployment = subject.deployment(settings.runtime, settings.precision, settings.threads)
-    return Bench.of(subject, deployment, settings.tolerance)
-
-
-def _begun(out: Path, subject: Subject, settings: ProfileSettings, bench: Bench) -> DeviceProfile:
-    """The profile in `out`, which must be of the same, or a new one that holds the full network alone."""
-    asked = asked_of_profile(subject, settings)
-    if out.exists():
-        machine, version = this_machine(subject.accelerator), bench.deployment.version()
-        found = profile_at(out)
-        wrong = differences(found, asked)
-        if found.machine != machine:
-            wrong = [
-                *wrong,
-                f"the machine is {found.machine.processor} in the profile and this one is another or changed",
-            ]
-        if found.runtime_version != version:
-            wrong = [
-                *wrong,
-                f"{settings.runtime} is of version {found.runtime_version} in the profile and {version} here",
-            ]
-        if found.protocol != bench.protocol:
-            wrong = [*wrong, "it was measured with another --tolerance or by another clock"]
-        if wrong:
-            raise UserError(f"{out} is another profile: {wrong[0]}; name another --out")
-        return found if found.reference.stable else found.model_copy(update={"reference": stable_reference(bench)})
-    if not out.parent.is_dir():
-        raise UserError(f"the profile needs a folder to be in, there is no {out.parent}; make it first")
-    profile = begin(bench, settings.multiple_of)
-    write_profile(profile, out)
-    return profile

@@ -1,10 +1,9 @@
-"""Profiling a device that does not have this project: a folder to copy there, and what comes back of it."""
+"""`nas profile-kit` and `nas profile-result`: profiling a device without this project, by a folder copied there."""
 
 import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +19,27 @@ from nas.profiling.bench import Bench
 from nas.profiling.collection import checked_twice, planned
 from nas.profiling.profiles import profile_at
 from nas.profiling.subject import Subject, differences
-from nas.runs.profile import asked_of_profile, bench_of, told_of
-from nas.runs.profiled import open_subject
-from nas.runs.requests import ProfileRequest
-from nas.settings import ProfileSettings
+from nas.runs.profile import bench_of, check_ranges, open_subject, summary_of
+from nas.runs.requests import ProfileKitRequest, ProfileResultRequest
+from nas.settings import KitSettings
 from search_spaces import Candidate
 
-BUDGET = 30
 _SCRIPT, _PLAN, _RESULT = "measure.py", "plan.json", "result.json"
 
 
-def write_folder(request: ProfileRequest, folder: Path) -> dict[str, Any]:
+def write_kit(request: ProfileKitRequest) -> dict[str, Any]:
     """Write a folder that measures sub-networks on another device.
 
     Raises:
-        UserError: wrong input, a runtime without files, or a folder with something else in it.
+        UserError: wrong input, a runtime that is not installed, or a folder with something else in it.
     """
-    settings, seed = request.settings, request.common.seed
-    if settings.runtime not in on_device.RUNTIMES:
-        known = " or ".join(on_device.RUNTIMES)
-        raise UserError(f"--remote needs files that another device can run: --runtime {known}, got {settings.runtime}")
+    settings, seed, folder = request.settings, request.common.seed, request.out
+    check_ranges(settings)
     _refuse_other(folder)
-    subject = open_subject(_on_cpu(request))
-    bench, budget = bench_of(subject, settings), settings.budget or BUDGET
-    candidates = planned(subject, min(budget, subject.space.size()), seed)
+    # The networks are written from a processor, wherever they will run.
+    subject = open_subject(request, "cpu", settings.tokens, settings.batch, settings.multiple_of)
+    bench = bench_of(subject, settings)
+    candidates = planned(subject, min(settings.budget, subject.space.size()), seed)
     replace_folder(folder, lambda beside: _fill(beside, subject, bench, settings, candidates, seed))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
     say(f"Copy {folder} to the device, run python {_SCRIPT} there, and copy {_RESULT} back")
@@ -57,47 +53,49 @@ def _refuse_other(folder: Path) -> None:
         return
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     if _RESULT in names:
-        raise UserError(f"{folder} holds a {_RESULT}; read it with --result, or name another folder for --remote")
+        raise UserError(f"{folder} holds a {_RESULT}; read it with nas profile-result, or name another folder")
     ours = {_SCRIPT, _PLAN, "inputs.npz", "full"}
     if any(name not in ours and not (name.isdecimal() and len(name) >= 3) for name in names):
-        raise UserError(f"{folder} holds something else; name a new or an empty folder for --remote")
+        raise UserError(f"{folder} holds something else; name a new or an empty folder")
 
 
-def read_result(request: ProfileRequest, result: Path, out: Path) -> dict[str, Any]:
+def read_result(request: ProfileResultRequest) -> dict[str, Any]:
     """Make a profile, in `out`, of what the script of such a folder wrote.
 
     Raises:
         UserError: a result that is damaged, lacks rows, or is of another network or other settings.
     """
-    settings, profile = request.settings, _complete(result)
-    subject = open_subject(_on_cpu(request))
-    asked = {name: value for name, value in asked_of_profile(subject, settings).items() if name != "runtime"}
-    if settings.runtime != ProfileSettings.runtime:
-        asked["runtime"] = settings.runtime
-    wrong = differences(profile, asked)
+    settings, result, out = request.settings, request.result, request.out
+    profile = _complete(result)
+    tokens = settings.tokens or profile.tokens or KitSettings.tokens
+    batch, multiple_of = settings.batch or profile.batch, settings.multiple_of or profile.multiple_of
+    subject = open_subject(request, "cpu", tokens, batch, multiple_of)
+    named = {
+        name: value
+        for name in ("multiple_of", "runtime", "precision", "threads")
+        if (value := getattr(settings, name)) is not None
+    }
+    expected = {**subject.asked, "device": "cpu", **named}
+    wrong = differences(profile, expected)
     if wrong:
-        raise UserError(f"{result} must be of this network: {wrong[0]}; repeat the flags that the folder was made with")
-    if out.exists() and _loses(profile_at(out), profile, {**asked, "runtime": profile.runtime}):
+        raise UserError(f"{result} must be of this network: {wrong[0]}; name the network that the folder was made for")
+    if out.exists() and _loses(profile_at(out), profile, expected):
         raise UserError(f"{out} is another profile; name another --out")
-    told = told_of(profile, subject, out)
+    summary = summary_of(profile, subject, out)
     write_profile(profile, out)
-    return told
+    return summary
 
 
-def _loses(old: DeviceProfile, new: DeviceProfile, asked: Mapping[str, object]) -> bool:
-    """Whether anything of an old profile would be lost where a new one took its place."""
-    alike = all(getattr(old, name) == getattr(new, name) for name in ("machine", "runtime_version", "protocol"))
+def _loses(old: DeviceProfile, new: DeviceProfile, expected: Mapping[str, object]) -> bool:
+    """Whether anything of an old profile would be lost if a new one were written over it."""
+    same = ("machine", "runtime", "runtime_version", "precision", "threads", "multiple_of", "protocol")
+    alike = all(getattr(old, name) == getattr(new, name) for name in same)
     lost = {row.key for row in old.rows if row.timing.stable} - {row.key for row in new.rows if row.timing.stable}
-    return bool(lost) or not alike or bool(differences(old, asked))
-
-
-def _on_cpu(request: ProfileRequest) -> ProfileRequest:
-    """The networks are written from here, wherever they will run."""
-    return replace(request, common=replace(request.common, device="cpu"))
+    return bool(lost) or not alike or bool(differences(old, expected))
 
 
 def _fill(
-    folder: Path, subject: Subject, bench: Bench, settings: ProfileSettings, candidates: list[Candidate], seed: int
+    folder: Path, subject: Subject, bench: Bench, settings: KitSettings, candidates: list[Candidate], seed: int
 ) -> None:
     # What the command line profiles has inputs with names.
     _, inputs = split(map_inputs(subject.inputs, lambda value: value.cpu()))
@@ -108,7 +106,7 @@ def _fill(
     arrays: dict[str, Any] = {name: value.numpy() for name, value in inputs.items()}
     np.savez(folder / "inputs.npz", **arrays)
     # They come first in the plan.
-    twice = len(set(checked_twice(subject, settings.budget or BUDGET, seed)) & set(written.values()))
+    twice = len(set(checked_twice(subject, settings.budget, seed)) & set(written.values()))
     header = bench.header(settings.multiple_of)
     model, protocol = subject.model.model_dump(mode="json"), vars(bench.protocol)
     profile = {**header, "schema_version": VERSION, "model": model, "shape": list(subject.shape), "protocol": protocol}
@@ -139,14 +137,14 @@ def _written(folder: Path, bench: Bench, candidates: list[Candidate]) -> dict[st
 def _complete(path: Path) -> DeviceProfile:
     """The profile in a result; UserError, naming what is missing, unless every planned network was measured."""
     if not path.is_file():
-        raise UserError(f"--result must name the {_RESULT} that {_SCRIPT} wrote, there is no file {path}")
+        raise UserError(f"RESULT must be the {_RESULT} that {_SCRIPT} wrote, there is no file {path}")
     try:
-        told = read_json(path, MOST_BYTES)
-        wanted = [dict(candidate) for candidate in told["planned"]]
-        order = [int(number) for number in told["order"]]
+        content = read_json(path, MOST_BYTES)
+        wanted = [dict(candidate) for candidate in content["planned"]]
+        order = [int(number) for number in content["order"]]
         if not wanted or not set(range(len(wanted))) <= set(order):
             raise ValueError("its plan names no networks, or not all of them")
-        profile = parse_profile(json.dumps(told["profile"]).encode())
+        profile = parse_profile(json.dumps(content["profile"]).encode())
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)[:300]
         raise UserError(f"{path} is no result that can be used: {reason}; run {_SCRIPT} to its end") from error

@@ -12,12 +12,13 @@ from nas.reporting.pictures import draw_front, draw_training
 from nas.reporting.table import Marks, measured_again, write_front
 from nas.runs.findings import measured
 from nas.runs.folder import JOURNAL, RunFolder, RunRecord
+from nas.runs.requests import ReportRequest
 from nas.searching.measurement import Measurement
 from nas.searching.study import load_study
 from nas.settings import Limits, SearchSettings
 
 
-def report_run(run: Path, name: str, limits: Limits) -> dict[str, Any]:
+def report_run(request: ReportRequest) -> dict[str, Any]:
     """Draw how the fine-tuning went (training.png), and of a search pareto.png and front.csv with the chosen marked.
 
     Before the first search of a run only the fine-tuning is drawn.
@@ -26,6 +27,7 @@ def report_run(run: Path, name: str, limits: Limits) -> dict[str, Any]:
         UserError: no such search, or a limit on something that it did not measure.
         NoFeasible: nothing meets the limits.
     """
+    run, name, limits = request.run, request.name, request.limits
     folder = RunFolder(run)
     record = folder.read()
     with folder.locked():

@@ -1,17 +1,24 @@
-"""What a command is asked for, as one object that is handed from step to step."""
+"""What a user asks of each command: frozen values, from which the command line derives its flags.
 
-import math
+A field's docstring is the help of its flag. Only the annotations of tyro are used here: positional arguments, and the
+headings under which the help lists a group of flags.
+"""
+
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from nas.errors import UserError
+import tyro.conf
+
 from nas.settings import (
     Common,
     DataSettings,
+    KitSettings,
     Limits,
     ModelSettings,
     Precision,
     ProfileSettings,
+    ResultSettings,
     Runtime,
     SearchSettings,
     SpaceSettings,
@@ -19,91 +26,92 @@ from nas.settings import (
     TrainingSettings,
 )
 
-_MOST = 2**20
+_Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+_Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+_Result = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RESULT")]
+_Own = Annotated[ModelSettings, tyro.conf.arg(name="own-network")]
+_Elastic = Annotated[SpaceSettings, tyro.conf.arg(name="sub-network")]
 
 
 @dataclass(frozen=True)
 class FinetuneRequest:
-    """What to fine-tune into a super-network, and how.
+    """Fine-tune a pre-trained model into a super-network, in a run folder; goes on where it stopped."""
 
-    Args:
-        model: a model folder or hub name, or `module:factory`.
-        data: the rows to fine-tune on.
-        own: what a network of the user's own needs.
-        elastic: the sub-networks.
-        training: of all fine-tuning.
-        recipe: of a super-network's.
-        common: seed and device.
-    """
-
-    model: str
-    data: DataSettings
-    own: ModelSettings = field(default_factory=ModelSettings)
-    elastic: SpaceSettings = field(default_factory=SpaceSettings)
+    model: _Model
+    """Folder (config.json, model.safetensors, tokenizer or image processor) or hub name of a pre-trained model, or your
+    own network as module:factory."""
+    out: Path
+    """The run folder to make or to go on with."""
+    data: DataSettings = field(default_factory=DataSettings)
+    own: _Own = field(default_factory=ModelSettings)
+    elastic: _Elastic = field(default_factory=SpaceSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    recipe: SupernetSettings = field(default_factory=SupernetSettings)
+    recipe: Annotated[SupernetSettings, tyro.conf.arg(name="super-network")] = field(default_factory=SupernetSettings)
+    dry_run: bool = False
+    """Only estimate time and memory, from a few steps."""
     common: Common = field(default_factory=Common)
 
 
 @dataclass(frozen=True)
-class FurtherRequest:
-    """Which sub-network of a run to fine-tune further, and how.
+class RefineRequest:
+    """Fine-tune one sub-network of a finished run further, on its own, and export it; goes on where it stopped."""
 
-    Args:
-        run: a finished fine-tuning.
-        candidate: `chosen` (the best within the limits of the search `name`), `largest`, `smallest`, or a JSON file
-            with the candidate's choices.
-        name, limits: for `chosen`.
-        training: as far as it goes for plain fine-tuning.
-        common: seed and device.
-        network: `module:factory` of a run's own network.
-    """
-
-    run: Path
+    run: _Run
+    """The run folder."""
+    out: Path
+    """The folder to export to; replaced only when everything in it was checked."""
     candidate: str
-    name: str = "default"
+    """The sub-network: chosen (the best of a search within the limits), largest, smallest, or a JSON file with its
+    choices."""
+    name: str = SearchSettings.name
+    """The name of the search, for --candidate chosen."""
     limits: Limits = field(default_factory=Limits)
+    model: str | None = None
+    """Where the run is of a network of your own: its module:factory again."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    dry_run: bool = False
+    """Only estimate time and memory, from a few steps."""
     common: Common = field(default_factory=Common)
-    network: str | None = None
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """Which super-network to search, and how.
+    """Search a run's super-network on this machine; goes on where it stopped."""
 
-    Args:
-        run: a finished fine-tuning.
-        settings: of the search.
-        limits: what a sub-network must meet to be offered.
-        common: seed and device.
-        network: `module:factory` of a run's own network.
-    """
+    run: _Run
+    """The run folder."""
+    settings: Annotated[SearchSettings, tyro.conf.arg(name="search")] = field(default_factory=SearchSettings)
+    limits: Limits = field(default_factory=Limits)
+    model: str | None = None
+    """Where the run is of a network of your own: its module:factory again."""
+    dry_run: bool = False
+    """Only estimate time and memory, from a few measured sub-networks."""
+    common: Common = field(default_factory=Common)
 
-    run: Path
-    settings: SearchSettings = field(default_factory=SearchSettings)
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """Draw how the fine-tuning went, and a search: its front with the full network and the chosen one marked."""
+
+    run: _Run
+    """The run folder."""
+    name: str = SearchSettings.name
+    """The search's name."""
     limits: Limits = field(default_factory=Limits)
     common: Common = field(default_factory=Common)
-    network: str | None = None
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """Which sub-network of a search to export: the best within the limits.
+    """Write the best sub-network within the limits: weights, ONNX and a card with figures from the test rows."""
 
-    Args:
-        run: a finished fine-tuning.
-        name: of the search.
-        limits: what the sub-network must meet.
-        common: seed and device.
-        network: `module:factory` of a run's own network.
-    """
-
-    run: Path
+    run: _Run
+    """The run folder."""
+    out: Path
+    """The folder to write; replaced only when everything in it was checked."""
     name: str = SearchSettings.name
+    """The search's name."""
     limits: Limits = field(default_factory=Limits)
-    common: Common = field(default_factory=Common)
-    network: str | None = None
     candidate: str | None = None
     """Its number in front.csv from 1, largest, smallest, or a JSON file with its choices (default: the best within the
     limits)."""
@@ -113,37 +121,53 @@ class ExportRequest:
     """In which that computes."""
     profile: str | None = None
     """Of several device profiles, the name of the one whose runtime and precision are written."""
+    model: str | None = None
+    """Where the run is of a network of your own: its module:factory again."""
+    common: Common = field(default_factory=Common)
 
 
-@dataclass(frozen=True)
-class ProfileRequest:
-    """What to profile, and how.
+@dataclass(frozen=True, kw_only=True)
+class SubjectRequest:
+    """What is profiled: a run, a pre-trained model or a network of the user's own.
 
-    Args:
-        model: a run folder, a model folder or hub name, or `module:factory`.
-        settings: what is measured.
-        own: what a network of the user's own needs.
-        elastic: the sub-networks, where `model` is no run.
-        common: seed and device.
-        network: `module:factory` of a run's own network.
-
-    Raises:
-        UserError: a number out of its range.
+    The field `subject` names it; `model` is the network of a run of the user's own.
     """
 
-    model: str
-    settings: ProfileSettings = field(default_factory=ProfileSettings)
-    own: ModelSettings = field(default_factory=ModelSettings)
-    elastic: SpaceSettings = field(default_factory=SpaceSettings)
+    subject: _Model
+    """A run folder, a folder or hub name of a model (config.json is enough), or your own network as module:factory."""
+    own: _Own = field(default_factory=ModelSettings)
+    elastic: _Elastic = field(default_factory=SpaceSettings)
+    model: str | None = None
+    """Where MODEL is a run of a network of your own: its module:factory again."""
     common: Common = field(default_factory=Common)
-    network: str | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("threads", "batch", "tokens", "budget", "multiple_of"):
-            value = getattr(self.settings, name)
-            if value is not None and not 1 <= value <= _MOST:
-                raise UserError(f"--{name.replace('_', '-')} must be from 1 to {_MOST}, got {value}")
-        for name in ("minutes", "tolerance"):
-            value = getattr(self.settings, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"--{name} must be above 0 and finite, got {value}")
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRequest(SubjectRequest):
+    """Measure some sub-networks on this machine, so that the latency of all others can be predicted anywhere."""
+
+    out: Path
+    """The profile to write (JSON) or to go on with."""
+    settings: Annotated[ProfileSettings, tyro.conf.arg(name="profile")] = field(default_factory=ProfileSettings)
+    dry_run: bool = False
+    """Only estimate the time, from two sub-networks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileKitRequest(SubjectRequest):
+    """Write a folder that profiles another device, without this project: networks, and a script that measures them."""
+
+    out: Path
+    """The folder to write, and then to copy to the device."""
+    settings: Annotated[KitSettings, tyro.conf.arg(name="profile")] = field(default_factory=KitSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileResultRequest(SubjectRequest):
+    """Make the profile of what the script of `nas profile-kit` measured on another device."""
+
+    result: _Result
+    """The result.json that the script wrote there."""
+    out: Path
+    """The profile to write (JSON)."""
+    settings: Annotated[ResultSettings, tyro.conf.arg(name="profile")] = field(default_factory=ResultSettings)

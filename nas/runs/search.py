@@ -32,7 +32,7 @@ from nas.runs.folder import (
     RequestRecord,
     RunFolder,
 )
-from nas.runs.loading import open_run
+from nas.runs.loading import load_run
 from nas.runs.requests import SearchRequest
 from nas.searching.giving_up import refuse_failed
 from nas.searching.objectives import named_objectives, objective_names
@@ -59,7 +59,7 @@ def search_run(request: SearchRequest) -> dict[str, Any]:
     with folder.locked():
         if (place / "search.json").exists():
             same_request(place, folder.read_search(settings.name).request, asked)
-        opened = open_run(folder, request.common.device, request.network)
+        opened = load_run(folder, request.common.device, request.model)
         # 1. What the profiles predict of the sub-networks whose sizes they ask for.
         space = space_with(opened.supernet.space, profiles)
         predicted = predictions(opened, profiles, space, settings)
