@@ -1,1 +1,1 @@
-"""Spaces of real models: repeated blocks, names of the dimensions, and what only one family needs."""
+"""Makes the spaces of real models: finds blocks, names dimensions, checks them, and knows the ranges of each family."""

@@ -1,10 +1,10 @@
-"""BEiT-3 (arXiv 2208.10442): a Multiway transformer written plainly, with the names of the official checkpoints.
+"""BEiT-3 (arXiv 2208.10442): its Multiway Transformer in plain layers, with the parameter names of the official code.
 
-Images and text go through one stack of blocks. Their tokens attend to one another with the same heads, but each kind
+Tokens of images and text go through one stack of blocks and attend to each other with the same heads, but each modality
 has its own expert for every projection, layer norm and feed-forward network: A for vision, B for language. Each block
 has sub-layer norms before its output projection and inside its feed-forward network (Magneto, arXiv 2210.06423).
-Differs: no drop path and no mask token, which only training from scratch needs, and the classifier has vision experts
-only.
+Differs: there is no drop path and no mask token, which are needed only for training from scratch, and the classifier
+has vision experts only.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,27 +17,30 @@ from torch.nn import functional as F
 from search_spaces.families.family import Family
 from search_spaces.families.structure import Ranges
 
-# Position tables of the checkpoints begin with two rows that nothing reads.
+# The position tables of the checkpoints begin with two unused rows (fairseq's padding convention).
 _OFFSET = 2
 _POSITIONS = "beit3.encoder.embed_positions.A.weight"
-# Of a checkpoint, beside what belongs to another task: read in pre-training only, or by tasks with a last norm.
+# Parameters of a checkpoint that no model here has: they are used in pre-training only, or by tasks with a final norm.
 _UNUSED = ("beit3.vision_embed.mask_token", "beit3.encoder.layer_norm.")
 
 
 @dataclass(frozen=True)
 class Beit3Config:
-    """Sizes of a BEiT-3; the defaults are those of Base at 224 pixels.
+    """The sizes of a BEiT-3; the defaults are those of the Base model at 224 pixels.
 
     Attributes:
         image_size: height and width of an image in pixels, a multiple of `patch_size`.
         patch_size: height and width of a patch in pixels.
-        channels: of an image.
-        vocabulary: number of text tokens.
-        width: features of a token.
+        channels: number of channels of an image.
+        vocabulary: number of different text tokens.
+        width: number of features of a token.
         layers: number of blocks.
-        heads: attention heads a block; divides `width`.
-        ffn: features inside a feed-forward network.
-        text_rows: rows of the table of text positions, two more than the longest text.
+        heads: number of attention heads of a block; must divide `width`.
+        ffn: number of hidden features of a feed-forward network.
+        text_rows: rows of the table of text positions: two more than the longest text has tokens.
+
+    Raises:
+        ValueError: `image_size` is not a multiple of `patch_size`, or `width` not one of `heads`.
     """
 
     image_size: int = 224
@@ -58,12 +61,17 @@ class Beit3Config:
 
     @property
     def image_tokens(self) -> int:
-        """Patches and the class token."""
+        """The number of tokens of an image: its patches and the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
 class Multiway(nn.Module):
-    """One layer a kind of token: `A` for the image tokens, which come first, `B` for the text tokens behind them."""
+    """A layer with one expert for each modality: `A` for the image tokens, which come first, `B` for the text tokens.
+
+    Args:
+        make: creates one expert.
+        text: whether there is a language expert.
+    """
 
     def __init__(self, make: Callable[[], nn.Module], text: bool) -> None:
         super().__init__()
@@ -71,7 +79,7 @@ class Multiway(nn.Module):
         self.B = make() if text else None
 
     def forward(self, x: Tensor, images: int) -> Tensor:
-        """Tokens (batch, length, features), the first `images` of them of the image."""
+        """Apply the experts to tokens (batch, length, features), the first `images` of which belong to the image."""
         if self.B is None:
             result: Tensor = self.A(x)
             return result
@@ -79,7 +87,7 @@ class Multiway(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers, with a layer norm between them."""
+    """A feed-forward network with a sub-layer norm before its second linear layer."""
 
     def __init__(self, width: int, ffn: int) -> None:
         super().__init__()
@@ -87,13 +95,13 @@ class FeedForward(nn.Module):
         self.ffn_layernorm = nn.LayerNorm(ffn)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (batch, length, width) to the same shape."""
+        """Map tokens (batch, length, width) to the same shape."""
         result: Tensor = self.fc2(self.ffn_layernorm(F.gelu(self.fc1(x))))
         return result
 
 
 class Attention(nn.Module):
-    """Self-attention over all tokens, with a layer norm before the output projection."""
+    """Self-attention over all tokens, with a sub-layer norm before the output projection."""
 
     def __init__(self, config: Beit3Config, text: bool) -> None:
         super().__init__()
@@ -105,7 +113,13 @@ class Attention(nn.Module):
         self.inner_attn_ln = Multiway(lambda: nn.LayerNorm(width), text)
 
     def forward(self, x: Tensor, images: int, mask: Tensor | None) -> Tensor:
-        """Tokens (batch, length, width); `mask` (batch, 1, 1, length) is true where a token may be attended to."""
+        """Map tokens (batch, length, width) to the same shape.
+
+        Args:
+            x: the tokens.
+            images: number of image tokens at the beginning.
+            mask: (batch, 1, 1, length), true for tokens that may be attended to; None: all of them.
+        """
         query, key, value = (
             project(x, images).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -116,7 +130,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward network, each behind a norm and beside a residual."""
+    """A pre-norm transformer block: attention and a feed-forward network, each with a residual connection."""
 
     def __init__(self, config: Beit3Config, text: bool) -> None:
         super().__init__()
@@ -126,14 +140,14 @@ class Block(nn.Module):
         self.final_layer_norm = Multiway(lambda: nn.LayerNorm(config.width), text)
 
     def forward(self, x: Tensor, images: int, mask: Tensor | None) -> Tensor:
-        """Tokens (batch, length, width) to the same shape."""
+        """Map tokens (batch, length, width) to the same shape; `images` and `mask` as in `Attention`."""
         x = x + self.self_attn(self.self_attn_layer_norm(x, images), images, mask)
         result: Tensor = x + self.ffn(self.final_layer_norm(x, images), images)
         return result
 
 
 class VisionEmbedding(nn.Module):
-    """Patches as tokens behind a class token."""
+    """Turns an image into tokens: a class token, then one token for each patch."""
 
     def __init__(self, config: Beit3Config) -> None:
         super().__init__()
@@ -142,10 +156,10 @@ class VisionEmbedding(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Images (batch, channels, size, size) to tokens (batch, 1 + patches, width).
+        """Map images (batch, channels, size, size) to tokens (batch, 1 + patches, width).
 
         Raises:
-            ValueError: images of another size.
+            ValueError: the images have another size than `image_size`.
         """
         if tuple(pixel_values.shape[2:]) != (self.image_size, self.image_size):
             size = " x ".join(str(length) for length in pixel_values.shape[2:])
@@ -155,7 +169,7 @@ class VisionEmbedding(nn.Module):
 
 
 class Positions(nn.Module):
-    """Learned positions, counted from 0 for the image tokens and again for the text tokens."""
+    """Tables of learned position embeddings; image tokens and text tokens are each counted from 0."""
 
     def __init__(self, config: Beit3Config, text: bool) -> None:
         super().__init__()
@@ -164,7 +178,7 @@ class Positions(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Positions and blocks."""
+    """Holds the position tables and the blocks; `Beit3.forward` runs them."""
 
     def __init__(self, config: Beit3Config, text: bool) -> None:
         super().__init__()
@@ -173,7 +187,12 @@ class Encoder(nn.Module):
 
 
 class Beit3(nn.Module):
-    """Embeddings and encoder: images alone, or images with text where there are language experts."""
+    """The embeddings and the encoder, for images alone or, with language experts, for images and text together.
+
+    Args:
+        config: the sizes.
+        text: whether there are language experts.
+    """
 
     def __init__(self, config: Beit3Config, text: bool) -> None:
         super().__init__()
@@ -184,15 +203,18 @@ class Beit3(nn.Module):
     def forward(
         self, pixel_values: Tensor, input_ids: Tensor | None = None, attention_mask: Tensor | None = None
     ) -> Tensor:
-        """Tokens (batch, 1 + patches + text length, width), without a norm at the end.
+        """Encode images, or images with texts.
 
         Args:
             pixel_values: (batch, channels, size, size).
-            input_ids: (batch, text length), where there are language experts.
-            attention_mask: (batch, text length), 0 for padding.
+            input_ids: (batch, text length); ignored without language experts.
+            attention_mask: (batch, text length), 0 for padding; None: there is no padding.
+
+        Returns:
+            Tokens (batch, 1 + patches + text length, width), without a final norm.
 
         Raises:
-            ValueError: images of another size.
+            ValueError: the images have another size than `image_size`.
         """
         positions = self.encoder.embed_positions
         x: Tensor = self.vision_embed(pixel_values)
@@ -203,6 +225,7 @@ class Beit3(nn.Module):
             rows = torch.arange(_OFFSET, input_ids.shape[1] + _OFFSET, device=x.device)
             text = self.text_embed(input_ids) + positions.B(rows)
             if attention_mask is not None:
+                # As in the official code: padding has embeddings of zero, and is not attended to either.
                 text = text * attention_mask[..., None].to(text.dtype)
                 seen = torch.ones(batch, images, dtype=torch.bool, device=x.device)
                 mask = torch.cat([seen, attention_mask.bool()], 1)[:, None, None, :]
@@ -213,11 +236,7 @@ class Beit3(nn.Module):
 
 
 class Beit3ForImageClassification(nn.Module):
-    """Vision experts, the mean over the patches, a norm and a linear layer.
-
-    Raises:
-        ValueError: images of another size.
-    """
+    """Image classifier: vision experts, the mean over the patch tokens, a norm and a linear layer."""
 
     main_input_name = "pixel_values"
 
@@ -229,33 +248,29 @@ class Beit3ForImageClassification(nn.Module):
         self.apply(_initialise)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Images (batch, channels, size, size) to logits (batch, classes)."""
+        """Map images (batch, channels, size, size) to logits (batch, classes); ValueError for another image size."""
         logits: Tensor = self.head(self.fc_norm(self.beit3(pixel_values)[:, 1:].mean(1)))
         return logits
 
     def example_inputs(self) -> dict[str, Tensor]:
-        """Random images, batch 2."""
+        """Two random images, always the same."""
         return {"pixel_values": _example_images(self.beit3.vision_embed)}
 
 
 class Pooler(nn.Module):
-    """The class token behind a norm, a linear layer and tanh."""
+    """Maps the class token through a norm, a linear layer and tanh."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm, self.dense = nn.LayerNorm(width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (batch, length, width) to (batch, width)."""
+        """Map tokens (batch, length, width) to (batch, width)."""
         return torch.tanh(self.dense(self.norm(x[:, 0])))
 
 
 class Beit3ForVisualQuestionAnswering(nn.Module):
-    """Both experts over an image and a question together; the answer is one of a list.
-
-    Raises:
-        ValueError: images of another size.
-    """
+    """Visual question answering as classification: an image and a question are encoded together by both experts."""
 
     main_input_name = "pixel_values"
 
@@ -270,12 +285,12 @@ class Beit3ForVisualQuestionAnswering(nn.Module):
         self.apply(_initialise)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Images (batch, channels, size, size), questions and their mask (batch, length) to logits (batch, answers)."""
+        """Map images and questions, given as to `Beit3.forward`, to logits (batch, answers)."""
         logits: Tensor = self.head(self.pooler(self.beit3(pixel_values, input_ids, attention_mask)))
         return logits
 
     def example_inputs(self) -> dict[str, Tensor]:
-        """Random images and questions of 6 tokens, batch 2, the second question padded."""
+        """Two random images, always the same, with questions of 6 tokens, of which the second is padded."""
         table = self.beit3.text_embed
         assert table is not None
         mask = torch.ones(2, 6, dtype=torch.long)
@@ -294,7 +309,7 @@ def base_classifier(num_classes: int = 1000, image_size: int = 224) -> Beit3ForI
 
 
 def base_vqa(num_answers: int = 3129, image_size: int = 480) -> Beit3ForVisualQuestionAnswering:
-    """BEiT-3 Base for visual question answering (VQAv2 has 3129 answers), with both experts."""
+    """BEiT-3 Base for visual question answering, with both experts; VQAv2 has 3129 answers."""
     return Beit3ForVisualQuestionAnswering(Beit3Config(image_size=image_size), num_answers)
 
 
@@ -302,18 +317,18 @@ def base_vqa(num_answers: int = 3129, image_size: int = 480) -> Beit3ForVisualQu
 def load_official(model: Beit3Model, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Load the weights of an official checkpoint, pre-trained or fine-tuned, into a model of the same sizes.
 
-    The official files are pickles with the weights under the key `model`: save those as safetensors first and read
-    them with `safetensors.torch.load_file`. Language experts and token embeddings are left out where the model has
-    none, the heads of other tasks and the mask token always. Positions of another image size are interpolated
-    (bicubic, as the official fine-tuning does).
+    The official files are pickles with the weights under the key `model`: save these as safetensors first and read
+    them with `safetensors.torch.load_file`. Language experts and token embeddings are skipped if the model has none;
+    the heads of other tasks and the mask token always are. Positions for another image size are interpolated
+    (bicubic, as in the official fine-tuning).
 
     Args:
-        model: loaded in place.
-        weights: by the names of the checkpoint.
+        model: its weights are replaced in place.
+        weights: the tensors by their names in the checkpoint.
 
     Returns:
-        Names of the model's parameters that the checkpoint does not give, or gives for another number of classes:
-        these keep their values and are to be trained.
+        Names of the parameters that the checkpoint lacks or has for another number of classes. They keep their values
+        and must be trained.
 
     Raises:
         ValueError: a parameter of the encoder is missing, unknown or of another shape; the message names the first.
@@ -327,11 +342,13 @@ def load_official(model: Beit3Model, weights: Mapping[str, Tensor]) -> tuple[str
             raise ValueError(f"the checkpoint must be of a BEiT-3 of the model's sizes, which has no parameter {name}")
     if _POSITIONS in weights:
         weights[_POSITIONS] = _interpolated(weights[_POSITIONS], own[_POSITIONS])
+    # A pre-trained checkpoint has no head. A fine-tuned one may have a head for other classes, of another shape.
     new = {name for name in own if not name.startswith("beit3.") and name not in weights}
     for name, tensor in own.items():
         layer = name.rpartition(".")[0]
         other = name in weights and weights[name].shape != tensor.shape
         if other and name.startswith("head."):
+            # Both tensors of the layer: a bias may have the right shape by chance, but belongs to the other classes.
             new |= {f"{layer}.weight", f"{layer}.bias"}
         elif other:
             shapes = f"{tuple(tensor.shape)}, got {tuple(weights[name].shape)}"
@@ -343,7 +360,10 @@ def load_official(model: Beit3Model, weights: Mapping[str, Tensor]) -> tuple[str
 
 
 def _interpolated(table: Tensor, own: Tensor) -> Tensor:
-    """A table of image positions for another number of patches; the class token and the unread rows stay."""
+    """Interpolate a table of image positions to the number of patches of the model's own table.
+
+    Rows of the class token and the unused rows stay. A table that is not of a square image is returned as it is.
+    """
     extra = _OFFSET + 1
     old, new = (round((len(rows) - extra) ** 0.5) for rows in (table, own))
     if old == new or old**2 != len(table) - extra:
@@ -355,6 +375,7 @@ def _interpolated(table: Tensor, own: Tensor) -> Tensor:
 
 
 def _initialise(part: nn.Module) -> None:
+    """Normal weights of deviation 0.02 and biases of zero, as in the official code."""
     if isinstance(part, nn.Linear | nn.Embedding):
         nn.init.normal_(part.weight, std=0.02)
     if isinstance(part, nn.Linear):
@@ -366,7 +387,7 @@ def _example_images(embedding: VisionEmbedding) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-# InstaTune (arXiv 2308.15609, section 4.1) for BEiT-3 Base: layers 11, 12, heads 6, 8, 10, 12, widths 2048, 2560, 3072.
+# InstaTune (arXiv 2308.15609, section 4.1), BEiT-3 Base: layers 11, 12, heads 6, 8, 10, 12, ffn 2048, 2560, 3072.
 FAMILY = Family(
     recognises=lambda model: isinstance(model, Beit3Model),
     ranges=Ranges(depth=(11 / 12, 1.0), heads=(6 / 12, 8 / 12, 10 / 12, 1.0), ffn=(8 / 12, 10 / 12, 1.0)),

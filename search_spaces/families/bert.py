@@ -1,9 +1,10 @@
-"""Text encoders: BERT and its relatives (RoBERTa, ELECTRA, MiniLM, DistilBERT), recognised by what they take."""
+"""Text encoders: BERT and its relatives (RoBERTa, ELECTRA, MiniLM, DistilBERT), recognised by their main input."""
 
 from search_spaces.families.family import Family, reads
 from search_spaces.families.structure import Ranges
 
-# InstaTune (arXiv 2308.15609, section 4.1) for BERT Base: layers 6..12, heads 6, 8, 10, 12, widths 1024, 2048, 3072.
+# InstaTune (arXiv 2308.15609, section 4.1), BERT Base: layers 6 to 12, heads 6, 8, 10, 12, ffn widths 1024, 2048, 3072.
+# As shares of the full sizes they fit models of any size.
 FAMILY = Family(
     recognises=reads("input_ids"),
     ranges=Ranges(

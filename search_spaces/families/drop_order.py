@@ -1,39 +1,41 @@
-"""Which blocks of a stage drop first."""
+"""The order in which the blocks of a stage are dropped as the depth decreases."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 DropOrder = Callable[[int], Sequence[int]] | Sequence[int] | Mapping[str, Sequence[int]]
-"""A function of the number of blocks, indices of the blocks of the only stage, or those by name of the depth choice."""
+"""How a user gives the order: as a function from the number of blocks to their indices, the first to be dropped first;
+as these indices, for a network of one stage; or as a mapping from the names of the depth choices to them."""
 
 
 def last_first(count: int) -> tuple[int, ...]:
-    """Blocks drop from the end (InstaTune, arXiv 2308.15609, section 4.1)."""
+    """The order that drops blocks from the end (InstaTune, arXiv 2308.15609, section 4.1)."""
     return tuple(range(count - 1, -1, -1))
 
 
 def spread(count: int) -> tuple[int, ...]:
-    """Blocks drop so that the kept ones stay evenly spread; the first and the last block drop at the end."""
+    """The order that keeps the remaining blocks evenly spread; the first and the last block are dropped last."""
     kept, order = list(range(count)), []
     while len(kept) > 2:
         gaps = [kept[i + 1] - kept[i - 1] for i in range(1, len(kept) - 1)]
-        # Of equal gaps the later one goes: later blocks refine more than they build.
+        # Drop the block whose neighbours are closest. Ties go to the later one: later blocks tend to matter less.
         position = max(range(len(gaps)), key=lambda i: (-gaps[i], i)) + 1
         order.append(kept.pop(position))
     return (*order, *reversed(kept))
 
 
 def order_of(given: DropOrder, name: str, count: int, droppable: Sequence[int], stages: int) -> tuple[int, ...]:
-    """The blocks of one stage that may drop, by their number in it, the first to drop first.
+    """The order for one stage, as indices of its blocks in the stage.
 
     Args:
-        given: by the user.
-        name: of the depth choice.
-        count: blocks of the stage.
-        droppable: their numbers that may drop.
-        stages: how many stages have a depth.
+        given: what the user gave.
+        name: of the stage's depth choice.
+        count: number of blocks in the stage.
+        droppable: indices of the blocks that may be dropped.
+        stages: number of stages that have a depth choice.
 
     Raises:
-        ValueError: an order that names blocks that cannot drop, or a plain sequence for several stages.
+        ValueError: the order does not list exactly the blocks that may be dropped, a mapping lacks this stage, or a
+            single sequence was given for several stages.
     """
     if callable(given):
         return tuple(index for index in given(count) if index in droppable)

@@ -1,4 +1,7 @@
-"""A family: what its models have in common beyond their structure, namely how to know them and their usual ranges."""
+"""A family of models: how they are recognised, and the ranges of sizes that its papers search.
+
+Spaces are made by structure (`structure.py`), in the same way for all families.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,11 +17,11 @@ from search_spaces.space import Space
 
 @dataclass(frozen=True)
 class Family:
-    """Models of one kind.
+    """A family of models.
 
     Args:
-        recognises: whether a model is one of them.
-        ranges: options of each kind where the user gives none.
+        recognises: whether a model belongs to the family.
+        ranges: the options that are used where the user gives none.
     """
 
     recognises: Callable[[nn.Module], bool]
@@ -36,35 +39,37 @@ class Family:
         width: Sizes | None = None,
         channels: Sizes | None = None,
     ) -> Space:
-        """The space of a model, found by structure, with the family's ranges.
+        """Find the space of a model by its structure, with the family's ranges.
 
-        Names: `depth`, or `depth.<stage>` where there are several stages; `heads.<block>`, `ffn.<block>`, blocks
-        counted from 0 over all stages (a second feed-forward layer of a block is `ffn.<block>.<its path in it>`);
-        `width` or `width.<stage>`, the residual stream; `channels.<module path>`, channels between two layers.
+        Its choices are named `depth` (`depth.<stage>` if there are several stages); `heads.<block>` and `ffn.<block>`,
+        with blocks counted from 0 over all stages (a second feed-forward layer of a block is
+        `ffn.<block>.<path in the block>`); `width` (`width.<stage>`), the channels of the residual stream; and
+        `channels.<module path>`, the channels between two layers.
 
         Args:
-            model: the model, of full size.
-            example_inputs: tuple (positional) or mapping (keyword) of tensors, batch above 1; derived from the
-                configuration of a transformers model, required for any other module.
-            drop_order: which blocks drop first: a function of their number, indices of a single stage's blocks, or
-                those by name of the depth choice.
-            depth: options: numbers of blocks (int) or shares of all (float); an empty sequence: none is offered.
-            heads: likewise of heads a block.
-            ffn: likewise of features a block.
-            width: likewise of the residual stream; transformers offer none unless asked.
-            channels: likewise of channels between two layers.
+            model: the full model.
+            example_inputs: a tuple of positional or a mapping of keyword tensors, batch above 1. They are derived from
+                the configuration of a transformers model, and required for any other module.
+            drop_order: the order in which blocks are dropped: a function of the number of blocks, a sequence of the
+                indices of a single stage's blocks, or a mapping from names of depth choices to such sequences.
+            depth: options for the number of blocks: numbers (int) or shares of the full number (float). None: those of
+                the family; empty: no choice of this kind.
+            heads: likewise for the attention heads of a block.
+            ffn: likewise for the feed-forward features of a block.
+            width: likewise for the residual stream; the families of transformers have no options for it.
+            channels: likewise for the channels between two layers.
 
         Raises:
             NotElastic: nothing in the model can be narrowed; the message says what was looked for and found.
-            ValueError: missing example inputs, weights that are no numbers, options that do not fit, or that were
-                given for a kind of which the model has nothing to narrow.
+            ValueError: example inputs are missing, weights are not finite, options or the drop order do not fit, or
+                options were given for a kind of which the model has nothing that can be narrowed.
         """
         given = {"depth": depth, "heads": heads, "ffn": ffn, "width": width, "channels": channels}
         chosen = {kind: sizes for kind, sizes in given.items() if sizes is not None}
         ranges = replace(self.ranges, **chosen)
-        return structure.space(model, example_inputs, drop_order=drop_order, ranges=ranges, asked=tuple(chosen))
+        return structure.space(model, example_inputs, drop_order=drop_order, ranges=ranges, requested=tuple(chosen))
 
 
 def reads(name: str) -> Callable[[nn.Module], bool]:
-    """Recognises the transformers models whose main input has this name."""
+    """A function that recognises the transformers models whose main input has this name."""
     return lambda model: getattr(model, "main_input_name", None) == name and hasattr(model, "config")

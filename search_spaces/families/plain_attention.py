@@ -1,7 +1,8 @@
-"""`nn.MultiheadAttention` turned into an equal module of plain layers, whose heads can be sliced.
+"""Replaces `nn.MultiheadAttention` by an equal module of plain linear layers, whose heads can be sliced.
 
-torch's own module wants a query-key-value weight of three times its full width, so no head can leave it, and in
-evaluation `nn.TransformerEncoderLayer` computes everything in one operator that no graph looks into.
+PyTorch's own module requires a query-key-value weight of three times its full width, so no head can be removed from it.
+In evaluation mode, `nn.TransformerEncoderLayer` computes everything in one fused operator, inside which tracing sees
+nothing.
 """
 
 import copy
@@ -15,13 +16,16 @@ _PARTS = ("q", "k", "v")
 
 
 class PlainAttention(nn.Module):
-    """Multi-head attention of four linear layers, with the call and the masks of `nn.MultiheadAttention`.
+    """Multi-head attention of four linear layers, with the interface and the masks of `nn.MultiheadAttention`.
 
-    The layers of `nn.Transformer` take it in place of their own. Differs: it returns no attention weights, and takes
-    batches only.
+    It can stand in for the attention of the layers of `nn.Transformer`. Differs: it returns no attention weights, and
+    its inputs must have a batch.
+
+    Args:
+        source: the attention whose weights are copied, with all their settings.
     """
 
-    # nn.TransformerEncoderLayer reads it, and leaves its single operator for inference where there is none.
+    # `nn.TransformerEncoderLayer` uses its fused operator for inference only if the attention has such a bias.
     in_proj_bias = None
 
     def __init__(self, source: nn.MultiheadAttention) -> None:
@@ -50,28 +54,30 @@ class PlainAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
-        """Attention of queries (batch, length, width) over keys and values (batch, source length, width).
+        """Compute the attention of queries over keys and values.
 
         Args:
-            query: with the batch second where the module is not `batch_first`, like `key` and `value`.
-            key: what is attended to.
-            value: what is read there.
-            key_padding_mask: (batch, source length), true for padding, or numbers that are added to the scores.
+            query: (batch, length, width), or (length, batch, width) if the module is not `batch_first`.
+            key: (batch, source length, width), or likewise with the batch second.
+            value: of the shape of `key`.
+            key_padding_mask: (batch, source length), true for padding; or numbers that are added to the scores.
             need_weights: ignored; no weights are returned.
-            attn_mask: (length, source length), true where a query may not look, or numbers that are added.
+            attn_mask: (length, source length), true where attention is forbidden; or numbers that are added to the
+                scores.
             average_attn_weights: ignored.
-            is_causal: ignored: a hint that `attn_mask` is causal.
+            is_causal: ignored; it is a hint that `attn_mask` is causal.
 
         Returns:
-            The shape of `query`, and None.
+            The attended values, of the shape of `query`, and None in place of attention weights.
 
         Raises:
-            ValueError: an input without a batch, or a mask for each head.
+            ValueError: an input has no batch, or `attn_mask` has one mask for each head.
         """
         if query.dim() != 3 or (attn_mask is not None and attn_mask.dim() != 2):
             raise ValueError("attention in plain layers takes batches and masks of (length, source length) only")
         if not self.batch_first:
             query, key, value = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+        # The number of heads is inferred from the width, so it follows when heads are sliced away.
         heads_q, heads_k, heads_v = (
             project(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
             for project, x in ((self.q, query), (self.k, key), (self.v, value))
@@ -85,21 +91,21 @@ class PlainAttention(nn.Module):
 
 
 def plain_attention(model: nn.Module) -> nn.Module:
-    """A copy of a model with every `nn.MultiheadAttention` turned into `PlainAttention`: the same function.
+    """Copy a model and replace every `nn.MultiheadAttention` in it by an equal `PlainAttention`.
 
-    Those inside `nn.TransformerEncoder`, `nn.TransformerDecoder` and their layers too. Three differences remain: no
-    attention weights are returned; where `nn.TransformerEncoder` skips padding in evaluation (and gives zeros there)
-    all positions are computed; numbers in a mask are added to the scores in evaluation as in training, where torch's
-    layer takes them for true.
+    This includes the attention inside `nn.TransformerEncoder`, `nn.TransformerDecoder` and their layers. The copy
+    differs from the model in three ways. It returns no attention weights. In evaluation mode `nn.TransformerEncoder`
+    may skip padded positions and return zeros for them; the copy computes them. In evaluation mode PyTorch's encoder
+    layer reads a mask of numbers as booleans; the copy adds the numbers to the scores, as both do in training.
 
     Args:
-        model: never changed.
+        model: any module; it is left as it is.
 
     Returns:
-        The copy, or `model` itself where there is nothing to turn.
+        The copy, or `model` itself if it has no such attention.
 
     Raises:
-        ValueError: an attention of another form (keys or values of other widths, added rows, a subclass).
+        ValueError: an attention is a subclass, has keys or values of other widths, or adds rows to them.
     """
     found = {path: part for path, part in model.named_modules() if isinstance(part, nn.MultiheadAttention)}
     if not found:
@@ -112,16 +118,24 @@ def plain_attention(model: nn.Module) -> nn.Module:
     plain: dict[int, PlainAttention] = {}
     for parent in list(twin.modules()):
         if isinstance(parent, nn.TransformerEncoder):
+            # Nested tensors, which skip padding, need the fused operator of the original layers.
             parent.use_nested_tensor = False
         for name, child in parent._modules.items():
             if isinstance(child, nn.MultiheadAttention):
-                # One attention under two names stays one.
+                # An attention that is shared under two names stays shared.
                 parent._modules[name] = plain.setdefault(id(child), PlainAttention(child))
     return twin
 
 
 def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State of a model with `nn.MultiheadAttention` under the names of its plain form."""
+    """Rename the state of a model with `nn.MultiheadAttention` to that of its copy by `plain_attention`.
+
+    Args:
+        weights: the `state_dict()` of the original model.
+
+    Returns:
+        The state with fused query-key-value tensors split in three; tensors of other modules keep their names.
+    """
     plain: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         for kind in ("weight", "bias"):
@@ -137,6 +151,7 @@ def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check(path: str, part: nn.MultiheadAttention) -> None:
+    """Raise ValueError if an attention has features that `PlainAttention` lacks."""
     if type(part) is not nn.MultiheadAttention:
         reason = f"it is a subclass, {type(part).__name__}"
     elif not part._qkv_same_embed_dim:
@@ -149,7 +164,7 @@ def _check(path: str, part: nn.MultiheadAttention) -> None:
 
 
 def _scores(padding: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """What is added to the scores, broadcast to (batch, heads, length, source length)."""
+    """Both masks as one tensor to add to the scores, which broadcasts to (batch, heads, length, source length)."""
     added = None if mask is None else _number(mask, dtype)
     if padding is None:
         return added
@@ -158,6 +173,7 @@ def _scores(padding: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> 
 
 
 def _number(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask as numbers to add to scores: minus infinity where a boolean mask is true."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, float("-inf"))

@@ -1,4 +1,4 @@
-"""The space of any model: with the ranges of the first family that recognises it, else with those of BERT."""
+"""Makes the space of any model, with the ranges of the first family that recognises it, or else with those of BERT."""
 
 from torch import nn
 
@@ -9,16 +9,17 @@ from search_spaces.families.structure import Sizes
 from search_spaces.inputs import Inputs
 from search_spaces.space import Space
 
+# The order matters: a ViT and a ResNet of transformers both read `pixel_values`, so convolutions go first.
 FAMILIES = {"beit3": beit3.FAMILY, "resnet": resnet.FAMILY, "vit": vit.FAMILY, "bert": bert.FAMILY}
 
 
 def family_of(model: nn.Module) -> Family:
-    """The first family that recognises a model, else that of BERT."""
+    """The first family that recognises a model, or that of BERT if there is none."""
     return FAMILIES.get(family_name(model), bert.FAMILY)
 
 
 def family_name(model: nn.Module) -> str:
-    """The name of the first family that recognises a model, else "other"."""
+    """The name of the first family that recognises a model, or "other" if there is none."""
     return next((name for name, family in FAMILIES.items() if family.recognises(model)), "other")
 
 
@@ -33,7 +34,7 @@ def space(
     width: Sizes | None = None,
     channels: Sizes | None = None,
 ) -> Space:
-    """The space of a model, found by structure; names, arguments and errors as `Family.space`."""
+    """Find the space of a model by its structure; names, arguments and errors are those of `Family.space`."""
     return family_of(model).space(
         model,
         example_inputs,

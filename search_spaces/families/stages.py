@@ -1,4 +1,4 @@
-"""Stages: repeated blocks that stand in lists, and which of them may drop."""
+"""Finds the stages of a network: runs of repeated blocks in its module lists, and which of them may be dropped."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ class Stage:
     """Consecutive blocks of one list that share one residual stream.
 
     Attributes:
-        path: of the `ModuleList` or `Sequential` that holds them.
-        names: of the blocks in it, in running order.
-        members: their indices in it.
-        droppable: those of `members` that may be left out: their output has the axes of their input.
+        path: of the `ModuleList` or `Sequential` that contains the blocks.
+        names: of the blocks in that list, in execution order.
+        members: indices of the blocks in that list.
+        droppable: those of `members` that may be dropped, since a residual path leads through them.
     """
 
     path: str
@@ -26,15 +26,20 @@ class Stage:
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """Paths of the blocks."""
+        """Paths of the blocks in the model."""
         return tuple(f"{self.path}.{name}" if self.path else name for name in self.names)
 
 
 def find_stages(model: nn.Module, coupling: Coupling) -> tuple[Stage, ...]:
-    """The stages of a network in the order of its modules; empty where no block is repeated.
+    """The stages of a network, in the order of its modules; empty if it has no repeated blocks.
 
-    A repeated block is a module with parts of its own, of a type of which some instance, in a list, is residual. Of
-    nested lists the innermost count. A block that changes the stream's shape begins a new stage.
+    Blocks are the members of lists that have children and whose type has at least one residual instance. If lists are
+    nested, the innermost ones with such blocks count. A block without a residual path, such as the first block of a
+    ResNet's stage, which changes the shape of the stream, begins a new stage and cannot be dropped.
+
+    Args:
+        model: the full network.
+        coupling: its analysis, which knows the residual modules.
     """
     lists = dict(_lists(model))
     kinds = _residual_kinds(lists, coupling) or _largest_kind(lists)
@@ -45,24 +50,26 @@ def find_stages(model: nn.Module, coupling: Coupling) -> tuple[Stage, ...]:
 
 
 def _lists(model: nn.Module) -> Iterator[tuple[str, Mapping[str, nn.Module]]]:
-    """Path and children of every list of modules."""
+    """Path and children of every `ModuleList` and `Sequential` that is not empty."""
     for path, part in model.named_modules():
         if isinstance(part, nn.ModuleList | nn.Sequential) and len(part) > 0:
             yield path, dict(part.named_children())
 
 
 def _droppable(path: str, block: nn.Module, coupling: Coupling) -> bool:
+    """Whether a block may be dropped, as far as the graph shows; `Judge.runs_without` checks it later."""
     part = coupling.submodules.get(path)
-    # A list inside a list is never called as a whole: only running the network without it can tell.
+    # A list within a list is not called as a whole, so the graph shows nothing of it. It counts as droppable for now.
     return part.residual if part is not None else isinstance(block, nn.ModuleList)
 
 
 def _composite(module: nn.Module) -> bool:
+    """Whether a module has children; single layers such as the activations of a list are no blocks."""
     return next(module.children(), None) is not None
 
 
 def _residual_kinds(lists: Mapping[str, Mapping[str, nn.Module]], coupling: Coupling) -> frozenset[type[nn.Module]]:
-    """Types of the residual blocks, those left out that hold lists of residual blocks themselves."""
+    """The types of the residual blocks, without those that contain residual blocks in lists of their own."""
     found: dict[str, type[nn.Module]] = {}
     for path, children in lists.items():
         for name, child in children.items():
@@ -76,7 +83,10 @@ def _residual_kinds(lists: Mapping[str, Mapping[str, nn.Module]], coupling: Coup
 
 
 def _largest_kind(lists: Mapping[str, Mapping[str, nn.Module]]) -> frozenset[type[nn.Module]]:
-    """The type of the largest equal composite blocks, where none is residual: for the numbering alone."""
+    """The type of the largest repeated blocks, for networks in which none is residual.
+
+    Such blocks cannot be dropped. They only give the numbers in names such as `heads.<block>`.
+    """
     best: tuple[int, frozenset[type[nn.Module]]] = (0, frozenset())
     for children in lists.values():
         kinds = {type(child) for child in children.values()}
@@ -89,6 +99,7 @@ def _largest_kind(lists: Mapping[str, Mapping[str, nn.Module]]) -> frozenset[typ
 def _stages_of(
     path: str, children: Mapping[str, nn.Module], kinds: frozenset[type[nn.Module]], coupling: Coupling
 ) -> list[Stage]:
+    """The stages of one list: its blocks of the given types, split where another module or a new stage begins."""
     runs: list[list[tuple[int, str, bool]]] = []
     previous = False
     for index, (name, child) in enumerate(children.items()):

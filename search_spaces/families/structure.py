@@ -1,4 +1,9 @@
-"""The space of any network, by structure: its stages give depths, its coupled axes heads, features and channels."""
+"""Makes the space of any network from its structure.
+
+Stages of repeated blocks give the depth choices; coupled axes give the choices of heads, features, widths and channels.
+Each is offered only after the oracle (`oracle.py`) has found that the network computes the right outputs without the
+units or blocks in question. The steps are those of `space`.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -16,17 +21,16 @@ from search_spaces.space import Choice, Space
 from search_spaces.tracing.coupling import Coupling, Dimension, analyse
 
 Sizes = Sequence[int | float]
+"""Options as a user gives them: absolute numbers (int), or shares of the full size (float, above 0 and up to 1)."""
 
 
 class NotElastic(ValueError):
-    """The model has no structure that can be made elastic; the message says what was looked for and found."""
+    """Raised where nothing in the model can be narrowed or dropped; the message says what was looked for and found."""
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Options of each kind of dimension: absolute numbers (int) or shares of the full size (float up to 1).
-
-    A kind without options keeps its full size.
+    """The options of each kind of choice, beside the full size; there are no choices of a kind without options.
 
     Args:
         depth: blocks of a stage.
@@ -45,7 +49,14 @@ class Ranges:
 
 @dataclass(frozen=True)
 class _Named:
-    """A dimension with its name, the options of its kind, and the block that alone holds it."""
+    """A dimension that may become a choice.
+
+    Attributes:
+        name: of the choice.
+        sizes: the options of its kind.
+        dimension: its units and cuts.
+        block: path of the block that contains all of its parameters; None if they are in several, or in none.
+    """
 
     name: str
     sizes: Sizes
@@ -53,7 +64,10 @@ class _Named:
     block: str | None
 
     def options(self) -> tuple[int, ...]:
-        """Absolute numbers of units; shares of channels and features are near multiples of 8, which run fastest."""
+        """The options as numbers of units; shares of features and channels become multiples of 8 where those are close.
+
+        Matrix kernels run fastest on such sizes. Heads are units of many channels, so any number of them will do.
+        """
         multiple_of = 1 if self.dimension.heads else 8
         return _options(self.name, self.dimension.size, self.sizes, multiple_of=multiple_of)
 
@@ -64,23 +78,25 @@ def space(
     *,
     drop_order: DropOrder = last_first,
     ranges: Ranges,
-    asked: Sequence[str] = (),
+    requested: Sequence[str] = (),
 ) -> Space:
-    """The space of a model: depths, then heads, features, channels and widths, in the order of its blocks.
+    """Find the space of a model: its depths, then heads by block, features by block, and the rest in network order.
 
     Args:
-        model: any module; repeated blocks are looked for in its `ModuleList`s and `Sequential`s.
-        example_inputs: tuple or mapping of tensors, batch above 1; derived from a transformers configuration.
-        drop_order: which blocks drop first.
-        ranges: options of each kind.
-        asked: the kinds whose options the user gave: these must not be left out unsaid.
+        model: any module; repeated blocks are searched in its `ModuleList`s and `Sequential`s.
+        example_inputs: a tuple of positional or a mapping of keyword tensors, batch above 1; None: derived from the
+            configuration of a transformers model.
+        drop_order: the order in which blocks are dropped.
+        ranges: the options of each kind.
+        requested: the kinds whose options the user gave. Where the model has nothing of such a kind, this is an error;
+            of other kinds, nothing is said.
 
     Raises:
         NotElastic: none of the model's dimensions can be narrowed.
-        ValueError: weights that are no numbers, options or a drop order that do not fit, or a kind that was asked for
-            and is not there.
+        ValueError: weights are not finite, options or the drop order do not fit, or the model has nothing of a
+            requested kind.
     """
-    _finite(model)
+    _check_finite(model)
     inputs = default_inputs(model) if example_inputs is None else example_inputs
     coupling, judge = analyse(model, inputs), Judge(model, inputs)
     stages = find_stages(model, coupling)
@@ -89,6 +105,7 @@ def space(
     named = [each for each in present if each.options()]
     accepted = judge.accept([each.dimension for each in named])
     conditions = {block: condition for stage in stages for block, condition in _conditions(stage, depths)}
+    # Units of a block that may be dropped matter only at the depths at which the block runs.
     widths = [
         Choice(
             each.name,
@@ -99,19 +116,19 @@ def space(
         for each, cuts in zip(named, accepted, strict=True)
         if cuts is not None
     ]
-    choices = _jointly(judge, (*depths, *widths))
+    choices = _pass_together(judge, (*depths, *widths))
     if not choices:
         raise NotElastic(_nothing_found(model, stages, named, coupling))
     full = {("depth", len(stage.members)) for stage in stages}
     full |= {(_kind(each.name), each.dimension.size) for each in present}
-    _all_there(choices, {kind: getattr(ranges, kind) for kind in asked}, full)
+    _check_requested(choices, {kind: getattr(ranges, kind) for kind in requested}, full)
     return Space(choices)
 
 
-def _finite(model: nn.Module) -> None:
-    """ValueError, naming the first, where weights are no numbers: outputs would be none either, and tell nothing."""
+def _check_finite(model: nn.Module) -> None:
+    """Raise ValueError for the first tensor that is not finite: outputs would be NaN, and no comparison would hold."""
     wrong = {name: ~weight.isfinite() for name, weight in model.named_parameters()}
-    # Buffers may hold infinities: masks do.
+    # Buffers may hold infinities, as attention masks do.
     wrong |= {name: buffer.isnan() for name, buffer in model.named_buffers()}
     for name, where in wrong.items():
         if where.any():
@@ -121,10 +138,16 @@ def _finite(model: nn.Module) -> None:
             )
 
 
-def _all_there(choices: Sequence[Choice], asked: Mapping[str, Sizes], full: Set[tuple[str, int]]) -> None:
-    """ValueError for a kind that the user gave sizes for, other than the full one, and that no choice is of."""
+def _check_requested(choices: Sequence[Choice], requested: Mapping[str, Sizes], full: Set[tuple[str, int]]) -> None:
+    """Raise ValueError for a kind of which the user gave smaller sizes, but of which there is no choice.
+
+    Args:
+        choices: those that were found.
+        requested: the sizes that the user gave, by kind.
+        full: (kind, full size) of all that the model has; to give just that size is no request to narrow anything.
+    """
     found = sorted({_kind(choice.name) for choice in choices})
-    for kind, sizes in asked.items():
+    for kind, sizes in requested.items():
         other = [size for size in sizes if size != 1.0 and (kind, size) not in full]
         if other and kind not in found:
             raise ValueError(
@@ -134,18 +157,25 @@ def _all_there(choices: Sequence[Choice], asked: Mapping[str, Sizes], full: Set[
 
 
 def _kind(name: str) -> str:
+    """The kind of a choice, by its name: `heads` for `heads.3`."""
     return name.partition(".")[0]
 
 
-def _jointly(judge: Judge, choices: tuple[Choice, ...], candidates: int = 6) -> tuple[Choice, ...]:
-    """The choices without those that go wrong in the smallest or some random candidates together with others."""
+def _pass_together(judge: Judge, choices: tuple[Choice, ...], candidates: int = 6) -> tuple[Choice, ...]:
+    """The choices without those that fail in combination with others.
+
+    The smallest candidate and then `candidates` random ones must pass. If one fails, the choice to blame is removed and
+    the checks start again.
+    """
     rng = np.random.default_rng(0)
     checked = 0
     while choices and checked <= candidates:
         space = Space(choices)
         wrong = judge.culprit(space, space.sample(rng) if checked else space.smallest())
+        # A space without the culprit is another space: begin anew.
         checked = checked + 1 if wrong is None else 0
         if wrong is not None:
+            # Choices inside the blocks of a depth that was removed are now always active.
             choices = tuple(
                 choice if choice.active_if is None or choice.active_if[0] != wrong else replace(choice, active_if=None)
                 for choice in choices
@@ -155,6 +185,7 @@ def _jointly(judge: Judge, choices: tuple[Choice, ...], candidates: int = 6) -> 
 
 
 def _nothing_found(model: nn.Module, stages: Sequence[Stage], named: Sequence[_Named], coupling: Coupling) -> str:
+    """The message of `NotElastic`: what the model consists of, and what the graph shows of it."""
     kinds = Counter(type(part).__name__ for part in model.modules() if not list(part.children()))
     layers = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4)) or "no layers"
     blocks = sum(len(stage.members) for stage in stages)
@@ -167,6 +198,7 @@ def _nothing_found(model: nn.Module, stages: Sequence[Stage], named: Sequence[_N
 
 
 def _depths(stages: Sequence[Stage], judge: Judge, drop_order: DropOrder, sizes: Sizes) -> list[Choice]:
+    """The depth choices, with the depths at which the network computes the right outputs."""
     elastic = [stage for stage in stages if stage.droppable and len(stage.members) > 1 and sizes]
     choices = []
     for number, stage in enumerate(stages):
@@ -184,7 +216,7 @@ def _depths(stages: Sequence[Stage], judge: Judge, drop_order: DropOrder, sizes:
 
 
 def _conditions(stage: Stage, depths: Sequence[Choice]) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
-    """(path of a block, the depths at which it runs) of the blocks that do not always run."""
+    """(path of a block, condition: the depth choice and the depths at which the block runs), of droppable blocks."""
     for choice in depths:
         cut = choice.cuts[0]
         if isinstance(cut, BlockCut) and cut.blocks == stage.path:
@@ -195,12 +227,12 @@ def _conditions(stage: Stage, depths: Sequence[Choice]) -> Iterator[tuple[str, t
 
 
 def _names(model: nn.Module, coupling: Coupling, stages: Sequence[Stage], ranges: Ranges) -> list[_Named]:
-    """Dimensions that may be offered, with their names: heads and features by block, then widths and channels."""
+    """The dimensions that may become choices, with their names: heads and features by block, then all others."""
     blocks = {path: number for number, path in enumerate(path for stage in stages for path in stage.blocks)}
     names = _Names(model, blocks)
     found: list[_Named] = []
     for index, dimension in enumerate(coupling.dimensions):
-        # One cut alone is no coupling between two layers: nothing would be saved downstream.
+        # A dimension with one cut couples no two layers: narrowing it would save nothing in a layer behind it.
         if len(dimension.cuts) < 2 or dimension.size < 2:
             continue
         stage = next((n for n, each in enumerate(stages) if _on_stream(index, each, coupling)), None)
@@ -219,11 +251,17 @@ def _names(model: nn.Module, coupling: Coupling, stages: Sequence[Stage], ranges
 
 
 def _on_stream(index: int, stage: Stage, coupling: Coupling) -> bool:
+    """Whether a dimension (by index) belongs to the residual stream of a stage: the outputs of its blocks have it."""
     return any(index in coupling.submodules[path].outputs for path in stage.blocks if path in coupling.submodules)
 
 
 class _Names:
-    """Where the parameters of a dimension stand."""
+    """Looks up where in the model the parameters of a dimension are.
+
+    Args:
+        model: the full network.
+        blocks: path of every repeated block -> its number.
+    """
 
     def __init__(self, model: nn.Module, blocks: dict[str, int]) -> None:
         self._blocks = blocks
@@ -231,16 +269,17 @@ class _Names:
         self._rank = {name: parameter.dim() for name, parameter in model.named_parameters()}
 
     def block_of(self, parameter: str) -> str | None:
-        """Path of the repeated block that holds a parameter."""
+        """The path of the repeated block that contains a parameter; None if it is outside of all blocks."""
         parts = parameter.split(".")
         return next((path for n in range(len(parts)) if (path := ".".join(parts[:n])) in self._blocks), None)
 
     def convolutional(self, dimension: Dimension) -> bool:
-        """Whether a convolution has the units."""
+        """Whether the units are channels of a convolution."""
         return any(self._rank.get(cut.parameter, 0) > 2 for cut in dimension.cuts)
 
     def producer(self, dimension: Dimension) -> str:
-        """Path of the first module whose outputs the units are."""
+        """The path of the first module whose outputs the units are."""
+        # Axis 0 of a weight is that of its outputs, in linear layers and convolutions alike.
         weights = [cut for cut in dimension.cuts if cut.parameter in self._rank]
         made = [cut for cut in weights if cut.axis == 0] or weights
         first: AxisCut = min(made, key=lambda cut: self._order[cut.parameter])
@@ -248,10 +287,10 @@ class _Names:
 
 
 def _distinct(found: Sequence[_Named], names: _Names) -> list[_Named]:
-    """Of several dimensions of one name the largest keeps it; the others say which module makes them."""
+    """The dimensions with distinct names: the largest of one name keeps it, the others append their module's path."""
     largest: dict[str, _Named] = {}
     for each in found:
-        if each.name not in largest or _weight(each.dimension) > _weight(largest[each.name].dimension):
+        if each.name not in largest or _index_count(each.dimension) > _index_count(largest[each.name].dimension):
             largest[each.name] = each
     taken, result = set(largest), []
     for each in found:
@@ -265,7 +304,7 @@ def _distinct(found: Sequence[_Named], names: _Names) -> list[_Named]:
 
 
 def _in_order(found: Sequence[_Named]) -> list[_Named]:
-    """Heads by block, then features, then the rest as the network has them."""
+    """The dimensions in the order of the space: heads by block, features by block, then the rest in network order."""
     kinds = ("heads", "ffn")
 
     def rank(item: tuple[int, _Named]) -> tuple[int, int]:
@@ -276,14 +315,23 @@ def _in_order(found: Sequence[_Named]) -> list[_Named]:
     return [each for _, each in sorted(enumerate(found), key=rank)]
 
 
-def _weight(dimension: Dimension) -> int:
+def _index_count(dimension: Dimension) -> int:
+    """The number of indices of all cut axes together, as a measure of how large a dimension is."""
     return sum(cut.outer * cut.size * cut.unit for cut in dimension.cuts)
 
 
 def _options(name: str, full: int, sizes: Sizes, lowest: int = 1, multiple_of: int = 1) -> tuple[int, ...]:
-    """Absolute, ascending numbers of units, the full size always among them; empty when there is nothing to choose.
+    """The options as ascending numbers of units, always with the full size; empty if that is the only one.
 
-    A share within 5 % of a multiple of `multiple_of` is that multiple.
+    Args:
+        name: of the choice, for messages.
+        full: the full size.
+        sizes: as the user or the family gives them.
+        lowest: the smallest number of units that may stay.
+        multiple_of: a share within 5 % of a multiple of this number becomes that multiple.
+
+    Raises:
+        ValueError: a share outside of (0, 1], or a number outside of `lowest` to `full`.
     """
     options = {full}
     for size in sizes:
@@ -297,5 +345,6 @@ def _options(name: str, full: int, sizes: Sizes, lowest: int = 1, multiple_of: i
 
 
 def _near(size: float, multiple_of: int) -> int:
+    """The nearest multiple if it is within 5 % of `size`, else the nearest integer."""
     multiple = round(size / multiple_of) * multiple_of
     return multiple if abs(multiple - size) <= 0.05 * size else round(size)
