@@ -12,7 +12,18 @@ from conftest import Command
 import nas.runs.search
 from nas.console import Bar
 
-COMMANDS = ("finetune", "profile", "search", "report", "export", "demo", "doctor")
+COMMANDS = (
+    "finetune",
+    "profile",
+    "search",
+    "report",
+    "export",
+    "refine",
+    "profile-kit",
+    "profile-result",
+    "demo",
+    "doctor",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -21,7 +32,7 @@ def test_every_command_has_help(nas_command: Command, command: str) -> None:
     assert answer.status == 0
     assert f"nas {command}" in answer.out
     assert all(flag in answer.out for flag in ("--config", "--seed", "--device", "--json", "--debug"))
-    assert ("--dry-run" in answer.out) == (command in ("finetune", "profile", "search", "demo"))
+    assert ("--dry-run" in answer.out) == (command in ("finetune", "refine", "profile", "search", "demo"))
 
 
 def test_help_and_version(nas_command: Command) -> None:

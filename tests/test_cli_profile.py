@@ -69,8 +69,10 @@ def test_a_model_alone_is_profiled_and_the_profile_goes_on(nas_command: Command,
     assert (answer.status, "batch is 1 in the profile and 2 is asked" in answer.err) == (2, True)
     answer = nas_command("profile", tmp_path / "model", "--out", out, *QUICK, "--depth", "2,4")
     assert (answer.status, "the sub-networks to choose from" in answer.err) == (2, True)
-    answer = nas_command("profile", tmp_path / "model", "--dry-run", *QUICK, "--json")
+    answer = nas_command("profile", tmp_path / "model", "--out", out, "--dry-run", *QUICK, "--json")
     assert json.loads(answer.out)["seconds"] > 0
+    answer = nas_command("profile", tmp_path / "model", "--out", out, "--dry-run", *QUICK, "--batch", 2)
+    assert (answer.status, "batch is 1 in the profile and 2 is asked" in answer.err) == (2, True)
 
 
 def test_a_search_measures_accuracy_alone_and_then_its_front(
@@ -182,16 +184,21 @@ def test_wrong_flags(nas_command: Command, run: Path, inputs: Path, profiled: Pa
         (("--out", out, "--runtime", "tensorrt"), "tensorrt"),
         (("--out", out, "--budget", 0), "--budget must be from 1 to"),
         (("--out", out, "--minutes", 0), "--minutes must be above 0"),
-        ((), "--out must name the profile"),
+        ((), "--out"),
         (("--out", tmp_path / "no" / "p.json", *QUICK), "there is no"),
-        (("--remote", tmp_path / "r"), "--remote needs files that another device can run"),
-        (("--remote", tmp_path / "r", "--result", out), "give one of them"),
-        (("--out", out, "--result", out), "there is no file"),
+        (("--remote", tmp_path / "r"), "is a command of its own now: nas profile-kit MODEL --out FOLDER"),
+        (("--out", out, "--result", out), "is a command of its own now: nas profile-result MODEL RESULT --out FILE"),
         (("--out", out, "--precision", "int8"), "pytorch does not take this network"),
         (("--out", out, "--drop-order", "importance"), "is known of a run only"),
     ):
         answer = nas_command("profile", model, *flags)
         assert answer.status == 2 and sentence in answer.err, (flags, answer.err)
+    answer = nas_command("profile-kit", model, "--out", tmp_path / "kit", "--runtime", "pytorch")
+    assert answer.status == 2 and "pytorch" in answer.err and not (tmp_path / "kit").exists()
+    answer = nas_command("profile-kit", model, "--out", tmp_path / "kit", "--batch", 0)
+    assert answer.status == 2 and "--batch must be from 1 to" in answer.err
+    answer = nas_command("profile-result", model, out, "--out", out)
+    assert answer.status == 2 and "there is no file" in answer.err
     answer = nas_command("search", run, "--budget", 4, "--name", "x", "--profile", tmp_path / "none.json")
     assert answer.status == 2 and "found no such file" in answer.err
     answer = nas_command("search", run, "--name", "x", "--profile", profiled, "--tokens", 32)
@@ -219,7 +226,7 @@ def test_networks_that_a_runtime_does_not_take_are_left_out(
     assert json.loads(answer.out)["sub_networks"] == 8
     asked.clear()
     flags = ("--runtime", "onnxruntime", "--budget", 4, *QUICK[2:])
-    answer = nas_command("profile", run, "--remote", tmp_path / "remote", *flags, "--json")
+    answer = nas_command("profile-kit", run, "--out", tmp_path / "remote", *flags, "--json")
     assert answer.status == 0 and sentence in answer.err
     assert json.loads(answer.out)["sub_networks"] == 3
     assert {path.name for path in (tmp_path / "remote").iterdir() if path.is_dir()} == {"full", "000", "001", "002"}
@@ -236,7 +243,7 @@ def test_networks_that_a_runtime_does_not_take_are_left_out(
 @pytest.mark.slow
 def test_a_folder_for_another_device(nas_command: Command, run: Path, tmp_path: Path) -> None:
     folder, flags = tmp_path / "remote", ("--runtime", "onnxruntime", "--budget", 6, *QUICK[2:])
-    answer = nas_command("profile", run, "--remote", folder, *flags, "--json")
+    answer = nas_command("profile-kit", run, "--out", folder, *flags, "--json")
     assert answer.status == 0, answer.err
     assert json.loads(answer.out)["sub_networks"] == 6
     there = Path(shutil.copytree(folder, tmp_path / "device"))
@@ -245,7 +252,7 @@ def test_a_folder_for_another_device(nas_command: Command, run: Path, tmp_path: 
     )
     assert done.returncode == 0, done.stderr
     result, out = there / "result.json", tmp_path / "phone.json"
-    read = ("profile", run, "--result", result, "--out", out, *flags)
+    read = ("profile-result", run, result, "--out", out)
     assert nas_command(*read).status == 0
     changed(out, out, runtime="openvino")
     assert "is another profile; name another --out" in nas_command(*read).err
@@ -276,9 +283,17 @@ def test_a_folder_for_another_device(nas_command: Command, run: Path, tmp_path: 
         ("[" * 100_000, "is no result that can be used"),
     ):
         result.write_text(text, encoding="utf-8")
-        answer = nas_command(*read)
+        answer = nas_command(*read, "--multiple-of", 1)
+        assert answer.status == 2 and sentence in answer.err, answer.err
+    result.write_text(whole, encoding="utf-8")
+    for flag, value, sentence in (
+        ("--runtime", "openvino", "runtime is onnxruntime in the profile and openvino is asked"),
+        ("--tokens", 32, "tokens is 16 in the profile and 32 is asked"),
+        ("--threads", 2, "threads is 1 in the profile and 2 is asked"),
+    ):
+        answer = nas_command(*read, flag, value)
         assert answer.status == 2 and sentence in answer.err, answer.err
     (folder / "thesis.txt").touch()
     for place, sentence in ((run, "holds something else"), (folder, "holds something else"), (there, "holds a result")):
-        answer = nas_command("profile", run, "--remote", place, *flags)
+        answer = nas_command("profile-kit", run, "--out", place, *flags)
         assert answer.status == 2 and sentence in answer.err

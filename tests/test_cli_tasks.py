@@ -146,7 +146,7 @@ def test_a_convolutional_network_of_ones_own(nas_command: Command, own: str, tmp
     refused(nas_command("search", run, "--budget", 2), "name it again, --model module:factory")
     exported(nas_command, run, "accuracy,macs", "--model", model)
     assert "def load(build" in (tmp_path / "subnet" / "README.md").read_text(encoding="utf-8")
-    further = ["finetune", run, "--candidate", "smallest", "--out", tmp_path / "further", "--steps", 2]
+    further = ["refine", run, "--candidate", "smallest", "--out", tmp_path / "further", "--steps", 2]
     answer = nas_command(*further, "--model", model, "--json")
     assert answer.status == 0, answer.err
 
@@ -179,7 +179,7 @@ def test_settings_of_ones_own_network_only(nas_command: Command, inputs: Path, t
     data = ["--data", inputs / "reviews.csv", "--out", tmp_path / "run"]
     answer = nas_command("finetune", inputs / "model", *data, "--tokenizer", inputs / "model")
     refused(answer, "are for a network of your own")
-    refused(nas_command("finetune", inputs / "model", *data, "--model", "a:b"), "--model goes with --candidate")
+    refused(nas_command("finetune", inputs / "model", *data, "--model", "a:b"), "--model")
 
 
 def test_long_texts_are_told_once(nas_command: Command, inputs: Path, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_further_fine_tuning_killed(finished: Path, tmp_path: Path) -> None:
 
     def further(name: str) -> list[str]:
         flags = ["--candidate", "smallest", "--steps", "80", "--checkpoint-every-s", "0.05"]
-        return ["finetune", str(run), "--out", str(tmp_path / name), *flags]
+        return ["refine", str(run), "--out", str(tmp_path / name), *flags]
 
     def done() -> int:
         return max([steps_done(place) for place in run.glob("further/*")], default=0)

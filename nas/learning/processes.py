@@ -25,7 +25,7 @@ def make_accelerator(trackers: Sequence[str] = (), tracking: Path | None = None)
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    _check_trackers(trackers, tracking)
+    check_trackers(trackers, tracking)
     # A backbone may have parameters that the head does not use (a pooler); data-parallel training refuses them without
     # this option.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
@@ -35,7 +35,8 @@ def make_accelerator(trackers: Sequence[str] = (), tracking: Path | None = None)
     return Accelerator(mixed_precision="no", kwargs_handlers=handlers, **options)
 
 
-def _check_trackers(trackers: Sequence[str], tracking: Path | None) -> None:
+def check_trackers(trackers: Sequence[str], tracking: Path | None) -> None:
+    """Raise UserError where a tracker is unknown or not installed, or needs a folder and none is given."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
     from accelerate.utils import LoggerType
 

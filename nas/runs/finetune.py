@@ -30,6 +30,7 @@ from nas.learning.preparation import (
     training_config,
 )
 from nas.learning.probes import Probe
+from nas.learning.processes import check_trackers
 from nas.learning.progress import TrainingFigures
 from nas.learning.strong_teacher import given_teacher, own_teacher
 from nas.learning.training import fine_tune
@@ -159,6 +160,7 @@ def _checked(request: FinetuneRequest, config: InstaTuneConfig, begun: RunFolder
         )
     if request.training.augment and prepared.data.kind != "image":
         raise UserError("--augment mirrors and shifts images, and the data holds texts; leave it out")
+    check_trackers(config.trackers, RunFolder(request.out).tracking)
     path = request.recipe.teacher
     return _Checked(prepared, config, None if path is None else given_teacher(path, prepared.data))
 

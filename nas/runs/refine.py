@@ -8,6 +8,7 @@ from typing import Any
 from nas.exporting.folder import check_target
 from nas.learning.plain_training import estimate_of, noting_seconds, score, train_in
 from nas.learning.preparation import outcome_settings, training_config
+from nas.learning.processes import check_trackers
 from nas.learning.training import TrainingConfig, fine_tune
 from nas.records import Scalar, recorded_versions, same_request, write_record
 from nas.runs.export import Chosen, deliver, named_candidate
@@ -83,6 +84,7 @@ def _checked(folder: RunFolder, request: RefineRequest) -> _Checked:
     """Everything that can be refused before anything is trained or written."""
     check_target(request.out)
     config = training_config(request.training, request.common)
+    check_trackers(config.trackers, folder.further(request.out))
     loaded = load_run(folder, request.common.device, request.model)
     chosen = named_candidate(loaded, request.candidate, request.name, request.limits)
     if (folder.further(request.out) / "further.json").exists():
