@@ -63,7 +63,7 @@ def main() -> None:
         write(place, result)
         note = "" if timing["stable"] else " (not stable)"
         print(f"{len(rows)} of {len(plan['order'])}: {timing['median_ms']:.3f} ms{note}", file=sys.stderr, flush=True)
-    print(f"Done. Copy {place} back and read it: nas profile MODEL --result result.json --out profile.json")
+    print(f"Done. Copy {place} back and read it: nas profile-result MODEL result.json --out profile.json")
 
 
 def begun(place: Path, plan: Json, runtime_version: str) -> Json:
