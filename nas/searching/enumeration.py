@@ -1,4 +1,4 @@
-"""Spaces that are small enough to list, or to walk one gene at a time."""
+"""Enumerate the candidates of a small space, and the neighbours of a candidate."""
 
 import numpy as np
 
@@ -7,7 +7,11 @@ from search_spaces.space import Space
 
 
 def every_row(space: Space) -> IntArray:
-    """All encoded candidates (size, k) of a small space, found by changing one gene at a time."""
+    """All encoded candidates (size, k) of a small space.
+
+    They are found by changing one gene at a time. Unlike a product over all options, this never visits combinations
+    that differ in inactive choices only, of which there can be far more than candidates.
+    """
     reached = np.zeros((1, len(space.choices)), dtype=np.int64)
     frontier = reached
     while len(frontier):
@@ -19,7 +23,7 @@ def every_row(space: Space) -> IntArray:
 
 
 def one_gene_changes(space: Space, rows: IntArray) -> IntArray:
-    """Every canonical row that differs from one of `rows` (n, k) in the option of one choice."""
+    """Canonical candidates that differ from one of `rows` (n, k) in one choice; they may repeat, shape (p, k)."""
     changed = [np.zeros((0, len(space.choices)), dtype=np.int64)]
     for column, count in enumerate(space.option_counts.tolist()):
         for option in range(count):

@@ -1,8 +1,8 @@
-"""The one search loop: breed from the best, score, let the survival decide who stays.
+"""The evolutionary loop of NSGA-II and of the inner search of LINAS: breed, score, select the survivors.
 
-Of a genome it needs four operations on whole populations (sample, mutate, cross, keys), so it serves integer vectors
-and any other structure alike. A population's genes are a numpy array whose first axis counts individuals: integers
-(n, k) for vectors, objects (n,) for anything else.
+The loop uses four operations of a genome on whole populations (sample, mutate, cross, keys), so it works for integer
+vectors and for any other structure. The genes of a population are a numpy array whose first axis counts individuals:
+integers (n, k) for vectors, objects (n,) for anything else.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -18,27 +18,35 @@ from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.space import Space
 
 Genes = npt.NDArray[Any]
+"""The genes of n individuals, (n, ...)."""
 
 
 class Genome(Protocol):
-    """The operations on genes; every result is canonical, so that equal keys mean equal individuals."""
+    """Operations on genes. All results are canonical, so individuals with equal keys are equal."""
 
     def sample(self, n: int, rng: np.random.Generator) -> Genes:
-        """`n` random individuals."""
+        """Draw `n` random individuals."""
 
     def mutate(self, genes: Genes, rng: np.random.Generator) -> Genes:
-        """One mutant of each individual."""
+        """Make one mutant of each individual."""
 
     def cross(self, first: Genes, second: Genes, rng: np.random.Generator) -> Genes:
-        """One child of each pair."""
+        """Make one child of each pair."""
 
     def keys(self, genes: Genes) -> list[Hashable]:
-        """One canonical key an individual."""
+        """A hashable key of each individual."""
 
 
 @dataclass(frozen=True)
 class Population:
-    """Scored individuals: `values` (n, m) minimised, `violations` (n,) 0 where limits are met, `born` (n,) in order."""
+    """Scored individuals.
+
+    Attributes:
+        genes: genes of the individuals (n, ...).
+        values: objective values (n, m), minimised.
+        violations: total violation of the limits (n,), 0 where all are met.
+        born: number of each individual in the order of scoring (n,).
+    """
 
     genes: Genes
     values: FloatArray
@@ -47,7 +55,7 @@ class Population:
 
     @classmethod
     def of(cls, genes: Genes, values: FloatArray, violations: FloatArray) -> "Population":
-        """Individuals numbered from 0."""
+        """Make a population whose individuals are numbered from 0."""
         return cls(genes, values, violations, np.arange(len(genes), dtype=np.int64))
 
     def __len__(self) -> int:
@@ -59,7 +67,7 @@ class Population:
 
     @classmethod
     def joined(cls, parts: "Sequence[Population]") -> "Population":
-        """All of at least one population, in their order."""
+        """Concatenate at least one population."""
         return cls(
             np.concatenate([part.genes for part in parts]),
             np.concatenate([part.values for part in parts]),
@@ -69,7 +77,9 @@ class Population:
 
 
 Score = Callable[[Genes], Population]
+"""Scores individuals; see `evolve`."""
 Survival = Callable[[Population, int], IntArray]
+"""(population, largest number of survivors) -> indices of the survivors, best first."""
 
 
 def evolve(
@@ -83,16 +93,20 @@ def evolve(
     crossover: float,
     rng: np.random.Generator,
 ) -> Iterator[Population]:
-    """Yield the population, best first, after every generation; ends when no unseen child can be bred.
+    """Run an evolution and yield the population, best first, after each generation.
+
+    It ends when no new child can be bred.
 
     Args:
-        score: gives the individuals whose scores became known, usually those passed; measurements that take time may
-            come back in a later call.
-        survive: indices of the survivors of a population, at most the given number, best first.
-        first: the individuals to begin with.
-        size: survivors a generation.
-        offspring: children a generation, none of them scored before.
-        crossover: the share of children that have two parents; the others are mutants of one.
+        genome: operations on the genes.
+        score: returns the individuals whose scores have become known. These are usually those that were passed, but
+            measurements that take time may be returned by a later call.
+        survive: chooses the survivors of a population, best first.
+        first: the initial individuals.
+        size: number of survivors per generation.
+        offspring: number of children per generation; none of them has been scored before.
+        crossover: share of children with two parents; the others are mutants of one parent.
+        rng: random generator.
     """
     seen = set(genome.keys(first))
     everyone = score(first)
@@ -106,6 +120,7 @@ def evolve(
         scored = score(children)
         scored = replace(scored, born=np.arange(born, born + len(scored), dtype=np.int64))
         born += len(scored)
+        # Parents compete with their children (the elitism of NSGA-II), so the best individuals are never lost.
         everyone = Population.joined([population, scored])
         population = everyone.take(survive(everyone, size))
 
@@ -119,18 +134,29 @@ def breed(
     rng: np.random.Generator,
     tries: int = 5,
 ) -> Genes:
-    """Up to `count` distinct children whose keys are not in `seen`, to which they are added.
+    """Breed up to `count` distinct children that are not in `seen`, and add their keys to it.
 
-    Parents win a tournament of two (the population stands best first). Where breeding gives too few new children,
-    random individuals fill up.
+    If breeding gives too few new children in `tries` attempts, the rest are random individuals. In a nearly exhausted
+    space fewer than `count` may be returned.
+
+    Args:
+        genome: operations on the genes.
+        population: the parents, best first.
+        seen: keys of the individuals that exist already; it is changed.
+        count: number of children.
+        crossover: share of children with two parents.
+        rng: random generator.
+        tries: attempts at breeding before random individuals are drawn.
     """
     found: list[Genes] = []
     missing = count
     for attempt in range(tries + 1):
+        # Twice as many as are missing, since some children will have been seen before.
         many = min(count, 2 * missing)
         if attempt == tries or len(population) < 2:
             children = genome.sample(many, rng)
         else:
+            # Binary tournaments: the population is sorted, so of two random indices the smaller one wins.
             mothers, fathers = rng.integers(len(population), size=(2, 2, many)).min(axis=1)
             children = population.genes[mothers]
             crossed = rng.random(many) < crossover
@@ -145,7 +171,7 @@ def breed(
 
 
 def unseen(keys: list[Hashable], seen: set[Hashable], limit: int) -> list[int]:
-    """Positions of the first `limit` keys that are new; they are added to `seen`."""
+    """Positions of the first `limit` keys that are not in `seen`; these keys are added to it."""
     new: list[int] = []
     for position, key in enumerate(keys):
         if len(new) == limit:
@@ -157,27 +183,32 @@ def unseen(keys: list[Hashable], seen: set[Hashable], limit: int) -> list[int]:
 
 
 def nsga2_survival(population: Population, size: int) -> IntArray:
-    """NSGA-II (Deb et al. 2002): the best by rank under the limits, then by crowding distance."""
+    """Survival of NSGA-II (Deb et al. 2002): by constrained rank, then by crowding distance."""
     return pareto.best_first(population.values, population.violations)[:size]
 
 
 @dataclass(frozen=True)
 class VectorGenome:
-    """Encoded candidates of a space, int arrays (n, k).
+    """Genome of encoded candidates, integer arrays (n, k) of option indices.
 
-    `mutation`: probability that a gene changes. A mutated gene of an ordered choice moves by one option as often as it
-    is drawn anew; others are always drawn anew.
+    A mutated gene of an ordered choice moves to a neighbouring option or is drawn uniformly, with equal probability.
+    A gene of an unordered choice is always drawn uniformly.
+
+    Args:
+        space: the space of the candidates.
+        mutation: probability that a gene is mutated.
     """
 
     space: Space
     mutation: float
 
     def sample(self, n: int, rng: np.random.Generator) -> IntArray:
-        """`n` candidates, every choice uniform."""
+        """Draw `n` candidates with uniform choices."""
         return self.space.random(n, rng)
 
     def mutate(self, genes: IntArray, rng: np.random.Generator) -> IntArray:
-        """Change each gene with the probability `mutation`, and at least one gene of each candidate."""
+        """Mutate each gene with the probability `mutation`, and at least one gene of each candidate."""
+        # Without the forced gene, many children of small spaces would be copies of their parents and be discarded.
         hit = rng.random(genes.shape) < self.mutation
         forced = rng.integers(genes.shape[1], size=len(genes))
         hit[np.arange(len(genes)), forced] |= ~hit.any(axis=1)
@@ -195,7 +226,7 @@ class VectorGenome:
         return np.array([choice.ordered for choice in self.space.choices], dtype=np.bool_)
 
     def cross(self, first: IntArray, second: IntArray, rng: np.random.Generator) -> IntArray:
-        """Uniform crossover."""
+        """Uniform crossover: each gene comes from one of the two parents with equal probability."""
         return self.space.canonical(np.where(rng.random(first.shape) < 0.5, first, second))
 
     def keys(self, genes: IntArray) -> list[Hashable]:

@@ -1,4 +1,7 @@
-"""What predictors see of a candidate: numbers made of its encoded row, 0 where a choice is inactive."""
+"""Features of encoded candidates for predictors; the features of an inactive choice are 0.
+
+`one_hot_features` is the encoding of DyNAS-T, `contrast_features` the default of this project.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,18 +12,25 @@ from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.space import Choice, Space
 
 _MOST_DEGREES = 4
+"""Highest degree of the polynomials of an ordered choice."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Encoded candidates (n, k) to numbers (n, f), and the group of each of the f features: what it tells about."""
+    """A function that computes features, and the groups of the features.
+
+    Args:
+        of: encoded candidates (n, k) -> features (n, f).
+        groups: group of each of the f features; features of one choice or one family share a group, for which a
+            Gaussian process learns one weight.
+    """
 
     of: Callable[[IntArray], FloatArray]
     groups: tuple[int, ...]
 
 
 def one_hot_features(space: Space) -> Features:
-    """Every option of every choice as 0 or 1, all 0 where inactive (DyNAS-T's custom encoding); a group is a choice."""
+    """One-hot encoding of each choice, all 0 where it is inactive (DyNAS-T's custom encoding); a group is a choice."""
     most = int(space.option_counts.max(initial=1))
 
     def of(rows: IntArray) -> FloatArray:
@@ -31,14 +41,16 @@ def one_hot_features(space: Space) -> Features:
 
 
 def contrast_features(space: Space) -> Features:
-    """Contrasts of every choice (see `contrasts`), then their sums over each family: choices with the same options.
+    """Contrasts of each choice (see `contrasts`), followed by their sums over each family of choices.
 
-    A family's sum says how much of something a candidate has in all, wherever that is. A group is a choice or a family.
+    A family is a set of choices with the same options, such as the heads of all blocks. Its sum is the total amount,
+    wherever it is in the network, on which costs and accuracy depend most. A group is a choice or a family.
     """
     tables = [contrasts(choice) for choice in space.choices]
     most = int(space.option_counts.max(initial=1))
     owners = np.repeat(np.arange(len(tables)), [table.shape[1] for table in tables])
-    # One row a feature, one column an option, and the last for a choice that is inactive.
+    # Table of the value of each feature (rows) for each option of its choice (columns). The last column stays 0, for an
+    # inactive choice.
     values = np.zeros((len(owners), most + 1))
     for choice, table in enumerate(tables):
         values[owners == choice, : len(table)] = table.T
@@ -48,6 +60,8 @@ def contrast_features(space: Space) -> Features:
     kinship, start = [], 0
     for number, members in enumerate(kin, len(tables)):
         width = tables[members[0]].shape[1]
+        # The division keeps the variance of a sum equal to that of a single choice, so that families of any size start
+        # with the same weight.
         for member in members:
             sums[owners == member, start : start + width] = np.eye(width) / np.sqrt(len(members))
         kinship += [number] * width
@@ -62,14 +76,19 @@ def contrast_features(space: Space) -> Features:
 
 
 def contrasts(choice: Choice) -> FloatArray:
-    """One row an option, (options, columns); each column has mean 0 over the options and is at right angles to others.
+    """Orthogonal contrasts of the options of a choice.
 
-    Sizes: polynomials of their values, straight first, and the higher degrees half as large, so that smooth effects
-    are the likelier ones. Categories: all options are equally far from each other.
+    The columns have mean 0 over the options and are orthogonal to each other. For an ordered choice they are
+    polynomials of the sizes, linear first. Those of higher degree are scaled by one half, so that a predictor takes
+    smooth effects to be more likely. For an unordered choice all options have the same distance from each other.
+
+    Returns:
+        Contrasts (options, columns).
     """
     count = len(choice.options)
     if not choice.ordered:
-        # One row an option wherever it stands, so that the sums of a family count the same options.
+        # Options are taken in the order of their names, so that choices of a family that list the same options in
+        # another order have the same contrast for each option.
         basis = np.eye(count)[ranks_by_name(choice), : count - 1]
         scale = np.full(count - 1, 1 / np.sqrt(max(1, count - 1)))
     else:
@@ -80,15 +99,15 @@ def contrasts(choice: Choice) -> FloatArray:
         basis = level[:, None] ** np.arange(1, min(count, _MOST_DEGREES + 1))
         scale = np.where(np.arange(basis.shape[1]) == 0, 1.0, 0.5)
     columns, triangle = np.linalg.qr(np.hstack([np.ones((count, 1)), basis]))
-    # Rows in another order would else change signs, too.
+    # The sign of each column of a QR decomposition is arbitrary; fix it, since the order of the rows could change it.
     signs = np.where(np.diag(triangle) < 0, -1.0, 1.0)
     return np.asarray((columns * signs)[:, 1:] * scale * np.sqrt(count))
 
 
 def families(space: Space) -> list[list[int]]:
-    """Columns of the choices that have the same options in the same sense, where there are at least two.
+    """Groups of at least two choices with the same options, as columns of the encoding.
 
-    The order of categories means nothing, here as everywhere.
+    The order in which options are listed matters for ordered choices only.
     """
     found: dict[tuple[object, ...], list[int]] = {}
     for column, choice in enumerate(space.choices):
@@ -98,5 +117,5 @@ def families(space: Space) -> list[list[int]]:
 
 
 def ranks_by_name(choice: Choice) -> IntArray:
-    """The place of every option (options,) among the options by name."""
+    """Rank of each option (options,) when the options are sorted by name."""
     return np.argsort(np.argsort([repr(option) for option in choice.options]))

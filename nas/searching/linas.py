@@ -1,9 +1,12 @@
-"""LINAS, "lightweight iterative NAS": measure a few, predict the rest, evolve on the predictions, repeat.
+"""LINAS, "lightweight iterative NAS": fit predictors to a few measurements and run an evolution on the predictions.
 
-Cummings et al. 2022, arXiv 2205.10358, Algorithm 1; settings from the authors' DyNAS-T. Differs in every configuration:
-candidates are canonical, so that choices which do not matter never make two of one; none is measured twice; objectives
-with a formula are computed, not predicted; limits of objectives count as violations in the inner search (Deb's rule).
-`LinasConfig()` differs further, by what was found to save measurements: see its fields.
+Source: Cummings et al. 2022, arXiv 2205.10358, Algorithm 1; settings from the authors' code DyNAS-T. Differs, in every
+configuration: candidates are canonical, so candidates that differ in inactive choices only count as one; no candidate
+is measured twice; objectives with a formula are computed instead of predicted; limits of objectives count as constraint
+violations in the inner search (Deb's rule). The defaults of `LinasConfig` differ further, to save measurements.
+
+`linas` is the algorithm box, with steps numbered as in docs/linas.md. Each round is a `Round`: `inner_search` evolves candidates on the predictions, and
+`next_batch` chooses those to measure next.
 """
 
 import math
@@ -30,43 +33,49 @@ from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.space import Space
 
 _FIRST_STEPS, _WARM_STEPS = 25, 6
+"""Optimizer steps for the parameters of a Gaussian process, from the start and from those of the round before."""
 _SHORT_LIST = 150
+"""Candidates for which the expected hypervolume is computed; it is too slow for all candidates of the inner search."""
 _LIKELY = 0.5
+"""Lowest predicted probability of success with which a candidate is preferred for measurement."""
 
 
 def gaussian_process(groups: tuple[int, ...], before: Predictor | None) -> Predictor:
-    """A Gaussian process with a weight for each group, which begins with what the one before found."""
+    """Make a Gaussian process with a weight for each group of features; it starts from the parameters of `before`."""
     start = before.found if isinstance(before, GaussianProcess) else None
     return GaussianProcess(groups, start, steps=_FIRST_STEPS if start is None else _WARM_STEPS)
 
 
 def published_predictor(groups: tuple[int, ...], before: Predictor | None) -> Predictor:
-    """The paper's choice of ridge and support vector regressions, made anew each time."""
+    """The paper's predictor, ridge or support vector regression chosen by cross-validation; `before` has no effect."""
     return published_chooser()
 
 
 @dataclass(frozen=True)
 class LinasConfig:
-    """Settings of LINAS; the defaults are ours, `published()` the paper's.
+    """Settings of LINAS; the defaults are chosen to save measurements, `published()` returns those of the paper.
 
     Args:
-        first_batch: candidates measured before anything is predicted.
-        spread_start: begin with the smallest, the largest and rows that lean to one level between, else uniformly.
-        least_batch, most_batch, growth: a later batch holds `growth` times the number proposed so far, in these bounds.
-        features: makes of the space what predictors see of its candidates.
-        predictor: (groups of the features, the predictor of the round before or None) -> a new one, of one objective.
-        inner_population, inner_generations: of the evolution on the predictions.
-        crossover, mutation: its probabilities; a mutation of None is one over the number of choices.
-        warm_start: begin the inner search with the best measured candidates, else with random ones only.
-        margin: measure next what is expected to add most hypervolume, up to a reference beyond the measured front's
-            worst values by this share of its range; None: the best ranks of the inner search, as in the paper.
-        samples: of the predictions, for that expectation; 0: their means alone.
-        lag: proposal i depends on results 0 .. i - lag only, however many workers measure; one more than `least_batch`
-            lets that many of them measure one batch while the next is chosen.
+        first_batch: number of candidates that are measured before the first predictors are fitted.
+        spread_start: draw the first batch as `first_rows` describes, else uniformly.
+        least_batch, most_batch, growth: a later batch holds `growth` times the number of candidates proposed so far,
+            within the bounds `least_batch` and `most_batch`.
+        features: space -> the features of its candidates that predictors see.
+        predictor: (groups of the features, predictor of the round before or None) -> a new predictor for one objective.
+        inner_population, inner_generations: population and generations of the evolution on the predictions.
+        crossover: share of children with two parents in that evolution.
+        mutation: probability that a gene changes; None: one over the number of choices.
+        warm_start: start the inner search from the best measured candidates as well as from random ones.
+        margin: choose the candidates that are expected to add the most hypervolume. Its reference point is the worst
+            corner of the measured front, moved outwards by this share of the front's range. None: choose by rank and
+            crowding distance, as in the paper.
+        samples: samples of the predictions for that expectation; 0: use the predicted means only.
+        lag: proposal i depends on results 0 .. i - lag only, whatever the number of workers. With one more than
+            `least_batch`, as many workers as `least_batch` measure a batch while the next one is chosen.
 
     Raises:
-        UserError: a size below 1, bounds in the wrong order, a negative margin, growth or number of samples, or a
-            probability outside 0..1.
+        UserError: a size is below 1, the bounds of the batch are in the wrong order, margin, growth or samples is
+            negative, or a probability is outside 0..1.
     """
 
     first_batch: int = 24
@@ -101,10 +110,10 @@ class LinasConfig:
 
     @classmethod
     def published(cls) -> "LinasConfig":
-        """Population 50, 20,000 inner evaluations a round, the paper's grid of ridge and support vector regressions.
+        """The paper's settings: batches of 50, 20,000 inner evaluations per round, ridge or support vector regression.
 
-        Differs: crossover is uniform and mutation by option, where DyNAS-T rounds SBX and polynomial mutation; of three
-        or more objectives the survivors reach furthest along fixed directions, where DyNAS-T has U-NSGA-III.
+        Differs: crossover is uniform and mutation draws options, where DyNAS-T rounds the results of SBX and polynomial
+        mutation. With three or more objectives, survival is by `direction_survival`, where DyNAS-T has U-NSGA-III.
         """
         return cls(
             first_batch=50,
@@ -133,18 +142,28 @@ def linas(
     lag: int | None = None,
     **running: Unpack[Running],
 ) -> Study:
-    """Search `space` with at most `budget` measured candidates.
+    """Search a space with LINAS (Algorithm 1).
 
     Args:
-        evaluate: candidates -> raw values (n, m), one column an objective; an exception or NaN fails that candidate.
-        budget: failed candidates count; it ends earlier when every candidate of the space is measured.
-        seed: the same seed gives the same study, killed and resumed or not.
-        lag: proposal i depends on results 0 .. i - lag only; None: as `config` says.
-        running: where it is recorded and how it is measured, see `nas.searching.study.Running`.
+        space: the candidates.
+        evaluate: candidates -> raw values (n, m), one column per objective. If it raises an exception or returns NaN,
+            that candidate has failed.
+        objectives: the objectives, in the order of the columns.
+        budget: largest number of measured candidates, failed ones included. The search ends earlier when all candidates
+            of the space have been measured.
+        seed: the same seed gives the same study, also if the search is killed and resumed.
+        config: the settings; None: the defaults.
+        lag: proposal i depends on results 0 .. i - lag only; None: the value in `config`.
+        running: storage, workers and other options that do not change the algorithm; see
+            `nas.searching.study.Running`.
+
+    Returns:
+        The study with all measurements.
 
     Raises:
-        UserError: settings out of range, a storage or workers that cannot be used, or an `evaluate` of the wrong shape.
-        NoFeasible: every candidate of a small space breaks the limit of an objective with a formula.
+        UserError: a setting is out of range, the storage or the workers cannot be used, or `evaluate` returns an array
+            of the wrong shape.
+        NoFeasible: each candidate of a small space violates the limit of an objective with a formula.
     """
     config = config or LinasConfig()
     with searching(
@@ -156,18 +175,23 @@ def linas(
         **running,
     ) as (study, run):
         rng = generator(seed, "linas")
-        # Round results stand for as many of the first batch, but not for its ends and middle.
+        # 1. Measure the first batch. Known results replace as many of its candidates, but not the smallest,
+        # the largest and the middle one.
         run.propose(first_rows(space, config, rng)[: max(3, config.first_batch - run.known)], rng)
         surrogate = Surrogate(objectives, config.features(space), config.predictor)
         while run.remaining:
+            # A new generator per round: what a round draws does not depend on how much the rounds before have drawn.
             rng = generator(seed, "linas", run.proposed)
             data = run.results()
+            # All candidates have failed so far: there is nothing to learn from.
             if not data.good.any():
                 run.propose(space.random(config.least_batch, rng), rng)
                 continue
+            # 2. Fit the predictors; this also compares the latest measurements with their predictions.
             quality = surrogate.fit(data)
             if quality:
                 study.quality.append(quality)
+            # 3. Search on the predictions. 4. Measure the best new candidates.
             now = Round(space, objectives, config, data, surrogate, run.pending)
             run.propose(next_batch(now, run, inner_search(now, rng), rng), rng)
     return study
@@ -175,10 +199,15 @@ def linas(
 
 @dataclass(frozen=True)
 class Round:
-    """What one round goes by: the task, the results it may see, and the predictors that learned from them.
+    """The inputs of one round: the problem, the results that are available, and predictors fitted to them.
 
     Args:
-        pending: what was proposed before and has no result that this round may see (n, k).
+        space: the candidates.
+        objectives: the objectives.
+        config: the settings.
+        data: the results that this round may use.
+        surrogate: the predictors, fitted to `data`.
+        pending: encoded candidates (n, k) that were proposed before and whose results this round may not use.
     """
 
     space: Space
@@ -190,9 +219,10 @@ class Round:
 
     @cached_property
     def front(self) -> FloatArray:
-        """The measured front within limits as the predictors see it, (k, m).
+        """The front of the measured candidates within the limits, at their predicted values, (k, m).
 
-        A lucky measurement does not hide there what is better.
+        Predictions are used instead of measurements, because with noisy objectives a single lucky measurement would
+        hide candidates that are truly better.
         """
         good = self.data.good
         seen = self.surrogate.mean(self.data.rows[good])
@@ -200,13 +230,16 @@ class Round:
 
     @cached_property
     def expected(self) -> FloatArray:
-        """The front, and what is predicted of the pending candidates within limits (k, m): none is picked twice."""
+        """The front together with the predictions of pending candidates within the limits, (k, m).
+
+        Counting pending candidates as measured keeps a batch from choosing close neighbours of the batch before.
+        """
         values = self.surrogate.mean(self.pending)
         return np.concatenate([self.front, values[violations(values, self.objectives) <= 0]])
 
     @cached_property
     def frame(self) -> Frame | None:
-        """Where hypervolume counts; None while nothing measured is within limits, and in the paper."""
+        """The region in which hypervolume counts; None without a margin or before a candidate is within the limits."""
         if self.config.margin is None or not len(self.front):
             return None
         bounds = np.array([np.inf if o.limit is None else o.sign * o.limit for o in self.objectives])
@@ -214,23 +247,24 @@ class Round:
 
     @property
     def genome(self) -> VectorGenome:
-        """How candidates change."""
+        """Mutation and crossover of candidates."""
         each = 1 / max(1, len(self.space.choices)) if self.config.mutation is None else self.config.mutation
         return VectorGenome(self.space, each)
 
     @cached_property
     def best(self) -> Population:
-        """The best measured candidates, as many as the inner search holds."""
+        """The best measured candidates, as many as the population of the inner search."""
         everyone = Population.of(self.data.rows, self.data.values, self.data.violations)
         return everyone.take(nsga2_survival(everyone, self.config.inner_population))
 
 
 def first_rows(space: Space, config: LinasConfig, rng: np.random.Generator) -> IntArray:
-    """P_0: the first batch (n, k).
+    """The first batch P_0, encoded candidates (n, k).
 
-    Spread: the smallest, the largest, the middle, then level rows (2 of 3) and uniform ones. A level row leans to one
-    level between smallest and largest, with noise of 0.15, 0.35 or 0.6 of the range. Categories stand by their names
-    for that, so that choices with the same ones lean to the same one.
+    With `spread_start`: the smallest, the largest and the middle candidate; of the others two in three are level rows
+    and the rest are uniform. In a level row all choices are near a common level between smallest and largest, with
+    noise of 0.15, 0.35 or 0.6 of the range. Uniform rows alone would nearly all have a medium total size and leave the
+    ends of the front unknown.
     """
     if not config.spread_start:
         return space.random(config.first_batch, rng)
@@ -242,6 +276,8 @@ def first_rows(space: Space, config: LinasConfig, rng: np.random.Generator) -> I
     share = rng.permutation((np.arange(levels) + rng.random(levels)) / max(1, levels))[:, None]
     lean = np.clip(share + noise * rng.standard_normal((levels, len(top))), 0, 1)
     leaning = np.concatenate([ends, np.rint(lean * top).astype(np.int64)])
+    # Unordered options are levelled in the order of their names, so that choices with the same options get the same
+    # option at the same level, even if they list their options in different orders.
     for column, choice in enumerate(space.choices):
         if not choice.ordered:
             leaning[:, column] = np.argsort(ranks_by_name(choice))[leaning[:, column]]
@@ -250,7 +286,12 @@ def first_rows(space: Space, config: LinasConfig, rng: np.random.Generator) -> I
 
 
 def inner_search(now: Round, rng: np.random.Generator) -> Population:
-    """Evolution on the predicted values: its last population, or with a margin everything that it predicted."""
+    """Run the evolution on predicted values.
+
+    Returns:
+        The last population; with a margin, all candidates that were predicted, since the candidates with the largest
+        expected hypervolume need not have survived.
+    """
     config, objectives = now.config, now.objectives
     scored: list[Population] = []
 
@@ -262,6 +303,7 @@ def inner_search(now: Round, rng: np.random.Generator) -> Population:
     first = now.genome.sample(config.inner_population, rng)
     if config.warm_start:
         first = np.concatenate([now.best.genes, first])
+    # Crowding distance spreads points poorly over a front of three or more objectives, so directions are used there.
     survival: Survival = nsga2_survival
     if now.frame is not None or len(objectives) > 2:
         survival = partial(direction_survival, frame=now.frame)
@@ -280,12 +322,15 @@ def inner_search(now: Round, rng: np.random.Generator) -> Population:
 
 
 def next_batch(now: Round, run: Evaluations, pool: Population, rng: np.random.Generator) -> IntArray:
-    """P_i+1: the best of `pool` that were not proposed before, as many as the next batch holds.
+    """The next batch P_(i+1): the best candidates of `pool` that were not proposed before, encoded (n, k).
 
-    In the paper by rank and crowding distance. With a margin, those expected to add most hypervolume; and as far as
-    predictions are doubtful, up to half of the batch, offspring of the best measured candidates as in NSGA-II.
+    Without a margin they are chosen by rank and crowding distance, as in the paper. With a margin they are those that
+    are expected to add the most hypervolume. If the predictions were poor lately, up to half of the batch are instead
+    children of the best measured candidates, as in NSGA-II.
     """
     config = now.config
+    # Batches grow with the search, since fitting takes longer and each new result changes the predictors less. They are
+    # multiples of the smallest batch, so that as many workers all have work.
     grown = round(config.growth * run.proposed) // config.least_batch * config.least_batch
     size = min(config.most_batch, max(config.least_batch, grown))
     new = pool.take(np.flatnonzero(run.is_new(pool.genes)))
@@ -298,11 +343,10 @@ def next_batch(now: Round, run: Evaluations, pool: Population, rng: np.random.Ge
 
 
 def promising(now: Round, new: Population, count: int, rng: np.random.Generator) -> IntArray:
-    """The `count` rows of `new` that are expected to add most hypervolume to what is measured and within limits.
+    """The `count` candidates of `new` that are expected to add the most hypervolume to the measured front, (n, k).
 
-    Those that more likely fail than not, as the failures so far tell, stand back where there are enough others.
-
-    While nothing measured is within limits: the rows that are predicted nearest to them.
+    Candidates that are predicted to fail are left out if there are enough others. As long as no measured candidate is
+    within the limits, the candidates that are predicted to be nearest to the limits are chosen.
     """
     if now.frame is None or not len(new):
         return np.asarray(new.genes[nsga2_survival(new, count)])
@@ -310,8 +354,10 @@ def promising(now: Round, new: Population, count: int, rng: np.random.Generator)
     new = new.take(likely) if len(likely) >= count else new
     short = new.take(now.frame.nearest(new.values, now.expected, _SHORT_LIST))
     mean, spread = now.surrogate.predict(short.genes)
+    # Antithetic samples: each draw is used with both signs, so that the samples have the predicted mean exactly.
     half = rng.standard_normal((now.config.samples // 2, *mean.shape))
     draws = np.concatenate([half, -half]) if len(half) else np.zeros((1, *mean.shape))
     picked = most_expected(mean, spread, now.expected, now.frame, count, draws, now.surrogate.chance(short.genes))
+    # Fewer are picked when the others add nothing; the batch is then filled from the front of the short list.
     others = np.setdiff1d(np.arange(len(short)), picked)
     return np.asarray(short.genes[np.concatenate([picked, others])[:count]])

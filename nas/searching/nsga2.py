@@ -1,7 +1,7 @@
-"""NSGA-II on measured candidates, without any predictor (Deb et al. 2002).
+"""NSGA-II on measured candidates, without predictors (Deb et al. 2002, doi:10.1109/4235.996017).
 
-Differs: integer vectors with uniform crossover and mutation by option; candidates are canonical, and none is measured
-twice, so every generation holds new candidates only.
+Differs: genes are option indices, with uniform crossover and mutation that draws options; candidates are canonical and
+none is measured twice, so the children of each generation are new candidates.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,15 @@ from search_spaces.space import Space
 
 @dataclass(frozen=True)
 class Nsga2Config:
-    """Settings of NSGA-II: the defaults are the usual ones.
+    """Settings of NSGA-II, with the usual defaults.
 
-    `crossover`: share of children with two parents; `mutation`: probability that a gene changes, None for one over the
-    number of choices.
+    Args:
+        population: candidates per generation, at least 2.
+        crossover: share of children with two parents.
+        mutation: probability that a gene changes; None: one over the number of choices.
 
     Raises:
-        UserError: a population below 2, a probability outside 0..1.
+        UserError: the population is below 2, or a probability is outside 0..1.
     """
 
     population: int = 50
@@ -50,7 +52,7 @@ def nsga2(
     lag: int = 1,
     **running: Unpack[Running],
 ) -> Study:
-    """Evolve measured candidates; arguments and errors as in `nas.linas`."""
+    """Search a space with NSGA-II on measured values; arguments, result and errors as for `nas.linas`."""
     config = config or Nsga2Config()
     with searching(
         space,
@@ -64,6 +66,8 @@ def nsga2(
         genome = VectorGenome(space, 1 / max(1, len(space.choices)) if config.mutation is None else config.mutation)
         shown = 0
 
+        # With a lag, the results of a generation arrive while the next one is bred: `score` proposes the new candidates
+        # and returns those whose results became available since the last call.
         def score(genes: Genes) -> Population:
             nonlocal shown
             run.propose(genes, rng)

@@ -1,6 +1,7 @@
-"""Pareto ranks, crowding and hypervolume of arrays of objective values; everything is minimised.
+"""Pareto ranks, crowding distance and hypervolume of arrays of objective values; all objectives are minimised.
 
-Sources: Deb et al. 2002 (NSGA-II: ranks, crowding, constrained dominance). Ranks and hypervolume are moocore's.
+Source: Deb et al. 2002 (NSGA-II, doi:10.1109/4235.996017) for ranks, crowding distance and constrained dominance. The
+non-dominated sorting and the hypervolume are computed by `moocore`.
 """
 
 import moocore
@@ -11,10 +12,17 @@ from search_spaces.arrays import BoolArray, FloatArray, IntArray
 
 
 def ranks(values: FloatArray, violations: FloatArray | None = None) -> IntArray:
-    """Rank (n,) of each row of `values` (n, m), 0 for the front; rows that are not finite rank last.
+    """Rank of each row by non-dominated sorting, with Deb's rule for limits.
 
-    With `violations` (n,), 0 where every limit is met, by Deb's rule: all that meet the limits come first, by
-    dominance; the others follow, the smaller violation first.
+    Rows that meet the limits come first, ranked by dominance. The others follow, ranked by their violation. Rows with a
+    value that is not finite rank last.
+
+    Args:
+        values: objective values (n, m).
+        violations: total violation of the limits (n,), 0 where all are met; None: there are no limits.
+
+    Returns:
+        Ranks (n,), 0 for the front.
     """
     values = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(values).all(axis=1)
@@ -27,17 +35,22 @@ def ranks(values: FloatArray, violations: FloatArray | None = None) -> IntArray:
         next_rank = int(result[feasible].max()) + 1
     infeasible = finite & ~feasible
     if infeasible.any():
-        steps, place = np.unique(broken[infeasible], return_inverse=True)
-        result[infeasible] = next_rank + place
-        next_rank += len(steps)
+        distinct, order = np.unique(broken[infeasible], return_inverse=True)
+        result[infeasible] = next_rank + order
+        next_rank += len(distinct)
     result[~finite] = next_rank
     return result
 
 
 def crowding(values: FloatArray, ranks: IntArray) -> FloatArray:
-    """Crowding distance (n,) of each row of `values` (n, m) among the rows of its rank.
+    """Crowding distance of each row among the rows of its rank (Deb et al. 2002, section III-B).
 
-    The ends of a front in any objective are infinitely far; a row that is not finite has 0.
+    Args:
+        values: objective values (n, m).
+        ranks: rank of each row (n,).
+
+    Returns:
+        Distances (n,): infinite at the ends of a front in any objective, 0 for rows that are not finite.
     """
     rows = np.flatnonzero(np.isfinite(values).all(axis=1))
     distance = np.zeros(len(values))
@@ -46,9 +59,11 @@ def crowding(values: FloatArray, ranks: IntArray) -> FloatArray:
     for column in values[rows].T:
         order = np.lexsort((column, ranks[rows]))
         value, rank = column[order], ranks[rows][order]
-        # All fronts at once: sorted by rank and then value, each front is a run of neighbours.
+        # Sorted by rank and then by value, each front is a contiguous run, so all fronts are handled at once instead of
+        # in a loop over ranks.
         new = rank[1:] != rank[:-1]
         first, last = np.concatenate([[True], new]), np.concatenate([new, [True]])
+        # Gaps are divided by the range of their front. It is 0 where all values are equal; then all gaps are 0 too.
         span = (value[last] - value[first])[np.cumsum(first) - 1]
         inner = np.flatnonzero(~(first | last))
         gaps = np.full(len(rows), np.inf)
@@ -58,13 +73,21 @@ def crowding(values: FloatArray, ranks: IntArray) -> FloatArray:
 
 
 def best_first(values: FloatArray, violations: FloatArray | None = None) -> IntArray:
-    """Row indices (n,) by rank, then the more distant, then the earlier row."""
+    """Row indices (n,) sorted by rank, then by decreasing crowding distance, then by index."""
     ranked = ranks(values, violations)
     return np.asarray(np.lexsort((-crowding(values, ranked), ranked)), dtype=np.int64)
 
 
 def front(values: FloatArray, violations: FloatArray | None = None) -> BoolArray:
-    """Which rows (n,) of `values` (n, m) are finite, meet every limit and are dominated by no other such row."""
+    """Which rows form the Pareto front.
+
+    Args:
+        values: objective values (n, m).
+        violations: total violation of the limits (n,), 0 where all are met; None: there are no limits.
+
+    Returns:
+        True (n,) for rows that are finite, meet all limits and are dominated by no other such row.
+    """
     feasible = np.isfinite(values).all(axis=1)
     if violations is not None:
         feasible &= np.asarray(violations) <= 0
@@ -72,12 +95,16 @@ def front(values: FloatArray, violations: FloatArray | None = None) -> BoolArray
 
 
 def hypervolume(values: FloatArray, reference: npt.ArrayLike) -> float:
-    """Volume that the rows of `values` (n, m) dominate up to `reference` (m,), exact.
+    """Exact hypervolume: the volume between the rows of `values` and a reference point.
 
-    Rows that are not finite or not below the reference in every objective add nothing.
+    Rows that are not finite, or not below the reference in each objective, add nothing.
+
+    Args:
+        values: objective values (n, m).
+        reference: the reference point (m,).
 
     Raises:
-        ValueError: `reference` has not one finite number an objective.
+        ValueError: `reference` does not consist of m finite numbers.
     """
     bound = np.asarray(reference, dtype=np.float64)
     if bound.shape != (values.shape[1],) or not np.isfinite(bound).all():

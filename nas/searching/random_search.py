@@ -1,4 +1,4 @@
-"""Random search: the baseline that every other search has to beat."""
+"""Random search, the baseline for the other searches."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -22,8 +22,9 @@ def random_search(
     lag: int = 1,
     **running: Unpack[Running],
 ) -> Study:
-    """Measure `budget` distinct random candidates; arguments and errors as in `nas.linas`."""
-    # Smaller steps where patience is asked for between them; the candidates and their order are the same.
+    """Measure `budget` distinct random candidates; arguments, result and errors as for `nas.linas`."""
+    # The stop rule is checked between proposals, so with patience fewer candidates are proposed at a time. The
+    # candidates and their order stay the same.
     step = min(_BATCH, running.get("patience") or _BATCH)
     with searching(
         space,

@@ -1,4 +1,4 @@
-"""Choosing one measured candidate by limits: no reading of fronts needed."""
+"""Select one measured candidate by limits on its objectives."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,19 +7,22 @@ from nas.errors import NoFeasible, UserError
 from nas.searching.measurement import Measurement, Objective
 
 Bound = tuple[str, float, float]
+"""(objective, 1 for an upper and -1 for a lower bound, bound as a raw value)."""
 
 
 def select(
     measurements: Sequence[Measurement], objectives: Sequence[Objective], limits: Mapping[str, float]
 ) -> Measurement:
-    """The best in the first objective, ties by the next, of those within `limits` and the objectives' own limits.
+    """Choose the best candidate in the first objective (ties by the next ones) that meets all limits.
 
     Args:
-        limits: bounds on raw values, `max_` or `min_` + objective name.
+        measurements: the measurements to choose from.
+        objectives: the objectives; their own limits apply too.
+        limits: bounds on raw values, by `max_` or `min_` and the name of the objective.
 
     Raises:
-        UserError: a limit on something that is no objective, or that is no finite number.
-        NoFeasible: nothing measured meets the limits; the message names the nearest.
+        UserError: a limit does not name an objective, or is not a finite number.
+        NoFeasible: no measured candidate meets the limits; the message names the nearest one.
     """
     bounds = _bounds(objectives, limits)
     measured = [m for m in measurements if m.state == "measured"]
@@ -33,19 +36,19 @@ def select(
     if feasible:
         return min(feasible, key=cost)
     nearest = min(measured, key=lambda m: (_excess(m, bounds), cost(m)))
-    asked = " and ".join(f"{name} {'<=' if sign > 0 else '>='} {bound:g}" for name, sign, bound in bounds)
+    wanted = " and ".join(f"{name} {'<=' if sign > 0 else '>='} {bound:g}" for name, sign, bound in bounds)
     has = ", ".join(f"{name} {value:.6g}" for name, value in nearest.values.items())
-    raise NoFeasible(f"none of {len(measured)} measured candidates meets {asked}; the nearest has {has}")
+    raise NoFeasible(f"none of {len(measured)} measured candidates meets {wanted}; the nearest has {has}")
 
 
 def _excess(measurement: Measurement, bounds: Sequence[Bound]) -> float:
-    """By how much the bounds are broken, as a sum of shares of the bounds; 0 when they are met."""
+    """Total violation of the bounds, each relative to its bound because units differ; 0 when all are met."""
     shares = (sign * (measurement.values[name] - bound) / (abs(bound) or 1.0) for name, sign, bound in bounds)
     return sum(max(0.0, share) for share in shares)
 
 
 def _bounds(objectives: Sequence[Objective], limits: Mapping[str, float]) -> list[Bound]:
-    """(objective, 1 for at most and -1 for at least, bound) of every limit."""
+    """All bounds, those of the objectives and those in `limits`."""
     bounds = [(o.name, o.sign, o.limit) for o in objectives if o.limit is not None]
     names = [objective.name for objective in objectives]
     for key, bound in limits.items():

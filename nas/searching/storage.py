@@ -1,9 +1,11 @@
-"""Where a study is kept: Optuna's journal file by default, any database that Optuna knows on request.
+"""Store a study in a journal file of Optuna, or in a database that Optuna supports.
 
-One finished trial is one measured candidate, in order of commitment, each one write. What the search was asked for
-stands in the study's user attributes, so that another search never continues it. A last line of a journal torn by a
-kill is dropped when the search goes on. A journal is held by one process through a lock of the system's; in a database
-the process that began last holds the study, and one that it took over from stops at its next result.
+Each measured candidate is one finished trial, written at once when it is committed. The identity of the search is saved
+in the user attributes of the study, so that a different search does not continue it. If a kill left an incomplete last
+line in a journal, that line is dropped when the search resumes.
+
+Only one process may write a study. A journal is protected by a file lock of the operating system, which ends with its
+process. In a database the process that started last owns the study, and an earlier one stops at its next result.
 """
 
 import fcntl
@@ -27,24 +29,31 @@ from nas.searching.trials import from_trial, quiet_optuna, to_trial
 from search_spaces.space import Space
 
 Storage = Path | str
-"""A journal file, or the URL of a database, e.g. `sqlite:///studies.db`, with `#name` for the name of the study."""
+"""A journal file, or the URL of a database, e.g. `sqlite:///studies.db#name` with an optional name of the study."""
 Keep = Callable[[Measurement], None]
+"""Writes a measurement to the storage."""
 
 NAME = "supersieve"
 VERSION = 1
 _WRITER = f"{NAME}_writer"
 _LINE_START = b'{"op_code":'
+"""Beginning of each line of a journal."""
 _WRONG = (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError)
+"""Exceptions that Optuna raises for damaged content, which it does not check."""
 _UNREACHABLE = (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError)
+"""Exceptions of a database that cannot be reached; ImportError when its driver is not installed."""
 
 
 def is_url(storage: Storage) -> bool:
-    """Whether it names a database, not a file."""
+    """Whether a storage is the URL of a database rather than a file."""
     return isinstance(storage, str) and "://" in storage
 
 
 def shown(storage: Storage) -> str:
-    """The storage for a message: a URL without its password, which may hold any sign or stand in the query."""
+    """The storage as text for messages, with the password of a URL hidden.
+
+    A password may contain any character, and may be given in the query of the URL instead.
+    """
     hidden = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", str(storage))
     return re.sub(r"(passw(?:or)?d=)[^&#\s]*", r"\1***", hidden, flags=re.IGNORECASE)
 
@@ -53,22 +62,29 @@ def shown(storage: Storage) -> str:
 def open_study(
     storage: Storage, space: Space, objectives: Sequence[Objective], identity: Mapping[str, Any]
 ) -> Iterator[tuple[list[Measurement], Keep]]:
-    """What an earlier run of the same search left in `storage`, and the way to add to it.
+    """Open a study for writing and hold it until the context ends.
 
     Args:
-        identity: what makes it the same search, as JSON data; its "version" is added.
+        storage: journal file or URL of a database; created where it is missing.
+        space: the space of the search.
+        objectives: the objectives of the search.
+        identity: everything that determines the search, as JSON data; the version of the format is added to it.
+
+    Yields:
+        The measurements that are stored already, and a function that stores a further one.
 
     Raises:
-        UserError: a storage that is damaged, in use, not writable, not reachable, or of another search.
+        UserError: the storage is damaged, in use, not writable, not reachable, or belongs to another search.
     """
     open_storage = _database if is_url(storage) else _journal
     whole = {"version": VERSION, **identity}
     with open_storage(storage, objectives, whole) as (stored, begin):
         if stored is not None:
             _refuse_another_search(storage, stored, whole)
-            _measurements(storage, stored, space, objectives)  # what is damaged stays as it is
+            # Read everything before `begin` writes anything, so that a damaged study is left unchanged.
+            _measurements(storage, stored, space, objectives)
         study, check = begin()
-        # Again now that the study is ours: another process may have added to a database in the meantime.
+        # Read again after taking over the study, since another process may have written to a database in the meantime.
         found = _measurements(storage, study, space, objectives)
 
         def keep(measurement: Measurement) -> None:
@@ -80,10 +96,16 @@ def open_study(
 
 
 def read_study(storage: Storage) -> tuple[Space, list[Objective], list[Measurement]]:
-    """What a study holds, without changing it; exact objectives have lost their function.
+    """Read a study without changing it.
+
+    Args:
+        storage: journal file or URL of a database.
+
+    Returns:
+        The space, the objectives (without the functions of exact ones, which are not stored) and the measurements.
 
     Raises:
-        UserError: no such file or database, or no study of this project in it.
+        UserError: the file or database does not exist, or holds no study of this project.
     """
     if is_url(storage):
         url, name = _parts(str(storage))
@@ -97,7 +119,11 @@ def read_study(storage: Storage) -> tuple[Space, list[Objective], list[Measureme
 
 
 def copy_to_journal(storage: Storage, path: Path) -> None:
-    """Write the study in a database to the journal file `path`, as a whole or not at all."""
+    """Copy a study from a database to the journal file `path`; a kill never leaves a partial file at `path`.
+
+    Raises:
+        UserError: the database cannot be reached, or the file cannot be written.
+    """
     url, name = _parts(str(storage))
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
@@ -110,12 +136,14 @@ def copy_to_journal(storage: Storage, path: Path) -> None:
 
 
 _Begin = Callable[[], tuple[optuna.Study, Callable[[], None]]]
+"""Creates or takes over the study; returns it, and a function that raises UserError if another process owns it now."""
 
 
 @contextmanager
 def _journal(
     storage: Storage, objectives: Sequence[Objective], identity: Mapping[str, Any]
 ) -> Iterator[tuple[optuna.Study | None, _Begin]]:
+    """Lock a journal; yields the study in it, if any, and the function that begins writing."""
     path = Path(storage)
     with _cannot_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +158,8 @@ def _journal(
         def begin() -> tuple[optuna.Study, Callable[[], None]]:
             with _cannot_write(path):
                 file.truncate(length)
-                # Nobody else writes while we hold the file: a lock that Optuna left there is of a killed process.
+                # Optuna protects each write with a lock file, which survives a kill and would block all later writes.
+                # This process holds the lock of the system, so an existing lock file belongs to a killed process.
                 Path(f"{path}.lock").unlink(missing_ok=True)
                 return _begin(_journal_storage(path), NAME, identity, objectives), lambda: None
 
@@ -141,6 +170,7 @@ def _journal(
 def _database(
     storage: Storage, objectives: Sequence[Objective], identity: Mapping[str, Any]
 ) -> Iterator[tuple[optuna.Study | None, _Begin]]:
+    """Connect to a database; yields the study in it, if any, and the function that takes it over."""
     url, name = _parts(str(storage))
     token = f"{uuid.uuid4()} (process {os.getpid()})"
     with _connected(storage, url) as database:
@@ -148,6 +178,8 @@ def _database(
         def begin() -> tuple[optuna.Study, Callable[[], None]]:
             with _cannot_write(storage):
                 study = _begin(database, name, identity, objectives)
+                # A database has no lock that ends with its process. The last writer to register owns the study, so that
+                # a search can be resumed even if a killed process never gave it up.
                 study.set_user_attr(_WRITER, token)
 
             def check() -> None:
@@ -162,7 +194,7 @@ def _database(
 
 
 def _parts(url: str) -> tuple[str, str]:
-    """The URL of the database, and the name of the study in it."""
+    """Split a storage URL into the URL of the database and the name of the study in it."""
     address, _, name = url.partition("#")
     return address, name or NAME
 
@@ -183,7 +215,7 @@ def _connected(storage: Storage, url: str) -> Iterator[RDBStorage]:
 
 
 def _study_in(storage: Storage, database: BaseStorage, name: str) -> optuna.Study | None:
-    """The study of that name, None when there is none; raises UserError for a damaged one."""
+    """The study of the given name, or None; raises UserError if it is damaged."""
     try:
         with quiet_optuna():
             if name not in optuna.get_all_study_names(database):
@@ -209,9 +241,14 @@ def _journal_storage(path: Path) -> JournalStorage:
 
 
 def _whole_length(path: Path) -> int:
-    """Bytes of the journal without a last line torn by a kill; raises UserError when it is torn or wrong otherwise."""
+    """Length of a journal in bytes without an incomplete last line.
+
+    Raises:
+        UserError: the last complete line or the incomplete one after it does not look like a line of a journal.
+    """
     content = path.read_bytes()
     length = content.rfind(b"\n") + 1
+    # A kill cuts a line off, but its beginning is still that of a line. Anything else is not ours to truncate.
     torn = content[length:][: len(_LINE_START)]
     lines = content[:length].splitlines()
     try:
@@ -224,7 +261,7 @@ def _whole_length(path: Path) -> int:
 
 
 def _in_journal(path: Path, length: int) -> optuna.Study | None:
-    """Our study in the journal, None when it has none; raises UserError for a damaged journal."""
+    """The study of this project in a journal, or None; raises UserError for a damaged journal."""
     if length == 0:
         return None
     try:
@@ -238,7 +275,7 @@ def _in_journal(path: Path, length: int) -> optuna.Study | None:
 def _begin(
     storage: BaseStorage, name: str, identity: Mapping[str, Any], objectives: Sequence[Objective]
 ) -> optuna.Study:
-    """Our study in the storage, created where it is missing."""
+    """The study of this project in a storage, created if it is missing."""
     with quiet_optuna():
         study = optuna.create_study(
             study_name=name,
@@ -252,6 +289,7 @@ def _begin(
 
 
 def _content(storage: Storage, stored: optuna.Study | None) -> tuple[Space, list[Objective], list[Measurement]]:
+    """Space, objectives and measurements of a stored study; raises UserError if it is damaged or another program's."""
     attributes = None if stored is None else stored.user_attrs.get(NAME)
     if stored is None or attributes is None:
         raise UserError(f"{shown(storage)} holds no study of this project; name the one that the search wrote")
@@ -264,25 +302,30 @@ def _content(storage: Storage, stored: optuna.Study | None) -> tuple[Space, list
 
 
 def _refuse_another_search(storage: Storage, stored: optuna.Study, identity: Mapping[str, Any]) -> None:
-    """UserError when what is stored is of another search."""
-    there = stored.user_attrs.get(NAME)
-    if there is None and not stored.get_trials(deepcopy=False):
+    """Raise UserError if the stored study has another identity."""
+    found = stored.user_attrs.get(NAME)
+    # A kill between the creation of the study and the writing of its identity leaves an empty study, which is fine.
+    if found is None and not stored.get_trials(deepcopy=False):
         return
-    here = json.loads(json.dumps(identity))
-    if not isinstance(there, dict) or there.get("version") != VERSION:
+    # Through JSON, because the stored identity went through it too (tuples became lists).
+    expected = json.loads(json.dumps(identity))
+    if not isinstance(found, dict) or found.get("version") != VERSION:
         raise UserError(f"the study at {shown(storage)} must be of version {VERSION}; name another file")
-    for key, value in here.items():
-        if there.get(key) != value:
-            told = "" if key == "space" else f" ({there.get(key)}, here {value})"
+    for key, value in expected.items():
+        if found.get(key) != value:
+            both = "" if key == "space" else f" ({found.get(key)}, here {value})"
             raise UserError(
-                f"the study at {shown(storage)} belongs to a search with another {key}{told}; name another file"
+                f"the study at {shown(storage)} belongs to a search with another {key}{both}; name another file"
             )
 
 
 def _measurements(
     storage: Storage, stored: optuna.Study, space: Space, objectives: Sequence[Objective]
 ) -> list[Measurement]:
-    """What is stored, in order; where two processes measured one candidate in a database, the first counts."""
+    """The stored measurements in order.
+
+    In a database two processes may both have measured a candidate before one took over; the first result counts.
+    """
     try:
         found = [from_trial(space, objectives, trial) for trial in stored.get_trials(deepcopy=False)]
     except (ValueError, KeyError, TypeError) as error:

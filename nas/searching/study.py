@@ -1,4 +1,4 @@
-"""The record of a search: what was measured, what is best, and the search that writes it."""
+"""The study, which records the measurements of a search, and `searching`, the context that all algorithms run in."""
 
 import dataclasses
 import functools
@@ -29,11 +29,19 @@ from search_spaces.arrays import FloatArray
 from search_spaces.space import Candidate, Space
 
 _LISTED = 10_000
+"""Largest space whose candidates are all enumerated to check whether the limits can be met."""
 
 
 @dataclass(frozen=True)
 class SearchIdentity:
-    """What makes a search the same search: its algorithm, settings (a frozen dataclass), seed and lag."""
+    """The part of a search's identity that comes from its algorithm; a stored study with another one is refused.
+
+    Args:
+        algorithm: name of the algorithm.
+        config: its settings, a frozen dataclass or None.
+        seed: seed of all random draws, at least 0.
+        lag: proposal i depends on results 0 .. i - lag only.
+    """
 
     algorithm: str
     config: Any
@@ -42,14 +50,17 @@ class SearchIdentity:
 
 
 class Study:
-    """The measured candidates of one search, in order of commitment, and the best of them.
+    """The measurements of a search in the order in which they were committed.
 
     Args:
-        keep: called with each further measurement before it counts.
+        space: the space of the candidates.
+        objectives: the objectives.
+        measurements: measurements that exist already.
+        keep: called with each further measurement to store it.
 
     Attributes:
-        quality: round by round, how well the newest candidates were predicted before they were learned from, by the
-            name of the objective; empty where nothing is predicted, and not stored.
+        quality: for each round, how well the latest candidates were predicted before the predictors learned from them,
+            by the name of the objective. Empty for searches without predictors; it is not stored.
     """
 
     def __init__(
@@ -67,43 +78,48 @@ class Study:
 
     @property
     def measurements(self) -> list[Measurement]:
-        """Everything committed, in order, failed ones too."""
+        """All measurements in the order of commitment, including failed ones."""
         return list(self._measurements)
 
     def commit(self, measurement: Measurement) -> None:
-        """Add one result, on the disk first; raises UserError when it cannot be written."""
+        """Add a measurement; raises UserError when it cannot be written."""
+        # Written first: a result that the search has seen is then always on the disk, also after a kill.
         if self._keep is not None:
             self._keep(measurement)
         self._measurements.append(measurement)
 
     def front(self) -> list[Measurement]:
-        """The measured candidates within the limits that no other dominates, best in the first objective first."""
+        """The Pareto front: measured candidates within the limits that no other dominates, by the first objective."""
         values = self._minimised()
         best = np.flatnonzero(pareto.front(values, violations(values, self.objectives)))
         return [self._measurements[i] for i in best[np.lexsort(values[best].T[::-1])]]
 
     def find(self, candidate: Candidate) -> Measurement | None:
-        """The measurement of a candidate, if it was measured."""
+        """The measurement of a candidate, or None if it was not measured successfully."""
         return next((m for m in self._measurements if m.candidate == candidate and m.state == "measured"), None)
 
     def select(self, limits: Mapping[str, float] | None = None, **named: float) -> Measurement:
-        """The best in the first objective, ties by the next, of those within all limits, the objectives' own included.
+        """Choose the best candidate in the first objective (ties by the next ones) that meets all limits.
 
         Args:
-            limits: bounds on raw values, `max_` or `min_` + objective name, e.g. `{"max_latency_ms": 8}`.
-            named: the same as keywords.
+            limits: bounds on raw values by `max_` or `min_` and the objective's name, e.g. `{"max_latency_ms": 8}`. The
+                limits of the objectives themselves apply too.
+            named: the same as keyword arguments.
 
         Raises:
-            UserError: a limit on something that is no objective of this study, or that is no finite number.
-            NoFeasible: nothing measured meets the limits; the message names the nearest.
+            UserError: a limit does not name an objective of this study, or is not a finite number.
+            NoFeasible: no measured candidate meets the limits; the message names the nearest one.
         """
         return select(self._measurements, self.objectives, {**(limits or {}), **named})
 
     def hypervolume(self, reference: Sequence[float]) -> float:
-        """Volume between the measured candidates and `reference` (raw values in the order of the objectives).
+        """Hypervolume of the measured candidates.
+
+        Args:
+            reference: the reference point, raw values in the order of the objectives.
 
         Raises:
-            UserError: `reference` has not one finite number an objective.
+            UserError: `reference` does not consist of one finite number per objective.
         """
         bound = np.asarray(reference, dtype=np.float64)
         if bound.shape != (len(self.objectives),) or not np.isfinite(bound).all():
@@ -112,7 +128,10 @@ class Study:
         return pareto.hypervolume(self._minimised(), bound * [objective.sign for objective in self.objectives])
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a measurement: number, state, reason, seconds, known, `values_<objective>`, `params_<choice>`."""
+        """A table with one row per measurement.
+
+        Its columns are number, state, reason, seconds, known, `values_<objective>` and `params_<choice>`.
+        """
         rows = [
             {
                 "number": number,
@@ -128,40 +147,42 @@ class Study:
         return pd.DataFrame(rows)
 
     def to_optuna(self) -> optuna.Study:
-        """A copy as an Optuna study in memory, e.g. for `optuna.visualization`."""
+        """Copy the measurements to an Optuna study in memory, e.g. for `optuna.visualization`."""
         return in_memory(self.space, self.objectives, self._measurements)
 
     def _minimised(self) -> FloatArray:
-        """(n, m), NaN where failed."""
+        """Minimised values (n, m), NaN for failed candidates."""
         rows = [[o.sign * m.values.get(o.name, math.nan) for o in self.objectives] for m in self._measurements]
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.objectives))
 
 
 @runtime_checkable
 class Watcher(Protocol):
-    """An `on_result` that is shown the study too, before the first result."""
+    """An `on_result` that also receives the study, before the first result."""
 
     def begin(self, study: Study) -> None:
-        """The search begins, or goes on."""
+        """Called when the search starts or resumes."""
 
     def __call__(self, measurement: Measurement, number: int) -> None:
-        """As `on_result`."""
+        """Called after each commitment with the measurement and the number of results so far."""
 
 
 class Running(TypedDict, total=False):
-    """How a search runs, in keywords that all algorithms take; nothing of it makes it another search but `known`.
+    """Keyword arguments of all algorithms that control how a search runs. Only `known` is part of its identity.
 
     Args:
-        storage: journal file of the study, or URL of a database (`nas.searching.storage`); a study of the same search
-            is resumed, with a larger budget if asked. None: kept in memory.
-        chunk_size: longest list that `evaluate` is called with.
-        on_result: called after each commitment with the measurement and the number committed; a search that goes on
-            tells of what it replays too, one that was at its end already of nothing.
-        workers: how many candidates are measured at a time, in Ray actors where it is more than one; never changes the
+        storage: journal file of the study, or URL of a database (`nas.searching.storage`). A study of the same search
+            is resumed, also with a larger budget. None: in memory.
+        chunk_size: longest list of candidates that `evaluate` is called with.
+        on_result: called after each commitment with the measurement and the number of results so far. A resumed search
+            also reports the results that it replays, unless it was complete already.
+        workers: number of candidates measured at the same time, in Ray actors if more than one. It does not change the
             study.
-        timeout_s: seconds after which a candidate has failed; needs Ray for one worker too (`nas.searching.workers`).
-        patience: stop when so many results in a row did not enlarge the hypervolume; None: never.
-        known: results from elsewhere (`nas.searching.warm_start`): learned from, never measured again, not counted.
+        timeout_s: seconds after which a candidate counts as failed; needs Ray even for one worker
+            (`nas.searching.workers`).
+        patience: stop when this many results in a row have not enlarged the hypervolume; None: never.
+        known: earlier results (`nas.searching.warm_start`) that the search learns from without measuring or counting
+            them.
     """
 
     storage: Storage | None
@@ -189,16 +210,19 @@ def searching(
     patience: int | None = None,
     known: Sequence[Measurement] = (),
 ) -> Iterator[tuple[Study, Evaluations]]:
-    """A study, begun or taken up again in `storage`, and the evaluations of one search.
+    """Context of a search: opens or resumes its study and gives the algorithm its evaluations.
 
-    Where the budget reaches the size of the space and no patience ends it, every candidate is proposed at once. On
-    leaving without an error, what is left of the budget goes to random candidates, and what is proposed is measured.
-    Keywords: see `Running`.
+    If the budget covers the whole space and there is no patience, all candidates are proposed at once and the algorithm
+    has nothing left to do. When the context ends without an error, the rest of the budget goes to random candidates,
+    and all proposals are measured. Keyword arguments: see `Running`.
+
+    Yields:
+        The study, and the evaluations through which the algorithm proposes candidates and reads results.
 
     Raises:
-        UserError: settings out of range, a space that lacks a choice, or a storage that is damaged, in use, not
-            writable, or of another search.
-        NoFeasible: every candidate of the space breaks the limit of an objective with a formula.
+        UserError: a setting is out of range, the space lacks a choice, or the storage is damaged, in use, not writable,
+            or belongs to another search.
+        NoFeasible: each candidate of a small space violates the limit of an objective with a formula.
     """
     check_counts(budget=budget, chunk_size=chunk_size, lag=search_identity.lag, patience=patience)
     _check(space, objectives, search_identity, known)
@@ -222,18 +246,23 @@ def searching(
         if run.remaining and patience is None and budget >= space.size() - len(known):
             run.propose(every_row(space), generator(search_identity.seed, "all"))
         yield study, run
+        # An algorithm may stop early, for example when an evolution can breed no new child; `propose` replaces an empty
+        # list by one random new candidate.
         while run.remaining:
             run.propose(space.encode([]), generator(search_identity.seed, "fill up", run.proposed))
         run.finish()
 
 
 def load_study(storage: Storage) -> Study:
-    """Read a study from its journal file or from the URL of its database, without changing it.
+    """Read a study without changing it, e.g. `load_study("study.journal").to_pandas()` for a table.
 
-    Exact objectives have lost their function. `load_study("study.journal").to_pandas()` is its table.
+    The functions of exact objectives are not stored, so the objectives of the study have none.
+
+    Args:
+        storage: journal file or URL of a database.
 
     Raises:
-        UserError: no such file or database, or no study of this project in it.
+        UserError: the file or database does not exist, or holds no study of this project.
     """
     return Study(*read_study(storage))
 
@@ -268,7 +297,7 @@ def _check(
 
 
 def _can_be_met(space: Space, objectives: Sequence[Objective]) -> None:
-    """NoFeasible, before anything is measured, where a limit is beyond every candidate of a small space."""
+    """Raise NoFeasible, before anything is measured, if no candidate of a small space meets an exact limit."""
     limited = [objective for objective in objectives if objective.exact is not None and objective.limit is not None]
     rows = every_row(space) if limited else space.encode([])
     for objective in limited:
@@ -287,7 +316,7 @@ def _identity(
 ) -> dict[str, Any]:
     return {
         "space": space.to_json(),
-        "objectives": [_told(objective) for objective in objectives],
+        "objectives": [_described(objective) for objective in objectives],
         "algorithm": search_identity.algorithm,
         "config": _plain(search_identity.config),
         "seed": int(search_identity.seed),
@@ -296,21 +325,23 @@ def _identity(
     }
 
 
-def _told(objective: Objective) -> dict[str, Any]:
-    told = {"name": objective.name, "direction": objective.direction, "limit": objective.limit}
+def _described(objective: Objective) -> dict[str, Any]:
+    described = {"name": objective.name, "direction": objective.direction, "limit": objective.limit}
+    # Without the key where there is no source, so that studies of earlier versions have the same identity.
     source = {} if objective.source is None else {"source": objective.source}
-    return {**told, "exact": objective.exact is not None, **source}
+    return {**described, "exact": objective.exact is not None, **source}
 
 
 def _fingerprint(known: Sequence[Measurement]) -> str | None:
+    """Fingerprint of known results; a search that starts from other results proposes other candidates."""
     if not known:
         return None
-    told = [[dict(m.candidate), dict(m.values)] for m in known]
-    return f"{len(known)} results, {hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]}"
+    results = [[dict(m.candidate), dict(m.values)] for m in known]
+    return f"{len(known)} results, {hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def _plain(value: Any) -> Any:
-    """Settings as JSON data; a function is named by its module and name."""
+    """Convert settings to JSON data; functions and classes become `module:name`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Predictors of all objectives together, in place of measurements; and how good they turn out to be."""
+"""The surrogate of a search: one predictor per objective, and a record of how well their predictions came true."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,14 +11,18 @@ from predictors import Predictor, Quality, kendall_tau, quality
 from search_spaces.arrays import FloatArray, IntArray
 
 MakePredictor = Callable[[tuple[int, ...], Predictor | None], Predictor]
+"""(groups of the features, the predictor of the fit before or None) -> a new predictor of one objective."""
 _RECENT = 30
+"""Number of latest candidates by which `Surrogate.doubt` is computed."""
 
 
 class Surrogate:
-    """Minimised values of encoded candidates: computed where an objective is exact, else predicted.
+    """Predicts the minimised values of encoded candidates; objectives with a formula are computed instead.
 
     Args:
-        make: (groups of the features, the predictor of the fit before or None) -> a new predictor of one objective.
+        objectives: the objectives.
+        features: the features that predictors see of a candidate.
+        make: makes a predictor for one objective.
     """
 
     def __init__(self, objectives: Sequence[Objective], features: Features, make: MakePredictor) -> None:
@@ -27,14 +31,18 @@ class Surrogate:
         self._works: Predictor | None = None
         self._learned = 0
         self._true = np.zeros((0, len(self._objectives)))
-        self._told = self._true
+        self._predicted = self._true
 
     def fit(self, data: Results) -> dict[str, Quality]:
-        """Learn from everything measured so far, the failed left out.
+        """Fit the predictors to all measured candidates; failed ones are left out.
+
+        If some candidates have failed, a further predictor learns which candidates can be measured.
 
         Returns:
-            How well what is new since the last fit was predicted; empty the first time, and where nothing is new.
+            How well the candidates measured since the last fit had been predicted, by the name of the objective. Empty
+            at the first fit and when there are no new ones.
         """
+        # Compare first: the predictions must come from predictors that have not seen the new measurements.
         found = self._compare(data)
         x, y = self._features.of(data.rows[data.good]), data.values[data.good]
         for column, objective in enumerate(self._objectives):
@@ -48,12 +56,13 @@ class Surrogate:
         return found
 
     def _compare(self, data: Results) -> dict[str, Quality]:
+        """Compare new measurements with the predictions of the current predictors."""
         new = self._learned + np.flatnonzero(data.good[self._learned :])
         if not self._learned or not len(new):
             return {}
         mean, spread = self.predict(data.rows[new])
         self._true = np.concatenate([self._true, data.values[new]])[-_RECENT:]
-        self._told = np.concatenate([self._told, mean])[-_RECENT:]
+        self._predicted = np.concatenate([self._predicted, mean])[-_RECENT:]
         return {
             objective.name: quality(data.values[new, column], mean[:, column], spread[:, column])
             for column, objective in enumerate(self._objectives)
@@ -62,33 +71,38 @@ class Surrogate:
 
     @property
     def doubt(self) -> float:
-        """0 while the latest candidates come in the order that was predicted, 1 where the two orders are unrelated.
+        """How unreliable recent predictions were, from 0 (tau of at least 0.5) to 1 (predictions without any value).
 
-        One minus twice Kendall's tau in the objective that is predicted worst, within 0..1.
+        It is 1 - 2 tau, clipped to 0..1. Tau is Kendall's rank correlation between the latest predictions and
+        measurements, in the objective where it is lowest. The order matters and not the error, because a search only
+        compares candidates.
         """
         if len(self._true) < _RECENT // 2:
             return 0.0
         taus = [
-            kendall_tau(self._true[:, column], self._told[:, column])
+            kendall_tau(self._true[:, column], self._predicted[:, column])
             for column, objective in enumerate(self._objectives)
             if objective.exact is None and np.ptp(self._true[:, column]) > 0
         ]
         return float(np.clip(1 - 2 * min(taus, default=1.0), 0, 1))
 
     def chance(self, rows: IntArray) -> FloatArray:
-        """How likely encoded `rows` (n, k) can be measured at all, (n,) in 0..1; 1 while nothing has failed."""
+        """Predicted probability (n,) that encoded candidates (n, k) can be measured; 1 while none has failed."""
         if self._works is None:
             return np.ones(len(rows))
         return np.clip(self._works.mean(self._features.of(rows)), 0, 1)
 
     def mean(self, rows: IntArray) -> FloatArray:
-        """Values (n, m) of encoded `rows` (n, k)."""
+        """Predicted values (n, m) of encoded candidates (n, k)."""
         x = self._features.of(rows)
         columns = [_exact(o, rows) if model is None else model.mean(x) for o, model in self._each()]
         return np.stack(columns, axis=1)
 
     def predict(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and spread, each (n, m); an exact objective has no spread."""
+        """Predicted values and their standard deviations, each (n, m), of encoded candidates (n, k).
+
+        The standard deviation of a computed objective is 0.
+        """
         x = self._features.of(rows)
         pairs = [
             (_exact(o, rows), np.zeros(len(rows))) if model is None else model.predict(x) for o, model in self._each()

@@ -1,4 +1,7 @@
-"""How one candidate is encoded in two spaces: one that was joined with another, or has fewer options."""
+"""Translate encoded candidates between a super-network's space and a space derived from it.
+
+The derived space may have fewer options, or further choices (for example of precision) that the network does not know.
+"""
 
 from collections.abc import Callable
 
@@ -10,10 +13,17 @@ from search_spaces.space import Space
 
 
 def translation(source: Space, target: Space) -> Callable[[IntArray], IntArray]:
-    """Encoded candidates of `source` (n, k) to the same ones encoded in `target` (n, j), which may lack choices.
+    """Make a function that encodes candidates of one space in another.
+
+    Args:
+        source: the space of the given candidates.
+        target: the space to encode them in; it may lack choices of `source`.
+
+    Returns:
+        Encoded candidates of `source` (n, k) -> the same candidates encoded in `target` (n, j).
 
     Raises:
-        UserError: `source` lacks a choice of `target`, or has an option that `target` has not.
+        UserError: `source` lacks a choice of `target`, or has an option that `target` lacks.
     """
     columns = {choice.name: column for column, choice in enumerate(source.choices)}
     tables = []

@@ -1,4 +1,4 @@
-"""Measurements as trials of Optuna: one finished trial each, in the form that its own tools and dashboard read."""
+"""Convert measurements to finished trials of Optuna and back, in a form that Optuna's dashboard and plots can read."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from search_spaces.space import Candidate, Choice, Space
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """No log lines of Optuna inside; its level is put back."""
+    """Context in which Optuna logs errors only; its log level is restored afterwards."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -27,7 +27,7 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def in_memory(space: Space, objectives: Sequence[Objective], measurements: Sequence[Measurement]) -> optuna.Study:
-    """A study in memory with a trial for each measurement."""
+    """Make an Optuna study in memory with one trial per measurement."""
     with quiet_optuna(), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(directions=[objective.direction for objective in objectives])
@@ -38,13 +38,18 @@ def in_memory(space: Space, objectives: Sequence[Objective], measurements: Seque
 
 
 def _distribution(choice: Choice) -> BaseDistribution:
+    """The distribution of a choice: integers for a range, so that Optuna plots them in order, else categories."""
     if isinstance(choice.options, range):
         return IntDistribution(choice.options[0], choice.options[-1], step=choice.options.step)
     return CategoricalDistribution(choice.options)
 
 
 def to_trial(space: Space, objectives: Sequence[Objective], measurement: Measurement) -> FrozenTrial:
-    """A finished trial: options of the active choices, raw values, seconds and the reason of a failure."""
+    """Convert a measurement to a finished trial with the options of active choices, raw values and attributes.
+
+    The attributes of the trial hold the seconds, the reason of a failure, and whether the result was known before.
+    """
+    # Optuna allows trials without some of the parameters, which is its way to express conditional choices.
     active = {name: option for name, option in measurement.candidate.items() if option is not None}
     failed = measurement.state == "failed"
     trial = optuna.trial.create_trial(
@@ -52,24 +57,29 @@ def to_trial(space: Space, objectives: Sequence[Objective], measurement: Measure
         values=None if failed else [measurement.values[objective.name] for objective in objectives],
         params=active,
         distributions={name: _distribution(space[name]) for name in active},
-        user_attrs=_told(measurement),
+        user_attrs=_attributes(measurement),
     )
+    # `create_trial` gives both times the current time; move the start so that Optuna shows the true duration.
     assert trial.datetime_complete is not None
     trial.datetime_start = trial.datetime_complete - timedelta(seconds=measurement.seconds)
     return trial
 
 
-def _told(measurement: Measurement) -> dict[str, Any]:
-    told: dict[str, Any] = {"seconds": measurement.seconds}
+def _attributes(measurement: Measurement) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"seconds": measurement.seconds}
     if measurement.state == "failed":
-        told["reason"] = measurement.reason
+        attributes["reason"] = measurement.reason
     if measurement.known:
-        told["known"] = True
-    return told
+        attributes["known"] = True
+    return attributes
 
 
 def from_trial(space: Space, objectives: Sequence[Objective], trial: FrozenTrial) -> Measurement:
-    """The measurement that `to_trial` wrote; raises ValueError, KeyError or TypeError for any other trial."""
+    """Convert a trial that `to_trial` made back to a measurement.
+
+    Raises:
+        ValueError, KeyError, TypeError: the trial was not made by `to_trial` for this space and these objectives.
+    """
     if trial.state not in (TrialState.COMPLETE, TrialState.FAIL):
         raise ValueError(f"trial {trial.number} must be finished, got {trial.state.name}")
     candidate: Candidate = space.candidate(trial.params)

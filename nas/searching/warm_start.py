@@ -1,7 +1,8 @@
-"""Results from elsewhere for a search to begin with: another study, or a table of measurements.
+"""Read results of earlier measurements, from a study or a CSV table, to start a search with.
 
-They are learned from, stand in the study and its front as `known`, are never measured again, and do not count against
-the budget. So they must be of the same super-network and rows: nothing here can know.
+A search learns from known results, includes them in its study and front (marked `known`), never measures them again and
+does not count them against its budget. They must come from the same super-network and the same rows; this cannot be
+checked here.
 """
 
 import csv
@@ -29,19 +30,22 @@ def known_results(
     without: Collection[str] = (),
     ignored: Collection[str] = (),
 ) -> list[Measurement]:
-    """What was measured in `source`, in its order, for a search with these objectives.
+    """Read the measured candidates of a source for a search with the given objectives.
 
     Args:
-        source: a study (journal file or URL of a database), or a CSV file with a column for every choice (empty where
-            it does not matter) and every objective, named as they are, as `nas report` writes, or as
-            `Study.to_pandas` names them; failed measurements are left out.
-        space: that of the search.
-        objectives: of the search; those with a formula are computed, and need no column.
-        without: objectives that are measured anew, such as latencies, which only compare within one process.
-        ignored: columns that a table may have for all that, such as objectives of other searches.
+        source: a study (journal file or URL of a database), or a CSV file with a column for each choice (empty where
+            the choice is inactive) and for each objective. Columns are named like the choices and objectives, as in the
+            tables of `nas report`, or as in `Study.to_pandas`. Failed measurements are skipped.
+        space: the space of the search.
+        objectives: the objectives of the search; those with a formula are computed and need no column.
+        without: objectives to be measured again, such as latencies, which are comparable within one process only.
+        ignored: further columns that a table may have, such as objectives of other searches.
+
+    Returns:
+        The measurements in the order of the source, marked `known`.
 
     Raises:
-        UserError: a source that cannot be read, is of another space, or lacks or has unknown columns.
+        UserError: the source cannot be read, belongs to another space, lacks a column or has an unknown one.
     """
     wanted = [o for o in objectives if o.exact is None and o.name not in without]
     if not is_url(source) and Path(source).suffix.lower() == ".csv":
@@ -63,6 +67,7 @@ def _with_exact(
     exact: Sequence[Objective],
     objectives: Sequence[Objective],
 ) -> dict[str, float]:
+    """The values of a candidate with those of exact objectives added, in the order of the objectives."""
     computed = {o.name: float(np.asarray(o.exact(space.encode([candidate])))[0]) for o in exact if o.exact is not None}
     both = {**values, **computed}
     return {o.name: both[o.name] for o in objectives if o.name in both}
@@ -106,7 +111,7 @@ def _from_csv(path: Path, space: Space, wanted: Sequence[str], ignored: Collecti
 def _columns(
     path: Path, header: Iterable[str], space: Space, wanted: Sequence[str], ignored: Collection[str]
 ) -> dict[str, str]:
-    """Our name of every column of the table that is read, by its name there."""
+    """Map the columns of a table that are read to the names of choices and objectives."""
     choices = [choice.name for choice in space.choices]
     columns, unknown = {}, []
     for column in header:
@@ -144,12 +149,16 @@ def _rows(
                 raise ValueError(f"values must be finite, got {values}")
         except ValueError as error:
             raise UserError(f"{path}, line {reader.line_num}: {error}; mend or leave out that line") from error
+        # A candidate may occur twice, for example when inactive choices had different values; the first row counts.
         found.setdefault(candidate, values)
     return list(found.items())
 
 
 def _option(choice: Choice, cell: str) -> Option | None:
-    """The option that a cell names, None where it is empty; numbers may be written as pandas does (4.0 for 4)."""
+    """The option named by a cell, or None for an empty cell.
+
+    pandas writes the integers of a column with empty cells as floats, so 4.0 stands for 4.
+    """
     if not cell:
         return None
     for option in choice.options:
