@@ -5,8 +5,8 @@ configuration: candidates are canonical, so candidates that differ in inactive c
 is measured twice; objectives with a formula are computed instead of predicted; limits of objectives count as constraint
 violations in the inner search (Deb's rule). The defaults of `LinasConfig` differ further, to save measurements.
 
-`linas` is the algorithm box, with steps numbered as in docs/linas.md. Each round is a `Round`: `inner_search` evolves candidates on the predictions, and
-`next_batch` chooses those to measure next.
+`linas` is the algorithm box, with steps numbered as in docs/linas.md. Each round is a `Round`: `inner_search` evolves
+candidates on the predictions, and `next_batch` chooses those to measure next.
 """
 
 import math
