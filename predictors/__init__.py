@@ -1,4 +1,8 @@
-"""Predictors: numbers in, a mean and a spread out; they know nothing of networks."""
+"""Regression models for few rows: from features to a mean and a spread. They know nothing of networks.
+
+All of them implement `Predictor`. `GaussianProcess`, `Ridge`, `Svr` and `Chooser` (the best of several) predict any
+label; `Additive` and `Corrected` are for costs such as latencies. `quality` measures how good predictions are.
+"""
 
 from predictors.additive import Additive
 from predictors.chooser import Chooser, published_chooser

@@ -1,4 +1,4 @@
-"""The best of several models by cross-validation, as in LINAS (arXiv 2205.10358; code of DyNAS-T, `Predictor`)."""
+"""Model selection by cross-validation, as in LINAS (arXiv 2205.10358; `Predictor` in the code of DyNAS-T)."""
 
 import math
 from dataclasses import dataclass, field
@@ -24,13 +24,17 @@ from predictors.svr import Svr
 
 @dataclass
 class Chooser(FromFitted):
-    """Of `options` the one with the smallest error on held-out rows, refitted on all rows; spread: its error there.
+    """The model with the smallest cross-validated error, fitted again to all rows; the spread is that error.
 
     Args:
-        folds: of the cross-validation; fewer where there are fewer rows.
-        relative: choose by the mean absolute percentage error, else by the root mean square.
-        decimal: divide labels by 10^(floor(log10 max|y|) - 1) before learning, as DyNAS-T does.
-        most_rows: compare on at most so many rows, evenly picked; the chosen one learns from all.
+        options: the models to choose from.
+        folds: number of folds of the cross-validation; fewer if there are fewer rows.
+        relative: whether the error is the mean absolute percentage error (True) or the root mean square error (False).
+        decimal: divide labels by 10^(floor(log10 max|y|) - 1) before fitting, as DyNAS-T does.
+        most_rows: the cross-validation uses at most this many rows, evenly spaced; the chosen model is fitted to all.
+
+    Raises:
+        ValueError: there are no options.
     """
 
     options: tuple[Learner, ...]
@@ -47,7 +51,7 @@ class Chooser(FromFitted):
 
     @property
     def chosen(self) -> Learner:
-        """The option that won the last fit; raises ValueError before fit."""
+        """The option that the last fit chose; raises ValueError before fit."""
         if self._chosen is None:
             raise ValueError("fit must come before chosen, got a predictor that was not fitted")
         return self._chosen
@@ -63,27 +67,33 @@ class Chooser(FromFitted):
         self._chosen = self.options[best]
         mean = learned(self._chosen, rows, scaled)
         spread = scale * root_mean_square(scaled[picked] - held_out[best])
-        self._state = Fitted(rows, labels, _times(mean, scale), spread)
+        self._state = Fitted(rows, labels, _rescaled(mean, scale), spread)
         return self
 
     def _error(self, truth: FloatArray, predicted: FloatArray) -> float:
+        """The error by which options are compared; labels of 0 do not divide by zero."""
         residuals = truth - predicted
         if self.relative:
             return float(np.mean(np.abs(residuals) / np.maximum(np.abs(truth), np.finfo(np.float64).eps)))
         return root_mean_square(residuals)
 
 
-def _times(mean: Mean, scale: float) -> Mean:
+def _rescaled(mean: Mean, scale: float) -> Mean:
     return lambda rows: mean(rows) * scale
 
 
 def _decimal_scale(y: FloatArray) -> float:
+    """The power of ten by which labels are divided, so that the largest lies between 10 and 100."""
     largest = float(np.abs(y).max())
     return float(10.0 ** (math.floor(math.log10(largest)) - 1)) if largest > 0 else 1.0
 
 
 def published_chooser() -> Chooser:
-    """The grid of DyNAS-T: ridge with alpha 0.1 to 10, support vectors with cost 1 to 100, chosen by MAPE."""
+    """The grid of DyNAS-T, as in the published LINAS, chosen by mean absolute percentage error.
+
+    It has ridge regression with alpha from 0.1 to 10 in steps of 0.1, and support vector regression with costs from 1
+    to 100 in steps of 1.
+    """
     ridges = [Ridge(round(0.1 * step, 1)) for step in range(1, 101)]
     vectors = [Svr(float(cost), standardize=False) for cost in range(1, 101)]
     return Chooser((*ridges, *vectors), relative=True, decimal=True, most_rows=1_000_000)

@@ -1,17 +1,19 @@
-"""A Gaussian process whose kernel has one weight for each group of features, and a noise that it learns.
+"""Gaussian process regression with one kernel weight for each group of features, and learned noise.
 
-Rasmussen and Williams 2006, *Gaussian Processes for Machine Learning*: algorithm 2.1 and section 5.4.1; one weight for
-each input is MacKay's and Neal's automatic relevance determination. With the weighted inner product
+After Rasmussen and Williams 2006, *Gaussian Processes for Machine Learning*: the predictions are algorithm 2.1, the
+gradient of the marginal likelihood is section 5.4.1. One weight for each input is the automatic relevance determination
+of MacKay and Neal; here the features of a group share one. With the weighted inner product
 s(a, b) = sum of w_g a_g . b_g over the groups g, the kernel is
 
-    k(a, b) = c0 + c1 s + c2 s^2 + c3 exp(-(s(a, a) - 2 s(a, b) + s(b, b)) / 2) + noise where a is b:
+    k(a, b) = c0 + c1 s + c2 s^2 + c3 exp(-(s(a, a) - 2 s(a, b) + s(b, b)) / 2), plus the noise if a and b are one row:
 
-a constant, a linear, a pairwise and a smooth part that share the weights. Weights, amplitudes and noise maximise the
-posterior under log-normal priors.
+a constant, a linear, a pairwise and a smooth term with the same weights. The hyper-parameters (weights w, amplitudes c
+and noise) maximise the posterior density under log-normal priors. They are kept as one vector of logarithms, `theta`:
+the weights, the four amplitudes, the noise.
 
 Why not scikit-learn's: its kernels cannot share weights between terms or between the features of a group, its dot
-product has one weight in all, and the gradient of its Gaussian kernel holds an array (n, n, f). `docs/linas.md` has
-the times of both.
+product has a single weight, and the gradient of its Gaussian kernel needs an array of shape (n, n, f). `docs/linas.md`
+compares the times of both.
 """
 
 from dataclasses import dataclass, field
@@ -23,22 +25,30 @@ import numpy.typing as npt
 from predictors.predictor import FloatArray, IntArray, checked, cleaned
 
 _TERMS = ("constant", "linear", "square", "smooth")
+# Priors of the logarithms of the four amplitudes and the noise, for labels of deviation 1: effects are mostly linear,
+# some are pairwise or smooth, and measurements are precise. The spreads leave room for an order of magnitude or more.
 _PRIOR_MEANS = np.log([1.0, 1.0, 0.1, 0.3, 0.003])
 _PRIOR_SPREADS = np.array([1.0, 1.0, 1.5, 1.5, 2.0])
 _WEIGHT_SPREAD = 1.5
+# Without noise, the covariance of nearly equal rows is numerically singular.
 _LEAST_NOISE = 1e-6
 
 
 @dataclass
 class GaussianProcess:
-    """Gaussian process regression on standardised labels; spread: that of a new measurement, noise included.
+    """Gaussian process regression; the spread is that of a new measurement, noise included.
+
+    Labels are scaled to mean 0 and deviation 1 first.
 
     Args:
-        groups: the group (0, 1, ...) of every feature, which shares one weight; None: each feature its own.
-        start: logarithms to begin the maximisation with, `found` of an earlier fit; None: the means of the priors.
-        steps: of the maximisation.
-        steps_rows: the hyper-parameters are found on at most so many rows: the latest half, and others evenly.
-        most_rows: the process itself holds at most so many rows, picked likewise.
+        groups: the group (0, 1, ...) of every feature; features of a group share one weight. None: each feature is a
+            group of its own.
+        start: the hyper-parameters from which the maximisation starts: `found` of an earlier fit. None, or another
+            number of them: the means of the priors.
+        steps: largest number of iterations of the maximisation.
+        steps_rows: largest number of rows used to find the hyper-parameters; see `most_rows`.
+        most_rows: largest number of rows that predictions use. Of more rows, the latest are used, and as many earlier
+            ones, evenly spaced.
     """
 
     groups: tuple[int, ...] | None = None
@@ -55,12 +65,15 @@ class GaussianProcess:
 
     @property
     def found(self) -> tuple[float, ...] | None:
-        """The logarithms of weights, amplitudes and noise; None where there was nothing to learn."""
+        """The hyper-parameters of the last fit (logarithms of weights, amplitudes, noise).
+
+        None if there was nothing to learn: no features, or equal labels. Raises ValueError before fit.
+        """
         state = self._fitted()
         return None if state.theta is None else tuple(state.theta.tolist())
 
     def fit(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Self:
-        """See `Predictor`; raises ValueError too where `groups` are not those of the features."""
+        """See `Predictor`; raises ValueError also if `groups` has another length than there are features."""
         rows, labels = cleaned(x, y)
         groups = np.array(range(rows.shape[1]) if self.groups is None else self.groups, dtype=np.int64)
         if len(groups) != rows.shape[1]:
@@ -71,6 +84,7 @@ class GaussianProcess:
             self._state = _Posterior(shift, scale, None)
             return self
         standard = (labels - shift) / scale
+        # Each iteration of the maximisation costs O(n^3), so it gets fewer rows than the predictions.
         few, many = _picked(len(rows), self.steps_rows), _picked(len(rows), self.most_rows)
         theta = _maximised(rows[few], standard[few], groups, self.start, self.steps)
         self._state = _Posterior(shift, scale, theta).given(rows[many], standard[many], groups)
@@ -99,40 +113,46 @@ class GaussianProcess:
 
 
 class _Posterior:
-    """The process given its rows, on labels of mean 0 and deviation 1 (`shift` and `scale` undo that).
+    """The process conditioned on rows, for labels scaled to mean 0 and deviation 1.
 
-    Without hyper-parameters `theta` a constant, whose spread is that of the labels.
+    Args:
+        shift: mean of the labels.
+        scale: standard deviation of the labels.
+        theta: the hyper-parameters; None: predictions are the constant `shift` with spread `scale`.
     """
 
     def __init__(self, shift: float, scale: float, theta: FloatArray | None) -> None:
         self.theta, self._shift, self._scale = theta, shift, scale
 
     def given(self, x: FloatArray, y: FloatArray, groups: IntArray) -> Self:
-        """Condition on rows `x` (n, f) and `y` (n,)."""
+        """Condition on features (n, f) and standardised labels (n,), with the group of every feature (f,)."""
         from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
         assert self.theta is not None
+        # Features times the roots of their weights: s is then a plain inner product.
         self._root = np.exp(self.theta[: groups.max() + 1] / 2)[groups]
         self._amplitudes, self._noise = np.exp(self.theta[-5:-1]), float(np.exp(self.theta[-1]))
         self._rows = x * self._root
         covariance = self._covariance(self._rows)
+        # Algorithm 2.1: L = cholesky(K + noise I), alpha = L^T \ (L \ y). If rounding makes the matrix indefinite, more
+        # noise is added until the factorisation succeeds.
         while True:
             try:
                 self._factor = cho_factor(covariance + self._noise * np.eye(len(y)), lower=True)
                 break
             except LinAlgError:
-                self._noise *= 10  # too close to singular for this precision
+                self._noise *= 10
         self._dual = cho_solve(self._factor, y)
         return self
 
     def mean(self, x: FloatArray) -> FloatArray:
-        """Mean (n,)."""
+        """The predicted means (n,) for features (n, f)."""
         if self.theta is None:
             return np.full(len(x), self._shift)
         return np.asarray(self._covariance(x * self._root) @ self._dual * self._scale + self._shift)
 
     def predict(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and spread, each (n,)."""
+        """The predicted means and spreads (n,) for features (n, f)."""
         from scipy.linalg import solve_triangular
 
         if self.theta is None:
@@ -141,11 +161,13 @@ class _Posterior:
         covariance = self._covariance(rows)
         mean = covariance @ self._dual * self._scale + self._shift
         squared = (rows**2).sum(axis=1)
+        # Only the diagonal of the rows' own covariance is needed: the variance before and after conditioning.
         prior = self._amplitudes @ np.stack([np.ones(len(rows)), squared, squared**2, np.ones(len(rows))])
         explained = (solve_triangular(self._factor[0], covariance.T, lower=True, check_finite=False) ** 2).sum(axis=0)
         return mean, self._scale * np.sqrt(np.maximum(prior - explained, 0) + self._noise)
 
     def _covariance(self, rows: FloatArray) -> FloatArray:
+        """The kernel between weighted rows (m, f) and the training rows (n, f), without noise: (m, n)."""
         inner = rows @ self._rows.T
         distance = (rows**2).sum(axis=1)[:, None] + (self._rows**2).sum(axis=1) - 2 * inner
         constant, linear, square, smooth = self._amplitudes
@@ -153,7 +175,10 @@ class _Posterior:
 
 
 def _picked(count: int, most: int) -> IntArray:
-    """At most `most` of `count` rows: the latest half of them, and of the earlier ones an even choice."""
+    """Indices of at most `most` of `count` rows: half of them the latest, the others evenly spaced over the earlier ones.
+
+    The latest rows of a search are the closest to the front, where predictions matter; the others cover the rest.
+    """
     if count <= most:
         return np.arange(count)
     latest = most - most // 2
@@ -162,11 +187,19 @@ def _picked(count: int, most: int) -> IntArray:
 
 
 def _maximised(x: FloatArray, y: FloatArray, groups: IntArray, start: Any, steps: int) -> FloatArray:
-    """The hyper-parameters (logarithms: weights, amplitudes, noise) after `steps` of L-BFGS."""
+    """The hyper-parameters of the largest posterior density found by at most `steps` iterations of L-BFGS-B.
+
+    Args:
+        x: features (n, f).
+        y: standardised labels (n,).
+        groups: the group of every feature (f,).
+        start: where to begin, clipped to the bounds; None: at the means of the priors.
+        steps: largest number of iterations.
+    """
     from scipy.optimize import minimize
 
     count = int(groups.max()) + 1
-    # All weights together are about one.
+    # The prior mean of a weight is one over their number: however many there are, they add up to about one.
     means = np.concatenate([np.full(count, -np.log(count)), _PRIOR_MEANS])
     spreads = np.concatenate([np.full(count, _WEIGHT_SPREAD), _PRIOR_SPREADS])
     bounds = np.stack([means - 4 * spreads, means + 4 * spreads], axis=1)
@@ -185,18 +218,29 @@ def _maximised(x: FloatArray, y: FloatArray, groups: IntArray, start: Any, steps
 def negative_log_likelihood(
     theta: FloatArray, x: FloatArray, y: FloatArray, groups: IntArray
 ) -> tuple[float, FloatArray]:
-    """Of labels `y` (n,) at `x` (n, f), without its constant, and the gradient in `theta` (weights, amplitudes, noise).
+    """The negative log marginal likelihood without its constant term, and its gradient.
 
-    The gradient in a weight is that in s, the matrix of weighted inner products, summed over the features of its group.
+    Args:
+        theta: the hyper-parameters (logarithms of weights, amplitudes, noise).
+        x: features (n, f).
+        y: standardised labels (n,).
+        groups: the group of every feature (f,).
+
+    Returns:
+        The value, and the gradient in `theta`. If the covariance is numerically singular, a large value and a gradient
+        of zero, so that the line search steps back.
     """
     from scipy.linalg.lapack import dpotrf, dpotri
 
     weights, amplitudes, noise = np.exp(theta[:-5]), np.exp(theta[-5:-1]), np.exp(theta[-1])
     inner = (x * weights[groups]) @ x.T
     size = np.diag(inner)
+    # A squared distance is never negative, but rounding can make it so.
     smooth = amplitudes[3] * np.exp(np.minimum(inner - 0.5 * size[:, None] - 0.5 * size, 0))
     covariance = amplitudes[0] + inner * (amplitudes[1] + amplitudes[2] * inner) + smooth
     covariance[np.diag_indices_from(covariance)] += noise
+    # LAPACK directly: the gradient needs the whole inverse, which `dpotri` makes of the Cholesky factor,
+    # with fewer operations than solving for an identity matrix. It fills the lower triangle only.
     factor, failed = dpotrf(covariance, lower=1)
     if failed:
         return 1e10, np.zeros_like(theta)
@@ -204,13 +248,17 @@ def negative_log_likelihood(
     inverse = half + np.tril(half, -1).T
     dual = inverse @ y
     value = 0.5 * float(y @ dual) + float(np.log(np.diag(factor)).sum())
-    change = 0.5 * (inverse - np.outer(dual, dual))
-    changed = change * inner
-    terms = [change.sum(), changed.sum(), (changed * inner).sum()]
-    curved = change * smooth
-    slope = change * amplitudes[1] + 2 * amplitudes[2] * changed + curved
-    slope[np.diag_indices_from(slope)] -= curved.sum(axis=1)
-    by_feature = (x * (slope @ x)).sum(axis=0)
+    # The gradient in the covariance (equation 5.9), then by the chain rule in s, the matrix of inner products. In the
+    # smooth term s(a, a) and s(b, b) count too, hence the diagonal.
+    by_covariance = 0.5 * (inverse - np.outer(dual, dual))
+    with_inner = by_covariance * inner
+    terms = [by_covariance.sum(), with_inner.sum(), (with_inner * inner).sum()]
+    with_smooth = by_covariance * smooth
+    by_inner = by_covariance * amplitudes[1] + 2 * amplitudes[2] * with_inner + with_smooth
+    by_inner[np.diag_indices_from(by_inner)] -= with_smooth.sum(axis=1)
+    # For each feature the sum of by_inner[i, j] x[i] x[j], without an array (n, n, f); then summed over groups. The
+    # factors `weights`, `amplitudes` and `noise` come from the logarithms.
+    by_feature = (x * (by_inner @ x)).sum(axis=0)
     by_weight = np.bincount(groups, weights=by_feature, minlength=len(weights)) * weights
-    by_amplitude = np.array([*terms * amplitudes[:3], curved.sum(), noise * np.trace(change)])
+    by_amplitude = np.array([*terms * amplitudes[:3], with_smooth.sum(), noise * np.trace(by_covariance)])
     return value, np.concatenate([by_weight, by_amplitude])

@@ -1,4 +1,4 @@
-"""The interface of a predictor, and what all predictors share: clean training data, folds, out-of-sample spread."""
+"""The interface of predictors, and what they share: validation of data, cross-validation and out-of-sample spread."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,40 +7,74 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+# The same types as in `search_spaces.arrays`, which this package may not import.
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Mean = Callable[[FloatArray], FloatArray]
+"""A fitted model: the function from features (n, f) to predicted means (n,)."""
 
 
 class Predictor(Protocol):
-    """Numbers in, numbers out. A predictor is a dataclass whose fields are its settings; fitting again forgets."""
+    """A regression model that predicts a mean and a spread.
+
+    Implementations are dataclasses whose fields are their settings; `saving` relies on this. Fitting again replaces
+    what was learned before.
+    """
 
     def fit(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Self:
-        """Learn from features `x` (n, f) and labels `y` (n,); rows whose label is not finite are left out.
+        """Learn from rows of features and labels.
+
+        Args:
+            x: features (n, f), all finite.
+            y: labels (n,); rows whose label is NaN or infinite are ignored.
+
+        Returns:
+            The predictor itself.
 
         Raises:
-            ValueError: shapes that do not fit, features that are not finite, or no row with a finite label.
+            ValueError: shapes do not fit, features are not finite, or no label is finite.
         """
 
     def predict(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Mean (n,) and spread (n,), one standard deviation, for features `x` (n, f); raises ValueError before fit."""
+        """Predict labels.
+
+        Args:
+            x: features (n, f), all finite.
+
+        Returns:
+            Mean (n,) and spread (n,), one standard deviation of a label around its mean.
+
+        Raises:
+            ValueError: the predictor is not fitted, or the features have another shape or are not finite.
+        """
 
     def mean(self, x: npt.ArrayLike) -> FloatArray:
-        """The mean (n,) of `predict` alone, which may be quicker."""
+        """The mean (n,) of `predict` alone, which may be faster; raises ValueError as `predict` does."""
 
     def data(self) -> tuple[FloatArray, FloatArray]:
-        """The rows `x` (n, f), `y` (n,) that were learned from; raises ValueError before fit."""
+        """The rows that were learned from, features (n, f) and labels (n,); raises ValueError before fit."""
 
 
 class Learner(Protocol):
-    """What cross-validation needs of a model: the mean that it learns from clean data of at least two labels."""
+    """A model that predicts means only: the part of a predictor that cross-validation needs."""
 
     def learn(self, x: FloatArray, y: FloatArray) -> Mean:
-        """Learn from `x` (n, f), `y` (n,) and return the function from features to means."""
+        """Fit to finite features (n, f) and labels (n,), of which at least two differ; return the fitted function."""
 
 
 def cleaned(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """`x` (n, f) and `y` (n,) as floats without the rows whose label is not finite; raises ValueError as `fit` does."""
+    """Validate training data and drop the rows whose label is not finite.
+
+    Args:
+        x: features (n, f).
+        y: labels (n,).
+
+    Returns:
+        Features and labels as floats.
+
+    Raises:
+        ValueError: as in `Predictor.fit`.
+    """
     features, labels = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(f"fit needs x of shape (n, f) and y of shape (n,), got {features.shape} and {labels.shape}")
@@ -53,7 +87,7 @@ def cleaned(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[FloatArray, FloatArray]
 
 
 def checked(x: npt.ArrayLike, features: int) -> FloatArray:
-    """`x` (n, features) as floats; raises ValueError for another shape or numbers that are not finite."""
+    """Return `x` (n, features) as floats; raise ValueError if it has another shape or values that are not finite."""
     rows = np.asarray(x, dtype=np.float64)
     if rows.ndim != 2 or rows.shape[1] != features:
         raise ValueError(f"predict needs x of shape (n, {features}), got {rows.shape}")
@@ -63,7 +97,7 @@ def checked(x: npt.ArrayLike, features: int) -> FloatArray:
 
 
 def learned(learner: Learner, x: FloatArray, y: FloatArray) -> Mean:
-    """What `learner` makes of clean data, or a constant where there is nothing to learn: equal labels or no feature."""
+    """Fit `learner` to validated data; a constant function if labels are all equal or there are no features."""
     if x.shape[1] == 0 or np.ptp(y) == 0:
         middle = float(np.mean(y))
         return lambda rows: np.full(len(rows), middle)
@@ -71,12 +105,21 @@ def learned(learner: Learner, x: FloatArray, y: FloatArray) -> Mean:
 
 
 def out_of_sample(learner: Learner, x: FloatArray, y: FloatArray, folds: int) -> FloatArray:
-    """Prediction (n,) of every row by a model that has not seen it; with a single row, its own label.
+    """Predict every row by cross-validation, with a model that was fitted without it.
 
-    Rows go round the folds in their order, so that each fold has early and late rows of a search.
+    Args:
+        learner: the model.
+        x: validated features (n, f).
+        y: validated labels (n,).
+        folds: number of folds; at least 2 and at most n are used.
+
+    Returns:
+        Predictions (n,); for a single row, its own label.
     """
     if len(y) < 2:
         return y.copy()
+    # Rows of a search are in the order of their measurement, and later ones tend to be better. Dealt out in turn, they
+    # give every fold early and late rows.
     fold = np.arange(len(y)) % min(max(folds, 2), len(y))
     predicted = np.empty(len(y))
     for held_out in range(int(fold.max()) + 1):
@@ -91,14 +134,21 @@ def root_mean_square(residuals: FloatArray) -> float:
 
 
 class Fitted:
-    """What a fit leaves behind: the clean data, the mean and one spread for all rows."""
+    """The result of a fit: validated data, the function for the mean, and one spread for all rows.
+
+    Args:
+        x: features (n, f) that were learned from.
+        y: labels (n,) that were learned from.
+        mean: the fitted function.
+        spread: one standard deviation of the errors.
+    """
 
     def __init__(self, x: FloatArray, y: FloatArray, mean: Mean, spread: float) -> None:
         self.data = (x, y)
         self._mean, self._spread = mean, spread
 
     def predict(self, x: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Mean and spread, each (n,); raises ValueError for another number of features."""
+        """Mean and spread (n,) for features (n, f); raises ValueError for another number of features."""
         rows = checked(x, self.data[0].shape[1])
         mean = self._mean(rows) if len(rows) else np.zeros(0)
         return np.asarray(mean, dtype=np.float64), np.full(len(rows), self._spread)
@@ -106,7 +156,7 @@ class Fitted:
 
 @dataclass
 class FromFitted:
-    """What the predictors share that keep a `Fitted`."""
+    """Base of the predictors that keep the result of a fit as a `Fitted`."""
 
     _state: Fitted | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -130,10 +180,10 @@ class FromFitted:
 
 @dataclass
 class CrossValidated(FromFitted):
-    """A learner as a predictor: it learns from all rows; its spread, equal for all, is that of rows held out.
+    """Base of predictors that learn a mean only; the spread, equal for all rows, is the cross-validated error.
 
     Args:
-        folds: of the rows.
+        folds: number of folds of the cross-validation.
     """
 
     folds: int = field(default=5, kw_only=True)

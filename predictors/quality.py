@@ -1,4 +1,4 @@
-"""How good predictions are: rank correlations, relative error, coverage of the intervals."""
+"""Measures of how good predictions are: rank correlations, relative error, and coverage of the intervals."""
 
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -11,13 +11,14 @@ from predictors.predictor import FloatArray
 
 @dataclass(frozen=True)
 class Quality:
-    """How well values were predicted; what the numbers do not allow is None (see `quality`).
+    """How well values were predicted; measures that are undefined for the values are None (see `quality`).
 
     Args:
-        count: of the values.
-        kendall_tau, spearman: -1 to 1.
-        mape: percent.
-        coverage: share of the values inside their central 90 % intervals.
+        count: number of values.
+        kendall_tau: rank correlation tau-b, from -1 to 1.
+        spearman: rank correlation rho, from -1 to 1.
+        mape: mean absolute percentage error, in percent.
+        coverage: share of the values inside their central 90 % intervals, from 0 to 1.
     """
 
     count: int
@@ -28,7 +29,19 @@ class Quality:
 
 
 def quality(truth: npt.ArrayLike, mean: npt.ArrayLike, spread: npt.ArrayLike) -> Quality:
-    """All of them for values (n,), at least one: no rank correlation of one value, no percentage of 0."""
+    """Compute all measures.
+
+    Args:
+        truth: true values (n,), at least one.
+        mean: predicted means (n,).
+        spread: predicted standard deviations (n,).
+
+    Returns:
+        The measures; rank correlations are None for a single value, `mape` is None if a true value is 0.
+
+    Raises:
+        ValueError: lengths differ, there are no values, or some are NaN.
+    """
     values = np.asarray(truth, dtype=np.float64)
     ranked = len(values) > 1
     return Quality(
@@ -41,10 +54,10 @@ def quality(truth: npt.ArrayLike, mean: npt.ArrayLike, spread: npt.ArrayLike) ->
 
 
 def kendall_tau(truth: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
-    """Kendall's tau-b of two rows of numbers (n,), from -1 to 1; 0 where either is constant.
+    """Kendall's tau-b of two sequences of values (n,), from -1 to 1; 0 if either is constant.
 
     Raises:
-        ValueError: different lengths, fewer than two numbers, or NaN.
+        ValueError: lengths differ, there are fewer than two values, or some are NaN.
     """
     a, b = _pair(truth, predicted)
     signs_a, signs_b = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
@@ -53,7 +66,13 @@ def kendall_tau(truth: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 
 
 def spearman(truth: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
-    """Spearman's rank correlation (mean ranks for ties), -1 to 1; 0 where either is constant; raises ValueError."""
+    """Spearman's rank correlation of two sequences of values (n,), from -1 to 1; 0 if either is constant.
+
+    Equal values get the mean of their ranks.
+
+    Raises:
+        ValueError: lengths differ, there are fewer than two values, or some are NaN.
+    """
     a, b = (_mean_ranks(values) for values in _pair(truth, predicted))
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.sqrt((a @ a) * (b @ b)))
@@ -61,7 +80,11 @@ def spearman(truth: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 
 
 def mape(truth: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
-    """Mean absolute percentage error, in percent of each true value; raises ValueError where a true value is 0."""
+    """Mean absolute percentage error of predictions (n,), in percent of the true values.
+
+    Raises:
+        ValueError: a true value is 0, lengths differ, there are no values, or some are NaN.
+    """
     a, b = _pair(truth, predicted, least=1)
     if (a == 0).any():
         raise ValueError("a percentage error needs true values other than 0, got 0")
@@ -69,10 +92,16 @@ def mape(truth: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 
 
 def coverage(truth: npt.ArrayLike, mean: npt.ArrayLike, spread: npt.ArrayLike, level: float = 0.9) -> float:
-    """Share of true values inside the central interval that should hold `level` of them, if errors were normal.
+    """The share of true values inside their central prediction intervals.
+
+    Args:
+        truth: true values (n,).
+        mean: predicted means (n,).
+        spread: predicted standard deviations (n,).
+        level: the share that the intervals should contain if errors are normally distributed.
 
     Raises:
-        ValueError: different lengths, no numbers, NaN, or a level outside 0..1.
+        ValueError: lengths differ, there are no values, some are NaN, or `level` is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
@@ -82,6 +111,7 @@ def coverage(truth: npt.ArrayLike, mean: npt.ArrayLike, spread: npt.ArrayLike, l
 
 
 def _pair(first: npt.ArrayLike, second: npt.ArrayLike, least: int = 2) -> tuple[FloatArray, FloatArray]:
+    """Both as float arrays (n,); raises ValueError unless n is the same, at least `least`, and nothing is NaN."""
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape or len(a) < least:
         raise ValueError(f"both must be rows of the same length, at least {least}, got shapes {a.shape} and {b.shape}")
@@ -91,6 +121,7 @@ def _pair(first: npt.ArrayLike, second: npt.ArrayLike, least: int = 2) -> tuple[
 
 
 def _mean_ranks(values: FloatArray) -> FloatArray:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    """The rank of every value (n,) from 1, the mean of their ranks for equal values."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[place], dtype=np.float64)
+    return np.asarray((last - (counts - 1) / 2)[inverse], dtype=np.float64)

@@ -1,4 +1,7 @@
-"""Saving a predictor as its data and settings, and refitting it on load: no pickle, no code in the file."""
+"""Saves a predictor as its data and settings, and fits it again on load.
+
+Such a file holds numbers and JSON only. A pickle could run code, and depends on the version of scikit-learn.
+"""
 
 import dataclasses
 import json
@@ -29,9 +32,18 @@ _VERSION = 1
 
 
 def save(predictor: Predictor, path: Path) -> None:
-    """Write what `predictor` learned from and its settings to `path` (.npz); raises ValueError before fit."""
+    """Write a fitted predictor to a file.
+
+    Args:
+        predictor: one of this package's.
+        path: the file, `.npz`; an existing one is replaced as a whole.
+
+    Raises:
+        ValueError: the predictor is not fitted, or is none of this package's.
+    """
     x, y = predictor.data()
     about = json.dumps({"version": _VERSION, **_described(predictor)})
+    # Written beside the file, then renamed: a process that dies half-way leaves the old file.
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with beside.open("wb") as file:
@@ -44,7 +56,11 @@ def save(predictor: Predictor, path: Path) -> None:
 
 
 def load(path: Path) -> Predictor:
-    """The predictor that `save` wrote to `path`, fitted again; raises ValueError for anything else."""
+    """Read a predictor that `save` wrote, and fit it again.
+
+    Raises:
+        ValueError: the file is missing, damaged, or anything else than a saved predictor.
+    """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             about, x, y = json.loads(str(file["about"])), file["x"], file["y"]
@@ -66,6 +82,7 @@ def load(path: Path) -> Predictor:
 
 
 def _described(predictor: Any) -> dict[str, Any]:
+    """Kind and settings of a predictor as JSON; a chooser contains those of its options."""
     kind = next((name for name, known in _KINDS.items() if type(predictor) is known), None)
     if kind is None:
         raise ValueError(f"only {', '.join(_KINDS)} can be saved, got {type(predictor).__name__}")
@@ -76,6 +93,7 @@ def _described(predictor: Any) -> dict[str, Any]:
 
 
 def _made(about: dict[str, Any]) -> Any:
+    """The predictor, not fitted, of a kind and settings; only classes of `_KINDS` can be made."""
     if about["kind"] not in _KINDS:
         raise ValueError(f"its kind must be one of {', '.join(_KINDS)}, got {about['kind']}")
     settings = dict(about["settings"])

@@ -1,4 +1,4 @@
-"""Support vector regression with a Gaussian kernel: bends where ridge regression cannot."""
+"""Support vector regression with a Gaussian kernel: fits non-linear effects, which ridge regression cannot."""
 
 import warnings
 from dataclasses import dataclass
@@ -7,18 +7,19 @@ import numpy as np
 
 from predictors.predictor import CrossValidated, FloatArray, Mean
 
+# libsvm may take very long for a large cost, so it stops here; a solution that has not converged is used as it is.
 _MAX_STEPS = 1_000_000
 
 
 @dataclass
 class Svr(CrossValidated):
-    """Epsilon-insensitive support vector regression; spread: cross-validated, equal for all rows.
+    """Epsilon-insensitive support vector regression; the spread is cross-validated and equal for all rows.
 
     Args:
-        cost: penalty of errors beyond `epsilon`.
-        gamma: of the kernel exp(-gamma |a - b|^2), in units of one over the number of features (1: sklearn's "auto").
-        epsilon: half width of the tube without penalty.
-        standardize: learn labels of mean 0 and deviation 1, so that `cost` and `epsilon` do not depend on their unit.
+        cost: factor of the penalty for errors larger than `epsilon` (C in most texts).
+        gamma: the kernel is exp(-(gamma / f) |a - b|^2) for f features, so 1 is scikit-learn's "auto".
+        epsilon: errors up to this size are not penalised.
+        standardize: scale labels to mean 0 and deviation 1, so that `cost` and `epsilon` do not depend on their unit.
     """
 
     cost: float = 10.0
@@ -41,7 +42,7 @@ class Svr(CrossValidated):
         square = (support**2).sum(axis=1)
 
         def mean(rows: FloatArray) -> FloatArray:
-            # The kernel as one matrix product is several times quicker than the library's own prediction.
+            # The kernel as one matrix product is several times faster than the library's prediction.
             distance = (rows**2).sum(axis=1)[:, None] + square - 2 * rows @ support.T
             return np.asarray((np.exp(-gamma * distance) @ dual + offset) * scale + shift)
 
