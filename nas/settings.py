@@ -1,4 +1,7 @@
-"""What the commands can be told: frozen values, from which the command line derives its flags."""
+"""The settings of the commands: frozen values, each field once, from which the command line derives its flags.
+
+A field's docstring is the help of its flag, so it stands on one line and says what None means.
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,14 +13,14 @@ Precision = Literal["float32", "bfloat16", "int8"]
 
 @dataclass(frozen=True)
 class Common:
-    """What every command can be told."""
+    """Flags of every command."""
 
     seed: int = 0
     """Seeds every random draw."""
     device: Literal["auto", "cpu"] = "auto"
     """Where the network runs; auto takes a GPU when there is one."""
     config: Path | None = None
-    """A JSON or TOML file with values for these flags; a flag given here goes before it."""
+    """A JSON or TOML file with values for these flags; those on the command line come first."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
     debug: bool = False
@@ -26,16 +29,16 @@ class Common:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What only a network of your own needs, which is named as module:factory."""
+    """What only a network of your own needs, one that is named as module:factory."""
 
     weights: Path | None = None
-    """A .safetensors file with its weights (default: as the factory makes them)."""
+    """A .safetensors file with its weights; None: as the factory makes them."""
     image_size: str | None = None
-    """Side of the images in pixels, or height,width (default: its attribute image_size)."""
+    """Side of the images in pixels, or height,width; None: its attribute image_size."""
     mean: str | None = None
-    """Mean of red, green and blue, of pixels scaled to 0..1, e.g. 0.49,0.48,0.45 (default: 0.5 each)."""
+    """Mean of red, green and blue, of pixels scaled to 0..1, e.g. 0.49,0.48,0.45; None: 0.5 each."""
     std: str | None = None
-    """Their standard deviation (default: 0.5 each)."""
+    """Their standard deviation; None: 0.5 each."""
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer of its texts."""
 
@@ -47,11 +50,11 @@ class DataSettings:
     data: str | None = None
     """A CSV, TSV, Parquet or JSON-lines file, a folder of images or of such files, or the name of a hub data set."""
     text: str | None = None
-    """Column of the texts (default: found by its usual names)."""
+    """Column of the texts; None: found by its usual names."""
     image: str | None = None
-    """Column of the images (default: found by its usual names)."""
+    """Column of the images; None: found by its usual names."""
     label: str | None = None
-    """Column of the labels (default: found by its usual names)."""
+    """Column of the labels; None: found by its usual names."""
     task: Literal["classification", "regression", "token-classification"] = "classification"
     """What the labels are: classes, numbers, or a tag for every word of a list of words."""
     data_config: str | None = None
@@ -65,19 +68,19 @@ class SpaceSettings:
     """The sub-networks to choose from; sizes are numbers or, with a decimal point, shares of the full size, or none."""
 
     depth: str | None = None
-    """Numbers of blocks, e.g. 4,5,6 (default: what the InstaTune paper has for this family)."""
+    """Numbers of blocks, e.g. 4,5,6; None: what the InstaTune paper has for this family."""
     heads: str | None = None
-    """Attention heads of a block, e.g. 0.5,0.75,1.0."""
+    """Attention heads of a block, e.g. 0.5,0.75,1.0; None: as depth."""
     ffn: str | None = None
-    """Feed-forward features of a block, e.g. 0.25,0.5,1.0."""
+    """Feed-forward features of a block, e.g. 0.25,0.5,1.0; None: as depth."""
     width: str | None = None
-    """Features between the blocks (default: all; conv nets: a few shares)."""
+    """Features between the blocks; None: all of them, or for conv nets a few shares."""
     channels: str | None = None
-    """Inner channels of a conv net's blocks, e.g. 0.5,1.0."""
+    """Inner channels of a conv net's blocks, e.g. 0.5,1.0; None: as depth."""
     drop_order: Literal["last", "spread", "importance"] = "last"
-    """Which blocks drop first: the last ones, so that those kept stay evenly spread, or the ones that matter least."""
+    """Which blocks drop first: the last ones; such that those kept stay evenly spread; those that matter least."""
     order: Literal["taylor", "magnitude", "activation", "none"] = "taylor"
-    """By what units are put in order of importance before the fine-tuning."""
+    """By what heads and features are ordered before the fine-tuning, so that narrow sub-networks keep the best."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +106,15 @@ class TrainingSettings:
     label_smoothing: float = 0.0
     """Part of a label's weight that goes to all classes alike."""
     accumulate: int = 1
-    """Parts in which a step's rows are computed one after the other, to save memory; the gradient is that of all rows
-    together, though batch norms see the parts."""
+    """Parts in which a step's rows are computed one after the other, to save memory (batch norms see the parts)."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """bf16: compute in bfloat16 where that is safe; the weights stay float32."""
     augment: bool = False
     """Mirror and shift images at random."""
     patience: int | None = None
-    """Stop after so many evaluations on validation rows without a better one, and keep the best weights (default: go
-    on to the end, with the last weights)."""
+    """Stop after so many evaluations on validation rows without a better one, with the best weights; None: never."""
     evaluate_every: int | None = None
-    """Steps between two evaluations (default: once an epoch)."""
+    """Steps between two evaluations; None: once an epoch."""
     trackers: tuple[str, ...] = ()
     """Where the losses are reported to, e.g. tensorboard; may be given several times. Files go into the run."""
     checkpoint_every_s: float = 60.0
@@ -137,16 +138,19 @@ class SupernetSettings(InstaTuneSettings):
     """Fine-tuning of a super-network: each step trains the full network and some sub-networks."""
 
     teacher: Path | None = None
-    """Folder of the strong teacher, a network fine-tuned on the same labels (default: the model, fine-tuned first)."""
+    """Folder of the strong teacher, a network fine-tuned on the same labels; None: the model, fine-tuned first."""
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The search among the sub-networks."""
+    """The search among the sub-networks.
+
+    Objectives: accuracy (r2 of a regression), latency_ms, macs, parameters, size_mib, energy_mj, memory_mib, or a
+    function of your own as module:function.
+    """
 
     objectives: str | None = None
-    """What to improve, the first first: accuracy (r2 of a regression), latency_ms, macs, parameters, size_mib, your own
-    module:function (default: accuracy or r2, and what is limited, else latency_ms)."""
+    """Most important first, separated by commas; None: accuracy (or r2) and what is limited, else latency_ms."""
     budget: int = 60
     """How many sub-networks are measured; a larger one continues a finished search."""
     name: str = "default"
@@ -154,34 +158,33 @@ class SearchSettings:
     algorithm: Literal["linas", "nsga2", "random"] = "linas"
     """How candidates are proposed."""
     rows: int | None = None
-    """How many of the validation rows measure accuracy (default: all)."""
+    """How many of the validation rows measure accuracy; None: all."""
     tokens: int | None = None
-    """Length of the text that latency and MACs are for (default: that of the profiles, else 128)."""
+    """Length of the text that latency and MACs are for; None: that of the profiles, else 128."""
     threads: int | None = None
-    """Threads of the latency measurement (default: those of the profiles, else 1)."""
+    """Threads of the latency measurement; None: those of the profiles, else 1."""
     accuracy_threads: int | None = None
-    """Threads of the accuracy measurement (default: all processors); with several workers 1 is faster."""
+    """Threads of the accuracy measurement, of which 1 is fastest with several workers; None: all processors."""
     workers: int = 1
     """How many sub-networks are measured at a time, each in a process of its own; never changes the result."""
     ray: bool = False
     """Measure in a process of its own (a Ray worker) with one worker too."""
     ray_address: str | None = None
-    """Measure on a Ray cluster, host:port or auto, where this project is installed (default: on this machine)."""
+    """Measure on a Ray cluster, host:port or auto, where this project is installed; None: on this machine."""
     timeout_s: float | None = None
-    """A sub-network that takes longer, in seconds, has failed (default: any time is fine)."""
+    """A sub-network that takes longer, in seconds, has failed; None: any time is fine."""
     patience: int | None = None
-    """Stop when so many measurements in a row did not enlarge the hypervolume."""
+    """Stop when so many measurements in a row did not enlarge the hypervolume; None: never."""
     warm_start: str | None = None
     """Begin with what was measured before: a run or search folder, a study (journal or database URL) or a CSV file."""
     storage: str | None = None
-    """URL of a database that keeps the study, e.g. sqlite:///studies.db (default: a journal in the run folder)."""
+    """URL of a database that keeps the study, e.g. sqlite:///studies.db; None: a journal in the run folder."""
     profile: tuple[Path, ...] = ()
-    """A device profile that predicts latency_ms, which is then measured only afterwards; given several times: one
-    latency for each device."""
+    """A device profile that predicts latency_ms, measured only afterwards; several times: one for each device."""
     runtime: Runtime | None = None
-    """What will run the chosen network (default: that of the profile, else pytorch)."""
+    """What will run the chosen network; None: that of the profile, else pytorch."""
     precision: Precision | None = None
-    """In which it will compute there (default: that of the profile, else float32)."""
+    """The number format it will compute in; None: that of the profile, else float32."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +192,9 @@ class _DeviceSettings:
     """How latency is measured on a device."""
 
     precision: Precision = "float32"
-    """In which it computes, where the runtime has it."""
+    """The number format it computes in, where the runtime has it."""
     threads: int = 1
-    """Of the runtime."""
+    """Threads of the runtime."""
     batch: int = 1
     """Rows of an input."""
     tokens: int = 128
@@ -226,14 +229,14 @@ class KitSettings(_DeviceSettings):
 
 @dataclass(frozen=True)
 class ResultSettings:
-    """How latency was measured; a result that was measured otherwise is refused (default: as the result says)."""
+    """How latency was measured: a result that was measured in another way is refused; None: in any way."""
 
     runtime: Runtime | None = None
     """What ran the network."""
     precision: Precision | None = None
-    """In which it computed."""
+    """The number format it computed in."""
     threads: int | None = None
-    """Of the runtime."""
+    """Threads of the runtime."""
     batch: int | None = None
     """Rows of an input."""
     tokens: int | None = None

@@ -47,7 +47,7 @@ class Demo:
     out: Path = Path("demo")
     """Folder of the demo: the run and the export; the same command goes on where it stopped."""
     cache: Path | None = None
-    """Where fetched files are kept (default: $SUPERSIEVE_CACHE, else the user's cache folder)."""
+    """Where fetched files are kept; None: $SUPERSIEVE_CACHE, else the user's cache folder."""
     dry_run: bool = False
     """Only say what would be done and how long it takes."""
     common: Common = field(default_factory=Common)
@@ -229,9 +229,9 @@ def _profile_result(request: ProfileResultRequest, out: TextIO) -> None:
 
 
 def _search(request: SearchRequest, out: TextIO) -> None:
-    from nas.runs import estimate, search
+    from nas.runs import search
 
-    _print(estimate.searching(request) if request.dry_run else search.search_run(request), request.common, out)
+    _print(search.estimate(request) if request.dry_run else search.search_run(request), request.common, out)
 
 
 def _report(request: ReportRequest, out: TextIO) -> None:

@@ -1,4 +1,4 @@
-"""What a user asks of each command: frozen values, from which the command line derives its flags.
+"""The request of each command: frozen values, from which the command line derives its flags.
 
 A field's docstring is the help of its flag. Only the annotations of tyro are used here: positional arguments, and the
 headings under which the help lists a group of flags.
@@ -38,8 +38,7 @@ class FinetuneRequest:
     """Fine-tune a pre-trained model into a super-network, in a run folder; goes on where it stopped."""
 
     model: _Model
-    """Folder (config.json, model.safetensors, tokenizer or image processor) or hub name of a pre-trained model, or your
-    own network as module:factory."""
+    """Folder of a pre-trained model and its tokenizer or image processor, a hub name, or your own module:factory."""
     out: Path
     """The run folder to make or to go on with."""
     data: DataSettings = field(default_factory=DataSettings)
@@ -61,13 +60,12 @@ class RefineRequest:
     out: Path
     """The folder to export to; replaced only when everything in it was checked."""
     candidate: str
-    """The sub-network: chosen (the best of a search within the limits), largest, smallest, or a JSON file with its
-    choices."""
+    """The sub-network: chosen (best of a search within the limits), largest, smallest, or a JSON file of choices."""
     name: str = SearchSettings.name
     """The name of the search, for --candidate chosen."""
     limits: Limits = field(default_factory=Limits)
     model: str | None = None
-    """Where the run is of a network of your own: its module:factory again."""
+    """For a run of a network of your own: its module:factory again."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     dry_run: bool = False
     """Only estimate time and memory, from a few steps."""
@@ -83,7 +81,7 @@ class SearchRequest:
     settings: Annotated[SearchSettings, tyro.conf.arg(name="search")] = field(default_factory=SearchSettings)
     limits: Limits = field(default_factory=Limits)
     model: str | None = None
-    """Where the run is of a network of your own: its module:factory again."""
+    """For a run of a network of your own: its module:factory again."""
     dry_run: bool = False
     """Only estimate time and memory, from a few measured sub-networks."""
     common: Common = field(default_factory=Common)
@@ -113,16 +111,15 @@ class ExportRequest:
     """The search's name."""
     limits: Limits = field(default_factory=Limits)
     candidate: str | None = None
-    """Its number in front.csv from 1, largest, smallest, or a JSON file with its choices (default: the best within the
-    limits)."""
+    """Its number in front.csv from 1, largest, smallest, or a JSON file of choices; None: best within the limits."""
     runtime: Runtime | None = None
-    """Write another deployment than the search was for: what runs it."""
+    """What will run it; None: what the search was for."""
     precision: Precision | None = None
-    """In which that computes."""
+    """The number format it will compute in; None: what the search was for."""
     profile: str | None = None
-    """Of several device profiles, the name of the one whose runtime and precision are written."""
+    """Of several device profiles, the name of the one whose runtime and precision are written; None: the first."""
     model: str | None = None
-    """Where the run is of a network of your own: its module:factory again."""
+    """For a run of a network of your own: its module:factory again."""
     common: Common = field(default_factory=Common)
 
 
@@ -134,11 +131,11 @@ class SubjectRequest:
     """
 
     subject: _Model
-    """A run folder, a folder or hub name of a model (config.json is enough), or your own network as module:factory."""
+    """A run folder, a folder or hub name of a model (config.json is enough), or your own module:factory."""
     own: _Own = field(default_factory=ModelSettings)
     elastic: _Elastic = field(default_factory=SpaceSettings)
     model: str | None = None
-    """Where MODEL is a run of a network of your own: its module:factory again."""
+    """For a run of a network of your own: its module:factory again."""
     common: Common = field(default_factory=Common)
 
 
