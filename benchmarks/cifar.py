@@ -1,7 +1,8 @@
-"""The CIFAR-10 networks and rows of the benchmarks: two public checkpoints, rebuilt from the names of their tensors.
+"""CIFAR-10 networks and rows for the benchmarks, with the weights of two public checkpoints.
 
-`ResNet` is `akamaster/pytorch_resnet_cifar10`, `VisionTransformer` is `smmk47/CIFAR10-Classification`. Both were
-trained on all 50,000 training images, so training rows are for training only; the 10,000 test rows are divided once.
+`ResNet` is `akamaster/pytorch_resnet_cifar10` and `VisionTransformer` is `smmk47/CIFAR10-Classification`; both were
+rebuilt from the names of their tensors. They were trained on all 50,000 training images, so validation rows cannot come
+from these; the 10,000 test rows are divided into validation and test rows instead.
 """
 
 import io
@@ -33,10 +34,10 @@ NORMALISED = {
 
 
 class Normalise(nn.Module):
-    """Pixels from 0 to 1, channel by channel as a network learned to read them.
+    """Normalises pixels from 0 to 1 with the mean and standard deviation that a network was trained with.
 
-    Inside the networks, so that augmentation shifts in black as it did when they were trained: the running statistics
-    of the ResNet hold black edges, and with others it loses 3 points.
+    It is part of the network, so that augmentation fills the edges of shifted images with black before normalising, as
+    in the original training. The running statistics of the ResNet depend on it: with other edges it loses 3 points.
     """
 
     def __init__(self, model: str) -> None:
@@ -50,7 +51,7 @@ class Normalise(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """Every second pixel, and channels of zeros before and after (option A of He et al., arXiv 1512.03385)."""
+    """Shortcut without parameters: subsamples pixels and pads channels with zeros (arXiv 1512.03385, option A)."""
 
     def __init__(self, added: int) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """3 stages of `blocks` blocks, 16, 32 and 64 channels wide."""
+    """ResNet for CIFAR with three stages of `blocks` blocks and 16, 32 and 64 channels (He et al., section 4.2)."""
 
     def __init__(self, blocks: int) -> None:
         super().__init__()
@@ -111,7 +112,7 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Post-norm encoder of 6 blocks over 64 patches and a class token."""
+    """Vision transformer with 6 post-norm blocks over 64 patches and a class token."""
 
     def __init__(self, width: int = 128, depth: int = 6, heads: int = 8, inner: int = 256) -> None:
         super().__init__()
@@ -133,7 +134,7 @@ class VisionTransformer(nn.Module):
 
 @dataclass(frozen=True)
 class Pixels:
-    """All images, decoded once: uint8 (n, 3, 32, 32); batches are from 0 to 1."""
+    """All images, decoded once to uint8 (n, 3, 32, 32); batches are scaled to 0..1."""
 
     images: Tensor
 
@@ -146,7 +147,7 @@ class Pixels:
 
 
 class SmallImages:
-    """A `nas.split.Preprocessor` for images of one size."""
+    """A `nas.data.split.Preprocessor` for images that all have the size of the network."""
 
     @property
     def kind(self) -> InputKind:
@@ -161,7 +162,7 @@ class SmallImages:
 
 
 def network(data: Path, model: str, *, blocks: int = 3) -> nn.Module:
-    """The trained network in eval mode: "vit", or "resnet" with 6 x `blocks` + 2 layers."""
+    """Load a trained network, "vit" or "resnet" (with 6 x `blocks` + 2 layers), in evaluation mode."""
     module = VisionTransformer() if model == "vit" else ResNet(blocks)
     file = "cifar10_vit" if model == "vit" else f"cifar10_resnet{6 * blocks + 2}"
     # Without the counters of batches, which the checkpoints lack; nothing else may be missing.
@@ -172,7 +173,7 @@ def network(data: Path, model: str, *, blocks: int = 3) -> nn.Module:
 
 
 def splits(data: Path) -> dict[str, Split]:
-    """The training rows, and the halves of the test rows, with as many rows of every class: validation and test."""
+    """Read the training rows, and divide the test rows into stratified halves for validation and test."""
     return {name: make_split(*table, SmallImages()) for name, table in _tables(data).items()}
 
 

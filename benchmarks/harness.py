@@ -1,4 +1,4 @@
-"""What the benchmark programs share: flags, stages that are kept and resumed, and one way to report."""
+"""Shared parts of the benchmark programs: command-line flags, resumable stages, and the report of the figures."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ Figures = dict[str, float]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The flags of every benchmark program."""
+    """The command-line flags that all benchmark programs have."""
     flags = argparse.ArgumentParser(description=description)
     flags.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     flags.add_argument("--out", type=Path, help="keep every stage in this folder, and go on from it")
@@ -28,7 +28,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 @dataclass
 class Harness:
-    """Runs stages, keeps their results under `out`, and reports figures beside their targets."""
+    """Runs stages, stores their results in the folder `--out`, and reports figures beside their targets."""
 
     options: argparse.Namespace
     began: float = field(default_factory=time.monotonic)
@@ -36,7 +36,13 @@ class Harness:
     done: dict[str, Any] = field(default_factory=dict)
 
     def stage(self, name: str, compute: Callable[[], Mapping[str, Any]], **settings: float | str) -> dict[str, Any]:
-        """The result of `compute`, or what this or an earlier run with the same settings kept of it."""
+        """Run a stage, or return its stored result if it was run before with the same settings.
+
+        Args:
+            name: name of the stage and of its file.
+            compute: returns the result as JSON values.
+            settings: everything that the result depends on.
+        """
         known = json.dumps([name, settings])
         if known not in self.done:
             self.done[known] = self._kept_or_computed(name, compute, settings)
@@ -60,7 +66,7 @@ class Harness:
         return result
 
     def report(self, figures: Figures, targets: Mapping[str, str], seeds: Sequence[int]) -> None:
-        """Print the figures: a table, or one JSON object."""
+        """Print the figures, their targets, the machine and the versions, as a table or as one JSON object."""
         found = diagnose()
         machine = f"{found.processor}, {found.cpus} CPUs, {found.memory_gib} GiB, {', '.join(found.accelerators)}"
         versions = {name: version(name) for name in _LIBRARIES}

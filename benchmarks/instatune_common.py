@@ -1,8 +1,8 @@
-"""What the two InstaTune benchmarks share: the stages, the picks by validation, the figures.
+"""Shared stages of the two InstaTune benchmarks: trainings, searches, and the choice of sub-networks.
 
-Every stage is kept under `--out` and skipped when it is there with the same settings. The validation rows alone decide:
-the learning rate of every way, the sub-networks of every share, and which plain run is the one to beat. The test rows
-are read by what was decided on, once.
+Each stage is stored under `--out` and is not repeated with the same settings. Learning rates, the sub-network for each
+share of saved multiply-accumulates, and the plain run to compare with are all chosen on validation rows. Test rows are
+scored once, with the networks that were chosen.
 """
 
 import time
@@ -36,25 +36,25 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Problem:
-    """A network, its task, and how long everything runs.
+    """A network, its data, and the settings of all stages.
 
     Args:
-        name: of the picture.
-        prefix: of the figures.
-        key: what decides every stage besides its own settings; a kept stage with another one is done again.
+        name: name of the picture.
+        prefix: prefix of the names of the figures.
+        key: settings that all stages depend on; a stored stage with another key is run again.
         network: (seed) -> the pre-trained network.
-        space: (network, drop orders of the stacks of blocks; None: last first) -> its space.
-        splits: "train", "validation", "test".
-        example: inputs of which multiply-accumulates are counted, batch above 1.
-        config: of the super-network's fine-tuning; steps, batches and all but the loss hold for the others, too.
-        importance: how units and blocks are ordered.
-        first: steps of plain fine-tuning before. Its network starts the super-network, and is the strong teacher where
-            the distillation has one; 0: the pre-trained network was trained on this task and is both.
-        rates: the grid of learning rates. The full network alone chooses; everything else takes its choice.
-        shared_rate: of the super-networks and of sub-networks tuned alone, where not that choice.
-        evaluations: of a search.
-        scored: validation rows that a search scores on.
-        finalists: how many of its best, for every share, are then scored on all of them.
+        space: (network, drop orders of its stacks of blocks, or None for last first) -> its space.
+        splits: the splits "train", "validation" and "test".
+        example: inputs for which multiply-accumulates are counted, with at least two rows.
+        config: settings of the super-network's fine-tuning; the other trainings share all of them but the loss.
+        importance: settings for ordering units and blocks.
+        first: steps of plain fine-tuning before. The super-network starts from the result, which is also the strong
+            teacher if there is one. 0: the pre-trained network has been trained on this task already and is both.
+        rates: the grid of learning rates. The best one for the full network is used for everything else.
+        shared_rate: learning rate of super-networks and of sub-networks that are tuned alone; None: the chosen one.
+        evaluations: budget of a search.
+        scored: number of validation rows on which a search scores candidates.
+        finalists: number of best candidates of a search, for each share, that are scored on all validation rows.
     """
 
     name: str
@@ -75,25 +75,25 @@ class Problem:
 
     @cached_property
     def searched(self) -> Split:
-        """The validation rows that a search scores on."""
+        """The validation rows on which a search scores candidates."""
         return self.splits["validation"].take(self.scored, generator(0, "scored"))
 
     @cached_property
     def calibrating(self) -> Split:
-        """Training rows for the statistics of batch norms, mirrored and shifted where they are while training."""
+        """Training rows for the statistics of batch norms, augmented if the training augments them."""
         train = self.splits["train"]
         return augmented(train) if self.config.augment else train
 
     @cached_property
     def calibration(self) -> list[dict[str, Tensor]]:
-        """Inputs of some of them."""
+        """Batches of inputs on which batch-norm statistics are measured."""
         rows = generator(0, "calibration").permutation(len(self.calibrating))[:CALIBRATED]
         return [self.calibrating.batch(part) for part in np.array_split(rows, -(-CALIBRATED // 256))]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The stages of one problem with one seed; weights are kept in `folder` beside their results."""
+    """The stages of one problem with one seed; weights are stored in `folder` beside the results."""
 
     harness: Harness
     problem: Problem
@@ -101,16 +101,16 @@ class Bench:
     folder: Path
 
     def ours(self) -> Result:
-        """Super-network with ordered units and blocks: front, picks and test rows; see `_way`."""
+        """Result for a super-network with ordered units and blocks; see `_way`."""
         return self._way("ours", self._ordered()["drop_order"])
 
     def prefix(self) -> Result:
-        """The same without any order: prefixes of the units as they are, last blocks dropped first (the paper's)."""
+        """Result without ordering, as in the paper: prefixes of the units as they are, last blocks dropped first."""
         return self._way("prefix", None)
 
     @property
     def steps(self) -> int:
-        """Of the plain fine-tuning that starts a super-network, and of its own."""
+        """Training steps of a super-network, including the plain fine-tuning before."""
         return self.problem.first + self._second
 
     @property
@@ -118,7 +118,7 @@ class Bench:
         return self.problem.config.total_steps(len(self.problem.splits["train"]))
 
     def equal_steps(self) -> Result:
-        """The full network fine-tuned alone, at the rate of the grid that is best by validation."""
+        """Result of plain fine-tuning for as many steps, at the learning rate that is best on validation rows."""
         runs = [self._plain(rate, self.steps, "plain_steps") for rate in self.problem.rates]
         return max(runs, key=lambda run: float(run["validation_accuracy"]))
 
@@ -131,12 +131,12 @@ class Bench:
         return self.problem.shared_rate or self._rate
 
     def equal_time(self, seconds: float) -> Result:
-        """The same with as many steps as take so long."""
+        """Result of plain fine-tuning for as many steps as take the given time."""
         steps = max(1, round(self.steps * seconds / self.equal_steps()["seconds"]))
         return self._plain(self._rate, steps, "plain_time")
 
     def alone(self, share: float, pick: Sequence[int]) -> Result:
-        """A sub-network extracted from what the super-network starts from, and fine-tuned by itself."""
+        """Result of a sub-network that is extracted from the initial super-network and fine-tuned alone."""
 
         def compute() -> Result:
             supernet = self._supernet("ours", self._ordered()["drop_order"])
@@ -148,7 +148,7 @@ class Bench:
         return self._stage(f"alone_{share:g}", compute, pick=str(list(pick)), rate=self._shared_rate)
 
     def _ordered(self) -> Result:
-        """Find the drop orders, then order the units; the ordered network is kept."""
+        """Find the drop orders, order the units, and store the ordered network."""
 
         def compute() -> Result:
             problem, train = self.problem, self.problem.splits["train"]
@@ -162,7 +162,7 @@ class Bench:
         return self._stage("ordered", compute, importance=repr(self.problem.importance))
 
     def _supernet(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Supernet:
-        """The super-network of a way before its fine-tuning."""
+        """The initial super-network, with ordered units or not."""
         model = self._start()
         if way == "ours":
             self._restore("ordered", model)
@@ -170,7 +170,11 @@ class Bench:
         return Supernet(model, self.problem.space(model, orders))
 
     def _way(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Result:
-        """Tune, search, pick and test: `front` [[saved, accuracy]...], `picks` by share, the largest, `seconds`."""
+        """Fine-tune a super-network, search it, choose sub-networks and score them on test rows.
+
+        Returns:
+            `front` as [saved share, accuracy] pairs, `picks` by share, the largest network, and `seconds`.
+        """
         tuned = self._tune(way, drop_order)
         supernet = self._supernet(way, drop_order)
         self._restore(way, supernet.model)
@@ -194,13 +198,13 @@ class Bench:
         return self._stage(way, compute, config=repr(config))
 
     def _first(self) -> Result:
-        """The plain fine-tuning before."""
+        """Result of the plain fine-tuning that comes before the super-network's."""
         if not self.problem.first:
             return {"seconds": 0.0}
         return self._plain(self._rate, self.problem.first, "first")
 
     def _start(self) -> nn.Module:
-        """What the super-network starts from and what teaches it, in eval mode."""
+        """The network that the super-network starts from, and its strong teacher, in evaluation mode."""
         model = self.problem.network(self.seed)
         if self.problem.first:
             self._restore(f"first_{self._first()['rate']:g}", model)
@@ -216,7 +220,7 @@ class Bench:
         return self._stage(f"{name}_{rate:g}", compute, steps=steps) | {"rate": rate, "steps": steps}
 
     def _train_plain(self, module: nn.Module, rate: float, steps: int) -> History:
-        """Through the loop that trains the super-networks, without sub-networks."""
+        """Fine-tune plainly: InstaTune without sub-networks, so that both use the same loop."""
         alone = Supernet(module, Space(()))
         config = replace(self.problem.config, learning_rate=rate, seed=self.seed, steps=steps)
         plain = replace(config, samples=0, sampling="uniform", full_weight=1.0, distillation="low-cost")
@@ -254,7 +258,7 @@ class Bench:
         }
 
     def _picks(self, supernet: Supernet, found: Result) -> Result:
-        """The best by validation of every share, and the largest, on the test rows."""
+        """Test results of the best sub-network on validation rows for each share, and of the largest one."""
         known: dict[int, Result] = {}
         picks = {f"{share:g}": self._pick(supernet, found, share, known) for share in SHARES}
         test = self.problem.splits["test"]
@@ -262,7 +266,7 @@ class Bench:
         return {"picks": picks, "largest_test_correct": largest}
 
     def _pick(self, supernet: Supernet, found: Result, share: float, known: dict[int, Result]) -> Result:
-        """Of the sub-networks that save at least `share` the one that gives the validation labels most probability.
+        """Of the sub-networks that save at least `share`, choose that with the highest probability of the labels.
 
         Probabilities tell more than hits do: chosen by the hits on one half of SST-2's validation rows, sub-networks
         were .3 points worse on the other half than chosen by the probabilities.
@@ -309,7 +313,7 @@ class Bench:
 
 
 def probability(logits: Any, labels: Any) -> float:
-    """Mean probability of the labels (n,) by logits (n, classes)."""
+    """Mean probability of the labels (n,) according to logits (n, classes)."""
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     return float((shares[np.arange(len(shares)), labels] / shares.sum(axis=1)).mean())
 
@@ -319,7 +323,7 @@ def _correct(logits: Any, split: Split) -> list[bool]:
 
 
 def _spent(train: Callable[[], History]) -> float:
-    """Seconds of a training: CPU time on a processor, where other programs do not count; on a GPU, of its steps."""
+    """Seconds of a training: CPU time, which other programs do not affect, or on a GPU the wall time of its steps."""
     began = time.process_time()
     history = train()
     if torch.cuda.is_available():

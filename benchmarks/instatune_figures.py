@@ -1,4 +1,4 @@
-"""From the stages of `instatune_common.py` to figures, a table and a picture."""
+"""Turn the results of `instatune_common.py` into figures, a table and a picture."""
 
 import sys
 import tempfile
@@ -18,7 +18,7 @@ NO_LOSS, ONE_POINT = 0.2, 1.0
 
 @dataclass(frozen=True)
 class TableRow:
-    """One network of the table: test accuracy and what it is worth beside the plain one, in points."""
+    """A line of the table: the test accuracy of a network, and its difference from the plain one in points."""
 
     label: str
     saved: float
@@ -32,7 +32,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All stages of one problem: one `Result` a seed in every list.
+    """The results of all stages of a problem; each list has one `Result` per seed.
 
     Args:
         plain: by kind, "equal steps" and "equal time".
@@ -49,7 +49,7 @@ class Outcome:
 
 
 def compare(harness: Harness, problem: Problem, seeds: Sequence[int], title: str, targets: Mapping[str, str]) -> None:
-    """Run everything, print the table and the figures, draw the picture (under --out, else in the working folder)."""
+    """Run all stages, print the table and the figures, and draw the picture (in --out or the current folder)."""
     out: Path | None = harness.options.out
     picture = (out or Path()) / f"{problem.name}.png"
     with tempfile.TemporaryDirectory() as scratch:
@@ -62,7 +62,7 @@ def compare(harness: Harness, problem: Problem, seeds: Sequence[int], title: str
 
 
 def _run(benches: Sequence[Bench]) -> Outcome:
-    """All stages, those that are kept too."""
+    """Run the stages that are not stored, and collect the results of all."""
     plain: dict[str, list[Result]] = {"equal steps": [], "equal time": []}
     ours, prefix = [], []
     alone: dict[float, list[Result]] = {share: [] for share in SHARES}
@@ -79,7 +79,7 @@ def _run(benches: Sequence[Bench]) -> Outcome:
 
 
 def table(outcome: Outcome) -> list[TableRow]:
-    """Every network that read the test rows, beside the plain one."""
+    """The lines of the table: each network scored on test rows, compared with the plain one."""
     reference = _joined(outcome.plain[outcome.reference])
 
     def row(label: str, saved: float, correct: list[bool]) -> TableRow:
@@ -99,7 +99,7 @@ def table(outcome: Outcome) -> list[TableRow]:
 
 
 def figures(outcome: Outcome) -> Figures:
-    """The figures by their names in the interface, and what they are made of."""
+    """The reported figures and the numbers that they are computed from, by name."""
     rows = {row.label: row for row in table(outcome)}
     ours = [rows[f"ours, pick for {100 * share:g} %"] for share in SHARES]
     paper = [rows[f"(b) prefixes, no order, pick for {100 * share:g} %"] for share in SHARES]
@@ -123,7 +123,7 @@ def figures(outcome: Outcome) -> Figures:
 
 
 def _saved(rows: Sequence[TableRow], points: float) -> float:
-    """The largest share at which it and all smaller shares are at most `points` below; 0: not even the smallest."""
+    """Largest share up to which no sub-network loses more than `points`; 0 if the smallest share does."""
     reached = 0.0
     for share, row in zip(SHARES, rows, strict=True):
         if row.beside.points < -points:
@@ -133,13 +133,13 @@ def _saved(rows: Sequence[TableRow], points: float) -> float:
 
 
 def text(outcome: Outcome) -> str:
-    """The table for people."""
+    """The table as text."""
     title = f"{'network':<34} saved %  test %   points beside (a), {outcome.reference}, 95 % interval"
     return "\n".join([title, *(row.line() for row in table(outcome))])
 
 
 def draw(outcome: Outcome, title: str, path: Path) -> None:
-    """Accuracy against the share of multiply-accumulates saved; the first seed's front."""
+    """Draw accuracy against the share of saved multiply-accumulates, with the front of the first seed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -188,5 +188,5 @@ def _pick(run: Result, share: float) -> Result:
 
 
 def _joined(runs: Sequence[Result], correct: Callable[[Result], list[bool]] | None = None) -> list[bool]:
-    """The test rows of all seeds behind each other."""
+    """Concatenate the test results of all seeds."""
     return [value for run in runs for value in (correct(run) if correct else run["test_correct"])]

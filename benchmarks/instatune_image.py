@@ -1,7 +1,7 @@
-"""InstaTune on CIFAR-10: how many multiply-accumulates of a small ViT or a ResNet are saved, and at what accuracy?
+"""InstaTune on CIFAR-10: multiply-accumulates that a small ViT or a ResNet can save, and the accuracy that it costs.
 
 `--data FOLDER` holds cifar10_test.parquet, cifar10_train20k.parquet and the weights cifar10_*.safetensors. See
-`cifar.py` for the networks and rows, `instatune_common.py` for what is run and who decides on what.
+`cifar.py` for the networks and rows, and `instatune_common.py` for the stages.
 """
 
 from collections.abc import Mapping

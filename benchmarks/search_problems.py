@@ -1,4 +1,4 @@
-"""The tabulated problems of a folder as spaces, with what their README calls an evaluation and a hypervolume."""
+"""Load the tabulated problems of a folder as spaces; evaluations and hypervolume are as defined in their README."""
 
 import csv
 import importlib.util
@@ -21,14 +21,14 @@ from search_spaces.arrays import FloatArray, IntArray
 
 @dataclass(frozen=True)
 class Variant:
-    """What is made harder: options in a random order and without one, noise on the first objective."""
+    """A harder variant of a problem: options shuffled and declared unordered, or noise on the first objective."""
 
     shuffled: bool = False
     noise: float = 0.0
 
 
 class Problem:
-    """One problem in one variant; `seed` decides the order of options and the noise, which belongs to a candidate."""
+    """A problem in one variant; `seed` decides the order of options and the noise, which is fixed per candidate."""
 
     def __init__(self, folder: Path, name: str, variant: Variant, seed: int) -> None:
         self._table = _module(folder).load(name, folder)
@@ -51,7 +51,7 @@ class Problem:
         self._noise, self._seed = variant.noise, seed
 
     def evaluate(self, candidates: Sequence[Candidate]) -> FloatArray:
-        """Values (n, m), with their noise."""
+        """Values (n, m) of candidates, including noise."""
         rows = self.space.encode(candidates)
         values: FloatArray = self.values(rows)
         if self._noise:
@@ -65,7 +65,7 @@ class Problem:
         return np.asarray(self._table.evaluate(genes), dtype=np.float64)
 
     def curve(self, candidates: Sequence[Candidate], step: int) -> list[float]:
-        """True hypervolume (1: the stored front) of the first step, 2 step, ... candidates."""
+        """True hypervolume after every `step` candidates, normalised so that the stored front has 1."""
         values = self.values(self.space.encode(candidates))
         front = values[:0]
         found = []
@@ -82,7 +82,7 @@ def _dominated(values: FloatArray) -> npt.NDArray[np.bool_]:
 
 
 def names(folder: Path) -> list[str]:
-    """The problems of the folder."""
+    """Names of the problems in a folder."""
     return sorted(path.stem for path in folder.glob("*.npz"))
 
 
@@ -96,7 +96,7 @@ def _module(folder: Path) -> Any:
 
 
 def _conditions(table: Any) -> dict[int, tuple[str, tuple[Any, ...]]]:
-    """Which options of which gene make another gene matter, found by asking for canonical candidates."""
+    """Find the options of each gene that make another gene active, from the canonical form of candidates."""
     last = np.array([len(options) - 1 for options in table.choices])
     found = {}
     for parent, options in enumerate(table.choices):
@@ -110,13 +110,13 @@ def _conditions(table: Any) -> dict[int, tuple[str, tuple[Any, ...]]]:
 
 @dataclass(frozen=True)
 class Peers:
-    """Hypervolumes that were recorded: (problem, algorithm, evaluations) to one number a seed."""
+    """Recorded hypervolumes: (problem, algorithm, evaluations) -> one number per seed."""
 
     recorded: dict[tuple[str, str, int], list[float]]
 
     @classmethod
     def read(cls, path: Path) -> "Peers":
-        """Of a CSV with the columns problem, algorithm, evaluations, hypervolume."""
+        """Read a CSV file with the columns problem, algorithm, evaluations and hypervolume."""
         rows = defaultdict(list)
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
@@ -126,14 +126,14 @@ class Peers:
 
     @cached_property
     def medians(self) -> dict[tuple[str, str, int], float]:
-        """Of the seeds."""
+        """Median over the seeds for each key of `recorded`."""
         return {key: statistics.median(values) for key, values in self.recorded.items()}
 
     def best_nsga2(self, problem: str, evaluations: int) -> float:
-        """The better of pymoo's two NSGA-II."""
+        """Recorded median of the better of the two NSGA-II runs of pymoo."""
         kinds = ("pymoo-nsga2-integer", "pymoo-nsga2-categorical")
         return max(self.medians[problem, kind, evaluations] for kind in kinds)
 
     def linas(self, problem: str, evaluations: int) -> float:
-        """LINAS as published."""
+        """Recorded median of LINAS as published."""
         return self.medians[problem, "linas-dynast", evaluations]

@@ -1,8 +1,8 @@
-"""How a whole search scales with workers: LINAS as it is, evaluations that sleep, 1 to 8 Ray workers.
+"""Scaling of a whole search with the number of workers: default LINAS with evaluations that sleep, 1 to 8 Ray workers.
 
-Efficiency is the sleeping time divided among the workers, over the wall time from the beginning of the first
-evaluation to the end of the search: proposals, fits and the record count, the start of Ray and its workers does not.
-The studies must be the same whatever the number of workers.
+Efficiency is the total sleeping time divided by the number of workers and by the wall time from the start of the first
+evaluation to the end of the search. So it includes proposals, fits and storage, but not the start of Ray. The studies
+must be identical for all numbers of workers.
 """
 
 import tempfile
@@ -32,7 +32,7 @@ OBJECTIVES = (nas.Objective("accuracy", "maximize"), nas.Objective("latency_ms")
 
 
 class Sleeping:
-    """An evaluation that takes its time: smooth values, and a line in `folder` for when it was first called."""
+    """An evaluation that sleeps and returns smooth values; it writes the time of its first call to `folder`."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self._folder, self._seconds = folder, seconds
@@ -46,7 +46,7 @@ class Sleeping:
 
 
 def run(workers: int, *, evaluations: int, seconds: float) -> tuple[float, list[tuple[float, ...]]]:
-    """Wall seconds of one search from its first evaluation on, and what it measured, in order."""
+    """Run one search; returns its wall seconds from the first evaluation on, and its measurements in order."""
     with tempfile.TemporaryDirectory() as folder:
         starts = Path(folder) / "starts"
         starts.mkdir()
@@ -65,7 +65,7 @@ def run(workers: int, *, evaluations: int, seconds: float) -> tuple[float, list[
 
 
 class _Last:
-    """When the last result came."""
+    """Records the time of the last result."""
 
     at = 0.0
 
@@ -76,7 +76,11 @@ class _Last:
 def worker_efficiency(
     workers: Sequence[int] = WORKERS, *, evaluations: int = EVALUATIONS, seconds: float = SECONDS
 ) -> Figures:
-    """`worker_efficiency_<n>`: ideal wall time over the measured one; ValueError where two studies differ."""
+    """`worker_efficiency_<n>` for each number of workers: ideal over measured wall time.
+
+    Raises:
+        ValueError: two studies differ.
+    """
     figures, studies = {}, []
     for count in workers:
         wall, study = run(count, evaluations=evaluations, seconds=seconds)

@@ -1,10 +1,10 @@
-"""What a super-network costs over plain modules: time of a forward, time and memory of a fine-tuning step.
+"""Overhead of a super-network compared with plain modules: time of a forward, time and memory of a fine-tuning step.
 
-Random weights (they do not matter here), batch 32: MiniLM's sizes with 48 tokens and frozen embeddings, as the demo
-fine-tunes it, and with a prefix a ViT and a BEiT-3 of the same sizes and a CIFAR ResNet-20, all on images of 32 pixels.
-Times are taken interleaved in one process; each ratio is the median of ratios of neighbours in time. `step_ratio`
-compares one step of the full network and a random sub-network with one plain step; `step_expected` is what the
-multiply-accumulates alone would give, 1 + the mean share of the same sub-networks.
+The networks have random weights, and the batch size is 32: MiniLM's sizes with 48 tokens and frozen embeddings, as in
+the demo; and, with a prefix to their figures, a ViT and a BEiT-3 of the same sizes and a CIFAR ResNet-20, all on images
+of 32 pixels. Times are measured alternately in one process, and each ratio is the median of ratios of measurements that
+are neighbours in time. `step_ratio` compares a step of the full network and a random sub-network with a plain step;
+`step_expected` is 1 + the mean share of multiply-accumulates of the same sub-networks.
 """
 
 import argparse
@@ -38,7 +38,7 @@ Step = Callable[[Candidate], Tensor]
 
 @dataclass(frozen=True)
 class Family:
-    """A network of random weights: how it is made, what it reads, its ranges, and the targets of its figures."""
+    """A network with random weights: its factory, inputs, ranges of sizes, and the targets of its figures."""
 
     network: Callable[[], nn.Module]
     inputs: Callable[[torch.Generator], dict[str, Tensor]]
@@ -113,7 +113,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _forward(family: Family, count: int) -> Figures:
-    """Shared over extracted, over random candidates; the two alternate, and so does who goes first."""
+    """Forward time of shared weights over that of extracted modules; the two alternate, and so does the order."""
     supernet, (batch, _) = _supernet(family).eval(), _batch(family)
     ratios = []
     with torch.inference_mode():
@@ -131,7 +131,7 @@ def _forward(family: Family, count: int) -> Figures:
 
 
 def _steps(family: Family, supernet: Supernet) -> tuple[Step, Step]:
-    """A plain step of the full network, and a step of the full network and one sub-network."""
+    """Times of a plain step of the full network, and of a step of the full network and one sub-network."""
     batch, labels = _batch(family)
     trained = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
@@ -175,7 +175,7 @@ def _step(family: Family, count: int) -> Figures:
 
 
 def _peak_mib(prefix: str, kind: str) -> float:
-    """Peak memory of a process of its own that does five steps of one kind."""
+    """Peak memory in MiB of a separate process that runs five steps of one kind."""
     command = [sys.executable, __file__, "--memory-of", kind, "--family", prefix]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout))
