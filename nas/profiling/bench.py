@@ -13,9 +13,10 @@ from hardware.protocol import measure_beside
 from hardware.resizing import Resizer
 from nas.errors import NotTaken, UserError
 from nas.profiling.subject import Subject
+from nas.settings import ProfileSettings
 from search_spaces import Candidate
 
-RATIO_TOLERANCE = 0.04
+RATIO_TOLERANCE = ProfileSettings.tolerance
 """Half of the 95 % interval of a ratio to the full network, relative to it, at which a row is stable."""
 
 

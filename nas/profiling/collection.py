@@ -26,6 +26,7 @@ from nas.profiling.rows import fitted, learned_rows
 from nas.profiling.subject import Subject
 from nas.searching.translation import translation
 from nas.seeds import generator
+from nas.settings import ProfileSettings
 from search_spaces import Candidate, Supernet
 
 LEAST = 20
@@ -128,8 +129,8 @@ def measure_profile(
     runtime: Literal["pytorch", "onnxruntime", "openvino"] = "pytorch",
     precision: Precision = "float32",
     threads: int = 1,
-    budget: int = 100,
-    minutes: float | None = None,
+    budget: int = ProfileSettings.budget,
+    minutes: float | None = ProfileSettings.minutes,
     tolerance: float = RATIO_TOLERANCE,
     path: Path | None = None,
     name: str = "",
