@@ -24,7 +24,6 @@ import numpy.typing as npt
 
 from predictors.predictor import FloatArray, IntArray, checked, cleaned
 
-_TERMS = ("constant", "linear", "square", "smooth")
 # Priors of the logarithms of the four amplitudes and the noise, for labels of deviation 1: effects are mostly linear,
 # some are pairwise or smooth, and measurements are precise. The spreads leave room for an order of magnitude or more.
 _PRIOR_MEANS = np.log([1.0, 1.0, 0.1, 0.3, 0.003])
@@ -175,7 +174,7 @@ class _Posterior:
 
 
 def _picked(count: int, most: int) -> IntArray:
-    """Indices of at most `most` of `count` rows: half of them the latest, the others evenly spaced over the earlier ones.
+    """Indices of at most `most` of `count` rows: half of them the latest, the others spaced evenly before them.
 
     The latest rows of a search are the closest to the front, where predictions matter; the others cover the rest.
     """

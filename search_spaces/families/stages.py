@@ -76,6 +76,7 @@ def _residual_kinds(lists: Mapping[str, Mapping[str, nn.Module]], coupling: Coup
             block = f"{path}.{name}" if path else name
             if _composite(child) and _droppable(block, child, coupling):
                 found[block] = type(child)
+    # A stage of a hierarchical network is residual as a whole if all of its blocks are; the blocks are what may drop.
     outer = {
         kind for block, kind in found.items() if any(other.startswith(f"{block}.") for other in found if other != block)
     }
@@ -87,6 +88,7 @@ def _largest_kind(lists: Mapping[str, Mapping[str, nn.Module]]) -> frozenset[typ
 
     Such blocks cannot be dropped. They only give the numbers in names such as `heads.<block>`.
     """
+    # By parameters, since the encoder's blocks hold most of them; lists of small heads or adapters are repeated too.
     best: tuple[int, frozenset[type[nn.Module]]] = (0, frozenset())
     for children in lists.values():
         kinds = {type(child) for child in children.values()}

@@ -48,7 +48,7 @@ class Ranges:
 
 
 @dataclass(frozen=True)
-class _Named:
+class _NamedDimension:
     """A dimension that may become a choice.
 
     Attributes:
@@ -101,7 +101,7 @@ def space(
     coupling, judge = analyse(model, inputs), Judge(model, inputs)
     stages = find_stages(model, coupling)
     depths = _depths(stages, judge, drop_order, ranges.depth)
-    present = _names(model, coupling, stages, ranges)
+    present = _named_dimensions(model, coupling, stages, ranges)
     named = [each for each in present if each.options()]
     accepted = judge.accept([each.dimension for each in named])
     conditions = {block: condition for stage in stages for block, condition in _conditions(stage, depths)}
@@ -184,7 +184,9 @@ def _pass_together(judge: Judge, choices: tuple[Choice, ...], candidates: int = 
     return choices
 
 
-def _nothing_found(model: nn.Module, stages: Sequence[Stage], named: Sequence[_Named], coupling: Coupling) -> str:
+def _nothing_found(
+    model: nn.Module, stages: Sequence[Stage], named: Sequence[_NamedDimension], coupling: Coupling
+) -> str:
     """The message of `NotElastic`: what the model consists of, and what the graph shows of it."""
     kinds = Counter(type(part).__name__ for part in model.modules() if not list(part.children()))
     layers = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4)) or "no layers"
@@ -209,6 +211,7 @@ def _depths(stages: Sequence[Stage], judge: Judge, drop_order: DropOrder, sizes:
         order = order_of(drop_order, name, count, [stage.members.index(i) for i in stage.droppable], len(elastic))
         cut = BlockCut(stage.path, count, tuple(stage.members[i] for i in order))
         options = _options(name, count, sizes, lowest=max(1, count - len(order)))
+        # A depth may be wrong while others are right, e.g. where types of blocks alternate: keep those that are right.
         right = tuple(depth for depth in options if depth == count or judge.runs_without(cut, depth))
         if len(right) > 1:
             choices.append(Choice(name, right, cuts=(cut,)))
@@ -226,16 +229,20 @@ def _conditions(stage: Stage, depths: Sequence[Choice]) -> Iterator[tuple[str, t
                     yield path, (choice.name, running)
 
 
-def _names(model: nn.Module, coupling: Coupling, stages: Sequence[Stage], ranges: Ranges) -> list[_Named]:
+def _named_dimensions(
+    model: nn.Module, coupling: Coupling, stages: Sequence[Stage], ranges: Ranges
+) -> list[_NamedDimension]:
     """The dimensions that may become choices, with their names: heads and features by block, then all others."""
     blocks = {path: number for number, path in enumerate(path for stage in stages for path in stage.blocks)}
-    names = _Names(model, blocks)
-    found: list[_Named] = []
+    names = _ParameterLocations(model, blocks)
+    found: list[_NamedDimension] = []
     for index, dimension in enumerate(coupling.dimensions):
         # A dimension with one cut couples no two layers: narrowing it would save nothing in a layer behind it.
         if len(dimension.cuts) < 2 or dimension.size < 2:
             continue
         stage = next((n for n, each in enumerate(stages) if _on_stream(index, each, coupling)), None)
+        # The order of the tests matters: the residual stream has channels of convolutions too, and heads are inside of
+        # blocks like features.
         inside = {names.block_of(cut.parameter) for cut in dimension.cuts}
         block = inside.pop() if len(inside) == 1 else None
         if stage is not None:
@@ -246,7 +253,7 @@ def _names(model: nn.Module, coupling: Coupling, stages: Sequence[Stage], ranges
             name, sizes = f"ffn.{blocks[block]}", ranges.ffn
         else:
             name, sizes = f"channels.{names.producer(dimension)}", ranges.channels
-        found.append(_Named(name, sizes, dimension, block))
+        found.append(_NamedDimension(name, sizes, dimension, block))
     return _in_order(_distinct(found, names))
 
 
@@ -255,7 +262,7 @@ def _on_stream(index: int, stage: Stage, coupling: Coupling) -> bool:
     return any(index in coupling.submodules[path].outputs for path in stage.blocks if path in coupling.submodules)
 
 
-class _Names:
+class _ParameterLocations:
     """Looks up where in the model the parameters of a dimension are.
 
     Args:
@@ -286,9 +293,9 @@ class _Names:
         return first.parameter.rpartition(".")[0]
 
 
-def _distinct(found: Sequence[_Named], names: _Names) -> list[_Named]:
+def _distinct(found: Sequence[_NamedDimension], names: _ParameterLocations) -> list[_NamedDimension]:
     """The dimensions with distinct names: the largest of one name keeps it, the others append their module's path."""
-    largest: dict[str, _Named] = {}
+    largest: dict[str, _NamedDimension] = {}
     for each in found:
         if each.name not in largest or _index_count(each.dimension) > _index_count(largest[each.name].dimension):
             largest[each.name] = each
@@ -299,15 +306,15 @@ def _distinct(found: Sequence[_Named], names: _Names) -> list[_Named]:
             inner = names.producer(each.dimension).removeprefix(f"{each.block}.")
             name = next(longer for n in range(len(found)) if (longer := f"{each.name}.{inner}{n or ''}") not in taken)
             taken.add(name)
-        result.append(_Named(name, each.sizes, each.dimension, each.block))
+        result.append(_NamedDimension(name, each.sizes, each.dimension, each.block))
     return result
 
 
-def _in_order(found: Sequence[_Named]) -> list[_Named]:
+def _in_order(found: Sequence[_NamedDimension]) -> list[_NamedDimension]:
     """The dimensions in the order of the space: heads by block, features by block, then the rest in network order."""
     kinds = ("heads", "ffn")
 
-    def rank(item: tuple[int, _Named]) -> tuple[int, int]:
+    def rank(item: tuple[int, _NamedDimension]) -> tuple[int, int]:
         kind, _, rest = item[1].name.partition(".")
         number = rest.partition(".")[0]
         return (kinds.index(kind), int(number) if number.isdigit() else -1) if kind in kinds else (len(kinds), item[0])

@@ -52,6 +52,7 @@ class Slicer:
     def indices(self, name: str, shape: torch.Size, candidate: Candidate) -> Indices:
         """The indices for `take` that a candidate keeps of a tensor of this shape; empty if it keeps all of it."""
         found = []
+        # Several choices may cut one axis, e.g. a concatenation of two feature maps.
         for axis, cuts in self._plan.get(name, {}).items():
             keep: _KeptUnits = tuple((cut, units_kept(candidate, choice)) for cut, choice in cuts)
             if any(units != cut.size for cut, units in keep):
@@ -161,6 +162,7 @@ class Shells:
         for choice, attribute in self._attributes:
             owner = _copied(copies, attribute.module)
             setattr(owner, attribute.attribute, attribute.base + attribute.scale * units_kept(candidate, choice))
+        # Layer norms check the shape of their input against an attribute, which no cut describes.
         for path, (name, full) in self._norms.items():
             assert self._slicer is not None
             shape = self._slicer.shape(name, full, candidate)
@@ -223,6 +225,7 @@ def _bypass(copies: dict[str, nn.Module], path: str) -> None:
 def _returning(forward: Callable[..., Any], instead: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     """`forward`, with its output (the first of several) replaced by `instead(first input, output)`."""
 
+    # The block still runs: its output shows the form (tensor, tuple, mapping) in which the caller expects the input.
     def replaced(*args: Any, **kwargs: Any) -> Any:
         x, output = args[0] if args else next(iter(kwargs.values())), forward(*args, **kwargs)
         if isinstance(output, Mapping):

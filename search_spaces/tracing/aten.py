@@ -61,6 +61,7 @@ def _product(walk: Walk, left: Tensor, right: Tensor) -> Tensor:
 def _attention(walk: Walk, call: Call) -> Tensor:
     query, key, value, mask = call["query"], call["key"], call["value"], call["attn_mask"]
     axes = walk.axes
+    # The scores are divided by the root of the head dimension, by default or by a number in the user's code.
     for tensor in (query, key, value):
         axes.freeze(tensor.axes[-1], "is a head dimension")
     axes.unify(query.axes[-1], key.axes[-1])
@@ -72,6 +73,7 @@ def _attention(walk: Walk, call: Call) -> Tensor:
     if call["enable_gqa"] and heads != groups:
         repeats = axes.fresh(heads // groups, "repeats key and value heads")
         axes.unify(query.axes[-3], axes.merge([key.axes[-3], repeats]))
+    # Axes of different sizes broadcast (one key-value head for all query heads): they share no indices.
     for ours, theirs in zip(query.axes[:-2], key.axes[:-2], strict=True):
         if axes.size(ours) == axes.size(theirs):
             axes.unify(ours, theirs)
@@ -80,6 +82,7 @@ def _attention(walk: Walk, call: Call) -> Tensor:
         walk.broadcast([scores, mask])
     for axis in query.axes[:-2]:
         axes.tag(axis, HEADS)
+    # Two products: queries with keys, then the scores with the values.
     walk.contract("attention", query.axes[:-1], key.axes[-2], (query.axes[-1],))
     walk.contract("attention", query.axes[:-1], value.axes[-1], (key.axes[-2],))
     return Tensor((*query.axes[:-1], value.axes[-1]))
@@ -116,6 +119,8 @@ def _batch_norm(walk: Walk, call: Call) -> Tensor:
 
 def _layer_norm(walk: Walk, call: Call) -> Tensor:
     x = call["input"]
+    # Unlike other reductions, a layer norm may lose units: `Shells` sets its `normalized_shape`, and the oracle
+    # averages over the kept ones.
     for name in ("weight", "bias"):
         if call[name] is not None:
             walk.broadcast([x, call[name]])
@@ -151,6 +156,7 @@ def _reshape(walk: Walk, call: Call) -> Tensor:
 
 
 def _same(walk: Walk, call: Call) -> Tensor:
+    """Operators whose output has the axes of their input: copies, casts, and dropout in evaluation mode."""
     tensor: Tensor = call["self"] or call["input"]
     return tensor
 
@@ -193,12 +199,14 @@ def _reduce(walk: Walk, call: Call) -> Tensor:
 
 
 def _softmax(walk: Walk, call: Call) -> Tensor:
+    # A removed score of zero would still count in the sum of exponentials, so zeroing a unit is not removing it.
     x = call["self"]
     walk.axes.freeze(x.axes[call["dim"]], "is normalised by a softmax")
     return Tensor(x.axes)
 
 
 def _spatial(walk: Walk, call: Call) -> Tensor:
+    """Pooling and interpolation: batch and channels pass, positions change and keep their sizes."""
     x = call["self"] or call["input"]
     return Tensor((*x.axes[:2], *walk.fixed(call.shape[2:], "is a position").axes))
 

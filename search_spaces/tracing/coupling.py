@@ -125,8 +125,9 @@ def analyse(model: nn.Module, example_inputs: Inputs) -> Coupling:
     try:
         with torch.no_grad(), evaluating(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # Not strict: the module runs as ordinary Python, which takes the forwards of far more models.
             program = torch.export.export(model, args, kwargs, strict=False)
-    except Exception as error:
+    except Exception as error:  # of any type: the exporter runs the user's code
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ValueError(f"the model must be traceable by torch.export, which says: {reason}") from error
     return _Reader(model, program).read()
@@ -161,6 +162,8 @@ class _Reader:
         self._weights = {name: self._weight(tensor) for name, tensor in tensors}
 
     def _weight(self, tensor: torch.Tensor) -> Tensor:
+        """The symbols of a parameter or buffer."""
+        # Integers are positions or counters; where they index an axis, that axis must keep its size.
         if not tensor.is_floating_point():
             return self._walk.fixed(tensor.shape, "holds integers")
         return Tensor(tuple(self._walk.axes.fresh(size) for size in tensor.shape), weight=True)
@@ -212,6 +215,7 @@ class _Reader:
         if not call.shapes and not isinstance(node.meta.get("val"), torch.Tensor):
             # Python numbers (sizes, assertions) stay as they are.
             return node.meta.get("val")
+        # PyTorch tags most elementwise operators, so the table need only list the others.
         rule: Rule | None = RULES.get(schema.name) if schema else None
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
             rule = elementwise
@@ -219,6 +223,7 @@ class _Reader:
             self._walk.unknown.add(str(node.target))
         contractions, groups = len(self._walk.contractions), len(self._walk.groups)
         result = (rule or unknown)(self._walk, call)
+        # Rules do not know the node: what they have added belongs to the innermost module that contains it.
         paths = _paths(node)
         owner = paths[-1] if paths else ""
         self._owners.extend([(owner, node in self._input_dependent)] * (len(self._walk.contractions) - contractions))
@@ -247,6 +252,7 @@ class _Reader:
                     held.setdefault(atom, []).append(cut)
         # Which axes are heads is known only after the whole graph was walked.
         self._freeze_beside_heads()
+        # An atom that no parameter holds costs nothing and cannot be cut: only atoms of parameters become dimensions.
         atoms = [atom for atom in held if axes.frozen(atom) is None]
         numbers = {atom: index for index, atom in enumerate(atoms)}
         return Coupling(
@@ -300,6 +306,7 @@ class _Reader:
 
     def _submodule(self, nodes: Mapping[Node, None], numbers: Mapping[int, int]) -> Submodule:
         """What is seen of the module whose operators are `nodes`, from the tensors that enter and leave it."""
+        # Weights enter a module like activations, but no residual path begins at them.
         sources = {source for node in nodes for source in node.all_input_nodes if source not in nodes}
         results = [node for node in nodes if any(user not in nodes for user in node.users)]
         resolve = self._walk.axes.resolve
@@ -315,6 +322,7 @@ class _Reader:
         """Every atom of a parameter's axis with the cut that narrows it, read off its place in the sum of products."""
         axes, start, cuts = self._walk.axes, 0, []
         for product in axes.resolve(axis):
+            # In row-major order the atoms before an atom repeat it (`outer`), and those behind it are its unit.
             sizes = [axes.atom_size(atom) for atom in product]
             for position, atom in enumerate(product):
                 outer, unit = math.prod(sizes[:position]), math.prod(sizes[position + 1 :])
@@ -345,6 +353,7 @@ class _Reader:
 
 
 def _flatten(value: Any) -> list[Tensor]:
+    """All symbolic tensors in nested lists, tuples and mappings."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, dict):
@@ -354,6 +363,8 @@ def _flatten(value: Any) -> list[Tensor]:
 
 def _passes_on(result: Node, streams: set[Node]) -> bool:
     """Whether a residual path with at least one addition leads back from the result to one of `streams`."""
+    # A search backwards. `added` counts for all paths once one of them has met an addition: this is enough to find the
+    # candidates, since the oracle runs the network without a block before it may be dropped.
     seen: set[Node] = set()
     open_nodes, added = [result], False
     while open_nodes:
