@@ -15,10 +15,10 @@ import torch
 from conftest import Answer, Command
 from tiny import write_model, write_reviews
 
-from nas.runs.asked_search import asked_of_search
+from nas.runs.search import request_record
 from nas.searching.relative_latency import LatencySettings
 from nas.searching.study import load_study
-from nas.settings import Common, Limits, SearchSettings
+from nas.settings import SearchSettings
 
 COMMAND = [sys.executable, "-c", "import sys; from nas.command.cli import main; sys.exit(main())"]
 
@@ -273,18 +273,18 @@ def test_a_dry_run_refuses_what_the_search_would(nas_command: Command, run: Path
 
 
 def test_no_password_is_recorded_and_databases_are_told_apart() -> None:
-    def asked(**settings: str) -> dict[str, object]:
-        return asked_of_search(SearchSettings(**settings), Limits(), Common(), LatencySettings())
+    def recorded(**settings: str) -> dict[str, object]:
+        return dict(request_record(SearchSettings(**settings), 0, {}, LatencySettings()))
 
-    first, second = (asked(storage=f"postgresql://me:secret@host/{name}") for name in ("a", "b"))
+    first, second = (recorded(storage=f"postgresql://me:secret@host/{name}") for name in ("a", "b"))
     assert first["storage"] != second["storage"]
-    assert first == asked(storage="postgresql://me:changed@host/a")
+    assert first == recorded(storage="postgresql://me:changed@host/a")
     for url in (
         "postgresql://me:secret@host/a",
         "mysql://me:sec/secret@1@host/a#b",
         "postgresql://h/a?password=secret",
     ):
-        assert "secret" not in str(asked(storage=url)) + str(asked(warm_start=url)), url
+        assert "secret" not in str(recorded(storage=url)) + str(recorded(warm_start=url)), url
 
 
 def other_version(run: Path) -> None:

@@ -86,7 +86,7 @@ def test_dry_run_writes_nothing(nas_command: Command, finished: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (None, "must be chosen, largest, smallest or a JSON file"),
+        (None, "must be chosen, a number in the front, largest, smallest or a JSON file"),
         ("{", "is damaged"),
         ("[" * 100_000, "is damaged"),
         ("[1]", "must hold one object"),
@@ -109,7 +109,7 @@ def test_wrong_candidates(nas_command: Command, run: Path, tmp_path: Path, text:
     [
         (["--candidate", "chosen", "--max-macs", 1], "none of 12 measured candidates meets macs <= 1", 3),
         (["--candidate", "chosen", "--name", "none"], "no search named 'none'", 2),
-        (["--candidate", "largest", "--max-macs", 1], "give them with --candidate chosen only", 2),
+        (["--candidate", "largest", "--max-macs", 1], "give them without --candidate, or with chosen", 2),
         (["--candidate", "largest", "--data", "x.csv"], "--data", 2),
         (["--candidate", "largest", "--depth", "1"], "--depth", 2),
         (["--candidate", "largest", "--steps", 0], "steps must be at least 1", 2),

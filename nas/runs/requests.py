@@ -60,9 +60,9 @@ class RefineRequest:
     out: Path
     """The folder to export to; replaced only when everything in it was checked."""
     candidate: str
-    """The sub-network: chosen (best of a search within the limits), largest, smallest, or a JSON file of choices."""
+    """chosen (by the search, within the limits), a number in front.csv, largest, smallest, or a JSON file of choices."""
     name: str = SearchSettings.name
-    """The name of the search, for --candidate chosen."""
+    """The name of the search, for --candidate chosen or a number."""
     limits: Limits = field(default_factory=Limits)
     model: str | None = None
     """For a run of a network of your own: its module:factory again."""
