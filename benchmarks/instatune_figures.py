@@ -163,9 +163,9 @@ def draw(outcome: Outcome, title: str, path: Path) -> None:
     rows = table(outcome)
     for start, (marker, colour) in groups.items():
         chosen = [row for row in rows if row.label.startswith(start)]
-        places = _percent((row.saved, float(np.mean(row.correct))) for row in chosen)
+        positions = _percent((row.saved, float(np.mean(row.correct))) for row in chosen)
         name = chosen[0].label.partition(", ")[0]
-        axes.scatter(*places, marker=marker, s=60, color=colour, label=f"{name} (test)", zorder=3)
+        axes.scatter(*positions, marker=marker, s=60, color=colour, label=f"{name} (test)", zorder=3)
     level = 100 * float(np.mean(_joined(outcome.plain[outcome.reference])))
     axes.axhline(level, color="#222222", linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set(xlabel="multiply-accumulates saved (%)", ylabel="accuracy (%)", ylim=(level - 12, None))

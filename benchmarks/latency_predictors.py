@@ -191,17 +191,17 @@ def run_runtime(harness: Harness, problem: Problem, runtime: str) -> tuple[Figur
     """Figures of one runtime, and the seconds that its profile of 100 sub-networks took."""
     subject, sizes = problem.subject, problem.sizes
     device, whole = Device(subject, runtime, harness.options.out, sizes), subject.supernet.space
-    asked = {"seed": SEED, "tolerance": sizes.tolerance, "held": sizes.held}
+    settings = {"seed": SEED, "tolerance": sizes.tolerance, "held": sizes.held}
     prefix = f"{subject.name}-{runtime}"
     main_count, most = max(count for count in sizes.counts if count <= sizes.main), max(sizes.counts)
-    kept = harness.stage(f"{prefix}-profile-{main_count}", lambda: device.profile(main_count), **asked)
+    kept = harness.stage(f"{prefix}-profile-{main_count}", lambda: device.profile(main_count), **settings)
     profile = read(kept)
-    held = read(harness.stage(f"{prefix}-held", lambda: device.measured(problem.held, profile), **asked))
-    parts = read(harness.stage(f"{prefix}-alone", lambda: device.measured(alone(whole), profile), **asked))
-    again = read(harness.stage(f"{prefix}-held-again", lambda: device.measured(problem.held, profile), **asked))
+    held = read(harness.stage(f"{prefix}-held", lambda: device.measured(problem.held, profile), **settings))
+    parts = read(harness.stage(f"{prefix}-alone", lambda: device.measured(alone(whole), profile), **settings))
+    again = read(harness.stage(f"{prefix}-held-again", lambda: device.measured(problem.held, profile), **settings))
     larger = profile
     if most > main_count:
-        larger = read(harness.stage(f"{prefix}-profile-{most}", lambda: device.profile(most), **asked))
+        larger = read(harness.stage(f"{prefix}-profile-{most}", lambda: device.profile(most), **settings))
     truth, repeated = twice(own(held, whole), own(again, whole))
     figures = Figures({f"{name}_{subject.name}_{runtime}": value for name, value in repeated.items()})
     for count in sizes.counts:
@@ -212,7 +212,7 @@ def run_runtime(harness: Harness, problem: Problem, runtime: str) -> tuple[Figur
         figures |= named(subject.name, runtime, found, label)
     predicted, (by_wall, _) = predicted_latency(profile, subject, whole), twice(wall(held, whole), wall(again, whole))
     figures[f"wall_mape_{subject.name}_{runtime}"] = mape(by_wall.ratios, predicted(by_wall.rows) / profile.full_ms)
-    front = harness.stage(f"{prefix}-front", lambda: device.searched(profile, problem.parameters), **asked)
+    front = harness.stage(f"{prefix}-front", lambda: device.searched(profile, problem.parameters), **settings)
     figures |= {f"{name}_{subject.name}_{runtime}": value for name, value in front.items()}
     return figures, sum(row.seconds for row in profile.rows)
 
@@ -241,14 +241,14 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
-    asked = options()
-    runtimes = installed(asked.runtimes)
-    sizes = MeasurementCounts(MODELS[asked.model].counts)
-    if asked.small:
+    flags = options()
+    runtimes = installed(flags.runtimes)
+    sizes = MeasurementCounts(MODELS[flags.model].counts)
+    if flags.small:
         sizes = MeasurementCounts((10, 24), held=10, tolerance=0.2, front=6, searched=60)
-    harness = Harness(asked)
-    figures = run_model(harness, asked.model, runtimes, sizes)
-    harness.report(figures, targets(asked.model, runtimes), [SEED])
+    harness = Harness(flags)
+    figures = run_model(harness, flags.model, runtimes, sizes)
+    harness.report(figures, targets(flags.model, runtimes), [SEED])
 
 
 if __name__ == "__main__":

@@ -116,12 +116,12 @@ def search_once(folder: Path, run: Run, seed: int, full: bool) -> dict[str, Any]
         inside[0] += time.perf_counter() - start
         return values
 
-    def told(_: object, count: int) -> None:
+    def mark(_: object, count: int) -> None:
         if count % STEP == 0:
             clock.append(time.perf_counter() - began - inside[0])
 
     with tempfile.TemporaryDirectory() as scratch:
-        settings = {"budget": run.budget, "seed": seed, "on_result": told, "storage": Path(scratch) / "study.journal"}
+        settings = {"budget": run.budget, "seed": seed, "on_result": mark, "storage": Path(scratch) / "study.journal"}
         ours = (problem.space, evaluate, problem.objectives)
         if run.algorithm == "nsga2":
             study = nsga2(*ours, **settings)

@@ -81,12 +81,12 @@ def pymoo_nsga2(problem: Problem, budget: int, seed: int, categorical: bool) -> 
     )
     algorithm.setup(task, termination=("n_gen", 10**6), seed=seed)
     while not measured.ended:
-        asked = algorithm.ask()
-        if asked is None or len(asked) == 0:
+        proposed = algorithm.ask()
+        if proposed is None or len(proposed) == 0:
             break
-        known = StaticProblem(task, F=measured(asked.get("X").astype(np.int64)))
-        algorithm.evaluator.eval(known, asked)
-        algorithm.tell(infills=asked)
+        known = StaticProblem(task, F=measured(proposed.get("X").astype(np.int64)))
+        algorithm.evaluator.eval(known, proposed)
+        algorithm.tell(infills=proposed)
     return measured.candidates
 
 

@@ -242,6 +242,7 @@ def _images(part: Any, column: str) -> list[RawRow]:
         part = part.cast_column(column, datasets.Image(decode=False))
     rows: list[RawRow] = []
     for number, value in enumerate(part[column][:]):
+        # `datasets` gives the bytes of an image from a table, and the path of one from a folder.
         if isinstance(value, dict):
             value = value.get("bytes") or (Path(value["path"]).read_bytes() if value.get("path") else None)
         if not isinstance(value, bytes | None):
@@ -385,6 +386,7 @@ def _ordered(values: set[Any], names: Sequence[str] | None, location: str) -> li
         raise UserError(f"the labels in {location} must have at least two classes, all are {next(iter(values))!r}")
     if len(values) > _MAX_CLASSES:
         raise UserError(f"the labels in {location} must have at most {_MAX_CLASSES} classes, got {len(values)}")
+    # Classes without any row are left out: nothing could be learned about them.
     if names is not None:
         return [name for name in names if name in values]
     try:

@@ -134,6 +134,7 @@ def _without_leaks(parts: Mapping[str, LabelledRows]) -> dict[str, LabelledRows]
     """Remove rows that also occur in a later part; of test, validation and train, test keeps all of its rows."""
     seen: set[bytes] = set()
     kept: dict[str, LabelledRows] = {}
+    # From test to train: rows are plentiful in training, while the figures depend on each test row.
     for name in reversed(PARTS):
         keys = [row_key(row) for row in parts[name][0]]
         kept[name] = _kept(parts[name], [i for i, key in enumerate(keys) if key not in seen])

@@ -236,11 +236,7 @@ class Regression:
         return
 
     def fitted(self, labels: Labels) -> "Regression":
-        """A regression with the mean and standard deviation of these labels (n,).
-
-        Raises:
-            UserError: all labels are equal.
-        """
+        """A regression with mean and standard deviation of these labels (n,); UserError when all labels are equal."""
         mean, std = float(labels.mean()), float(labels.std())
         if not std > 0:
             raise UserError(f"the numbers of the training rows must differ, all are {mean}")

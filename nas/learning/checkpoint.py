@@ -75,6 +75,7 @@ def save_checkpoint(
 
     state = _state(module, optimizer) | {f"best.{name}": tensor for name, tensor in progress.best.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # JSON has no NaN, so an evaluation that was not finite is stored as null.
     meta = {
         "version": _VERSION,
         "identity": dict(identity),
@@ -141,6 +142,7 @@ def load_checkpoint(
     ):
         raise UserError(f"the checkpoint in {folder} does not fit the model; remove it to start anew")
     put_tensors(module, weights)
+    # Set by name instead of with `load_state_dict`, which identifies parameters by their position in the groups.
     for name, state in states.items():
         parameter = parameters[name]
         optimizer.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in state.items()}

@@ -70,6 +70,7 @@ def _blocks(module: nn.Module) -> Sequence[nn.Module]:
     for part in module.modules():
         for member in _members(part):
             shapes.setdefault(type(member), []).append(tuple(parameter.shape for parameter in member.parameters()))
+    # From the strictest rule to the loosest: the first one that finds anything is used.
     equal = {kind for kind, found in shapes.items() if len(set(found)) < len(found)}
     repeated = {kind for kind, found in shapes.items() if len(found) > 1}
     for kinds in (equal, repeated, set(shapes)):

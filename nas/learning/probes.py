@@ -69,6 +69,7 @@ class Probes:
     def __call__(self, step: int) -> float:
         """Score the sub-networks after `step`, with the super-network in evaluation mode; returns `Probe.score`."""
         largest, smallest, *others = (self._score(candidate) for candidate in self._candidates)
+        # By step, so that a step that is evaluated again after a resume replaces its probe.
         self._found[step] = Probe(step, largest, smallest, tuple(others))
         return self._found[step].score
 

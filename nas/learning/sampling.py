@@ -161,6 +161,7 @@ class Pareto:
         # A step with gradient accumulation draws once per part, and the parts must train the same sub-networks although
         # the losses of the earlier parts were observed in the meantime.
         if self._drawn is None or self._drawn[0] != step:
+            # Fitting costs more than a draw, and the predictor need not follow each step.
             due = not self._fitted or step >= self._fitted_at + self.settings.refit_every
             if due and len(self._losses) >= self.settings.least:
                 self._encoded = self._encoded[-self.settings.window :]
@@ -172,6 +173,7 @@ class Pareto:
         return list(self._drawn[1])
 
     def _fit(self, count: int) -> None:
+        """Fit the predictor to the first `count` observations; later ones came after the fit that is to be repeated."""
         self._fitted = count
         if count:
             encoded = np.array(self._encoded[:count], dtype=np.int64)
@@ -181,6 +183,7 @@ class Pareto:
         if self._predictor is None or rng.random() < self.settings.uniform_share:
             return self.space.sample(rng)
         encoded = self.space.random(self.settings.proposals, rng)
+        # One member of the front at random: always taking the best of some weighting would train few sizes only.
         loss, _ = self._predictor.predict(self.space.features(encoded))
         best = np.flatnonzero(front(np.stack([loss, self.costs(encoded)], axis=1)))
         return self.space.decode(encoded[[rng.choice(best)]])[0]

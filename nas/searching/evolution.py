@@ -150,6 +150,7 @@ def breed(
     """
     found: list[Genes] = []
     missing = count
+    # In a small space most children have been seen before, so breeding is tried several times.
     for attempt in range(tries + 1):
         # Twice as many as are missing, since some children will have been seen before.
         many = min(count, 2 * missing)

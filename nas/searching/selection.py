@@ -35,6 +35,7 @@ def select(
     feasible = [m for m in measured if _excess(m, bounds) <= 0]
     if feasible:
         return min(feasible, key=cost)
+    # The message names a candidate, so that the user knows by how much the limits must be relaxed.
     nearest = min(measured, key=lambda m: (_excess(m, bounds), cost(m)))
     wanted = " and ".join(f"{name} {'<=' if sign > 0 else '>='} {bound:g}" for name, sign, bound in bounds)
     has = ", ".join(f"{name} {value:.6g}" for name, value in nearest.values.items())

@@ -49,6 +49,8 @@ class Surrogate:
             if objective.exact is None:
                 made = self._make(self._features.groups, self._models[column])
                 self._models[column] = made.fit(x, y[:, column])
+        # Failures are learned from by a regression on 0 and 1, clipped to a probability in `chance`: there are mostly
+        # few of them, and it can use the same features and the same kind of predictor.
         if not data.good.all():
             everything = self._features.of(data.rows)
             self._works = self._make(self._features.groups, self._works).fit(everything, data.good)
@@ -77,6 +79,7 @@ class Surrogate:
         measurements, in the objective where it is lowest. The order matters and not the error, because a search only
         compares candidates.
         """
+        # The rank correlation of a few candidates is mostly chance, so there is no doubt before enough are compared.
         if len(self._true) < _RECENT // 2:
             return 0.0
         taus = [

@@ -93,6 +93,7 @@ def _from_study(source: Storage, space: Space, wanted: Sequence[Objective]) -> _
 
 
 def _options(space: Space) -> list[tuple[str, list[Option], object]]:
+    """The choices without their cuts: two spaces with the same choices have the same candidates."""
     return [(choice.name, list(choice.options), choice.active_if) for choice in space.choices]
 
 
@@ -118,6 +119,7 @@ def _columns(
         name = column.removeprefix("params_").removeprefix("values_")
         if name in choices or name in wanted:
             columns[column] = name
+        # Columns that this project's own tables have besides are skipped; any other is more likely a misspelled choice.
         elif column not in (*_OURS, *ignored) and not column.startswith(("values_", "measured_", "latency_ms_")):
             unknown.append(column)
     missing = [name for name in (*choices, *wanted) if name not in columns.values()]
