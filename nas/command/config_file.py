@@ -17,7 +17,7 @@ _NOT_IN_A_FILE = ("config",)
 def read_config(args: Sequence[str]) -> dict[str, Any]:
     """The values of the file named by `--config` among `args`; empty when there is none.
 
-    Lists whose flag is among `args` too are left out: the command line would add to them, not take their place.
+    Lists whose flag is among `args` too are left out: the command line would be added to them and not be used instead.
 
     UserError when the file is missing or not a JSON object or TOML document.
     """

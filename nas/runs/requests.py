@@ -60,7 +60,7 @@ class RefineRequest:
     out: Path
     """The folder to export to; replaced only when everything in it was checked."""
     candidate: str
-    """chosen (by the search, within the limits), a number in front.csv, largest, smallest, or a JSON file of choices."""
+    """chosen (by a search, within the limits), a number in front.csv, largest, smallest, or a JSON file of choices."""
     name: str = SearchSettings.name
     """The name of the search, for --candidate chosen or a number."""
     limits: Limits = field(default_factory=Limits)
