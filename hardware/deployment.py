@@ -17,7 +17,7 @@ from hardware.backend import PRECISIONS, Backend, Runner, Writer
 from hardware.inputs import Inputs
 from hardware.machine import processor, usable_cores
 from hardware.onnx import convert
-from hardware.profile import Device, Precision
+from hardware.profile import Device, DeviceProfile, Precision
 from hardware.registry import backend, library_of, runtime
 
 
@@ -41,6 +41,11 @@ class Deployment:
     tokens: int | None = None
     device: Device = "cpu"
 
+    @classmethod
+    def of_profile(cls, profile: DeviceProfile) -> "Deployment":
+        """What a device profile is of."""
+        return cls(profile.runtime, profile.precision, profile.threads, profile.batch, profile.tokens, profile.device)
+
     @property
     def dtype(self) -> torch.dtype:
         """The precision as torch names it."""
@@ -58,11 +63,15 @@ class Deployment:
     def conditions(self) -> dict[str, str | int]:
         """What all figures of this deployment depend on, for JSON and cards; `tokens` only where the input is text."""
         name = torch.cuda.get_device_name() if self.device == "cuda" else processor()[0]
+        return self.conditions_on(f"{name}, {usable_cores()} cores", self.version())
+
+    def conditions_on(self, machine: str, runtime_version: str) -> dict[str, str | int]:
+        """The same of another machine and version of the runtime."""
         length = {} if self.tokens is None else {"tokens": self.tokens}
         return {
-            "machine": f"{name}, {usable_cores()} cores",
+            "machine": machine,
             "runtime": self.runtime,
-            "runtime_version": self.version(),
+            "runtime_version": runtime_version,
             "precision": self.precision,
             "threads": self.threads,
             "batch": self.batch,

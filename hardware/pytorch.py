@@ -53,22 +53,39 @@ class PyTorchBackend:
         """
         if path not in self._modules:
             raise ValueError(f"{path} must have been converted by this backend in this process; convert it first")
-        _supported(precision)
-        module = self._modules[path].eval()
-        if precision is not torch.float32:
-            module = copy.deepcopy(module).to(precision)
-        device = device_of(module)
-        network: Any = torch.compile(module) if self._compiled else module
+        return runner(self._modules[path], threads=threads, precision=precision, compiled=self._compiled)
 
-        def ready(value: torch.Tensor) -> torch.Tensor:
-            return value.to(device, precision) if value.is_floating_point() else value.to(device)
 
-        def run(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
-            with fixed_threads(threads), torch.inference_mode():
-                output = network(*map(ready, args), **{name: ready(value) for name, value in kwargs.items()})
-                return first_output(output).float()
+def runner(
+    module: nn.Module, *, threads: int = 1, precision: torch.dtype = torch.float32, compiled: bool = False
+) -> Runner:
+    """A callable that computes a module, in evaluation mode, on the device that it is on.
 
-        return run
+    Args:
+        module: used as it is in float32; of another precision a copy is made.
+        threads: of torch during a call, put back afterwards.
+        precision: in which it computes; it takes and gives float32.
+        compiled: use `torch.compile`.
+
+    Raises:
+        ValueError: a precision that PyTorch does not have.
+    """
+    _supported(precision)
+    module = module.eval()
+    if precision is not torch.float32:
+        module = copy.deepcopy(module).to(precision)
+    device = device_of(module)
+    network: Any = torch.compile(module) if compiled else module
+
+    def ready(value: torch.Tensor) -> torch.Tensor:
+        return value.to(device, precision) if value.is_floating_point() else value.to(device)
+
+    def run(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+        with fixed_threads(threads), torch.inference_mode():
+            output = network(*map(ready, args), **{name: ready(value) for name, value in kwargs.items()})
+            return first_output(output).float()
+
+    return run
 
 
 def _supported(precision: torch.dtype) -> None:

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nas.objectives import is_latency, quantity
+
 PLAIN_EVERY_S = 30.0
 _RECENT = 20
 
@@ -111,38 +113,38 @@ def _plain(value: Any) -> str:
     return ", ".join(_plain(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
 
 
+_ROWS = ("latency_ms", "macs", "parameters", "size_mib")
+_HEADS = {"today": "full, today", "full": "full", "chosen": "chosen"}
+
+
 def print_comparison(result: Mapping[str, Any], out: TextIO) -> None:
-    """Print the result of an export: the full and the chosen network side by side."""
-    full, chosen = result["full"], result["chosen"]
-    metric = "accuracy" if "test_accuracy" in full else "r2"
-    scored = "test accuracy" if metric == "accuracy" else "test R squared"
-    scores = [network[f"test_{metric}"] for network in (full, chosen)]
-    rows = {
-        scored: tuple(f"{100 * score:.1f} %" if metric == "accuracy" else f"{score:.3f}" for score in scores),
-        "latency": (f"{full['latency_ms']:.1f} ms", f"{chosen['latency_ms']:.1f} ms"),
-        "multiply-accumulates": (_count(full["macs"]), _count(chosen["macs"])),
-        "parameters": (_count(full["parameters"]), _count(chosen["parameters"])),
-        "size": (f"{full['size_mib']:.1f} MiB", f"{chosen['size_mib']:.1f} MiB"),
-    }
+    """Print the result of an export: the full network as it is today and in the deployment, and the chosen one."""
+    metric = "accuracy" if "test_accuracy" in result["chosen"] else "r2"
+    # In eager PyTorch the full network is what it is today: one column says so.
+    names = [name for name in _HEADS if name != "full" or result["full"] != result["today"]]
+    networks = [result[name] for name in names]
+    today, chosen = result["today"], result["chosen"]
+    score = quantity(metric)
     difference, (low, high) = result[f"{metric}_difference_points"], result[f"{metric}_difference_interval"]
-    change = {
-        scored: f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}]",
-        "latency": f"{result['speedup']:.2f}x faster",
-        **{
-            label: f"{100 * (chosen[key] / full[key] - 1):+.0f} %"
-            for label, key in (("multiply-accumulates", "macs"), ("parameters", "parameters"), ("size", "size_mib"))
-        },
+    rows = {
+        f"test {score.label}": [
+            *(score.shown(network[f"test_{metric}"]) for network in networks),
+            f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}]",
+        ]
     }
+    for name in _ROWS:
+        change = f"{100 * (chosen[name] / today[name] - 1):+.0f} %"
+        if is_latency(name):
+            change = f"{today[name] / chosen[name]:.2f}x faster"
+        rows[quantity(name).label] = [*(quantity(name).shown(network[name]) for network in networks), change]
     if chosen.get("predicted_latency_ms") is not None:
-        predicted = (full["predicted_latency_ms"], chosen["predicted_latency_ms"])
-        rows["latency predicted"] = (f"{predicted[0]:.1f} ms", f"{predicted[1]:.1f} ms")
-        change["latency predicted"] = f"{predicted[0] / predicted[1]:.2f}x faster"
-    cells = {label: (*values, change[label]) for label, values in rows.items()}
-    print_table("Full and chosen network", ("full", "chosen", "difference"), cells, out)
-    how = ", ".join(f"{name} {value}" for name, value in result["measured_on"].items())
+        shown = [
+            "" if value is None else quantity("latency_ms").shown(value)
+            for value in (network.get("predicted_latency_ms") for network in networks)
+        ]
+        change = f"{result['full']['predicted_latency_ms'] / chosen['predicted_latency_ms']:.2f}x faster"
+        rows["latency predicted"] = [*shown, change]
+    print_table("Full and chosen network", [*(_HEADS[name] for name in names), "difference"], rows, out)
+    how = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["deployment"].items())
     print(f"{result['what_the_data_can_tell']}\nMeasured interleaved in one process: {how}.", file=out)
     print(f"Exported to {result['export']}; its README.md says how to load it.", file=out)
-
-
-def _count(number: float) -> str:
-    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,.0f}"

@@ -19,7 +19,7 @@ class Quantity:
         unit: of a value as it is shown; empty where there is none.
         scale: a shown value is the raw one times this.
         decimals: of a shown value.
-        source: "score" (of the task, on validation rows), "formula" (exact, of the sizes), or "measured" (by running it).
+        source: "score" (of the task, on validation rows), "formula" (of the sizes) or "measured" (by running it).
     """
 
     name: str

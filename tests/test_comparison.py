@@ -43,6 +43,6 @@ def test_noise_alone_is_not_told_apart() -> None:
     found = r2_difference(task, other, outputs, labels)
     assert found.low < 0 < found.high
     figures = Figures(0.9, 1.0, 1, 1, 1.0)
-    told = Comparison(figures, figures, found, 200, 0.0, metric="r2", judged=200)
+    told = Comparison(figures, figures, figures, found, 200, 0.0, metric="r2", judged=200)
     assert "does not tell the two networks apart" in told.what_the_data_can_tell()
     assert told.to_json()["full"]["test_r2"] == 0.9

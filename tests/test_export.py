@@ -22,7 +22,8 @@ from transformers import (
 
 from nas.errors import UserError
 from nas.exporting.card import Card
-from nas.exporting.folder import ExportError, export, is_export
+from nas.exporting.folder import export
+from nas.exporting.network_files import ExportError, holds_network
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
@@ -117,9 +118,12 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         title="Tiny",
         base_model="/somewhere/on/this/machine/tiny-bert",
         classes=("no", "maybe", "yes"),
-        figures={"test_accuracy": 0.84321, "latency_ms": 1.25},
-        full={"test_accuracy": 0.85, "macs": 123456},
-        measured_on={"runtime": "pytorch", "threads": 1, "batch": 1, "tokens": 128},
+        figures={
+            "full": {"test_accuracy": 0.85, "macs": 123456},
+            "chosen": {"test_accuracy": 0.84321, "latency_ms": 1.25},
+        },
+        conditions={"runtime": "pytorch", "threads": 1, "batch": 1, "tokens": 128},
+        chosen_by={"accuracy": 0.8512, "latency_ms": 1.5},
         notes=("One point is about one standard error.",),
     )
     return export(uneven_bert(), tmp_path_factory.mktemp("x") / "bert", text(), card=card, preprocessor=Notes())
@@ -153,7 +157,8 @@ def test_the_folder_is_complete_and_says_what_it_is(bert_folder: Path) -> None:
     assert "bert.encoder.layer.0.intermediate.dense" not in config["subnetwork"]["sizes"]
     card = (bert_folder / "README.md").read_text()
     for part in (
-        "0.8432",
+        "0.84321",
+        "accuracy 0.8512; latency_ms 1.5 ms",
         "1.25 ms",
         "threads 1",
         "tokens 128",
@@ -222,7 +227,7 @@ def test_an_earlier_export_is_replaced_and_anything_else_is_refused(tmp_path: Pa
     small, image = shake(Convolutions(width=2)), (torch.randn(2, 3, 4, 4),)
     target = tmp_path / "out"
     target.mkdir()
-    assert is_export(export(small, target, image))
+    assert holds_network(export(small, target, image))
     (target / "left over").write_text("from before")
     export(small, target, image)
     assert not (target / "left over").exists()

@@ -2,18 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import profiles
 import pytest
 import torch
 
-from hardware.profile import ProfileRow, Timing
+from hardware.profile import ProfileRow
 from nas import Objective, linas
 from nas.errors import NotTaken, UserError
-from nas.profiling import front as verifying
+from nas.profiling.front import verify_front
 from nas.profiling.objective import latency_objective, predicted_latency
 from nas.profiling.prediction import KINDS, Kind, LatencyPredictor
 from nas.profiling.sizes import with_multiples
@@ -153,16 +151,15 @@ def test_what_is_offered_is_as_measured_on_each_device_and_taken_by_all(subject:
     for candidate, accuracy in zip(candidates, (0.9, 0.8, 0.7, 0.6), strict=True):
         values = {"accuracy": accuracy, names[0]: 100 * accuracy, names[1]: 10 * accuracy}
         study.commit(Measurement(candidate, values, "measured", None, 0.0))
-    profile = profiles.profile(subject)
 
-    def laptop(candidate: Candidate) -> Timing:
+    def laptop(candidate: Candidate) -> float:
         if candidate == candidates[1]:
             raise NotTaken("it is odd")
-        return profiles.timing(6.0)
+        return 6.0 * profiles.FULL_MS
 
     front = {member.candidate: member for member in study.front()}
-    verified = verify([front[candidate] for candidate in candidates[:2]], {names[0]: (profile, laptop)})
-    verified += verify([front[candidates[2]]], {names[1]: (profile, lambda _: profiles.timing(0.4))})
+    verified = [verify(front[candidate], {names[0]: laptop}) for candidate in candidates[:2]]
+    verified += [verify(front[candidates[2]], {names[1]: lambda _: 0.4 * profiles.FULL_MS})]
     assert [each.refused for each in verified] == [frozenset(), {names[0]}, frozenset()]
     found = {member.candidate: dict(member.values) for member in offered(study, verified)}
     assert list(found) == [candidates[0], candidates[2], candidates[3]]
@@ -173,9 +170,7 @@ def test_what_is_offered_is_as_measured_on_each_device_and_taken_by_all(subject:
     assert {name: each.count for name, each in told.items()} == {names[0]: 1, names[1]: 1}
 
 
-def test_a_long_front_is_measured_from_end_to_end_and_all_of_it_is_offered(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_front_is_measured_from_end_to_end_and_all_of_it_is_offered(subject: Subject, tmp_path: Path) -> None:
     space = subject.space
     candidates = space.decode(np.unique(space.random(80, np.random.default_rng(0)), axis=0))
     study = Study(space, [Objective("accuracy", "maximize"), Objective("latency_ms")])
@@ -184,16 +179,15 @@ def test_a_long_front_is_measured_from_end_to_end_and_all_of_it_is_offered(
     assert len(study.front()) == len(candidates) > 60
     asked: list[Candidate] = []
 
-    def measure(candidate: Candidate) -> Timing:
+    def measure(candidate: Candidate) -> float:
         asked.append(candidate)
-        return profiles.timing(0.5)
+        return 0.5
 
-    monkeypatch.setattr(verifying, "_bench", lambda name, predicted: SimpleNamespace(measure=measure))
-    predicted: Any = {"latency_ms": SimpleNamespace(profile=profiles.profile(subject))}
-    verified = verifying.verify_front(tmp_path, study, predicted)
+    measures = {"latency_ms": measure}
+    verified = verify_front(tmp_path, study, measures)
     assert len(asked) == len(verified) == 60 and {candidates[0], candidates[-1]} <= set(asked)
     assert {member.candidate for member in offered(study, verified)} == set(candidates)
-    assert len(verifying.verify_front(tmp_path, study, predicted)) == len(candidates), "the next command measures more"
+    assert len(verify_front(tmp_path, study, measures)) == len(candidates), "the next command measures more"
     assert sorted(map(str, asked)) == sorted(map(str, candidates))
 
 

@@ -18,10 +18,11 @@ from nas.data.split import InputKind, RawRow, Split, make_split
 from nas.errors import NoFeasible, UserError
 from nas.searching.linas import LinasConfig, linas
 from nas.searching.measurement import Objective, Staged
+from nas.searching.objectives import objective
 from nas.searching.random_search import random_search
 from nas.searching.relative_latency import LatencySettings, reference_path
 from nas.searching.study import Study
-from nas.searching.supernet_search import objective, search
+from nas.searching.supernet_search import search
 from search_spaces import Space, Supernet
 
 QUICK = LatencySettings(tokens=8, repeats=1, warmup=0)
@@ -161,7 +162,10 @@ def test_an_objective_of_the_users_own(supernet: Supernet) -> None:
 def test_objectives_by_name() -> None:
     assert objective("accuracy", limit=0.9) == Objective("accuracy", "maximize", 0.9)
     assert objective("latency_ms").direction == "minimize"
-    with pytest.raises(UserError, match="one of accuracy, r2, latency_ms, macs, parameters, size_mib or your own"):
+    with pytest.raises(
+        UserError,
+        match="one of accuracy, r2, latency_ms, macs, parameters, size_mib, energy_mj, memory_mib or your own",
+    ):
         objective("speed")
 
 

@@ -1,14 +1,19 @@
 """The card of an exported network: what it is, what was measured on what, and the lines that load it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from hardware.deployment import Deployment
 from hardware.inputs import Inputs, is_tokens, split
+from nas.exporting.loaders import deployment_loader, torch_loader
+from nas.exporting.network_files import NetworkClass
+from nas.objectives import quantity
 
-UNITS = {"latency_ms": "ms", "size_mib": "MiB", "energy_mj": "mJ"}
+RUNTIME_NAMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+_HEADS = {"today": "full network today", "full": "full network", "chosen": "this network"}
 
 
 @dataclass(frozen=True)
@@ -20,9 +25,10 @@ class Card:
         base_model: name of the pre-trained network; of a local folder only its last part is printed.
         data: what it was fine-tuned and measured on.
         classes: names of the outputs, in their order.
-        figures: measured values of this network by name, e.g. `test_accuracy`, `latency_ms`.
-        full: the same of the full network, for comparison.
-        measured_on: machine, runtime, precision, threads, batch, tokens and whatever else the figures depend on.
+        figures: measured values by the name of the network (`chosen` is the exported one) and of the figure, e.g.
+            `{"today": {"test_accuracy": 0.87}, "chosen": {...}}`; the last network is the exported one.
+        conditions: machine, runtime, precision, threads, batch, tokens and whatever else the figures depend on.
+        chosen_by: what the search knew of this network when it was chosen, by the name of the objective.
         notes: sentences, e.g. what the data can tell.
     """
 
@@ -30,85 +36,49 @@ class Card:
     base_model: str = ""
     data: str = ""
     classes: tuple[str, ...] = ()
-    figures: Mapping[str, float] = field(default_factory=dict)
-    full: Mapping[str, float] = field(default_factory=dict)
-    measured_on: Mapping[str, object] = field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    conditions: Mapping[str, object] = field(default_factory=dict)
+    chosen_by: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the class of the network comes from: `transformers`, or a function of the user's own (`factory`)."""
+def write_card(
+    card: Card,
+    source: NetworkClass,
+    inputs: Inputs,
+    files: Sequence[str],
+    deployed: tuple[Deployment, str] | None = None,
+) -> str:
+    """The card as Markdown; its Python blocks run in the exported folder, each in a process of its own.
 
-    class_name: str
-    is_transformers: bool
-    has_factory: bool
-
-
-_APPLY = """\
-    for path, names in record["blocks"].items():  # the blocks that were not dropped
-        part = model.get_submodule(path)
-        part._modules = {new: part._modules[old] for new, old in names.items()}
-    for path, sizes in record["sizes"].items():  # layers have sizes of their own
-        for name, size in sizes.items():
-            setattr(model.get_submodule(path), name, tuple(size) if isinstance(size, list) else size)
-    weights = load_file(f"{folder}/model.safetensors")
-    parameters = {name: torch.nn.Parameter(value, value.is_floating_point()) for name, value in weights.items()}
-    for name, source in {**{name: name for name in weights}, **record["ties"]}.items():
-        path, _, leaf = name.rpartition(".")
-        part = model.get_submodule(path)
-        setattr(part, leaf, parameters[source] if leaf in part._parameters else weights[source])
-    return model.eval()
-"""
-
-_FROM_TRANSFORMERS = """\
-import torch
-from safetensors.torch import load_file
-from transformers import AutoConfig, NETWORK
-
-
-def load(folder="."):
-    config = AutoConfig.from_pretrained(folder)
-    record = config.subnetwork
-    with torch.device("meta"):
-        model = NETWORK(config)
-"""
-
-_FROM_FACTORY = """\
-import json
-
-import torch
-from safetensors.torch import load_file
-
-
-def load(build, folder="."):  # build: your own function that makes the full network
-    with open(f"{folder}/config.json", encoding="utf-8") as file:
-        record = json.load(file)["subnetwork"]
-    with torch.device("meta"):
-        model = build()
-"""
-
-
-def torch_loader(source: Source) -> str:
-    """Python that defines `load(folder=".")`, or `load(build, folder=".")` for a class of the user's own."""
-    start = _FROM_TRANSFORMERS if source.is_transformers else _FROM_FACTORY
-    return start.replace("NETWORK", source.class_name) + _APPLY
-
-
-def write_card(card: Card, source: Source, inputs: Inputs, files: list[str]) -> str:
-    """The card as Markdown; its Python blocks run in the exported folder, the second after the first."""
+    Args:
+        card: what it says beyond the network.
+        source: the class of the network.
+        inputs: an example.
+        files: names in the folder.
+        deployed: how the network was measured, and the file of it that is loaded; None where it was not.
+    """
     parts = [f"# {card.title}", _what(card, source)]
     if card.figures:
-        parts += ["## Measured", _table(card), _measured_on(card)]
-    parts += [*card.notes, "## Load it with PyTorch", *_torch_part(source, inputs, files)]
+        parts += ["## Measured", _table(card.figures), _measured_on(card)]
+    parts += card.notes
+    if card.chosen_by:
+        known = "; ".join(f"{name} {_number(name, value)}" for name, value in card.chosen_by.items())
+        parts += [f"It was chosen by what the search knew of it: {known}."]
+    if deployed is not None and deployed[0].runtime != "pytorch":
+        parts += [f"## Load it as it was measured: {_described(deployed[0])}", *_deployed_part(*deployed)]
+    parts += ["## Load it with PyTorch", *_torch_part(source, inputs, files)]
+    if deployed is not None and deployed[0].runtime == "pytorch" and source.is_transformers:
+        lines = deployment_loader(*deployed)
+        parts += [f"As it was measured ({_described(deployed[0])}), after the first block:", _block(lines)]
     parts += ["## Load it with ONNX Runtime", _onnx_part(inputs, files)]
     parts += ["## Files", *_files(files)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _what(card: Card, source: Source) -> str:
+def _what(card: Card, source: NetworkClass) -> str:
     name = Path(card.base_model).name if Path(card.base_model).is_absolute() else card.base_model
-    lines = [f"A smaller `{source.class_name}`: its layers have sizes of their own, and blocks may have been dropped."]
+    lines = [f"A smaller `{source.name}`: its layers have sizes of their own, and blocks may have been dropped."]
     if name:
         lines.append(f"It was cut out of `{name}`, fine-tuned as a super-network.")
     if card.data:
@@ -118,29 +88,44 @@ def _what(card: Card, source: Source) -> str:
     return "\n".join(lines)
 
 
-def _table(card: Card) -> str:
-    rows = ["| | this network | full network |", "|---|---|---|"]
-    for name, value in card.figures.items():
-        full = _number(name, card.full[name]) if name in card.full else ""
-        rows.append(f"| {name} | {_number(name, value)} | {full} |")
+def _table(figures: Mapping[str, Mapping[str, float]]) -> str:
+    names = dict.fromkeys(name for values in figures.values() for name in values)
+    columns = {network: _HEADS.get(network, network) for network in figures}
+    rows = [f"| | {' | '.join(columns.values())} |", f"|---{'|---' * len(columns)}|"]
+    for name in names:
+        cells = [_number(name, values[name]) if name in values else "" for values in figures.values()]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def _number(name: str, value: float) -> str:
-    text = f"{value:,.0f}" if abs(value) >= 1e4 and float(value).is_integer() else f"{value:.4g}"
-    return f"{text} {UNITS[name]}" if name in UNITS else text
+    """Enough digits to compare with, and the unit that the name ends in."""
+    unit = quantity(name).unit if quantity(name).scale == 1.0 else ""
+    if float(value).is_integer() and abs(value) >= 1e4:
+        return f"{value:,.0f}"
+    text = f"{value:.6g}" if name.startswith("test_") else f"{value:.4g}"
+    return f"{text} {unit}" if unit else text
+
+
+def _described(deployment: Deployment) -> str:
+    return f"{RUNTIME_NAMES[deployment.runtime]}, {deployment.precision}"
+
+
+def _deployed_part(deployment: Deployment, file: str) -> list[str]:
+    needs = "openvino" if deployment.runtime == "openvino" else "onnxruntime"
+    return [f"Needs {needs} only.", _block(deployment_loader(deployment, file))]
 
 
 def _measured_on(card: Card) -> str:
-    if not card.measured_on:
+    if not card.conditions:
         return ""
-    return "Measured on: " + "; ".join(f"{name} {value}" for name, value in card.measured_on.items()) + "."
+    return "Measured on: " + "; ".join(f"{name} {value}" for name, value in card.conditions.items()) + "."
 
 
-def _torch_part(source: Source, inputs: Inputs, files: list[str]) -> list[str]:
+def _torch_part(source: NetworkClass, inputs: Inputs, files: Sequence[str]) -> list[str]:
     if not source.is_transformers and not source.has_factory:
         return [
-            f"The weights are in `model.safetensors`, under the names that `{source.class_name}` gives them; "
+            f"The weights are in `model.safetensors`, under the names that `{source.name}` gives them; "
             "`config.json` holds the sizes of the layers. Building that class needs its own code."
         ]
     needs = "torch and transformers" if source.is_transformers else "torch, safetensors and your own code"
@@ -153,7 +138,7 @@ def _torch_part(source: Source, inputs: Inputs, files: list[str]) -> list[str]:
     return [*blocks, _block(_torch_example(inputs, files))] if source.is_transformers else blocks
 
 
-def _torch_example(inputs: Inputs, files: list[str]) -> str:
+def _torch_example(inputs: Inputs, files: Sequence[str]) -> str:
     if "tokenizer_config.json" in files:
         return (
             "from transformers import AutoTokenizer\n\n"
@@ -173,7 +158,7 @@ def _names(inputs: Inputs) -> str:
     return repr(tuple(split(inputs)[1]))
 
 
-def _onnx_part(inputs: Inputs, files: list[str]) -> str:
+def _onnx_part(inputs: Inputs, files: Sequence[str]) -> str:
     args, kwargs = split(inputs)
     lines = ["import numpy", "import onnxruntime", ""]
     lines += ['session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])']
@@ -201,10 +186,12 @@ def _block(code: str) -> str:
     return f"```python\n{code}```"
 
 
-def _files(files: list[str]) -> list[str]:
+def _files(files: Sequence[str]) -> list[str]:
     said = {
         "config.json": "the architecture; under `subnetwork` the sizes of layers that differ from what it says",
         "model.safetensors": "the weights",
-        "model.onnx": "the whole network for ONNX Runtime, weights inside",
+        "model.onnx": "the whole network in float32 for ONNX Runtime and OpenVINO, weights inside",
+        "model-int8.onnx": "the same in INT8 for ONNX Runtime",
+        "openvino/model.xml": "the network in INT8 for OpenVINO; its weights are in `openvino/model.bin`",
     }
     return ["\n".join(f"- `{name}`" + (f": {said[name]}" if name in said else "") for name in files)]

@@ -1,4 +1,8 @@
-"""The chosen sub-network beside the full one: what a card states, from rows that neither training nor search saw."""
+"""The chosen sub-network beside the full one, on test rows: what an export states of the files that it wrote.
+
+Three networks are compared: `today`, the full network in eager PyTorch float32, which is what its user runs now;
+`full`, the full network in the deployment; and `chosen`. Each is loaded anew from its files.
+"""
 
 import math
 from collections.abc import Mapping
@@ -7,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
-from hardware import cost, measure_latency
-from nas.data.accuracy import PairedDifference, paired_difference, predict
+from hardware import measure_latency
+from hardware.cost import Cost
+from hardware.inputs import Inputs
+from nas.data.accuracy import Logits, PairedDifference, paired_difference, predict
+from nas.data.split import Split
 from nas.data.tasks import Labels, Regression
-from nas.runs.loading import LoadedRun
-from nas.searching.relative_latency import measured_on
+from nas.exporting.deployed import Deployed
 from nas.seeds import generator
 
 REPEATS, WARMUP = 30, 5
@@ -23,9 +27,15 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures of one network: the task's score on the test rows, median latency, exact costs of one input.
+    """Figures of one network.
 
-    `predicted_latency_ms` is null where no device profile predicts it.
+    Args:
+        test_score: by the metric of the task, on the test rows.
+        latency_ms: median of wall time in the conditions of the comparison.
+        macs: for one row of the input.
+        parameters: of the network, whatever their precision.
+        size_mib: of the files that its runtime loads.
+        predicted_latency_ms: by a device profile; None where none predicts it.
     """
 
     test_score: float
@@ -43,19 +53,26 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Full and chosen network on the same rows and, interleaved in one process, on the same machine.
+    """Figures of the same rows and, interleaved in one process, of the same machine.
 
-    `difference` is chosen minus full: of accuracies in points (hundredths), of R squared in hundredths too. `judged` is
-    how many rows, or words, the scores are of, and `unit` which of them; `latency_noise` the larger spread of the two
-    (quartiles / median).
+    Args:
+        today, full, chosen: see the module.
+        difference: chosen minus today: of accuracies in points (hundredths), of R squared in hundredths too.
+        test_rows: how many there are.
+        latency_noise: the largest spread of the latencies (quartiles / median).
+        conditions: what the latencies depend on, see `Deployment.conditions`; today's are in PyTorch float32.
+        metric: of the task.
+        judged: how many rows, or words, the scores are of.
+        unit: which of them.
     """
 
+    today: Figures
     full: Figures
     chosen: Figures
     difference: PairedDifference
     test_rows: int
     latency_noise: float
-    measured_on: Mapping[str, Any] = field(default_factory=dict)
+    conditions: Mapping[str, str | int] = field(default_factory=dict)
     metric: str = "accuracy"
     judged: int = 0
     unit: str = "rows"
@@ -65,16 +82,21 @@ class Comparison:
         full = replace(self.full, predicted_latency_ms=full_ms)
         return replace(self, full=full, chosen=replace(self.chosen, predicted_latency_ms=chosen_ms))
 
+    def networks(self) -> dict[str, Figures]:
+        """The three by name."""
+        return {"today": self.today, "full": self.full, "chosen": self.chosen}
+
     def to_json(self) -> dict[str, Any]:
         """The comparison by the names that the command prints."""
         return {
-            "full": self.full.named(self.metric),
-            "chosen": self.chosen.named(self.metric),
+            **{name: figures.named(self.metric) for name, figures in self.networks().items()},
             f"{self.metric}_difference_points": self.difference.points,
             f"{self.metric}_difference_interval": [self.difference.low, self.difference.high],
+            "speedup": self.full.latency_ms / self.chosen.latency_ms,
+            "speed_up_over_today": self.today.latency_ms / self.chosen.latency_ms,
             "test_rows": self.test_rows,
             "latency_noise": self.latency_noise,
-            "measured_on": dict(self.measured_on),
+            "deployment": dict(self.conditions),
         }
 
     def what_the_data_can_tell(self) -> str:
@@ -98,41 +120,63 @@ class Comparison:
         )
 
 
-def compare(opened: LoadedRun, chosen: nn.Module, *, tokens: int, threads: int) -> Comparison:
-    """Measure an extracted sub-network, on the device of the super-network, and the full one; reads the test rows."""
-    device = next(opened.supernet.parameters()).device
-    networks = [opened.extract(opened.supernet.space.full()), chosen.eval()]
-    example = opened.example(tokens)
-    one = {name: value[:1].to(device) for name, value in example.items()}
-    latencies = measure_latency(networks, one, repeats=REPEATS, warmup=WARMUP, threads=threads)
-    rows = opened.split("test")
-    logits = [predict(network, rows, device=device) for network in networks]
-    task = rows.task
-    costs = [cost(network, example) for network in networks]
-    full, small = (
-        Figures(task.score(each, rows), latency.median_ms, exact.macs, exact.parameters, exact.size_mib)
-        for each, latency, exact in zip(logits, latencies, costs, strict=True)
-    )
-    how: dict[str, Any] = {**measured_on(torch.device(device)), "batch": 1, "threads": threads}
-    if opened.record.kind == "text":
-        how["tokens"] = next(iter(one.values())).shape[1]
-    theirs, ours = (task.correct(each, rows) for each in logits)
-    if isinstance(task, Regression):
-        difference, judged = r2_difference(task, logits[1], logits[0], rows.labels), len(rows)
-    else:
-        assert ours is not None and theirs is not None, "only numbers are neither right nor wrong"
-        difference, judged = paired_difference(ours, theirs), len(ours)
+@dataclass(frozen=True)
+class Contender:
+    """One network of a comparison: its files, loaded, and the exact costs of the network that they hold."""
+
+    deployed: Deployed
+    costs: Cost
+
+
+def compare(today: Contender, full: Contender, chosen: Contender, rows: Split, one_input: Inputs) -> Comparison:
+    """Measure three networks; reads the labels of the test rows.
+
+    Args:
+        today: the full network in eager PyTorch float32.
+        full: the full network in the deployment; the same object as `today` where that is the deployment.
+        chosen: the sub-network in the deployment.
+        rows: of the test split.
+        one_input: of the deployment's batch, by name; for the latencies.
+    """
+    # The same files are not measured twice: they would differ by noise alone.
+    distinct = [today, chosen] if full is today else [today, full, chosen]
+    deployment = chosen.deployed.deployment
+    runs = [each.deployed.run for each in distinct]
+    latencies = measure_latency(runs, one_input, repeats=REPEATS, warmup=WARMUP, threads=deployment.threads)
+    logits = [predict(run, rows) for run in runs]
+    figures = [
+        Figures(
+            rows.task.score(outputs, rows),
+            latency.median_ms,
+            each.costs.macs,
+            each.costs.parameters,
+            each.deployed.size_mib,
+        )
+        for each, latency, outputs in zip(distinct, latencies, logits, strict=True)
+    ]
+    difference, judged = _difference(logits[-1], logits[0], rows)
     return Comparison(
-        full=full,
-        chosen=small,
+        today=figures[0],
+        full=figures[-2],
+        chosen=figures[-1],
         difference=difference,
         test_rows=len(rows),
         latency_noise=max(latency.noise for latency in latencies),
-        measured_on=how,
-        metric=task.metric,
+        conditions=deployment.conditions(),
+        metric=rows.task.metric,
         judged=judged,
         unit="rows" if judged == len(rows) else "words",
     )
+
+
+def _difference(chosen: Logits, reference: Logits, rows: Split) -> tuple[PairedDifference, int]:
+    """Chosen minus reference, and how many rows or words it is of."""
+    task = rows.task
+    if isinstance(task, Regression):
+        return r2_difference(task, chosen, reference, rows.labels), len(rows)
+    ours, theirs = task.correct(chosen, rows), task.correct(reference, rows)
+    assert ours is not None and theirs is not None, "only numbers are neither right nor wrong"
+    return paired_difference(ours, theirs), len(ours)
 
 
 def r2_difference(

@@ -1,4 +1,8 @@
-"""The front of a search by predicted latencies, measured again where its devices are here, and the choice from it."""
+"""The front of a search measured again: in the files of its deployment, and on the devices of its profiles.
+
+A search scores float32 networks and may predict latencies. What is then delivered are files in one runtime and
+precision, so the members of the front are measured as such files before one of them is chosen.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -7,31 +11,35 @@ from typing import Any, Literal
 
 import pydantic
 
+from hardware.deployment import Deployment
 from hardware.inputs import device_of
 from hardware.machine import this_machine
 from hardware.profile import DeviceProfile
 from nas.console import Bar, say
 from nas.errors import NoFeasible, NotTaken, UserError
-from nas.profiling.bench import Bench, Target
+from nas.objectives import quantity
+from nas.profiling.bench import Bench, require
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.subject import Subject
-from nas.profiling.verification import Measure, Verified, agreements, best_known, offered, verify
+from nas.profiling.verification import MeasureAgain, Verified, agreements, best_known, offered, verify
 from nas.records import Record, Scalar, read_record, write_record
-from nas.runs.objectives import expanded
 from nas.searching.measurement import Measurement
+from nas.searching.objectives import on_every_device
 from nas.searching.selection import select
 from nas.searching.study import Study
-from nas.settings import Limits
+from search_spaces import Candidate
 
 _NAME = "verified.json"
 _MOST = 60
-"""So many of a front are measured again by one command, from its one end to the other."""
+"""At most so many members of a front are measured again by one command, from one end of the front to the other."""
 _FURTHER = 10
 
 
 class VerifiedRow(Record):
-    """Latencies of one sub-network by the name of the objective, in milliseconds: predicted, and measured again; what
-    did not get stable, and what the runtime does not take, is only named."""
+    """Values of one sub-network by the name of the objective: those of the search, and those measured again.
+
+    What did not get stable, and what the runtime does not take, is only named.
+    """
 
     candidate: dict[str, Scalar]
     predicted: dict[str, float]
@@ -41,44 +49,45 @@ class VerifiedRow(Record):
 
 
 class Verification(Record):
-    """`verified.json`: what was measured again after a search by predicted latencies."""
+    """`verified.json`: what was measured again after a search."""
 
     version: Literal[1] = 1
     rows: list[VerifiedRow] = pydantic.Field(max_length=10_000)
 
 
-def verify_front(place: Path, study: Study, predicted: Mapping[str, PredictedLatency]) -> list[Verified]:
-    """Measure the front again on the devices that are here, and with limits what is best as measured.
+def verify_front(folder: Path, study: Study, measures: Mapping[str, MeasureAgain]) -> list[Verified]:
+    """Measure the front again, and with limits what is best as measured.
 
-    What an earlier call measured is not measured again; every result is kept at once.
+    What an earlier call measured is not measured again; every result is written at once.
 
     Args:
-        place: folder of the search.
+        folder: of the search.
         study: whose front it is.
-        predicted: by the name of the objective.
-    """
-    benches = {name: bench for name, each in predicted.items() if (bench := _bench(name, each)) is not None}
-    if not benches:
-        return verified_of(place, study)
-    devices = {name: (predicted[name].profile, bench.measure) for name, bench in benches.items()}
-    found = {each.candidate: each for each in verified_of(place, study)}
+        measures: by the name of the objective.
 
-    def missing(member: Measurement) -> dict[str, tuple[DeviceProfile, Measure]]:
-        before = found.get(member.candidate)
-        done = {*before.measured, *before.refused} if before else set()
-        return {name: device for name, device in devices.items() if name not in done}
+    Raises:
+        UserError: the record is damaged.
+    """
+    if not measures:
+        return read_verified(folder, study)
+    found = {each.candidate: each for each in read_verified(folder, study)}
+
+    def missing(candidate: Candidate) -> dict[str, MeasureAgain]:
+        before = found.get(candidate)
+        return {name: measure for name, measure in measures.items() if before is None or name not in before.done}
 
     def measure(member: Measurement) -> Verified:
-        before, new = found.get(member.candidate), verify([member], missing(member), _tell_refused)[0]
-        # What was measured on another device, in another place, stays.
+        before, new = found.get(member.candidate), verify(member, missing(member.candidate), _say_refused)
+        # What was measured on another device, where this folder was before, stays.
         found[member.candidate] = before.with_newer(new) if before else new
-        _write(place, list(found.values()))
+        _write(folder, list(found.values()))
         return found[member.candidate]
 
-    front = _spread([member for member in study.front() if missing(member)])
+    front = _from_end_to_end([member for member in study.front() if missing(member.candidate)])
     with Bar("Measuring the front", len(front)) as bar:
         for number, member in enumerate(front, 1):
             bar.update(number, _shown(measure(member)))
+    # A limit may be broken by what was measured again: then others than the front's are the best, until one holds.
     for _ in range(_FURTHER):
         best = _best(study, list(found.values()))
         if best is None or best.candidate in found:
@@ -87,9 +96,23 @@ def verify_front(place: Path, study: Study, predicted: Mapping[str, PredictedLat
     return list(found.values())
 
 
-def verified_of(place: Path, study: Study) -> list[Verified]:
+def on_devices(predicted: Mapping[str, PredictedLatency]) -> dict[str, MeasureAgain]:
+    """What measures predicted latencies, by the name of the objective, of those devices that are this machine."""
+    benches = {name: _bench(name, each) for name, each in predicted.items()}
+    return {name: _latency_of(bench, predicted[name].profile) for name, bench in benches.items() if bench is not None}
+
+
+def _latency_of(bench: Bench, profile: DeviceProfile) -> MeasureAgain:
+    def latency_ms(candidate: Candidate) -> float | None:
+        timing = bench.measure(candidate)
+        return profile.ratio(timing) * profile.full_ms if timing.stable else None
+
+    return latency_ms
+
+
+def read_verified(folder: Path, study: Study) -> list[Verified]:
     """What was measured again of the search in a folder; UserError where the record is damaged."""
-    path = place / _NAME
+    path = folder / _NAME
     if not path.is_file():
         return []
     try:
@@ -107,42 +130,47 @@ def verified_of(place: Path, study: Study) -> list[Verified]:
         raise UserError(f"{path} is damaged: {error}") from error
 
 
-def chosen_of(study: Study, verified: Sequence[Verified], limits: Limits) -> Measurement:
-    """The best within the limits of what is offered, with latencies as measured again where they were.
+def choose(study: Study, verified: Sequence[Verified], limits: Mapping[str, float]) -> Measurement:
+    """The best within the limits of what is offered, with values as measured again where they were.
+
+    Args:
+        study: the search.
+        verified: what was measured again of it.
+        limits: by flag name, e.g. `max_latency_ms`, beside those of the objectives.
 
     Raises:
         UserError: a limit on something that the search did not measure.
         NoFeasible: nothing meets the limits.
     """
-    return select(
-        offered(study, verified), study.objectives, expanded(limits.given(), [o.name for o in study.objectives])
-    )
+    bounds = on_every_device(limits, [o.name for o in study.objectives])
+    return select(offered(study, verified), study.objectives, bounds)
 
 
-def agreement_of(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:
-    """How predicted and measured latencies agree over the front, by the name of the objective; empty: none measured."""
+def agreement_record(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:
+    """How the search and what was measured again agree over the front, as JSON; empty where nothing was."""
     found = agreements(study.front(), study.objectives, verified)
     return {"verified": {name: asdict(agreement) for name, agreement in found.items()}} if found else {}
 
 
-def tell_agreement(study: Study, verified: Sequence[Verified]) -> None:
-    """Say how predicted and measured latencies agree, and what did not get stable."""
+def say_agreement(study: Study, verified: Sequence[Verified]) -> None:
+    """Say how the search and what was measured again agree, and what did not get stable."""
     for name, agreement in agreements(study.front(), study.objectives, verified).items():
         tau = "" if agreement.kendall_tau is None else f", Kendall tau {agreement.kendall_tau:.2f}"
+        error = "" if agreement.mape is None else f", off by {agreement.mape:.1f} % in the mean"
         say(
-            f"{name} of {agreement.count} sub-networks measured again: predicted with a mean error of "
-            f"{agreement.mape:.1f} %{tau}; {agreement.non_dominated} of the front are still on it"
+            f"{name} of {agreement.count} sub-networks measured again: predicted{error}{tau}; "
+            f"{agreement.non_dominated} of the front are still on it"
         )
     unstable = sum(len(each.unstable) for each in verified)
     if unstable:
         say(f"{unstable} of these measurements did not get stable; something else runs on this machine")
 
 
-def tell_unmeasured(study: Study, verified: Sequence[Verified], profiled: Collection[str]) -> None:
+def say_unmeasured(study: Study, verified: Sequence[Verified], profiled: Collection[str]) -> None:
     """Say how much of the front has predicted latencies alone, of those objectives that come from profiles."""
-    done = {each.candidate: {*each.measured, *each.refused} for each in verified}
+    done = {each.candidate: each.done for each in verified}
     front = study.front()
-    missing = sum(not set(profiled) <= done.get(member.candidate, set()) for member in front)
+    missing = sum(not set(profiled) <= done.get(member.candidate, frozenset()) for member in front)
     if missing:
         say(
             f"{missing} of the {len(front)} sub-networks of the front have predicted latencies that were not measured "
@@ -150,11 +178,11 @@ def tell_unmeasured(study: Study, verified: Sequence[Verified], profiled: Collec
         )
 
 
-def _spread(front: Sequence[Measurement]) -> list[Measurement]:
-    """At most so many as one command measures, the ends among them."""
+def _from_end_to_end(front: Sequence[Measurement]) -> list[Measurement]:
+    """At most as many as one command measures, the ends among them."""
     if len(front) <= _MOST:
         return list(front)
-    return [front[round(place * (len(front) - 1) / (_MOST - 1))] for place in range(_MOST)]
+    return [front[round(index * (len(front) - 1) / (_MOST - 1))] for index in range(_MOST)]
 
 
 def _best(study: Study, verified: Sequence[Verified]) -> Measurement | None:
@@ -170,19 +198,19 @@ def _best(study: Study, verified: Sequence[Verified]) -> Measurement | None:
 def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
     """What measures on a profile's device; None, with a sentence, where that is not here."""
     profile, subject = predicted.profile, predicted.subject
-    target = Target(profile.runtime, profile.precision, profile.threads, profile.device)
+    deployment = Deployment.of_profile(profile)
     why = elsewhere(profile, subject)
     if why is None:
         try:
-            make = target.maker()
-            if target.version() != profile.runtime_version:
-                why = f"{profile.runtime} is of version {target.version()} here, {profile.runtime_version} there"
+            require(deployment)
+            if deployment.version() != profile.runtime_version:
+                why = f"{profile.runtime} is of version {deployment.version()} here, {profile.runtime_version} there"
         except UserError as error:
             why = str(error)
     if why is not None:
         say(f"{name} is not measured again: {why}")
         return None
-    return Bench(subject, target, make, profile.protocol)
+    return Bench(subject, deployment, profile.protocol)
 
 
 def elsewhere(profile: DeviceProfile, subject: Subject) -> str | None:
@@ -196,11 +224,11 @@ def elsewhere(profile: DeviceProfile, subject: Subject) -> str | None:
     return None
 
 
-def _tell_refused(name: str, why: NotTaken) -> None:
+def _say_refused(name: str, why: NotTaken) -> None:
     say(f"{name} of one sub-network is not measured, so that it is not offered: {why}")
 
 
-def _write(place: Path, found: Sequence[Verified]) -> None:
+def _write(folder: Path, found: Sequence[Verified]) -> None:
     rows = [
         VerifiedRow(
             candidate=dict(each.candidate),
@@ -211,12 +239,13 @@ def _write(place: Path, found: Sequence[Verified]) -> None:
         )
         for each in found
     ]
-    write_record(place / _NAME, Verification(rows=rows))
+    write_record(folder / _NAME, Verification(rows=rows))
 
 
 def _shown(verified: Verified) -> str:
     return ", ".join(
-        f"{name} {verified.predicted[name]:.4g} predicted, {value:.4g} measured"
+        f"{quantity(name).label} {quantity(name).shown(verified.predicted[name])} predicted, "
+        f"{quantity(name).shown(value)} measured"
         for name, value in verified.measured.items()
         if name in verified.predicted
     )

@@ -4,20 +4,17 @@ Each is kept beside the study, under the name of its objective, so that what com
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hardware.profile import DeviceProfile, digest, read_profile, write_profile
 from nas.errors import UserError
+from nas.objectives import LATENCY
 from nas.profiling.objective import PredictedLatency, latency_objective, predicted_latency
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject, differences
-from nas.runs.loading import OpenedRun
-from nas.runs.objectives import LATENCY
-from nas.runs.profiled import subject_of_run
 from nas.searching.measurement import Objective
 from nas.searching.relative_latency import LatencySettings
-from nas.settings import SearchSettings
 from search_spaces import Space
 
 Profiles = Mapping[str, DeviceProfile]
@@ -49,22 +46,22 @@ def read_profiles(paths: Sequence[Path]) -> dict[str, DeviceProfile]:
     return found
 
 
-def asked_of_profiles(profiles: Profiles) -> dict[str, str]:
+def profiles_fingerprint(profiles: Profiles) -> dict[str, str]:
     """What tells these profiles from others, for the record of a search; nothing where there are none."""
-    told = ", ".join(f"{name} {digest(each)}" for name, each in profiles.items())
-    return {"profile": told} if told else {}
+    digests = ", ".join(f"{name} {digest(each)}" for name, each in profiles.items())
+    return {"profile": digests} if digests else {}
 
 
-def keep_profiles(place: Path, profiles: Profiles) -> None:
+def keep_profiles(folder: Path, profiles: Profiles) -> None:
     """Write them into the folder of a search."""
     for name, profile in profiles.items():
-        (place / _FOLDER).mkdir(parents=True, exist_ok=True)
-        write_profile(profile, place / _FOLDER / f"{name}.json")
+        (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
+        write_profile(profile, folder / _FOLDER / f"{name}.json")
 
 
-def kept_profiles(place: Path) -> dict[str, DeviceProfile]:
+def kept_profiles(folder: Path) -> dict[str, DeviceProfile]:
     """The profiles in the folder of a search; empty where it measured its latencies, or none."""
-    paths = sorted((place / _FOLDER).glob(f"{LATENCY}*.json"))
+    paths = sorted((folder / _FOLDER).glob(f"{LATENCY}*.json"))
     return {path.stem: profile_at(path) for path in paths[:_MOST]}
 
 
@@ -75,17 +72,33 @@ def space_with(space: Space, profiles: Profiles) -> Space:
     return space
 
 
+MakeSubject = Callable[[int, int, int], Subject]
+"""The network of a run with inputs of so many tokens and rows, and of sizes that are multiples of a number."""
+
+
 def predictions(
-    opened: OpenedRun, profiles: Profiles, space: Space, settings: SearchSettings | None = None
+    make_subject: MakeSubject,
+    profiles: Profiles,
+    space: Space,
+    *,
+    tokens: int | None = None,
+    threads: int | None = None,
 ) -> dict[str, PredictedLatency]:
-    """What each profile predicts of candidates encoded in `space`.
+    """What each profile predicts of candidates encoded in `space`, by the name of the objective.
+
+    Args:
+        make_subject: the network that is searched.
+        profiles: by the name of the objective.
+        space: of the search.
+        tokens: that the profiles must be of; None: any.
+        threads: that the profiles must be of; None: any.
 
     Raises:
-        UserError: a profile of another network, inputs or (where `settings` name them) tokens or threads; or one whose
-            rows did not get stable.
+        UserError: a profile of another network, inputs, tokens or threads; or one whose rows did not get stable.
     """
+    given = {"tokens": tokens, "threads": threads}
     return {
-        name: predicted_latency(profile, _subject(opened, name, profile, settings), space)
+        name: predicted_latency(profile, _subject(make_subject, name, profile, given), space)
         for name, profile in profiles.items()
     }
 
@@ -98,15 +111,14 @@ def with_predictions(objectives: Sequence[Objective], predicted: Mapping[str, Pr
     ]
 
 
-def _subject(opened: OpenedRun, name: str, profile: DeviceProfile, settings: SearchSettings | None) -> Subject:
-    subject = subject_of_run(opened, profile.tokens or LatencySettings.tokens, profile.batch, profile.multiple_of)
-    asked = subject.asked
-    for flag in ("tokens", "threads"):
-        value = None if settings is None else getattr(settings, flag)
+def _subject(make_subject: MakeSubject, name: str, profile: DeviceProfile, given: Mapping[str, int | None]) -> Subject:
+    subject = make_subject(profile.tokens or LatencySettings.tokens, profile.batch, profile.multiple_of)
+    wanted = subject.asked
+    for flag, value in given.items():
         # Images have no length.
         if value is not None and not (flag == "tokens" and subject.tokens is None):
-            asked[flag] = value
-    wrong = differences(profile, asked)
+            wanted[flag] = value
+    wrong = differences(profile, wanted)
     if wrong:
         raise UserError(f"the profile of {name} must be of this run's network: {wrong[0]}; profile the run itself")
     return subject

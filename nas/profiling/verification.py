@@ -1,12 +1,12 @@
-"""After a search by predicted latencies: what the front's candidates really take, and how far that agrees."""
+"""What the members of a front are once they are measured again: in their deployment's files, and on their devices."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hardware.profile import DeviceProfile, Timing
 from nas.errors import NotTaken
+from nas.objectives import is_latency
 from nas.searching import pareto
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.study import Study
@@ -16,12 +16,12 @@ from search_spaces import Candidate
 
 @dataclass(frozen=True)
 class Verified:
-    """One candidate's latencies by the name of the objective, in milliseconds.
+    """Values of one candidate by the name of the objective, in its unit.
 
     Args:
         candidate: the sub-network.
-        predicted: from each profile.
-        measured: of those devices that were at hand. What did not get stable is no measurement.
+        predicted: as the search had them: latencies from profiles, the accuracy of float32.
+        measured: as measured afterwards. What did not get stable is no measurement.
         unstable: the names of those that were measured and did not get stable.
         refused: the names of those whose runtime does not take the sub-network, which is not offered then.
     """
@@ -31,6 +31,11 @@ class Verified:
     measured: Mapping[str, float]
     unstable: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
+
+    @property
+    def done(self) -> frozenset[str]:
+        """The names of what need not be measured again."""
+        return frozenset(self.measured) | self.refused
 
     def with_newer(self, newer: "Verified") -> "Verified":
         """The same with what was measured later, on other devices or once more."""
@@ -42,12 +47,12 @@ class Verified:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How predicted and measured latencies agree over some candidates; None where too few were measured.
+    """How predicted and measured values agree over some candidates; None where too few were measured.
 
     Args:
         count: of the candidates.
         kendall_tau: of the ranks, -1 to 1.
-        mape: percent of the measured.
+        mape: mean absolute percentage error, of the measured values.
         non_dominated: how many of them no other of them dominates when measured.
     """
 
@@ -57,40 +62,40 @@ class Agreement:
     non_dominated: int
 
 
-Measure = Callable[[Candidate], Timing]
+MeasureAgain = Callable[[Candidate], float | None]
+"""Measures one value of a candidate: None where it did not get stable; raises NotTaken where the runtime refuses it."""
 
 
 def verify(
-    members: Sequence[Measurement],
-    devices: Mapping[str, tuple[DeviceProfile, Measure]],
+    member: Measurement,
+    measures: Mapping[str, MeasureAgain],
     on_refused: Callable[[str, NotTaken], None] | None = None,
-) -> list[Verified]:
-    """Measure `members` again, one after the other.
+) -> Verified:
+    """Measure a member of a front again.
 
     Args:
-        members: of a front, with predicted latencies.
-        devices: for objectives whose device is here: its profile, and what measures a candidate there; what raises
-            NotTaken is not measured.
-        on_refused: called with the name of the objective for each of those.
+        member: with the values of the search.
+        measures: by the name of the objective.
+        on_refused: called with the name of the objective where a runtime refuses the sub-network.
     """
-    found = []
-    for member in members:
-        predicted = {name: value for name, value in member.values.items() if name.startswith("latency_ms")}
-        timings = {}
-        for name, (profile, measure) in devices.items():
-            try:
-                timings[name] = (profile, measure(member.candidate))
-            except NotTaken as error:
-                if on_refused is not None:
-                    on_refused(name, error)
-        measured = {name: profile.ratio(t) * profile.full_ms for name, (profile, t) in timings.items() if t.stable}
-        unstable, refused = frozenset(timings) - set(measured), frozenset(devices) - set(timings)
-        found.append(Verified(member.candidate, predicted, measured, unstable, refused))
-    return found
+    predicted = {name: value for name, value in member.values.items() if is_latency(name) or name in measures}
+    found: dict[str, float | None] = {}
+    for name, measure in measures.items():
+        try:
+            found[name] = measure(member.candidate)
+        except NotTaken as error:
+            if on_refused is not None:
+                on_refused(name, error)
+    measured = {name: value for name, value in found.items() if value is not None}
+    unstable, refused = frozenset(found) - set(measured), frozenset(measures) - set(found)
+    return Verified(member.candidate, predicted, measured, unstable, refused)
 
 
 def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> list[Measurement]:
-    """Members with each latency as measured where it was, else as predicted; without what a runtime does not take."""
+    """Members with each value as measured again where it was, else as the search had it.
+
+    Without what a runtime does not take.
+    """
     again = {each.candidate: each for each in verified}
     return [
         replace(member, values={**member.values, **again[member.candidate].measured})
@@ -102,33 +107,42 @@ def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> 
 
 
 def offered(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
-    """What may be chosen, see `best_known`: once anything was measured again, that, and what is left of the front."""
+    """What may be chosen, with the values of `best_known`.
+
+    Once anything was measured again, that is what is offered. The rest of the front is offered beside it only as long
+    as no score was measured again: float32 accuracies do not compare with those of files in another precision.
+    """
     again = {each.candidate for each in verified if each.measured}
     members = best_known(study.measurements, verified)
     if not again:
         return members
+    found = [m for m in members if m.candidate in again]
+    scores = {o.name for o in study.objectives if o.direction == "maximize"}
+    if any(scores & set(each.measured) for each in verified):
+        return found
     front = {member.candidate for member in study.front()} - again
-    return [m for m in members if m.candidate in again] + [m for m in members if m.candidate in front]
+    return found + [m for m in members if m.candidate in front]
 
 
 def agreements(
     members: Sequence[Measurement], objectives: Sequence[Objective], verified: Sequence[Verified]
 ) -> dict[str, Agreement]:
-    """By the name of each latency that was measured again, over those members that were."""
+    """How the values agree, by the name of each objective that was measured again, over those members that were."""
     again = {each.candidate: each for each in verified}
     found = {}
     for name in dict.fromkeys(name for each in verified for name in each.measured):
-        known = [m for m in members if m.candidate in again and _both(again[m.candidate], name)]
+        known = [m for m in members if m.candidate in again and _has_both(again[m.candidate], name)]
         if known:
             truth = np.array([again[m.candidate].measured[name] for m in known])
             predicted = np.array([again[m.candidate].predicted[name] for m in known])
             left = _non_dominated(best_known(known, verified), objectives)
             tau = kendall_tau(truth, predicted) if len(known) > 1 else None
-            found[name] = Agreement(len(known), tau, mape(truth, predicted), left)
+            error = mape(truth, predicted) if truth.all() else None
+            found[name] = Agreement(len(known), tau, error, left)
     return found
 
 
-def _both(verified: Verified, name: str) -> bool:
+def _has_both(verified: Verified, name: str) -> bool:
     return name in verified.measured and name in verified.predicted
 
 

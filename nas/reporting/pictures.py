@@ -7,19 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.learning.finetuned import ProbeRecord
+from nas.objectives import is_latency, quantity
 from nas.reporting.table import Marks
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.study import Study
 
-_AXES = {
-    "accuracy": ("accuracy on the validation rows (%)", 100.0),
-    "r2": ("R squared on the validation rows", 1.0),
-    "latency_ms": ("latency (ms)", 1.0),
-    "macs": ("multiply-accumulates (millions)", 1e-6),
-    "parameters": ("parameters (millions)", 1e-6),
-    "size_mib": ("size (MiB)", 1.0),
-}
-_UNITS = {"accuracy": "%", "latency_ms": "ms", "macs": "M MACs", "parameters": "M parameters", "size_mib": "MiB"}
 _INK, _GREY, _PALE, _FRONT, _CHOSEN = "#222222", "#9aa3ad", "#d3d8dd", "#1f6fb4", "#d9480f"
 
 
@@ -65,7 +57,7 @@ def draw_training(probes: Sequence[ProbeRecord], path: Path, *, epoch_steps: int
         ):
             axes.plot(epochs, values, color=color, linewidth=1.8, marker="o", markersize=4, label=name, zorder=3)
         axes.set_xlabel("epochs", color=_INK)
-        axes.set_ylabel(f"{_AXES[metric][0] if metric in _AXES else metric} while training", color=_INK)
+        axes.set_ylabel(f"{_axis(metric)} while training", color=_INK)
         axes.set_xlim(left=0)
         _finish(axes)
 
@@ -134,15 +126,15 @@ def _mark(axes: Any, at: Any, marks: Marks, shown: Sequence[Objective]) -> None:
 
 
 def _figures(measurement: Measurement, shown: Sequence[Objective]) -> str:
-    return ", ".join(f"{_scaled(measurement, o):.3g} {_UNITS.get(o.name, o.name)}" for o in shown)
+    return ", ".join(_figure(o.name, measurement.values[o.name]) for o in shown)
 
 
 def _limits(axes: Any, vertical: Objective, horizontal: Objective | None) -> None:
     style = {"color": _CHOSEN, "linewidth": 1.0, "linestyle": (0, (4, 3)), "alpha": 0.7, "zorder": 1}
     if vertical.limit is not None:
-        axes.axhline(vertical.limit * _AXES.get(vertical.name, ("", 1.0))[1], **style)
+        axes.axhline(vertical.limit * quantity(vertical.name).scale, **style)
     if horizontal is not None and horizontal.limit is not None:
-        axes.axvline(horizontal.limit * _AXES.get(horizontal.name, ("", 1.0))[1], **style)
+        axes.axvline(horizontal.limit * quantity(horizontal.name).scale, **style)
 
 
 def _step(vertical: Objective, horizontal: Objective) -> str:
@@ -151,7 +143,7 @@ def _step(vertical: Objective, horizontal: Objective) -> str:
 
 
 def _scaled(measurement: Measurement, objective: Objective) -> float:
-    return measurement.values[objective.name] * _AXES.get(objective.name, ("", 1.0))[1]
+    return measurement.values[objective.name] * quantity(objective.name).scale
 
 
 def _meets(measurement: Measurement, objectives: Sequence[Objective]) -> bool:
@@ -159,5 +151,19 @@ def _meets(measurement: Measurement, objectives: Sequence[Objective]) -> bool:
 
 
 def _label(objective: Objective, latency_of: str) -> str:
-    label = _AXES.get(objective.name, (objective.name.replace("_", " "), 1.0))[0]
-    return f"{label}: {latency_of}" if objective.name.startswith("latency_ms") and latency_of else label
+    label = _axis(objective.name)
+    return f"{label}: {latency_of}" if is_latency(objective.name) and latency_of else label
+
+
+def _axis(name: str) -> str:
+    """Label and unit; a score says of which rows it is."""
+    known = quantity(name)
+    if known.source != "score":
+        return known.axis
+    return f"{known.label} on the validation rows" + (f" ({known.unit})" if known.unit else "")
+
+
+def _figure(name: str, value: float) -> str:
+    """A value in a legend: short, with its unit, or with its name where it has none."""
+    known = quantity(name)
+    return f"{value * known.scale:.3g} {known.unit or known.label}"

@@ -21,10 +21,12 @@ class Marks:
 def write_front(study: Study, marks: Marks, path: Path, verified: Sequence[Verified] = ()) -> None:
     """Write front.csv: one row a member of the front, best in the first objective first, and the full network last.
 
-    Columns: role ("front", "chosen", "full"), the objectives, `measured_<objective>` for latencies that were predicted
-    and then measured, and every choice of the space (empty where inactive).
+    Columns: number (of a member of the front, from 1; `nas export --candidate` takes it), role ("front", "chosen",
+    "full"), the objectives, `measured_<objective>` for what was measured again as it is delivered, and every choice of
+    the space (empty where inactive).
     """
     members = study.front()
+    count = len(members)
     roles = ["chosen" if marks.chosen and m.candidate == marks.chosen.candidate else "front" for m in members]
     listed = {measurement.candidate for measurement in members}
     for role, extra in (("chosen", marks.chosen), ("full", marks.full)):
@@ -36,27 +38,36 @@ def write_front(study: Study, marks: Marks, path: Path, verified: Sequence[Verif
             f"{role}, full" if m.candidate == marks.full.candidate and role != "full" else role
             for m, role in zip(members, roles, strict=True)
         ]
-    write_text_atomic(path, _csv(study, members, roles, verified))
+    write_text_atomic(path, _csv(study, members, roles, count, verified))
 
 
 def measured_again(member: Measurement, verified: Sequence[Verified]) -> dict[str, float]:
-    """Latencies of a candidate that were measured after they were predicted, as `measured_<objective>`."""
+    """Values of a candidate that were measured again after the search, as `measured_<objective>`."""
     found = next((each.measured for each in verified if each.candidate == member.candidate), {})
     return {f"measured_{name}": value for name, value in found.items()}
 
 
-def _csv(study: Study, members: Sequence[Measurement], roles: Sequence[str], verified: Sequence[Verified]) -> str:
+def _csv(
+    study: Study, members: Sequence[Measurement], roles: Sequence[str], count: int, verified: Sequence[Verified]
+) -> str:
     import pandas
 
     again = dict.fromkeys(f"measured_{name}" for each in verified for name in each.measured)
     rows = [
         {
+            "number": number if number <= count else None,
             "role": role,
             **{objective.name: member.values[objective.name] for objective in study.objectives},
             **measured_again(member, verified),
             **dict(member.candidate),
         }
-        for role, member in zip(roles, members, strict=True)
+        for number, (role, member) in enumerate(zip(roles, members, strict=True), 1)
     ]
-    columns = ["role", *(o.name for o in study.objectives), *again, *(choice.name for choice in study.space.choices)]
-    return pandas.DataFrame(rows, columns=columns).to_csv(index=False)
+    columns = [
+        "number",
+        "role",
+        *(o.name for o in study.objectives),
+        *again,
+        *(choice.name for choice in study.space.choices),
+    ]
+    return pandas.DataFrame(rows, columns=columns).astype({"number": "Int64"}).to_csv(index=False)

@@ -1,46 +1,50 @@
-"""`nas export`: one sub-network of a run as a folder of its own, with figures from the test rows."""
+"""`nas export`: one sub-network of a run as a folder of its own, with figures of its files from the test rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
 
+from hardware.cost import cost
+from hardware.deployment import Deployment
+from hardware.inputs import first_row
 from nas.console import say
 from nas.errors import UserError
 from nas.exporting.card import Card
-from nas.exporting.comparison import Comparison, compare
+from nas.exporting.comparison import Comparison, Contender, compare
+from nas.exporting.deployed import Deployed, deploy
 from nas.exporting.folder import check_target, export
 from nas.files import read_json
 from nas.networks.loading import maker
-from nas.profiling.front import chosen_of, elsewhere, tell_unmeasured, verified_of
-from nas.profiling.profiles import Profiles, kept_profiles, predictions
-from nas.runs.folder import JOURNAL, RunFolder
+from nas.profiling.front import elsewhere
+from nas.profiling.profiles import Profiles, predictions
+from nas.runs.folder import RunFolder
+from nas.runs.loaded_search import LoadedSearch, checked, load_search
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import ExportRequest
-from nas.searching.relative_latency import LatencySettings
-from nas.searching.study import load_study
 from nas.settings import Limits
 from search_spaces import Candidate
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A sub-network, and what a search measured of it (empty where none was asked), with its device profiles."""
+    """A sub-network and how it will run; what the search measured of it (empty where none did), and its profiles."""
 
     candidate: Candidate
-    values: Mapping[str, float]
-    tokens: int = LatencySettings.tokens
-    threads: int = LatencySettings.threads
+    deployment: Deployment
+    values: Mapping[str, float] = field(default_factory=dict)
     profiles: Profiles = field(default_factory=dict)
 
 
 def export_run(request: ExportRequest) -> dict[str, Any]:
-    """Write the best candidate within the limits as a folder of its own, with figures from the test rows.
+    """Write one candidate as a folder of its own, in its deployment, with figures from the test rows.
 
     Raises:
-        UserError: no such search, or a limit on something that it did not measure, or `out` is something else.
+        UserError: no such search or candidate, a limit on something that the search did not measure, a deployment that
+            this machine does not have, or `out` is something else.
         NoFeasible: nothing meets the limits.
         ExportError: what was written computes something else; nothing is left.
     """
@@ -48,32 +52,69 @@ def export_run(request: ExportRequest) -> dict[str, Any]:
     folder.read()
     check_target(out)
     with folder.locked():
-        # 1. The choice, by what the search measured on validation rows.
-        chosen = _of_search(folder, request.name, request.limits)
-        opened = load_run(folder, request.common.device, request.model)
-        # 2. Its figures beside the full network's, from test rows that neither training nor search has seen, and
-        # the folder, checked before it takes its place.
-        result = deliver(opened, chosen, opened.extract(chosen.candidate), out, request.model)
+        # 1. The choice, by what the search measured on validation rows, and how it will run.
+        loaded = load_run(folder, request.common.device, request.model)
+        chosen = named_candidate(loaded, request.candidate or "chosen", request.name, request.limits)
+        chosen = replace(chosen, deployment=_deployment(folder, chosen, request))
+        # 2. Its files, and their figures beside the full network's, from test rows that neither training nor search has
+        # seen; the folder takes its place when all of it was checked.
+        result = deliver(loaded, chosen, loaded.extract(chosen.candidate), out, request.model)
     return {**result, "search": {"run": str(request.run), "name": request.name, **chosen.values}}
 
 
-def named_candidate(opened: LoadedRun, spec: str, name: str, limits: Limits) -> Chosen:
-    """The sub-network that `--candidate` names: chosen (by the search `name`), largest, smallest, or a JSON file.
+def _deployment(folder: RunFolder, chosen: Chosen, request: ExportRequest) -> Deployment:
+    """That of the search, unless the request names another."""
+    if request.name in folder.searches():
+        search = load_search(folder, request.name)
+        return search.with_deployment(request.profile, request.runtime, request.precision)
+    given = {name: value for name in ("runtime", "precision") if (value := getattr(request, name)) is not None}
+    return checked(replace(chosen.deployment, **given))
+
+
+def named_candidate(loaded: LoadedRun, spec: str, name: str, limits: Limits) -> Chosen:
+    """The sub-network that a user names: chosen, its number in the front, largest, smallest, or a JSON file.
+
+    Args:
+        loaded: the run.
+        spec: `chosen` is the best of the search `name` within the limits; numbers count from 1, as in front.csv.
+        name: of the search.
+        limits: for `chosen` alone.
 
     Raises:
-        UserError: no such search, or a file that is missing, damaged or of another space.
+        UserError: no such search or number, or a file that is missing, damaged or of another space.
         NoFeasible: nothing meets the limits.
     """
+    folder, space = loaded.folder, loaded.supernet.space
     if spec == "chosen":
-        return _of_search(opened.folder, name, limits)
+        search = load_search(folder, name)
+        best = search.best(limits.given())
+        return Chosen(best.candidate, search.deployment, best.values, search.profiles)
     if limits.given():
-        raise UserError("limits choose among the candidates of a search: give them with --candidate chosen only")
-    space = opened.supernet.space
+        raise UserError("limits choose among the candidates of a search: give them without --candidate, or with chosen")
+    if spec.isdecimal():
+        return _numbered(load_search(folder, name), int(spec))
+    deployment = load_search(folder, name).deployment if name in folder.searches() else loaded.default_deployment()
     if spec in ("largest", "smallest"):
-        return Chosen(space.largest() if spec == "largest" else space.smallest(), {})
-    path = Path(spec)
+        return Chosen(space.full() if spec == "largest" else space.smallest(), deployment)
+    return Chosen(_in_file(loaded, Path(spec)), deployment)
+
+
+def _numbered(search: LoadedSearch, number: int) -> Chosen:
+    front = search.study.front()
+    if not 1 <= number <= len(front):
+        raise UserError(
+            f"--candidate must be a number from 1 to {len(front)}, the members of the front of {search.name}, "
+            f"got {number}"
+        )
+    member = front[number - 1]
+    again = next((each.measured for each in search.verified if each.candidate == member.candidate), {})
+    return Chosen(member.candidate, search.deployment, {**member.values, **again}, search.profiles)
+
+
+def _in_file(loaded: LoadedRun, path: Path) -> Candidate:
     if not path.is_file():
-        raise UserError(f"--candidate must be chosen, largest, smallest or a JSON file, there is no file {spec}")
+        known = "chosen, a number in the front, largest, smallest or a JSON file"
+        raise UserError(f"--candidate must be {known}, there is no file {path}")
     try:
         values = read_json(path)
     except ValueError as error:
@@ -81,85 +122,99 @@ def named_candidate(opened: LoadedRun, spec: str, name: str, limits: Limits) -> 
     if not isinstance(values, dict):
         raise UserError(f"--candidate: {path} must hold one object with an option for each choice, e.g. depth")
     try:
-        return Chosen(space.candidate(values), {})
+        return loaded.supernet.space.candidate(values)
     except ValueError as error:
-        raise UserError(f"--candidate: {path} must fit the sub-networks of {opened.folder.path}: {error}") from error
-
-
-def _of_search(folder: RunFolder, name: str, limits: Limits) -> Chosen:
-    asked, place = folder.read_search(name).request, folder.search(name)
-    study, profiles = load_study(place / JOURNAL), kept_profiles(place)
-    verified = verified_of(place, study)
-    tell_unmeasured(study, verified, profiles)
-    best = chosen_of(study, verified, limits)
-    tokens = _whole(asked.get("tokens"), LatencySettings.tokens)
-    return Chosen(best.candidate, best.values, tokens, _whole(asked.get("threads"), LatencySettings.threads), profiles)
+        raise UserError(f"--candidate: {path} must fit the sub-networks of {loaded.folder.path}: {error}") from error
 
 
 def deliver(
-    opened: LoadedRun, chosen: Chosen, module: nn.Module, out: Path, model: str | None, *notes: str
+    loaded: LoadedRun, chosen: Chosen, module: nn.Module, out: Path, model: str | None, *notes: str
 ) -> dict[str, Any]:
-    """Measure a sub-network beside the full one and write it; `notes` go into its card first."""
-    say("Measuring the full and the chosen network")
-    comparison = compare(opened, module, tokens=chosen.tokens, threads=chosen.threads)
-    comparison = comparison.predicted(*_predicted(opened, chosen))
-    say(f"Exporting to {out}")
-    card = _card(opened, comparison)
-    export(
-        module,
-        out,
-        opened.example(chosen.tokens),
-        card=replace(card, notes=(*notes, *card.notes)),
-        preprocessor=opened.preprocessor,
-        factory=maker(model, len(opened.record.classes)),
-    )
+    """Write a sub-network as a folder whose card states figures of the files in it.
+
+    Args:
+        loaded: the run.
+        chosen: the candidate, and how it runs.
+        module: its network, which may have been trained further.
+        out: the folder to write.
+        model: `module:factory` of a network of the user's own.
+        notes: go into the card first.
+    """
+    deployment = loaded.on_its_device(chosen.deployment)
+    inputs = loaded.example(deployment.tokens or 1)
+    factory = maker(model, len(loaded.record.classes))
+    calibration = loaded.int8_calibration() if deployment.precision == "int8" else None
+    made: list[Comparison] = []
+
+    with TemporaryDirectory() as scratch:
+
+        def contender(network: nn.Module, runs_in: Deployment, name: str) -> Contender:
+            folder = Path(scratch, name)
+            folder.mkdir()
+            deployed = deploy(network, runs_in, folder, inputs, factory=factory, calibration=calibration)
+            return Contender(deployed, cost(network, inputs))
+
+        def describe(deployed: Deployed) -> Card:
+            say("Measuring the full and the chosen network")
+            whole = loaded.extract(loaded.supernet.space.full())
+            today = contender(whole, replace(deployment, runtime="pytorch", precision="float32"), "today")
+            full = today if deployment.is_eager_float32 else contender(whole, deployment, "full")
+            comparison = compare(
+                today, full, Contender(deployed, cost(module, inputs)), loaded.split("test"), first_row(inputs)
+            )
+            made.append(comparison.predicted(*_predicted(loaded, chosen, deployment)))
+            return _card(loaded, made[0], chosen, notes)
+
+        say(f"Exporting to {out}")
+        export(
+            module,
+            out,
+            inputs,
+            card=describe,
+            preprocessor=loaded.preprocessor,
+            factory=factory,
+            deployment=deployment,
+            calibration=calibration,
+        )
     return {
-        **comparison.to_json(),
-        "speedup": comparison.full.latency_ms / comparison.chosen.latency_ms,
+        **made[0].to_json(),
         "candidate": dict(chosen.candidate),
-        "what_the_data_can_tell": comparison.what_the_data_can_tell(),
+        "what_the_data_can_tell": made[0].what_the_data_can_tell(),
         "export": str(out),
     }
 
 
-def _predicted(opened: LoadedRun, chosen: Chosen) -> tuple[float | None, float | None]:
-    """Latency of the full and the chosen network as a profile of this machine predicts it, measured as they are."""
-    space = opened.supernet.space
-    tokens = opened.example(chosen.tokens, 1)
+def _predicted(loaded: LoadedRun, chosen: Chosen, deployment: Deployment) -> tuple[float | None, float | None]:
+    """Latency of the full and the chosen network as a profile of this machine and deployment predicts it."""
+    space = loaded.supernet.space
     for name, profile in chosen.profiles.items():
-        alike = (profile.runtime, profile.precision, profile.batch, profile.threads) == (
-            "pytorch",
-            "float32",
-            1,
-            chosen.threads,
-        )
-        if alike and profile.tokens in (None, next(iter(tokens.values())).shape[1]):
-            formula = predictions(opened, {name: profile}, space)[name]
-            if elsewhere(profile, formula.subject) is not None:
-                continue
+        if Deployment.of_profile(profile) != deployment or profile.batch != 1:
+            continue
+        formula = predictions(loaded.subject, {name: profile}, space)[name]
+        if elsewhere(profile, formula.subject) is None:
             full, small = formula(space.encode([space.full(), chosen.candidate]))
             return float(full), float(small)
     return None, None
 
 
-def _card(opened: LoadedRun, comparison: Comparison) -> Card:
-    record = opened.record
+def _card(loaded: LoadedRun, comparison: Comparison, chosen: Chosen, notes: tuple[str, ...]) -> Card:
+    record = loaded.record
     model, data = (str(record.request.get(key)) for key in ("model", "data"))
+    networks = comparison.networks()
+    if comparison.full is comparison.today:
+        del networks["today"]
+    figures = {name: _numbers(each.named(comparison.metric)) for name, each in networks.items()}
     return Card(
         title=f"A sub-network of {Path(model).name}",
         base_model=model,
         data=f"{Path(data).name}, {record.rows['train']:,} training, {comparison.test_rows:,} test rows",
         classes=tuple(record.classes),
-        figures=_numbers(comparison.chosen.named(comparison.metric)),
-        full=_numbers(comparison.full.named(comparison.metric)),
-        measured_on=comparison.measured_on,
-        notes=(comparison.what_the_data_can_tell(),),
+        figures=figures,
+        conditions=comparison.conditions,
+        chosen_by=chosen.values,
+        notes=(*notes, comparison.what_the_data_can_tell()),
     )
 
 
 def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if value is not None}
-
-
-def _whole(value: object, otherwise: int) -> int:
-    return value if isinstance(value, int) and value > 0 else otherwise

@@ -1,10 +1,13 @@
 """A run whose fine-tuning is done, loaded for the commands that come after it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from hardware.deployment import Deployment
+from hardware.inputs import Inputs, device_of
+from hardware.profile import Device
 from nas.data.split import Preprocessor, Split
 from nas.data.tasks import CLASSIFICATION, TASKS
 from nas.errors import UserError
@@ -15,7 +18,11 @@ from nas.networks.recalibration import SubNetworks
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
 from nas.runs.folder import RunFolder, RunRecord
+from nas.searching.relative_latency import LatencySettings
+from nas.seeds import generator
 from search_spaces import Candidate, Supernet, has_batch_norms
+
+_INT8_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -39,9 +46,29 @@ class LoadedRun:
             return None
         return augmented(self.split("train")) if self.record.request.get("augment") else self.split("train")
 
+    def networks(self) -> SubNetworks:
+        """The sub-networks, each with batch-norm statistics of its own."""
+        return SubNetworks(self.supernet, self.calibration())
+
     def extract(self, candidate: Candidate) -> nn.Module:
         """A sub-network as a plain module, in evaluation mode, its batch-norm statistics its own."""
-        return SubNetworks(self.supernet, self.calibration()).extract(candidate)
+        return self.networks().extract(candidate)
+
+    def int8_calibration(self) -> list[Inputs]:
+        """Training rows as inputs of one row each, from which INT8 takes the ranges of activations; always the same."""
+        rows = self.split("train")
+        order = generator(0, "int8 calibration").permutation(len(rows))[:_INT8_ROWS]
+        return [dict(rows.batch([int(row)])) for row in order]
+
+    def default_deployment(self) -> Deployment:
+        """How networks run where no search says otherwise: PyTorch in float32."""
+        tokens = LatencySettings.tokens if self.record.kind == "text" else None
+        return self.on_its_device(Deployment(tokens=tokens))
+
+    def on_its_device(self, deployment: Deployment) -> Deployment:
+        """The same deployment; PyTorch computes where the super-network is."""
+        on: Device = "cuda" if device_of(self.supernet).type == "cuda" else "cpu"
+        return replace(deployment, device=on) if deployment.runtime == "pytorch" else deployment
 
     def example(self, tokens: int, batch: int = 2) -> dict[str, Tensor]:
         """Inputs without padding, texts of that many tokens."""

@@ -1,20 +1,17 @@
 """`nas report`: pictures of how a fine-tuning and a search went, and the table of the front."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.profiling.front import agreement_of, chosen_of, tell_unmeasured, verified_of
-from nas.profiling.profiles import kept_profiles
+from nas.profiling.front import agreement_record
 from nas.profiling.verification import Verified
-from nas.records import Scalar
 from nas.reporting.pictures import draw_front, draw_training
 from nas.reporting.table import Marks, measured_again, write_front
-from nas.runs.findings import measured
-from nas.runs.folder import JOURNAL, RunFolder, RunRecord
+from nas.runs.folder import RunFolder, RunRecord
+from nas.runs.loaded_search import LoadedSearch, conditions_of, load_search
 from nas.runs.requests import ReportRequest
 from nas.searching.measurement import Measurement
-from nas.searching.study import load_study
 from nas.settings import Limits, SearchSettings
 
 
@@ -58,36 +55,36 @@ def _draw_training(folder: RunFolder, record: RunRecord) -> dict[str, str]:
 
 
 def _report_search(folder: RunFolder, record: RunRecord, name: str, limits: Limits) -> dict[str, Any]:
-    request, search = folder.read_search(name).request, folder.search(name)
-    study = load_study(search / JOURNAL)
-    verified = verified_of(search, study)
-    tell_unmeasured(study, verified, kept_profiles(search))
-    best = chosen_of(study, verified, limits)
+    search = load_search(folder, name)
+    study, verified, path = search.study, search.verified, search.folder
+    best = search.best(limits.given())
     marks = Marks(study.find(study.space.full()), study.find(best.candidate))
-    write_front(study, marks, search / "front.csv", verified)
-    title = f"Sub-networks of {Path(str(record.request.get('model'))).name}, {measured(study)} measured"
-    draw_front(study, marks, search / "pareto.png", title=title, latency_of=_latency_of(record, request, search))
+    write_front(study, marks, path / "front.csv", verified)
+    title = f"Sub-networks of {Path(str(record.request.get('model'))).name}, {study.measured_here} measured"
+    draw_front(study, marks, path / "pareto.png", title=title, latency_of=_latency_of(search))
     return {
         "run": str(folder.path),
         "search": name,
-        "measured": measured(study),
+        "measured": study.measured_here,
         "front": len(study.front()),
         "chosen": None if marks.chosen is None else _described(marks.chosen, verified),
-        "picture": str(search / "pareto.png"),
-        "table": str(search / "front.csv"),
-        **agreement_of(study, verified),
+        "deployment": conditions_of(search.deployment, search.profiles),
+        "picture": str(path / "pareto.png"),
+        "table": str(path / "front.csv"),
+        **agreement_record(study, verified),
     }
 
 
-def _latency_of(record: RunRecord, request: Mapping[str, Scalar], search: Path) -> str:
+def _latency_of(search: LoadedSearch) -> str:
     """What a latency was measured with, or is predicted for."""
-    profiles = kept_profiles(search)
-    if profiles:
+    if search.profiles:
         return "predicted for " + ", ".join(
-            f"{each.machine.processor}, {each.runtime}, batch {each.batch}" for each in profiles.values()
+            f"{each.machine.processor}, {each.runtime} {each.precision}, batch {each.batch}"
+            for each in search.profiles.values()
         )
-    tokens = f"{request.get('tokens')} tokens, " if record.kind == "text" else ""
-    return f"batch 1, {tokens}threads: {request.get('threads')}"
+    deployment = search.deployment
+    tokens = "" if deployment.tokens is None else f"{deployment.tokens} tokens, "
+    return f"{deployment.runtime} {deployment.precision}, batch 1, {tokens}threads: {deployment.threads}"
 
 
 def _described(measurement: Measurement, verified: Sequence[Verified]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`nas search`: a search in a run folder, what it found, and its front measured again.
+"""`nas search`: candidates of a run's super-network measured, and the front measured again as it will be delivered.
 
 A search that was cut off goes on, and one that was begun otherwise is refused. Where latencies come from device
 profiles they are computed, so nothing of them is measured until the search is over.
@@ -6,102 +6,254 @@ profiles they are computed, so nothing of them is measured until the search is o
 
 import hashlib
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nas.console import Bar
+from hardware.deployment import Deployment
+from hardware.profile import DeviceProfile
+from nas.console import Bar, say
+from nas.data.split import Split
+from nas.data.tasks import CLASSIFICATION, TASKS
 from nas.errors import NoFeasible, UserError
-from nas.profiling.front import agreement_of, tell_agreement, verified_of, verify_front
+from nas.memory import peak_memory_mib
+from nas.networks.loading import maker
+from nas.objectives import MEASURED
+from nas.profiling.deployed_candidates import DeployedCandidates
+from nas.profiling.front import agreement_record, on_devices, read_verified, say_agreement, verify_front
+from nas.profiling.objective import PredictedLatency
 from nas.profiling.profiles import (
-    asked_of_profiles,
     keep_profiles,
     predictions,
+    profiles_fingerprint,
     read_profiles,
     space_with,
     with_predictions,
 )
-from nas.records import recorded_versions, same_request, write_record
-from nas.reporting.table import Marks, write_front
-from nas.runs.asked_search import asked_of_search, check_search, latency_settings, run_search, study_at
-from nas.runs.findings import summary, tell_end
-from nas.runs.folder import (
-    JOURNAL,
-    RequestRecord,
-    RunFolder,
-)
-from nas.runs.loading import load_run
+from nas.profiling.verification import MeasureAgain, Verified, offered
+from nas.records import Scalar, recorded_versions, same_request, write_record
+from nas.reporting.table import Marks, measured_again, write_front
+from nas.runs.folder import JOURNAL, RequestRecord, RunFolder
+from nas.runs.loaded_search import checked, conditions_of, search_deployment
+from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import SearchRequest
-from nas.searching.giving_up import refuse_failed
+from nas.searching.giving_up import constant_objectives, described_constants, refuse_constant, refuse_failed
+from nas.searching.linas import linas
+from nas.searching.measurement import Objective
+from nas.searching.nsga2 import nsga2
 from nas.searching.objectives import named_objectives, objective_names
 from nas.searching.progress import SearchFigures
-from nas.searching.relative_latency import reference_path
-from nas.searching.storage import Storage, copy_to_journal, is_url
+from nas.searching.random_search import random_search
+from nas.searching.relative_latency import LatencySettings, reference_path
+from nas.searching.selection import select
+from nas.searching.storage import Storage, copy_to_journal, is_url, shown
+from nas.searching.study import Study, load_study
+from nas.searching.supernet_search import Algorithm, search
+from nas.searching.workers import Workers
+from nas.seeds import generator
 from nas.settings import SearchSettings
+from search_spaces import Space
+
+_ALGORITHMS: dict[str, Algorithm] = {"linas": linas, "nsga2": nsga2, "random": random_search}
+_ESTIMATED = 3
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A search that was checked, with all that it needs."""
+
+    request: SearchRequest
+    loaded: LoadedRun
+    space: Space
+    objectives: tuple[Objective, ...]
+    predicted: Mapping[str, PredictedLatency]
+    profiles: Mapping[str, DeviceProfile]
+    latency: LatencySettings
+    deployment: Deployment
+    rows: Split
+    record: Mapping[str, Scalar]
+    warm_start: Storage | None
+
+    @property
+    def settings(self) -> SearchSettings:
+        return self.request.settings
 
 
 def search_run(request: SearchRequest) -> dict[str, Any]:
-    """Search the run's super-network, or go on with that search; UserError for wrong input.
-
-    With device profiles the latencies are theirs, and nothing of them is measured until the search is over.
-    """
-    folder, limits = RunFolder(request.run), request.limits
-    profiles = read_profiles(request.settings.profile)
-    names = objective_names(request.settings, limits, folder.read(), tuple(profiles))
-    settings = replace(request.settings, objectives=names)
-    objectives = named_objectives(names, limits, tuple(profiles))
-    check_search(settings)
-    latency = latency_settings(settings, profiles.values())
-    asked = {**asked_of_search(settings, limits, request.common, latency), **asked_of_profiles(profiles)}
-    place = folder.search(settings.name)
+    """Search the run's super-network, or go on with that search; UserError for wrong input."""
+    folder, settings = RunFolder(request.run), request.settings
+    folder.read()
     with folder.locked():
-        if (place / "search.json").exists():
-            same_request(place, folder.read_search(settings.name).request, asked)
-        opened = load_run(folder, request.common.device, request.model)
-        # 1. What the profiles predict of the sub-networks whose sizes they ask for.
-        space = space_with(opened.supernet.space, profiles)
-        predicted = predictions(opened, profiles, space, settings)
-        warm = None if settings.warm_start is None else study_at(settings.warm_start, besides=place)
-        new = not (place / "search.json").exists()
+        # 1. What is searched and for what, with the latencies that device profiles predict.
+        made = _checked(folder, request)
+        path = folder.search(settings.name)
+        new = not (path / "search.json").exists()
         if new:
-            keep_profiles(place, profiles)
-            write_record(place / "search.json", RequestRecord(request=asked, versions=recorded_versions()))
+            keep_profiles(path, made.profiles)
+            write_record(path / "search.json", RequestRecord(request=dict(made.record), versions=recorded_versions()))
         # 2. The search.
         storage = _storage(folder, settings)
-        title = f"Searching {space.size():,} sub-networks"
-        with Bar(title, min(settings.budget, space.size())) as bar:
-            figures = SearchFigures(bar)
-            with _unless_refused(place, new, figures):
-                study = run_search(
-                    opened,
-                    with_predictions(objectives, predicted),
-                    settings,
-                    request.common.seed,
-                    storage=storage,
-                    latency=latency,
-                    latency_file=reference_path(place / JOURNAL),
-                    on_result=figures,
-                    space=space,
-                    warm_start=warm,
-                )
-                # A database keeps what failed; the folder goes.
-                again = "repeat the command" if not is_url(storage) else "give the search another --name"
-                refuse_failed(study.measurements, f"mend that and {again}")
+        with _refused_leaves_nothing(path, storage, new):
+            study = _measured(made, storage, path)
         if is_url(storage):
             # What comes after a search reads the journal.
-            copy_to_journal(storage, place / JOURNAL)
-        # 3. The front measured again, where its devices are here; as predicted, it is there to be read already.
-        marks, table = Marks(study.find(space.full()), None), place / "front.csv"
-        write_front(study, marks, table, verified_of(place, study))
-        verified = verify_front(place, study, predicted)
+            copy_to_journal(storage, path / JOURNAL)
+        # 3. The front measured again as it is delivered, and on the devices that are here; as the search has it, it is
+        # there to be read already.
+        marks, table = Marks(study.find(made.space.full()), None), path / "front.csv"
+        write_front(study, marks, table, read_verified(path, study))
+        verified = _verified(made, study, path)
         write_front(study, marks, table, verified)
-    tell_end(study, settings.budget, settings.patience)
-    tell_agreement(study, verified)
+    _say_end(study, settings)
+    say_agreement(study, verified)
     return {
-        **summary(request.run, settings.name, table, study, verified),
-        **agreement_of(study, verified),
+        "run": str(request.run),
+        "search": settings.name,
+        **_summary(study, verified),
+        "deployment": conditions_of(made.deployment, made.profiles),
+        "table": str(table),
+        **agreement_record(study, verified),
+    }
+
+
+def estimate(request: SearchRequest) -> dict[str, Any]:
+    """Time and memory of `search_run`, from three random sub-networks; writes nothing, errors as there."""
+    folder = RunFolder(request.run)
+    folder.read()
+    folder.check()
+    made = _checked(folder, request)
+    started = time.monotonic()
+    # In this process and in memory; a warm start changes what is measured, not how long it takes.
+    settings = replace(
+        made.settings, budget=_ESTIMATED, workers=1, ray=False, ray_address=None, timeout_s=None, patience=None
+    )
+    objectives = tuple(replace(each, limit=None) for each in made.objectives)
+    few = replace(made, request=replace(request, settings=settings), objectives=objectives, warm_start=None)
+    study = _run(few, random_search, storage=None)
+    each = [measurement.seconds for measurement in study.measurements]
+    start_up = time.monotonic() - started - sum(each)
+    # Latency, energy and memory are measured one at a time, whatever the workers do.
+    here = any(each.exact is None and each.name in MEASURED for each in made.objectives)
+    at_a_time = 1 if here else made.settings.workers
+    budget = min(made.settings.budget, made.space.size())
+    return {
+        "sub_networks": str(made.space.size()),
+        "budget": budget,
+        "seconds_a_candidate": sum(each) / len(each),
+        "seconds": start_up + budget * sum(each) / len(each) / at_a_time,
+        "peak_memory_mib": peak_memory_mib(),
+    }
+
+
+def _checked(folder: RunFolder, request: SearchRequest) -> _Search:
+    """Everything that can be refused before anything is measured or written."""
+    settings, limits = request.settings, request.limits.given()
+    profiles = read_profiles(settings.profile)
+    record = folder.read()
+    metric = TASKS.get(str(record.request.get("task")), CLASSIFICATION).metric
+    names = objective_names(settings.objectives, limits, metric, tuple(profiles))
+    settings = replace(settings, objectives=names)
+    objectives = named_objectives(names, limits, tuple(profiles))
+    _check_numbers(settings)
+    latency = _latency_settings(settings, profiles)
+    wanted = {**request_record(settings, request.common.seed, limits, latency), **profiles_fingerprint(profiles)}
+    path = folder.search(settings.name)
+    if (path / "search.json").exists():
+        same_request(path, folder.read_search(settings.name).request, wanted)
+    loaded = load_run(folder, request.common.device, request.model)
+    deployment = search_deployment(wanted, profiles, text=record.kind == "text")
+    # A profile may be of a machine elsewhere; without one the networks are measured here.
+    if not profiles:
+        deployment = checked(loaded.on_its_device(deployment))
+    space = space_with(loaded.supernet.space, profiles)
+    predicted = predictions(loaded.subject, profiles, space, tokens=settings.tokens, threads=settings.threads)
+    rows = loaded.split("validation")
+    if settings.rows is not None:
+        rows = rows.take(settings.rows, generator(request.common.seed, "search rows"))
+    warm = None if settings.warm_start is None else _study_at(settings.warm_start, besides=path)
+    return _Search(
+        replace(request, settings=settings),
+        loaded,
+        space,
+        tuple(with_predictions(objectives, predicted)),
+        predicted,
+        profiles,
+        latency,
+        deployment,
+        rows,
+        wanted,
+        warm,
+    )
+
+
+def _check_numbers(settings: SearchSettings) -> None:
+    for name in ("budget", "rows", "tokens", "threads", "accuracy_threads", "workers", "patience"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if settings.timeout_s is not None and not settings.timeout_s > 0:
+        raise UserError(f"--timeout-s must be above 0, got {settings.timeout_s}")
+    if settings.storage is not None and not is_url(settings.storage):
+        raise UserError(
+            f"--storage must be the URL of a database, e.g. sqlite:///studies.db, got {settings.storage}; "
+            "without it the study is a journal in the run folder"
+        )
+
+
+def _latency_settings(settings: SearchSettings, profiles: Mapping[str, DeviceProfile]) -> LatencySettings:
+    """How latency is measured: as the flags say, else as the profiles were; UserError where they contradict."""
+    first = next(iter(profiles.values()), None)
+    if first is not None:
+        for flag in ("runtime", "precision"):
+            given, held = getattr(settings, flag), getattr(first, flag)
+            if given is not None and given != held:
+                raise UserError(
+                    f"--{flag} must be that of the first --profile, {held}, got {given}; leave the flag out, or give a "
+                    f"profile of {given}"
+                )
+        return LatencySettings(
+            tokens=settings.tokens or _only(profiles, "tokens") or LatencySettings.tokens,
+            threads=settings.threads or _only(profiles, "threads") or LatencySettings.threads,
+        )
+    return LatencySettings(
+        tokens=settings.tokens or LatencySettings.tokens,
+        threads=settings.threads or LatencySettings.threads,
+        runtime=settings.runtime or LatencySettings.runtime,
+        precision=settings.precision or LatencySettings.precision,
+    )
+
+
+def _only(profiles: Mapping[str, DeviceProfile], name: str) -> int | None:
+    values = {getattr(each, name) for each in profiles.values()}
+    return next(iter(values)) if len(values) == 1 else None
+
+
+def request_record(
+    settings: SearchSettings, seed: int, limits: Mapping[str, float], latency: LatencySettings
+) -> dict[str, Scalar]:
+    """What decides the outcome of a search but its budget, which may grow; defaults of later versions are left out."""
+    named: dict[str, Scalar | None] = {"accuracy_threads": settings.accuracy_threads}
+    for flag in ("runtime", "precision"):
+        value = getattr(latency, flag)
+        named[flag] = value if value != getattr(LatencySettings, flag) else None
+    if settings.warm_start is not None:
+        named["warm_start"] = shown(settings.warm_start)
+    if settings.storage is not None:
+        # Which database, and never its password.
+        scheme, digest = settings.storage.partition("://")[0], hashlib.sha256(shown(settings.storage).encode())
+        named["storage"] = f"{scheme}-{digest.hexdigest()[:8]}"
+    return {
+        "objectives": (settings.objectives or "").replace(" ", ""),
+        "algorithm": settings.algorithm,
+        "rows": settings.rows,
+        "tokens": latency.tokens,
+        "threads": latency.threads,
+        **limits,
+        **{name: value for name, value in named.items() if value is not None},
+        "seed": seed,
     }
 
 
@@ -116,11 +268,148 @@ def _storage(folder: RunFolder, settings: SearchSettings) -> Storage:
 
 
 @contextmanager
-def _unless_refused(place: Path, new: bool, figures: SearchFigures) -> Iterator[None]:
-    """Leave no trace of a search that is refused and has measured nothing; what is measured stays."""
+def _refused_leaves_nothing(path: Path, storage: Storage, new: bool) -> Iterator[None]:
+    """Remove the folder of a search that is refused and has measured nothing; what is measured stays."""
     try:
         yield
     except (UserError, NoFeasible):
-        if (new or figures.begun) and not figures.found:
-            shutil.rmtree(place, ignore_errors=True)
+        study: Study | None = None
+        with suppress(UserError):
+            study = load_study(storage)
+        measured = study is not None and any(each.state == "measured" for each in study.measurements)
+        # A study that was there before and cannot be read is not ours to remove.
+        if not measured and (new or study is not None):
+            shutil.rmtree(path, ignore_errors=True)
         raise
+
+
+def _measured(made: _Search, storage: Storage, path: Path) -> Study:
+    title = f"Searching {made.space.size():,} sub-networks"
+    with Bar(title, min(made.settings.budget, made.space.size())) as bar:
+        algorithm = _ALGORITHMS[made.settings.algorithm]
+        study = _run(
+            made, algorithm, storage=storage, latency_file=reference_path(path / JOURNAL), on_result=SearchFigures(bar)
+        )
+    # A database keeps what failed; the folder goes.
+    again = "repeat the command" if not is_url(storage) else "give the search another --name"
+    refuse_failed(study.measurements, f"mend that and {again}")
+    return study
+
+
+def _run(
+    made: _Search,
+    algorithm: Algorithm,
+    *,
+    storage: Storage | None,
+    latency_file: Path | None = None,
+    on_result: SearchFigures | None = None,
+) -> Study:
+    settings, loaded = made.settings, made.loaded
+    return search(
+        loaded.supernet,
+        made.space,
+        made.rows,
+        made.objectives,
+        budget=settings.budget,
+        seed=made.request.common.seed,
+        algorithm=algorithm,
+        storage=storage,
+        example_inputs=loaded.example(made.latency.tokens),
+        latency=made.latency,
+        latency_file=latency_file,
+        calibration=loaded.calibration(),
+        threads=settings.accuracy_threads,
+        on_result=on_result,
+        workers=Workers(settings.workers, settings.ray, settings.ray_address),
+        timeout_s=settings.timeout_s,
+        patience=settings.patience,
+        give_up=True,
+        warm_start=made.warm_start,
+    )
+
+
+def _study_at(name: str, besides: Path) -> Storage:
+    """The study or table that a warm start names, which may be the folder of a search or of a run too.
+
+    Args:
+        name: as the user gave it.
+        besides: the folder of the search that is to begin with it, which a run's folder does not stand for.
+
+    Raises:
+        UserError: a run that has several searches and none with the usual name, or none.
+    """
+    path = Path(name)
+    if is_url(name) or not path.is_dir():
+        return name if is_url(name) else path
+    folder = RunFolder(path)
+    if not folder.run_json.is_file():
+        return path / JOURNAL
+    names = [each for each in folder.searches() if folder.search(each).resolve() != besides.resolve()]
+    chosen = names[0] if len(names) == 1 else SearchSettings.name
+    if chosen not in names:
+        known = ", ".join(names) or "none yet"
+        raise UserError(f"{name} has no search named {chosen} (searches: {known}); name the folder of a search")
+    return folder.search(chosen) / JOURNAL
+
+
+def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:
+    """The front measured again: as the deployment's files where these are not the networks that the search scored."""
+    measures: dict[str, MeasureAgain] = on_devices(made.predicted)
+    deployment, loaded = made.deployment, made.loaded
+    if deployment.is_eager_float32:
+        return verify_front(path, study, measures)
+    try:
+        deployment.check()
+    except ValueError as error:
+        say(f"The front is not written in its deployment here: {error}")
+        return verify_front(path, study, measures)
+    files = DeployedCandidates(
+        loaded.networks(),
+        deployment,
+        loaded.example(deployment.tokens or 1),
+        loaded.int8_calibration() if deployment.precision == "int8" else (),
+        made.rows,
+        maker(made.request.model, len(loaded.record.classes)),
+    )
+    try:
+        names = [objective.name for objective in study.objectives]
+        return verify_front(path, study, {**files.measures(names), **measures})
+    finally:
+        files.close()
+
+
+def _summary(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:
+    """What was found, by the names that the command prints.
+
+    Raises:
+        UserError: no objective tells the candidates apart.
+        NoFeasible: nothing measured meets the limits; the message names the nearest.
+    """
+    if any(objective.limit is not None for objective in study.objectives):
+        select(offered(study, verified), study.objectives, {})
+    refuse_constant(study.objectives, study.measurements)
+    constant = constant_objectives(study.objectives, study.measurements)
+    if constant:
+        say(f"{described_constants(constant, study.measurements)}: that does not tell them apart")
+    full = study.find(study.space.full())
+    return {
+        "measured": study.measured_here,
+        "failed": sum(m.state == "failed" for m in study.measurements),
+        "known": sum(m.known for m in study.measurements),
+        "every_sub_network": len(study.measurements) >= study.space.size(),
+        "full": None if full is None else dict(full.values),
+        "front": [{**m.values, **measured_again(m, verified)} for m in study.front()],
+    }
+
+
+def _say_end(study: Study, settings: SearchSettings) -> None:
+    """Say why a search ended before its budget, where it did."""
+    new = len(study.measurements) - sum(m.known for m in study.measurements)
+    if len(study.measurements) >= study.space.size():
+        beyond = f", --budget {settings.budget} is past that" if settings.budget > new else ""
+        say(f"There are {study.space.size():,} sub-networks, and all of them were measured{beyond}")
+    elif new < settings.budget and settings.patience is not None:
+        say(
+            f"Stopped after {new} of {settings.budget}: {settings.patience} measurements in a row did not enlarge the "
+            "hypervolume"
+        )

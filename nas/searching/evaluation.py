@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from nas.errors import UserError
 from nas.searching.enumeration import every_row
+from nas.searching.giving_up import refuse_hopeless
 from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, violations
 from nas.searching.stagnation import stagnant
 from search_spaces.arrays import FloatArray, IntArray
@@ -84,9 +85,11 @@ class Evaluations:
         known: results from elsewhere, seen by every proposal and never proposed; one without values for the objectives
             that stay in this process gets them here.
         patience: stop when so many results in a row did not enlarge the hypervolume; None: never.
+        give_up: raise UserError where the first candidates measured here have all failed, or have equal values
+            (`nas.searching.giving_up`).
 
     Raises:
-        UserError: budget, chunk_size, lag or patience below 1.
+        UserError: budget, chunk_size, lag or patience below 1; later, where the search is given up.
     """
 
     def __init__(
@@ -102,12 +105,14 @@ class Evaluations:
         on_result: OnResult | None = None,
         known: Sequence[Measurement] = (),
         patience: int | None = None,
+        give_up: bool = False,
         run_chunks: Map = map,
     ) -> None:
         check_counts(budget=budget, chunk_size=chunk_size, lag=lag, patience=patience)
         self._space, self._objectives, self._record = space, tuple(objectives), record
         self._chunk_size, self._lag, self._on_result, self._map = chunk_size, lag, on_result, run_chunks
-        self._patience = patience
+        self._patience, self._give_up = patience, give_up
+        self._session: list[Measurement] = []
         self._staged = evaluate if isinstance(evaluate, Staged) else Staged(evaluate, {}, self._objectives)
         self._function = self._staged.function
         self._rows: list[IntArray] = []
@@ -226,9 +231,12 @@ class Evaluations:
         if len(self._values) >= len(self._replay):
             measurement = self._staged.completed(measurement)
             self._record.commit(measurement)
+            self._session.append(measurement)
         self._values.append(self._minimised(measurement))
         if self._on_result is not None:
             self._on_result(measurement, len(self._values))
+        if self._give_up:
+            refuse_hopeless(self._objectives, self._session)
 
     def _minimised(self, measurement: Measurement) -> list[float]:
         return [o.sign * measurement.values.get(o.name, math.nan) for o in self._objectives]

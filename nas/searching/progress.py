@@ -3,7 +3,6 @@
 import numpy as np
 
 from nas.console import Bar
-from nas.searching.giving_up import give_up
 from nas.searching.measurement import Measurement
 from nas.searching.study import Study
 
@@ -15,29 +14,15 @@ class SearchFigures:
     ideal, so that it can be compared from one moment of a search to the next; shown once the full network is measured.
     Predictors are judged by Kendall's tau on what was measured since the last round, each objective on its own. Known
     results, which are numbered 0, count for the figures and not for the progress.
-
-    Raises:
-        UserError: from the call, when the first candidates have all failed, or all have the same values.
     """
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._study: Study | None = None
-        self._before = 0
 
     def begin(self, study: Study) -> None:
         """The search begins, or goes on; `study` is what it writes to."""
-        self._study, self._before = study, len(study.measurements)
-
-    @property
-    def begun(self) -> bool:
-        """Whether it is known what the study holds."""
-        return self._study is not None
-
-    @property
-    def found(self) -> bool:
-        """Whether the study holds anything measured, of this run or an earlier one."""
-        return self._study is not None and any(each.state == "measured" for each in self._study.measurements)
+        self._study = study
 
     def __call__(self, measurement: Measurement, number: int) -> None:
         """One more candidate was measured, the `number`-th."""
@@ -53,8 +38,6 @@ class SearchFigures:
             figures.append("best " + ", ".join(f"{name} {value:.4g}" for name, value in front[0].values.items()))
         figures += self._predictors(self._study)
         self._bar.update(number, ", ".join(figures))
-        new = self._study.measurements[self._before :]
-        give_up(self._study.objectives, [each for each in new if not each.known])
 
     def _reference(self, study: Study) -> list[float] | None:
         full = study.find(study.space.full())

@@ -10,40 +10,57 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
 
-from hardware.inputs import Inputs, device_of, is_tokens, map_inputs, split
+from hardware.deployment import Deployment
+from hardware.inputs import Inputs, is_tokens, split
 from hardware.latency import measure_latency
-from hardware.machine import processor, usable_cores
+from hardware.profile import Device, Precision
 from nas.errors import UserError
 from nas.files import read_json, write_json_atomic
-from search_spaces import Candidate, Supernet
+from nas.searching.runners import Runnable, Runners
+from search_spaces import Candidate
 from search_spaces.arrays import FloatArray
 
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """How latency is measured: eager PyTorch, float32, batch 1.
+    """How latency, energy and memory of candidates are measured, at batch 1.
 
     Args:
         tokens: length of the text; images keep their size.
-        threads: of PyTorch.
+        threads: of the runtime.
         repeats: timed rounds for every candidate; the full network alone gets three times as many, once.
         warmup: rounds before them.
+        runtime: what runs the network: pytorch (eager), onnxruntime or openvino.
+        precision: in which it computes. A network in int8 is calibrated on its example: its latency does not depend on
+            the ranges of the activations.
     """
 
     tokens: int = 128
     threads: int = 1
     repeats: int = 9
     warmup: int = 1
+    runtime: Literal["pytorch", "onnxruntime", "openvino"] = "pytorch"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name, least in (("tokens", 1), ("threads", 1), ("repeats", 1), ("warmup", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} of latency must be at least {least}, got {getattr(self, name)}")
+
+    def deployment(self, row: Inputs, device: torch.device) -> Deployment:
+        """What runs the networks.
+
+        Args:
+            row: an input of one row; its length counts, not `tokens`, which a model may not read.
+            device: that the super-network is on.
+        """
+        on: Device = "cuda" if device.type == "cuda" and self.runtime != "openvino" else "cpu"
+        return Deployment(self.runtime, self.precision, self.threads, 1, _tokens(row), on)
 
 
 @dataclass(frozen=True)
@@ -70,31 +87,37 @@ def reference_path(storage: Path) -> Path:
 
 
 class RelativeLatency:
-    """Latency of a candidate relative to the full network measured beside it, times the latter's stored latency."""
+    """Latency of a candidate relative to the full network measured beside it, times the latter's stored latency.
 
-    def __init__(self, supernet: Supernet, row: Inputs, settings: LatencySettings, place: Path | None) -> None:
-        device = device_of(supernet)
-        self._supernet, self._settings = supernet, settings
-        self._row = map_inputs(row, lambda value: value.to(device))
-        self._path = place
-        self._how = {**measured_on(device), "batch": 1, **asdict(settings), "tokens": _tokens(row)}
-        self._reference = None if self._path is None else _read_reference(self._path, self._how)
+    Args:
+        runners: the networks as they run.
+        settings: how they are timed.
+        path: where the full network's latency is kept; None: in memory.
+
+    Raises:
+        UserError: the file is damaged, or of a search that measured otherwise.
+    """
+
+    def __init__(self, runners: Runners, settings: LatencySettings, path: Path | None) -> None:
+        self._runners, self._settings, self._path = runners, settings, path
+        self._conditions = _recorded(runners.deployment, settings)
+        self._reference = None if path is None else _read_reference(path, self._conditions)
 
     def __call__(self, candidate: Candidate) -> float:
         """Milliseconds."""
         reference = self._reference or self._first()
-        small, full = self._interleaved([self._supernet.extract(candidate).eval(), self._supernet.model], 1)
+        small, full = self._interleaved([self._runners(candidate), self._runners.full()], 1)
         self._keep(reference.seen(float(np.median(full))))
         return reference.median_ms * float(np.median(small / full))
 
     def _first(self) -> Reference:
-        median = float(np.median(self._interleaved([self._supernet.model], 3)[0]))
+        median = float(np.median(self._interleaved([self._runners.full()], 3)[0]))
         return Reference(median, median, median, 1)
 
-    def _interleaved(self, modules: list[nn.Module], times: int) -> list[FloatArray]:
+    def _interleaved(self, networks: list[Runnable], times: int) -> list[FloatArray]:
         found = measure_latency(
-            modules,
-            self._row,
+            networks,
+            self._runners.row,
             repeats=times * self._settings.repeats,
             warmup=self._settings.warmup,
             threads=self._settings.threads,
@@ -104,7 +127,7 @@ class RelativeLatency:
     def _keep(self, reference: Reference) -> None:
         self._reference = reference
         if self._path is not None:
-            write_json_atomic(self._path, {**asdict(reference), "measured_on": self._how})
+            write_json_atomic(self._path, {**asdict(reference), "measured_on": self._conditions})
 
 
 def _tokens(row: Inputs) -> int | None:
@@ -114,14 +137,16 @@ def _tokens(row: Inputs) -> int | None:
     return int(lengths[0]) if lengths else None
 
 
-def measured_on(device: torch.device) -> dict[str, str]:
-    """Machine, runtime and precision that a latency belongs to."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()[0]
-    machine = f"{name}, {usable_cores()} cores"
-    return {"machine": machine, "runtime": f"pytorch {torch.__version__}", "precision": "float32"}
+def _recorded(deployment: Deployment, settings: LatencySettings) -> dict[str, object]:
+    """What a latency depends on, as the file of the full network's latency holds it."""
+    conditions = deployment.conditions()
+    runtime = f"{deployment.runtime} {deployment.version()}"
+    rounds = {"repeats": settings.repeats, "warmup": settings.warmup}
+    del conditions["runtime_version"]
+    return {**conditions, "runtime": runtime, "tokens": deployment.tokens, **rounds}
 
 
-def _read_reference(path: Path, how: Mapping[str, object]) -> Reference | None:
+def _read_reference(path: Path, conditions: Mapping[str, object]) -> Reference | None:
     """What an earlier process stored; raises UserError where it is damaged or measured otherwise."""
     if not path.is_file():
         return None
@@ -134,11 +159,11 @@ def _read_reference(path: Path, how: Mapping[str, object]) -> Reference | None:
             raise ValueError(f"median_ms is {found.median_ms}")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the latency of the full network in {path} is damaged: {error}; start a new search") from error
-    other = [key for key in how if there.get(key) != how[key]]
+    other = [key for key in conditions if there.get(key) != conditions[key]]
     if other:
         key = other[0]
         raise UserError(
             f"latencies compare only when measured alike: this search was begun with {key} {there.get(key)}, "
-            f"here it is {how[key]}; go on there or start a new search"
+            f"here it is {conditions[key]}; go on there or start a new search"
         )
     return found

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
 import optuna
@@ -80,6 +80,11 @@ class Study:
     def measurements(self) -> list[Measurement]:
         """All measurements in the order of commitment, including failed ones."""
         return list(self._measurements)
+
+    @property
+    def measured_here(self) -> int:
+        """How many candidates this search measured: those that failed or were known before do not count."""
+        return sum(m.state == "measured" and not m.known for m in self._measurements)
 
     def commit(self, measurement: Measurement) -> None:
         """Add a measurement; raises UserError when it cannot be written."""
@@ -181,6 +186,8 @@ class Running(TypedDict, total=False):
         timeout_s: seconds after which a candidate counts as failed; needs Ray even for one worker
             (`nas.searching.workers`).
         patience: stop when this many results in a row have not enlarged the hypervolume; None: never.
+        give_up: raise UserError when the first results are all failures, or have equal values, so that the rest would
+            fare alike (`nas.searching.giving_up`).
         known: earlier results (`nas.searching.warm_start`) that the search learns from without measuring or counting
             them.
     """
@@ -191,6 +198,7 @@ class Running(TypedDict, total=False):
     workers: int | Workers
     timeout_s: float | None
     patience: int | None
+    give_up: bool
     known: Sequence[Measurement]
 
 
@@ -202,13 +210,7 @@ def searching(
     search_identity: SearchIdentity,
     *,
     budget: int,
-    storage: Storage | None = None,
-    chunk_size: int = 1,
-    on_result: OnResult | None = None,
-    workers: int | Workers = 1,
-    timeout_s: float | None = None,
-    patience: int | None = None,
-    known: Sequence[Measurement] = (),
+    **running: Unpack[Running],
 ) -> Iterator[tuple[Study, Evaluations]]:
     """Context of a search: opens or resumes its study and gives the algorithm its evaluations.
 
@@ -224,10 +226,15 @@ def searching(
             or belongs to another search.
         NoFeasible: each candidate of a small space violates the limit of an objective with a formula.
     """
+    chunk_size, patience = running.get("chunk_size", 1), running.get("patience")
+    on_result, known = running.get("on_result"), running.get("known", ())
     check_counts(budget=budget, chunk_size=chunk_size, lag=search_identity.lag, patience=patience)
     _check(space, objectives, search_identity, known)
     identity = _identity(space, objectives, search_identity, known)
-    with _record(storage, space, objectives, identity) as study, mapped(workers, timeout_s) as run_chunks:
+    with (
+        _record(running.get("storage"), space, objectives, identity) as study,
+        mapped(running.get("workers", 1), running.get("timeout_s")) as run_chunks,
+    ):
         if isinstance(on_result, Watcher):
             on_result.begin(study)
         run = Evaluations(
@@ -241,6 +248,7 @@ def searching(
             on_result=on_result,
             known=known,
             patience=patience,
+            give_up=running.get("give_up", False),
             run_chunks=run_chunks,
         )
         if run.remaining and patience is None and budget >= space.size() - len(known):
@@ -274,6 +282,7 @@ def _record(
     if storage is None:
         yield Study(space, objectives)
         return
+    # The storage stays locked as long as the search runs.
     with open_study(storage, space, objectives, identity) as (found, keep):
         yield Study(space, objectives, found, keep)
 
@@ -346,6 +355,7 @@ def _plain(value: Any) -> Any:
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    # A partial would be named by its class alone, whatever it calls with whatever arguments.
     if isinstance(value, functools.partial):
         return [_plain(value.func), _plain(value.args), {name: _plain(each) for name, each in value.keywords.items()}]
     if isinstance(value, np.generic):

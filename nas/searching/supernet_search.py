@@ -15,6 +15,7 @@ from torch import nn
 
 from hardware.inputs import Inputs, device_of, first_row, is_tokens, map_inputs
 from hardware.latency import fixed_threads
+from hardware.profile import Precision
 from nas.data.accuracy import predict
 from nas.data.split import Split
 from nas.errors import NoFeasible, UserError
@@ -22,10 +23,12 @@ from nas.networks.modes import keeping_modes
 from nas.networks.own_code import own_function
 from nas.networks.pretrained import most_tokens
 from nas.networks.recalibration import SubNetworks
-from nas.searching.evaluation import OnResult
+from nas.objectives import FORMULAS, LATENCY, MEASURED, NAMES, SCORES, quantity
 from nas.searching.linas import linas
 from nas.searching.measurement import Evaluate, Exact, Objective, Staged
+from nas.searching.objectives import objective
 from nas.searching.relative_latency import LatencySettings, RelativeLatency, reference_path
+from nas.searching.runners import Runners
 from nas.searching.storage import Storage, is_url
 from nas.searching.study import Running, Study
 from nas.searching.translation import translation
@@ -34,12 +37,8 @@ from nas.searching.workers import Workers
 from search_spaces import Candidate, Space, Supernet, exact_costs
 from search_spaces.arrays import FloatArray, IntArray
 
-EXACT = ("macs", "parameters", "size_mib")
-METRICS = ("accuracy", "r2")
-_LATENCY = "latency_ms"
-KNOWN = (*METRICS, _LATENCY, *EXACT)
-Measure = Callable[[Candidate], float]
-Own = Callable[[nn.Module], float]
+Measured = Callable[[Candidate], float]
+"""Gives one candidate's value of an objective."""
 
 
 class Algorithm(Protocol):
@@ -58,20 +57,6 @@ class Algorithm(Protocol):
         """Measure `budget` candidates and record them."""
 
 
-def objective(name: str, *, limit: float | None = None) -> Objective:
-    """The objective of a known name: accuracy is maximised, costs are minimised; or the user's own `module:function`.
-
-    A function of the user's own takes the extracted sub-network and gives a number to minimise (make the `Objective`
-    yourself to maximise it).
-
-    Raises:
-        UserError: no such objective.
-    """
-    if name not in KNOWN and ":" not in name:
-        raise UserError(f"an objective must be one of {', '.join(KNOWN)} or your own module:function, got {name!r}")
-    return Objective(name, "maximize" if name in METRICS else "minimize", limit)
-
-
 def search(
     supernet: Supernet,
     space: Space,
@@ -81,24 +66,21 @@ def search(
     budget: int,
     seed: int,
     algorithm: Algorithm = linas,
-    storage: Storage | None = None,
     example_inputs: Inputs | None = None,
     latency: LatencySettings | None = None,
     latency_file: Path | None = None,
     calibration: Split | None = None,
     batch_size: int = 64,
     threads: int | None = None,
-    on_result: OnResult | None = None,
-    workers: int | Workers = 1,
-    timeout_s: float | None = None,
-    patience: int | None = None,
     warm_start: Storage | None = None,
+    **running: Unpack[Running],
 ) -> Study:
     """Search `space` for sub-networks of `supernet`.
 
-    Accuracy, MACs, parameters and size are deterministic; latency is measured once a candidate and then recorded. With
-    several workers latency is still measured in this process alone, one candidate at a time and beside the full
-    network, because only such latencies compare; the workers measure the rest. Leave a processor free for it.
+    Accuracy, MACs, parameters and size are deterministic; latency, energy and memory are measured once a candidate and
+    then recorded. With several workers these are still measured in this process alone, one candidate at a time, latency
+    beside the full network, because only such latencies compare; the workers measure the rest. Leave a processor free
+    for it.
 
     Args:
         supernet: measured in evaluation mode, on the device that it is on; its modes are put back.
@@ -109,22 +91,20 @@ def search(
         budget: candidates to measure.
         seed: of the algorithm.
         algorithm: `linas`, `nsga2`, `random_search` or a `functools.partial` of one.
-        storage: journal of the study or URL of a database, to resume from; None: in memory.
         example_inputs: one input of the model, for costs and latency; None: the first row of `data`, a text repeated or
             cut to `latency.tokens` (or to the most that the model reads).
-        latency: how it is measured.
+        latency: how it is measured, and energy and memory with it: in which runtime and precision. Accuracy is always
+            that of float32.
         latency_file: where the full network's latency is kept, which those of candidates are relative to; None: beside
             the journal. A study in a database needs one.
         calibration: training rows, for the batch norms of sub-networks; not needed where there are none.
         batch_size: of the measurement of accuracy.
         threads: of PyTorch while accuracy is measured; None: as they are now. Another number may change the last digit,
             so it is the same in every worker.
-        on_result: called after every result.
-        workers: how many candidates are measured at a time; on a GPU the workers share the GPUs that are here.
-        timeout_s: seconds after which a candidate has failed, its latency aside.
-        patience: stop when so many results in a row did not enlarge the hypervolume.
         warm_start: a study or CSV file with results of the same super-network and rows, see `nas.searching.warm_start`;
             latencies among them are measured anew, here.
+        running: where it is recorded and how it is measured, see `nas.searching.study.Running`. On a GPU the workers
+            share the GPUs that are here; a time-out does not count what is measured in this process.
 
     Raises:
         UserError: an unknown objective, or data that an objective needs and that is not given, or batch norms and no
@@ -134,18 +114,21 @@ def search(
     settings = latency or LatencySettings()
     named = [objective(each) if isinstance(each, str) else each for each in objectives]
     row = _example(example_inputs, data, min(settings.tokens, most_tokens(supernet.model) or settings.tokens))
-    if any(each.name in EXACT and each.exact is None for each in named):
-        costs = _exact(supernet, space, _needed(row, "costs"))
-        named = [replace(each, exact=costs[each.name]) if each.name in EXACT else each for each in named]
+    if any(each.name in FORMULAS and each.exact is None for each in named):
+        costs = _exact(supernet, space, _needed(row, "costs"), settings.precision)
+        named = [replace(each, exact=costs[each.name]) if each.name in FORMULAS else each for each in named]
     _check_limits(space, named)
     networks, threads = SubNetworks(supernet, calibration), threads or torch.get_num_threads()
     task = _Task(networks, supernet, space, data, batch_size, threads)
-    here: dict[str, Measure] = {}
-    if any(each.name == _LATENCY and each.exact is None for each in named):
-        place = _latency_file(latency_file, storage)
-        here[_LATENCY] = RelativeLatency(supernet, _needed(row, "latency"), settings, place)
+    measured = [each.name for each in named if each.name in MEASURED and each.exact is None]
+    here: dict[str, Measured] = {}
+    if measured:
+        path = _latency_file(latency_file, running.get("storage")) if LATENCY in measured else None
+        here = _measured_here(measured, supernet, _needed(row, quantity(measured[0]).label), settings, path)
     anywhere = _Anywhere(task, tuple(each for each in named if each.name not in here))
-    known = [] if warm_start is None else known_results(warm_start, space, named, without=here, ignored=KNOWN)
+    if warm_start is not None:
+        running["known"] = known_results(warm_start, space, named, without=here, ignored=NAMES)
+    running["workers"] = _sharing_gpus(running.get("workers", 1), device_of(supernet))
     with keeping_modes(supernet):
         supernet.eval()
         return algorithm(
@@ -154,13 +137,26 @@ def search(
             named,
             budget=budget,
             seed=seed,
-            storage=storage,
-            on_result=on_result,
-            workers=_sharing_gpus(workers, device_of(supernet)),
-            timeout_s=timeout_s,
-            patience=patience,
-            known=known,
+            **running,
         )
+
+
+def _measured_here(
+    names: Sequence[str], supernet: Supernet, row: Inputs, settings: LatencySettings, path: Path | None
+) -> dict[str, Measured]:
+    """What is measured in this process, by the name of the objective; UserError where this machine cannot."""
+    deployment = settings.deployment(row, device_of(supernet))
+    try:
+        deployment.check()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    runners = Runners(supernet, row, deployment)
+    made: dict[str, Callable[[], Measured]] = {
+        LATENCY: lambda: RelativeLatency(runners, settings, path),
+        "energy_mj": runners.energy_mj,
+        "memory_mib": lambda: runners.memory_mib,
+    }
+    return {name: made[name]() for name in names}
 
 
 def _latency_file(given: Path | None, storage: Storage | None) -> Path | None:
@@ -182,7 +178,7 @@ def _check_limits(space: Space, objectives: Sequence[Objective]) -> None:
     """NoFeasible where even the smallest sub-network, whose costs are the least, breaks the limit of a cost."""
     smallest = space.encode([space.smallest()])
     for each in objectives:
-        if each.name not in EXACT or each.exact is None or each.limit is None or each.direction != "minimize":
+        if each.name not in FORMULAS or each.exact is None or each.limit is None or each.direction != "minimize":
             continue
         least = float(each.exact(smallest)[0])
         if least > each.limit:
@@ -210,8 +206,11 @@ def _needed(row: Inputs | None, purpose: str) -> Inputs:
     return row
 
 
-def _exact(supernet: Supernet, space: Space, row: Inputs) -> dict[str, Exact]:
-    """Exact costs of candidates encoded in `space`, which may hold more choices than the super-network cuts."""
+def _exact(supernet: Supernet, space: Space, row: Inputs, precision: Precision) -> dict[str, Exact]:
+    """Exact costs of candidates encoded in `space`, which may hold more choices than the super-network cuts.
+
+    The size is that of the weights in the precision; a file holds a little more.
+    """
     device = device_of(supernet)
     # The tracer fixes a batch of one.
     rows = map_inputs(row, lambda value: torch.cat([value, value]).to(device))
@@ -227,7 +226,8 @@ def _exact(supernet: Supernet, space: Space, row: Inputs) -> dict[str, Exact]:
 
         return exact
 
-    return {name: bound(name) for name in EXACT}
+    size = "size_mib_int8" if precision == "int8" else "size_mib"
+    return {name: bound(size if name == "size_mib" else name) for name in FORMULAS}
 
 
 @dataclass(frozen=True)
@@ -253,12 +253,12 @@ class _Anywhere:
         return np.array(rows, dtype=np.float64).reshape(len(candidates), len(self._measures))
 
 
-def _measure(wanted: Objective, task: _Task) -> Measure:
-    """What gives one candidate's value of an objective."""
+def _measure(wanted: Objective, task: _Task) -> Measured:
+    """A function from a candidate to its value of an objective."""
     exact = wanted.exact
     if exact is not None:
         return partial(_by_formula, task, exact)
-    if wanted.name in METRICS:
+    if wanted.name in SCORES:
         if task.data is None or len(task.data) == 0:
             raise UserError(f"{wanted.name} needs validation rows; give data")
         if task.data.task.metric != wanted.name:
@@ -267,7 +267,7 @@ def _measure(wanted: Objective, task: _Task) -> Measure:
     return partial(_by_own, task, own_function(wanted.name))
 
 
-def _by_own(task: _Task, function: Own, candidate: Candidate) -> float:
+def _by_own(task: _Task, function: Callable[[nn.Module], float], candidate: Candidate) -> float:
     return float(function(task.networks.extract(candidate)))
 
 

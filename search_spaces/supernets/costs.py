@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.cuts import AxisCut, BlockCut
@@ -32,7 +33,8 @@ def exact_costs(supernet: Supernet, example_inputs: Inputs) -> dict[str, CostFun
     Returns:
         `macs`: multiply-accumulates for one row of the batch, of linear layers, convolutions and attention products (as
         counted in InstaTune, arXiv 2308.15609); `parameters`: number of weights, tied ones once; `size_mib`: bytes of
-        these weights / 2**20.
+        these weights / 2**20; `size_mib_int8`: the same where the weights of linear layers and convolutions take one
+        byte each and the others keep theirs.
 
     Raises:
         ValueError: the model cannot be traced with these inputs.
@@ -45,11 +47,23 @@ def exact_costs(supernet: Supernet, example_inputs: Inputs) -> dict[str, CostFun
     ]
     weights = [(name, axes, 1.0) for name, axes in table.coupling.parameters]
     sizes = [(name, axes, bytes_of[name] / 2**20) for name, axes in table.coupling.parameters]
+    layers = _layer_weights(supernet.model)
+    small = [
+        (name, axes, (1 if name in layers else bytes_of[name]) / 2**20) for name, axes in table.coupling.parameters
+    ]
     return {
         "macs": lambda encoded: table.total(contractions, encoded),
         "parameters": lambda encoded: table.total(weights, encoded),
         "size_mib": lambda encoded: table.total(sizes, encoded),
+        "size_mib_int8": lambda encoded: table.total(small, encoded),
     }
+
+
+def _layer_weights(model: nn.Module) -> set[str]:
+    """Names of the parameters that are weights of linear layers or convolutions, under every name that they have."""
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    ids = {id(part.weight) for part in model.modules() if isinstance(part, kinds)}
+    return {name for name, value in model.named_parameters(remove_duplicate=False) if id(value) in ids}
 
 
 def rows_of(example_inputs: Inputs) -> int:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hardware import OnnxRuntimeBackend
-from hardware.backend import TOLERANCE, relative_difference
+from hardware.backend import OUTPUT_TOLERANCE, relative_difference
 from nas import export
 from search_spaces import Candidate, Supernet
 from search_spaces.inputs import Inputs
@@ -46,7 +46,7 @@ def _check(supernet: Supernet, inputs: Inputs, candidate: Candidate, folder: Pat
     for case in (dict(inputs), _other(inputs)):
         with torch.no_grad():
             shared = first(supernet(candidate, **case))
-        assert relative_difference(shared, run(**case)) <= TOLERANCE, candidate
+        assert relative_difference(shared, run(**case)) <= OUTPUT_TOLERANCE, candidate
 
 
 @pytest.mark.parametrize("name", FAMILIES)

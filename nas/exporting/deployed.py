@@ -1,0 +1,175 @@
+"""A network in a deployment: the files that are written of it, and those files loaded again.
+
+Figures of an export are figures of such files, never of the module that they were written from.
+"""
+
+import copy
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from hardware.backend import Runner, Writer
+from hardware.deployment import Deployment, loaded_files
+from hardware.inputs import Inputs, map_inputs, split
+from hardware.onnx import convert
+from hardware.pytorch import runner
+from nas.errors import UserError
+from nas.exporting.loaders import deployment_loader, relative, torch_loader
+from nas.exporting.network_files import Factory, NetworkClass, network_class, write_network
+
+_MEMORY_TIMEOUT_S = 300
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A network that was written for a deployment and loaded from what was written.
+
+    Args:
+        deployment: how it runs.
+        path: the file that the runtime opens.
+        run: computes the network, from tensors by name to logits.
+    """
+
+    deployment: Deployment
+    path: Path
+    run: Runner
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files that the runtime loads."""
+        return sum(file.stat().st_size for file in loaded_files(self.path))
+
+    @property
+    def size_mib(self) -> float:
+        """The same in MiB."""
+        return self.size_bytes / _MIB
+
+
+def deploy(
+    network: nn.Module,
+    deployment: Deployment,
+    folder: Path,
+    inputs: Inputs,
+    *,
+    factory: Factory | None = None,
+    calibration: Sequence[Inputs] | None = None,
+    write: Writer = convert,
+) -> Deployed:
+    """Write the files of a deployment into an existing folder, and load them.
+
+    Args:
+        network: in evaluation mode; it is left as it is.
+        deployment: how it will run.
+        folder: gets `config.json` and `model.safetensors` (PyTorch), `model.onnx`, `model-int8.onnx` (ONNX Runtime) or
+            `openvino/model.xml` with its weights (OpenVINO in INT8). A `model.safetensors` or `model.onnx` that is
+            there is used as it is.
+        inputs: an example, by name.
+        factory: makes the full network of a class that transformers does not have.
+        calibration: training rows as inputs of one row each, for INT8.
+        write: writes ONNX files, see `Deployment.backend`.
+
+    Raises:
+        ConversionError: the runtime does not take the network.
+        ExportError: the network's class makes other modules.
+        ValueError: the runtime does not have this precision.
+    """
+    if deployment.runtime == "pytorch":
+        weights = folder / "model.safetensors"
+        if not weights.is_file():
+            write_network(network, folder, factory)
+        return load_deployed(weights, deployment, network, network_class(network, factory), factory)
+    converter = deployment.backend(write)
+    whole = folder / "model.onnx"
+    if deployment.precision == "int8":
+        part = folder / "openvino" if deployment.runtime == "openvino" else folder
+        part.mkdir(exist_ok=True)
+        path = converter.convert(network, inputs, part, precision=deployment.dtype, calibration=calibration)
+    else:
+        # ONNX Runtime and OpenVINO read the same file, and bfloat16 is a setting of the latter.
+        path = whole if whole.is_file() else converter.convert(network, inputs, folder, precision=deployment.dtype)
+    return Deployed(deployment, path, converter.load(path, threads=deployment.threads, precision=deployment.dtype))
+
+
+def load_deployed(
+    path: Path, deployment: Deployment, network: nn.Module, source: NetworkClass, factory: Factory | None
+) -> Deployed:
+    """What `deploy` wrote for PyTorch, built anew from its files where a loader can build its class."""
+    if source.loadable:
+        lines: dict[str, Any] = {}
+        # Our own template, filled with the name of a class of transformers.
+        exec(compile(torch_loader(source), "README.md", "exec"), lines)
+        loaded: nn.Module = lines["load"](*(() if source.is_transformers else (factory,)), str(path.parent))
+    else:
+        loaded = _with_weights(network, path)
+    module = loaded.to(deployment.device)
+    return Deployed(deployment, path, runner(module, threads=deployment.threads, precision=deployment.dtype))
+
+
+def _with_weights(network: nn.Module, path: Path) -> nn.Module:
+    """A copy of a network whose class no loader can build, with every tensor read from the file."""
+    copied, weights = copy.deepcopy(network).cpu().eval(), load_file(path)
+    with torch.no_grad():
+        for name, value in [*copied.named_parameters(), *copied.named_buffers()]:
+            value.copy_(weights[name])
+    return copied
+
+
+def memory_mib(deployed: Deployed, inputs: Inputs, source: NetworkClass) -> float:
+    """Largest resident memory, in MiB, of a fresh process that loads the files and runs one input.
+
+    Args:
+        deployed: its files stay where they are.
+        inputs: of the deployment's batch, by name.
+        source: the class of the network; only PyTorch has to build it.
+
+    Raises:
+        UserError: a class of the user's own in PyTorch, which a fresh process cannot build.
+        RuntimeError: the process failed; the message has its last line.
+    """
+    deployment, folder = deployed.deployment, _folder_of(deployed.path)
+    if deployment.runtime == "pytorch" and not source.is_transformers:
+        raise UserError(
+            "memory_mib in PyTorch needs a network of transformers, which a fresh process can build; "
+            "choose --runtime onnxruntime or openvino for a network of your own"
+        )
+    first = torch_loader(source) + "\n\n" if deployment.runtime == "pytorch" else ""
+    program = first + deployment_loader(deployment, relative(deployed.path, folder)) + _MEASURE_MEMORY
+    _, arrays = split(map_inputs(inputs, lambda value: value.detach().cpu()))
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "inputs.npz"
+        np.savez(file, **{name: value.numpy() for name, value in arrays.items()})  # type: ignore[arg-type]
+        command = [sys.executable, "-I", "-c", program, str(file)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_MEMORY_TIMEOUT_S)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise RuntimeError(f"a fresh process could not run the files: {last}")
+    return float(done.stdout.split()[-1])
+
+
+_MEASURE_MEMORY = """
+
+import resource
+import sys
+
+import numpy
+
+with numpy.load(sys.argv[1], allow_pickle=False) as file:
+    run({name: file[name] for name in file.files})
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(peak / (2**20 if sys.platform == "darwin" else 2**10))
+"""
+
+
+def _folder_of(path: Path) -> Path:
+    """The exported folder that a deployment's file belongs to."""
+    return path.parent.parent if path.suffix == ".xml" else path.parent

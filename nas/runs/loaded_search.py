@@ -1,0 +1,114 @@
+"""A search that was made in a run folder, loaded for the commands that come after it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hardware.deployment import Deployment
+from hardware.profile import DeviceProfile
+from nas.errors import UserError
+from nas.objectives import LATENCY
+from nas.profiling.front import choose, read_verified, say_unmeasured
+from nas.profiling.profiles import kept_profiles
+from nas.profiling.verification import Verified
+from nas.records import Scalar
+from nas.runs.folder import JOURNAL, RunFolder
+from nas.searching.measurement import Measurement
+from nas.searching.relative_latency import LatencySettings
+from nas.searching.study import Study, load_study
+from nas.settings import Precision, Runtime
+
+
+@dataclass(frozen=True)
+class LoadedSearch:
+    """What a search found, and what it was for.
+
+    Args:
+        folder: of the search.
+        name: of the search.
+        request: as `search.json` has it.
+        study: every measurement.
+        verified: what was measured again.
+        profiles: the device profiles, by the name of the objective.
+        deployment: what the chosen network will run in; its device is the processor unless a profile says otherwise.
+    """
+
+    folder: Path
+    name: str
+    request: Mapping[str, Scalar]
+    study: Study
+    verified: list[Verified]
+    profiles: Mapping[str, DeviceProfile]
+    deployment: Deployment
+
+    def best(self, limits: Mapping[str, float]) -> Measurement:
+        """The best within the limits, see `nas.profiling.front.choose`; says what of the front was not measured."""
+        say_unmeasured(self.study, self.verified, self.profiles)
+        return choose(self.study, self.verified, limits)
+
+    def with_deployment(self, profile: str | None, runtime: Runtime | None, precision: Precision | None) -> Deployment:
+        """The deployment of the search, or another one that the user names.
+
+        Args:
+            profile: name of one of several device profiles.
+            runtime: instead of the deployment's.
+            precision: instead of the deployment's; None with another runtime: float32.
+
+        Raises:
+            UserError: no profile of that name, or a deployment that this machine does not have.
+        """
+        deployment = self.deployment if profile is None else self._of_profile(profile)
+        if runtime is not None and runtime != deployment.runtime:
+            deployment = replace(deployment, runtime=runtime, precision="float32", device="cpu")
+        deployment = replace(deployment, precision=precision or deployment.precision)
+        return checked(deployment)
+
+    def _of_profile(self, name: str) -> Deployment:
+        found = self.profiles.get(name) or self.profiles.get(f"{LATENCY}_{name}")
+        if found is None:
+            known = ", ".join(each.removeprefix(f"{LATENCY}_") for each in self.profiles) or "none"
+            raise UserError(f"--profile must name a device profile of the search (there are: {known}), got {name}")
+        return Deployment.of_profile(found)
+
+
+def load_search(folder: RunFolder, name: str) -> LoadedSearch:
+    """Read a search; UserError where there is none of that name, or it is damaged."""
+    request, path = folder.read_search(name).request, folder.search(name)
+    study, profiles = load_study(path / JOURNAL), kept_profiles(path)
+    text = folder.read().kind == "text"
+    deployment = search_deployment(request, profiles, text=text)
+    return LoadedSearch(path, name, request, study, read_verified(path, study), profiles, deployment)
+
+
+def search_deployment(
+    request: Mapping[str, Scalar], profiles: Mapping[str, DeviceProfile], *, text: bool
+) -> Deployment:
+    """What a search is for: the deployment of its first profile, else the one that its record names."""
+    if profiles:
+        return Deployment.of_profile(next(iter(profiles.values())))
+    tokens, threads = (_whole(request.get(name), getattr(LatencySettings, name)) for name in ("tokens", "threads"))
+    runtime, precision = str(request.get("runtime", "pytorch")), request.get("precision", "float32")
+    known: Precision = "bfloat16" if precision == "bfloat16" else "int8" if precision == "int8" else "float32"
+    return Deployment(runtime, known, threads, 1, tokens if text else None)
+
+
+def conditions_of(deployment: Deployment, profiles: Mapping[str, DeviceProfile]) -> dict[str, str | int]:
+    """What the latencies of a search depend on: on the machine of its first profile, else on this one."""
+    profile = next(iter(profiles.values()), None)
+    if profile is None:
+        return deployment.conditions()
+    machine = f"{profile.machine.processor}, {profile.machine.cores} cores"
+    return deployment.conditions_on(machine, profile.runtime_version)
+
+
+def checked(deployment: Deployment) -> Deployment:
+    """The same deployment; UserError where this machine does not have it."""
+    try:
+        deployment.check()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return deployment
+
+
+def _whole(value: Scalar, default: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
