@@ -156,17 +156,23 @@ def memory_mib(deployed: Deployed, inputs: Inputs, source: NetworkClass) -> floa
     return float(done.stdout.split()[-1])
 
 
+# On Linux ru_maxrss begins with that of the process that started this one, so the memory of the program itself is read.
 _MEASURE_MEMORY = """
 
-import resource
 import sys
 
 import numpy
 
 with numpy.load(sys.argv[1], allow_pickle=False) as file:
     run({name: file[name] for name in file.files})
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(peak / (2**20 if sys.platform == "darwin" else 2**10))
+if sys.platform == "linux":
+    with open("/proc/self/status", encoding="ascii") as file:
+        peak = 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
+else:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(peak / 2**20)
 """
 
 

@@ -53,14 +53,14 @@ def load(build, folder="."):  # build: your own function that makes the full net
 """
 
 _PYTORCH = """\
-torch.set_num_threads(THREADS)
-network = load(ARGUMENTS).to(torch.PRECISION)
+torch.set_num_threads(<threads>)
+network = load(<arguments>).to(torch.<precision>)
 
 
 def run(inputs):  # arrays by name
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
     for name, value in tensors.items():
-        tensors[name] = value.to(torch.PRECISION) if value.is_floating_point() else value
+        tensors[name] = value.to(torch.<precision>) if value.is_floating_point() else value
     with torch.inference_mode():
         output = network(**tensors)
     return getattr(output, "logits", output).float().numpy()
@@ -70,8 +70,8 @@ _ONNXRUNTIME = """\
 import onnxruntime
 
 options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = THREADS
-session = onnxruntime.InferenceSession("FILE", options, providers=["CPUExecutionProvider"])
+options.intra_op_num_threads = <threads>
+session = onnxruntime.InferenceSession("<file>", options, providers=["CPUExecutionProvider"])
 
 
 def run(inputs):  # arrays by name
@@ -82,11 +82,11 @@ _OPENVINO = """\
 import openvino
 
 settings = {
-    "INFERENCE_NUM_THREADS": THREADS,
-    "INFERENCE_PRECISION_HINT": "HINT",  # left alone, OpenVINO computes in bfloat16 where the processor can
+    "INFERENCE_NUM_THREADS": <threads>,
+    "INFERENCE_PRECISION_HINT": "<hint>",  # left alone, OpenVINO computes in bfloat16 where the processor can
     "PERFORMANCE_HINT": "LATENCY",
 }
-network = openvino.Core().compile_model("FILE", "CPU", settings)
+network = openvino.Core().compile_model("<file>", "CPU", settings)
 
 
 def run(inputs):  # arrays by name
@@ -108,12 +108,12 @@ def deployment_loader(deployment: Deployment, file: str) -> str:
         file: that it loads, relative to the exported folder.
     """
     if deployment.runtime == "pytorch":
-        lines = _PYTORCH.replace("PRECISION", deployment.precision).replace("ARGUMENTS", "")
+        lines = _PYTORCH.replace("<precision>", deployment.precision).replace("<arguments>", "")
     elif deployment.runtime == "onnxruntime":
         lines = _ONNXRUNTIME
     else:
-        lines = _OPENVINO.replace("HINT", "bf16" if deployment.precision == "bfloat16" else "f32")
-    return lines.replace("THREADS", str(deployment.threads)).replace("FILE", file)
+        lines = _OPENVINO.replace("<hint>", "bf16" if deployment.precision == "bfloat16" else "f32")
+    return lines.replace("<threads>", str(deployment.threads)).replace("<file>", file)
 
 
 def relative(path: Path, folder: Path) -> str:
