@@ -129,5 +129,7 @@ class Deployment:
 
 
 def loaded_files(path: Path) -> tuple[Path, ...]:
-    """The files that a runtime reads when it loads `path`: OpenVINO's description has its weights in another file."""
-    return (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
+    """The files that are read when `path` is loaded: of an exported network, weights and description may be two."""
+    if path.suffix == ".xml":
+        return path, path.with_suffix(".bin")
+    return (path, path.with_name("config.json")) if path.suffix == ".safetensors" else (path,)

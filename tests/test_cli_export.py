@@ -1,4 +1,4 @@
-"""An exported folder gives, in a fresh process without this project, the test accuracy that its card states."""
+"""An exported folder gives, in a fresh process without this project, the accuracy and the size that its card states."""
 
 import json
 import re
@@ -48,9 +48,12 @@ def test_the_card_keeps_its_word(nas_command: Command, finished: Path, tmp_path:
     run, out = Path(shutil.copytree(finished, tmp_path / "run")), tmp_path / "subnet"
     answer = nas_command("export", run, "--out", out, "--json")
     assert answer.status == 0, answer.err
-    stated = json.loads(answer.out)["chosen"]["test_accuracy"]
-    card = (out / "README.md").read_text(encoding="utf-8")
-    assert f"| test_accuracy | {stated:.4g} |" in card
+    result, card = json.loads(answer.out), (out / "README.md").read_text(encoding="utf-8")
+    stated, rows = result["chosen"]["test_accuracy"], result["test_rows"]
+    assert re.search(rf"^\| test_accuracy .*\({round(stated * rows):,} of {rows:,}\) \|$", card, re.MULTILINE)
+    size = sum((out / name).stat().st_size for name in ("model.safetensors", "config.json"))
+    assert re.search(rf"^\| size_mib .*\({size:,} bytes\) \|$", card, re.MULTILINE)
+    assert result["chosen"]["size_mib"] == size / 2**20
 
     block = re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)[0]
     command = [sys.executable, "-c", PROGRAM, str(run / "data" / "test.parquet"), block]

@@ -1,6 +1,7 @@
 """`nas refine`: one sub-network of a finished run is trained further, on its own, and exported."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def test_further_fine_tuning_is_exported(nas_command: Command, run: Path, tmp_pa
     assert 0 <= result["chosen"]["test_accuracy"] <= 1
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "it was fine-tuned further for 8 steps" in card
-    assert f"| test_accuracy | {result['chosen']['test_accuracy']:.4g} |" in card
+    right = round(result["chosen"]["test_accuracy"] * result["test_rows"])
+    assert re.search(rf"^\| test_accuracy .*\({right:,} of {result['test_rows']:,}\) \|$", card, re.MULTILINE)
     assert {"config.json", "model.safetensors", "model.onnx", "README.md", "tokenizer.json"} <= {
         path.name for path in out.iterdir()
     }

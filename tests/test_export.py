@@ -20,6 +20,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from hardware.deployment import Deployment
+from hardware.pytorch import runner
 from nas.errors import UserError
 from nas.exporting.card import Card
 from nas.exporting.folder import export
@@ -120,11 +122,12 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         classes=("no", "maybe", "yes"),
         figures={
             "full": {"test_accuracy": 0.85, "macs": 123456},
-            "chosen": {"test_accuracy": 0.84321, "latency_ms": 1.25},
+            "chosen": {"test_accuracy": 0.84375, "latency_ms": 1.25, "size_mib": 1.5},
         },
         conditions={"runtime": "pytorch", "threads": 1, "batch": 1, "tokens": 128},
         chosen_by={"accuracy": 0.8512, "latency_ms": 1.5},
         notes=("One point is about one standard error.",),
+        judged=1600,
     )
     return export(uneven_bert(), tmp_path_factory.mktemp("x") / "bert", text(), card=card, preprocessor=Notes())
 
@@ -157,7 +160,8 @@ def test_the_folder_is_complete_and_says_what_it_is(bert_folder: Path) -> None:
     assert "bert.encoder.layer.0.intermediate.dense" not in config["subnetwork"]["sizes"]
     card = (bert_folder / "README.md").read_text()
     for part in (
-        "0.84321",
+        "0.84375 (1,350 of 1,600)",
+        "1.5 MiB (1,572,864 bytes)",
         "accuracy 0.8512; latency_ms 1.5 ms",
         "1.25 ms",
         "threads 1",
@@ -213,6 +217,17 @@ def test_a_class_of_the_users_own_needs_its_factory(tmp_path: Path) -> None:
     assert torch.equal(lines["load"](Convolutions, str(folder))(image), small(image))
     without = export(small, tmp_path / "without", (torch.randn(2, 3, 8, 8),))
     assert len(python_blocks(without)) == 1 and "needs its own code" in (without / "README.md").read_text()
+
+
+def test_a_class_of_the_users_own_runs_as_it_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, image = shake(Convolutions(width=5, blocks=1)), torch.randn(2, 3, 8, 8)
+    deployment = Deployment(precision="bfloat16", threads=torch.get_num_threads())
+    folder = export(small, tmp_path / "own", {"image": image}, factory=Convolutions, deployment=deployment)
+    monkeypatch.chdir(folder)
+    lines: dict[str, Any] = {"build": Convolutions}
+    exec("\n".join(python_blocks(folder)[:2]), lines)
+    expected = runner(small, threads=deployment.threads, precision=torch.bfloat16)(image=image)
+    assert torch.equal(torch.from_numpy(lines["run"]({"image": image.numpy()})), expected)
 
 
 def test_the_network_itself_is_left_as_it_is(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class Card:
             `{"today": {"test_accuracy": 0.87}, "chosen": {...}}`; the last network is the exported one.
         conditions: machine, runtime, precision, threads, batch, tokens and whatever else the figures depend on.
         chosen_by: what the search knew of this network when it was chosen, by the name of the objective.
+        judged: how many test rows, or words, an accuracy is of; 0 where that is not known.
         notes: sentences, e.g. what the data can tell.
     """
 
@@ -40,6 +41,7 @@ class Card:
     conditions: Mapping[str, object] = field(default_factory=dict)
     chosen_by: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    judged: int = 0
 
 
 def write_card(
@@ -60,17 +62,18 @@ def write_card(
     """
     parts = [f"# {card.title}", _what(card, source)]
     if card.figures:
-        parts += ["## Measured", _table(card.figures), _measured_on(card)]
+        parts += ["## Measured", _table(card), _measured_on(card)]
     parts += card.notes
     if card.chosen_by:
         known = "; ".join(f"{name} {_number(name, value)}" for name, value in card.chosen_by.items())
         parts += [f"It was chosen by what the search knew of it: {known}."]
     if deployed is not None and deployed[0].runtime != "pytorch":
-        parts += [f"## Load it as it was measured: {_described(deployed[0])}", *_deployed_part(*deployed)]
+        parts += [f"## Load it as it was measured: {_described(deployed[0])}", *_deployed_part(*deployed, source)]
     parts += ["## Load it with PyTorch", *_torch_part(source, inputs, files)]
-    if deployed is not None and deployed[0].runtime == "pytorch" and source.is_transformers:
-        lines = deployment_loader(*deployed)
-        parts += [f"As it was measured ({_described(deployed[0])}), after the first block:", _block(lines)]
+    if deployed is not None and deployed[0].runtime == "pytorch" and source.loadable:
+        lines = deployment_loader(*deployed, source)
+        after = "the first block" if source.is_transformers else "the first block and with your own `build`"
+        parts += [f"As it was measured ({_described(deployed[0])}), after {after}:", _block(lines)]
     parts += ["## Load it with ONNX Runtime", _onnx_part(inputs, files)]
     parts += ["## Files", *_files(files)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -88,14 +91,23 @@ def _what(card: Card, source: NetworkClass) -> str:
     return "\n".join(lines)
 
 
-def _table(figures: Mapping[str, Mapping[str, float]]) -> str:
+def _table(card: Card) -> str:
+    figures = card.figures
     names = dict.fromkeys(name for values in figures.values() for name in values)
     columns = {network: _HEADS.get(network, network) for network in figures}
     rows = [f"| | {' | '.join(columns.values())} |", f"|---{'|---' * len(columns)}|"]
     for name in names:
-        cells = [_number(name, values[name]) if name in values else "" for values in figures.values()]
+        cells = [_exact(name, values[name], card.judged) if name in values else "" for values in figures.values()]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _exact(name: str, value: float, judged: int) -> str:
+    """A figure, with the whole numbers that it comes from where there are such: these can be compared exactly."""
+    text = _number(name, value)
+    if name == "test_accuracy" and judged:
+        return f"{text} ({round(value * judged):,} of {judged:,})"
+    return f"{text} ({round(value * 2**20):,} bytes)" if name == "size_mib" else text
 
 
 def _number(name: str, value: float) -> str:
@@ -111,9 +123,9 @@ def _described(deployment: Deployment) -> str:
     return f"{RUNTIME_NAMES[deployment.runtime]}, {deployment.precision}"
 
 
-def _deployed_part(deployment: Deployment, file: str) -> list[str]:
+def _deployed_part(deployment: Deployment, file: str, source: NetworkClass) -> list[str]:
     needs = "openvino" if deployment.runtime == "openvino" else "onnxruntime"
-    return [f"Needs {needs} only.", _block(deployment_loader(deployment, file))]
+    return [f"Needs {needs} only.", _block(deployment_loader(deployment, file, source))]
 
 
 def _measured_on(card: Card) -> str:

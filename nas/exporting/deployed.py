@@ -143,7 +143,7 @@ def memory_mib(deployed: Deployed, inputs: Inputs, source: NetworkClass) -> floa
             "choose --runtime onnxruntime or openvino for a network of your own"
         )
     first = torch_loader(source) + "\n\n" if deployment.runtime == "pytorch" else ""
-    program = first + deployment_loader(deployment, relative(deployed.path, folder)) + _MEASURE_MEMORY
+    program = first + deployment_loader(deployment, relative(deployed.path, folder), source) + _MEASURE_MEMORY
     _, arrays = split(map_inputs(inputs, lambda value: value.detach().cpu()))
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "inputs.npz"

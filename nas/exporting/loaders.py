@@ -100,15 +100,17 @@ def torch_loader(source: NetworkClass) -> str:
     return start.replace("NETWORK", source.name) + _APPLY
 
 
-def deployment_loader(deployment: Deployment, file: str) -> str:
+def deployment_loader(deployment: Deployment, file: str, source: NetworkClass) -> str:
     """Python that defines `run(inputs)` for a deployment; that of PyTorch stands behind `torch_loader`.
 
     Args:
         deployment: whose settings the lines hold.
         file: that it loads, relative to the exported folder.
+        source: the class of the network; one of the user's own needs `build`, as `torch_loader` says.
     """
     if deployment.runtime == "pytorch":
-        lines = _PYTORCH.replace("<precision>", deployment.precision).replace("<arguments>", "")
+        arguments = "" if source.is_transformers else "build"
+        lines = _PYTORCH.replace("<precision>", deployment.precision).replace("<arguments>", arguments)
     elif deployment.runtime == "onnxruntime":
         lines = _ONNXRUNTIME
     else:

@@ -213,6 +213,7 @@ def _card(loaded: LoadedRun, comparison: Comparison, chosen: Chosen, notes: tupl
         conditions=comparison.conditions,
         chosen_by=chosen.values,
         notes=(*notes, comparison.what_the_data_can_tell()),
+        judged=comparison.judged,
     )
 
 
