@@ -1,17 +1,16 @@
 """A run that is killed and started again ends with the same bits; a checkpoint of another run is refused."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pytest
 import torch
+from forked import Forked
 from safetensors.torch import load_file
 from torch import nn
 
@@ -245,20 +244,26 @@ def killable(mode: str) -> Callable[[Path | None, Callable[[Step], None] | None]
     return {"instatune": tuned, "all": fitted}[mode]
 
 
+def _last_line(written: str) -> int:
+    """The number on the last whole line; 0 before the first."""
+    lines = written.rpartition("\n")[0].split()
+    return int(lines[-1]) if lines else 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [pytest.param("instatune", marks=pytest.mark.exhaustive), "all"])
 def test_kill_minus_nine(tmp_path: Path, mode: str) -> None:
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path), mode]
+    command = ["-c", PROGRAM, str(tmp_path), mode]
     root = Path(__file__).parent.parent
     for step in (3, 8):
-        with subprocess.Popen([*command, "0.2"], cwd=root, stdout=subprocess.PIPE, text=True) as process:
-            for line in process.stdout:
-                if int(line) >= step:
-                    time.sleep(0.01 * step)
-                    os.kill(process.pid, signal.SIGKILL)
-                    break
+        running = Forked([*command, "0.2"], cwd=root)
+        while running.poll() is None and _last_line(running.out()) < step:
+            time.sleep(0.005)
+        time.sleep(0.01 * step)
+        running.send_signal(signal.SIGKILL)
+        assert running.finish(60).status == -signal.SIGKILL
     assert not (tmp_path / "done.safetensors").exists()
-    subprocess.run([*command, "0"], cwd=root, check=True, stdout=subprocess.DEVNULL)
+    assert forked.run([*command, "0"], cwd=root).status == 0
     found, whole = load_file(tmp_path / "done.safetensors"), killable(mode)(None, None)
     assert found
     assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in found.items())

@@ -3,19 +3,18 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from nas.command.cli import main
 from nas.searching.study import load_study
 
 pytestmark = pytest.mark.slow
-COMMAND = [sys.executable, "-c", "import sys; from nas.command.cli import main; sys.exit(main())"]
+COMMAND = ["-c", "import sys; from nas.command.cli import main; sys.exit(main())"]
 TIMEOUT_S = 300
 
 
@@ -26,17 +25,15 @@ def finish(args: Sequence[str]) -> None:
 
 def stop(args: Sequence[str], ready: Callable[[], bool], with_signal: signal.Signals) -> tuple[int, str]:
     """Start a command and signal it as soon as `ready`; exit status and standard error."""
-    # Of low priority, so that on a busy machine it does not run away from who watches it.
-    running = subprocess.Popen(
-        ["nice", "-n", "15", *COMMAND, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    # Of lower priority, so that on a busy machine it does not run away from who watches it.
+    running = Forked([*COMMAND, *args], nice=5)
     end = time.monotonic() + TIMEOUT_S
     while not ready() and running.poll() is None and time.monotonic() < end:
         time.sleep(0.005)
-    assert running.poll() is None, running.communicate()[1]
+    assert running.poll() is None, running.finish(TIMEOUT_S).err
     running.send_signal(with_signal)
-    _, err = running.communicate(timeout=TIMEOUT_S)
-    return running.returncode, err
+    ended = running.finish(TIMEOUT_S)
+    return ended.status, ended.err
 
 
 def steps_done(folder: Path) -> int:

@@ -5,7 +5,6 @@ The module is a program too: each of the two processes runs every case and write
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -200,27 +200,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-    logs = [folder / f"log.{rank}" for rank in range(2)]
-    running = [_start(rank, folder, os.environ | shared, log) for rank, log in enumerate(logs)]
+    running = [_start(rank, folder, os.environ | shared) for rank in range(2)]
     try:
-        statuses = [process.wait(timeout=300) for process in running]
+        ended = [process.finish(300) for process in running]
     finally:
         for process in running:
             process.kill()
-    assert statuses == [0, 0], "\n".join(log.read_text(encoding="utf-8", errors="replace")[-4000:] for log in logs)
+    assert [process.status for process in ended] == [0, 0], "\n".join(process.err[-4000:] for process in ended)
     return folder
 
 
-def _start(rank: int, folder: Path, environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """One of the two processes; what it prints goes to its log."""
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.test_processes", str(folder)],
-            cwd=Path(__file__).parent.parent,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+def _start(rank: int, folder: Path, environment: Mapping[str, str]) -> Forked:
+    """One of the two processes."""
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parent.parent
+    return Forked(["-m", "tests.test_processes", str(folder)], cwd=root, env={**environment, **own})
 
 
 def found(folder: Path, name: str) -> tuple[Found, Found]:

@@ -3,10 +3,9 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from conftest import Command
 from tiny import write_model, write_reviews
@@ -21,11 +20,9 @@ def blocks(page: str, language: str) -> list[str]:
 
 def run_python(*args: str, folder: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, *args], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    done = forked.run(args, cwd=folder, env=environment)
+    assert done.status == 0, done.err
+    return done.out
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import optuna
 import pytest
@@ -373,6 +372,6 @@ def test_kill_9_in_another_process_resumes(tmp_path: Path) -> None:
         f"evaluate.n = 0\nt._search(Path({str(path)!r}), evaluate)\n"
     )
     root = Path(__file__).parents[1]
-    assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == -9
+    assert forked.run(["-c", program], cwd=root).status == -9
     assert len(load_study(path).measurements) == 12
     assert _told(_search(path)) == _told(_search())
