@@ -11,10 +11,6 @@ from pathlib import Path
 import nas
 import search_spaces
 from hardware import measure_latency
-from nas.data.accuracy import paired_difference, predict
-from nas.data.reading import Source, load_data
-from nas.learning.importance import order_by_importance
-from nas.networks.pretrained import example_inputs, load_pretrained
 
 
 def main() -> None:
@@ -28,19 +24,19 @@ def main() -> None:
     args = parser.parse_args()
 
     # A pre-trained network, its data, and the sub-networks that its structure allows.
-    module, preprocessor = load_pretrained(args.model, classes=("negative", "positive"), kind="text")
-    data = load_data(Source(args.data), preprocessor, seed=0)
+    module, preprocessor = nas.load_pretrained(args.model, classes=("negative", "positive"), kind="text")
+    data = nas.load_data(nas.Source(args.data), preprocessor, seed=0)
     supernet = search_spaces.Supernet(module, search_spaces.space(module, drop_order=search_spaces.spread))
     print(f"{supernet.space.size():,} sub-networks, {len(data.train):,} training rows")
 
     # One fine-tuning for all of them, the most important units first.
-    order_by_importance(supernet, data.train)
+    nas.order_by_importance(supernet, data.train)
     config = nas.InstaTuneConfig(steps=args.steps, freeze_embeddings=True)
     history = nas.instatune(supernet, data.train, config, checkpoint=args.out / "checkpoint")
     print(f"loss {history.steps[-1].loss:.3f} after {len(history.steps)} steps")
 
     # Measure a few on validation rows and on this computer, predict the rest; the journal survives a kill.
-    example = example_inputs(module, "text", preprocessor)
+    example = nas.example_inputs(module, "text", preprocessor)
     study = nas.search(
         supernet,
         supernet.space,
@@ -56,8 +52,8 @@ def main() -> None:
 
     # The test rows, once; both networks interleaved.
     networks = [supernet.model.eval(), supernet.extract(chosen.candidate)]
-    right = [predict(network, data.test).argmax(axis=1) == data.test.labels for network in networks]
-    difference = paired_difference(right[1], right[0])
+    right = [nas.predict(network, data.test).argmax(axis=1) == data.test.labels for network in networks]
+    difference = nas.paired_difference(right[1], right[0])
     latencies = measure_latency(networks, {name: value[:1] for name, value in example.items()})
     for name, correct, latency in zip(("full", "chosen"), right, latencies, strict=True):
         print(f"{name}: test accuracy {correct.mean():.3f}, {latency.median_ms:.1f} ms")

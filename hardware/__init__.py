@@ -1,7 +1,8 @@
-"""Module and inputs in, cost out: exact costs, latency, and the runtimes that a module can run on."""
+"""Costs of a module for given inputs: exact costs, measured latency, and the runtimes that can execute it."""
 
 from hardware.backend import Backend, ConversionError, Runner
 from hardware.cost import Cost, cost
+from hardware.deployment import Deployment
 from hardware.inputs import Inputs
 from hardware.latency import Latency, measure_latency
 from hardware.machine import this_machine
@@ -24,6 +25,7 @@ from hardware.resizing import Resizer
 __all__ = [
     "Backend",
     "ConversionError",
+    "Deployment",
     "Cost",
     "DeviceProfile",
     "Inputs",

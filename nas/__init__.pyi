@@ -1,3 +1,6 @@
+from nas.data.accuracy import PairedDifference as PairedDifference
+from nas.data.accuracy import paired_difference as paired_difference
+from nas.data.accuracy import predict as predict
 from nas.data.reading import Source as Source
 from nas.data.reading import load_data as load_data
 from nas.errors import NoFeasible as NoFeasible
@@ -9,6 +12,7 @@ from nas.learning.importance import ImportanceConfig as ImportanceConfig
 from nas.learning.importance import order_by_importance as order_by_importance
 from nas.learning.instatune import InstaTuneConfig as InstaTuneConfig
 from nas.learning.instatune import instatune as instatune
+from nas.networks.pretrained import example_inputs as example_inputs
 from nas.networks.pretrained import load_pretrained as load_pretrained
 from nas.profiling.collection import measure_profile as measure_profile
 from nas.profiling.objective import objective_from_profile as objective_from_profile
