@@ -25,8 +25,8 @@ from hardware.resizing import Resizer
 __all__ = [
     "Backend",
     "ConversionError",
-    "Deployment",
     "Cost",
+    "Deployment",
     "DeviceProfile",
     "Inputs",
     "Latency",
