@@ -1,4 +1,4 @@
-"""What every runtime has in common: a module is converted into a file, the file is loaded into a callable."""
+"""The interface of all runtimes: convert a module into a file, then load the file as a callable."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,16 +11,16 @@ from hardware.inputs import Inputs, call
 
 Runner = Callable[..., torch.Tensor]
 OUTPUT_TOLERANCE = 1e-4
-# The precisions that there are, by the names that profiles and commands use.
+# Names as profiles and commands write them.
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 class ConversionError(RuntimeError):
-    """A module could not be converted, or what came out computes something else; the message says by how much."""
+    """A module could not be converted, or the converted file computes other outputs; the message says how far off."""
 
 
 class Backend(Protocol):
-    """One runtime."""
+    """A runtime such as ONNX Runtime: it converts modules into files and loads these files."""
 
     def convert(
         self,
@@ -31,33 +31,38 @@ class Backend(Protocol):
         precision: torch.dtype = torch.float32,
         calibration: Sequence[Inputs] | None = None,
     ) -> Path:
-        """Write the module for this runtime into an existing folder and return the file's path.
+        """Write the module in this runtime's format into `folder` and return the path of the file.
 
-        Batch size and, of token inputs, length stay free. Only int8 needs a file of its own.
+        The file accepts any batch size and, for token inputs, any length. float32 and bfloat16 share one file, because
+        the runtime chooses between them when it loads it; int8 is a separate file.
 
         Args:
             module: the network, in evaluation mode.
             example_inputs: tensors by position or by name.
-            folder: must exist.
-            precision: what the file is for.
-            calibration: inputs of one row each, from which int8 takes the ranges of activations; None: the rows of the
-                example, which is enough for a latency and not for an accuracy.
+            folder: an existing folder.
+            precision: the precision that the file will be loaded in.
+            calibration: inputs of one row each, from which int8 quantisation derives the ranges of activations. None
+                uses the rows of the example, which suffices to measure latency but not accuracy.
 
         Raises:
-            ConversionError: the module cannot be converted, or the outputs differ.
-            ValueError: the runtime has no file in this precision.
+            ConversionError: the module cannot be converted, or the outputs of the file differ from the module's.
+            ValueError: the runtime does not support this precision.
         """
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
-        """A callable that takes inputs named or placed as the example's, at any batch, and gives the first output.
+        """Load a converted file as a callable.
+
+        Returns:
+            A function of the same inputs as the example (by position or by name), of any batch size; it returns the
+            first output.
 
         Raises:
-            ValueError: the file is missing, or the runtime does not compute in this precision.
+            ValueError: the file is missing, or the runtime does not support this precision.
         """
 
 
 class Writer(Protocol):
-    """Writes an ONNX file and checks it with a loader of the runtime: `hardware.onnx.convert`, or a `Resizer`."""
+    """A function that writes an ONNX file and checks it in a runtime: `hardware.onnx.convert`, or a `Resizer`."""
 
     def __call__(
         self,
@@ -68,11 +73,11 @@ class Writer(Protocol):
         load: Callable[[Path], Runner],
         opsets: Sequence[int] = ...,
     ) -> Path:
-        """Write `module` to `path` and give it back; raises ConversionError."""
+        """Write `module` to `path` and return the path; raises ConversionError."""
 
 
 def precision_name(precision: torch.dtype) -> str:
-    """The name of a precision in profiles; raises ValueError for one that no runtime here has."""
+    """The name of a precision in profiles and commands; raises ValueError for one that no runtime supports."""
     name = next((name for name, each in PRECISIONS.items() if each is precision), None)
     if name is None:
         raise ValueError(f"the precision must be one of {', '.join(PRECISIONS)}, got {precision}")
@@ -80,13 +85,33 @@ def precision_name(precision: torch.dtype) -> str:
 
 
 def arrange(names: Sequence[str], args: Sequence[torch.Tensor], kwargs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Arrays by the names of a file's inputs; what the network does not read is left out."""
+    """Match tensors to the inputs of a file.
+
+    Args:
+        names: the inputs of the file, in order.
+        args: tensors by position.
+        kwargs: tensors by name; those that the file does not have are dropped, because the exporter removes inputs
+            that the network does not read.
+
+    Returns:
+        A NumPy array for each of `names`.
+    """
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     return {name: given[name].detach().cpu().numpy() for name in names}
 
 
 def check_outputs(module: nn.Module, run: Runner, inputs: Inputs, where: str) -> None:
-    """Compare what a file computes with what the module does; raises ConversionError where they differ."""
+    """Compare the outputs of a converted file with those of its module.
+
+    Args:
+        module: the network that was converted, in evaluation mode.
+        run: the loaded file.
+        inputs: inputs for both.
+        where: describes `inputs` in the error, e.g. "on its example".
+
+    Raises:
+        ConversionError: the file does not run, or an output differs by more than `OUTPUT_TOLERANCE`.
+    """
     with torch.no_grad():
         expected = first_output(call(module, inputs)).cpu()
     try:
@@ -102,10 +127,10 @@ def check_outputs(module: nn.Module, run: Runner, inputs: Inputs, where: str) ->
 
 
 def first_output(output: object) -> torch.Tensor:
-    """The logits of a model's output: a tensor, the `logits` or first tensor of a mapping, the first of a sequence.
+    """The logits in the output of a model: a tensor, the `logits` or first tensor of a mapping, or of a sequence.
 
     Raises:
-        ValueError: there is no tensor.
+        ValueError: the output holds no tensor.
     """
     if isinstance(output, torch.Tensor):
         return output
@@ -121,9 +146,10 @@ def first_output(output: object) -> torch.Tensor:
 
 
 def relative_difference(expected: torch.Tensor, got: torch.Tensor) -> float:
-    """Largest absolute difference over the largest absolute expected value; infinite for NaN or another shape."""
+    """Largest absolute difference, divided by the largest absolute expected value; infinity for NaN or other shapes."""
     if expected.shape != got.shape:
         return float("inf")
     scale = max(float(expected.abs().max()), 1e-12)
     difference = float((expected - got).abs().max()) / scale
+    # NaN is the only value that differs from itself.
     return difference if difference == difference else float("inf")

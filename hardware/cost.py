@@ -1,8 +1,8 @@
-"""What a module costs without running it: parameters, MACs, size and memory, exact, on fake tensors.
+"""Exact costs of a module without running it: parameters, MACs, size and activation memory, from fake tensors.
 
-MACs follow the convention of the papers (InstaTune, arXiv 2308.15609): linear layers, convolutions and both matrix
-products of attention, one row of input; biases, norms, softmax and other element-wise work are not counted. BERT-base
-at 128 tokens has 11.17 G, ViT-B/16 has 17.56 G.
+MACs follow the convention of the InstaTune paper (arXiv 2308.15609): linear layers, convolutions and both matrix
+products of attention count, for one row of input; biases, norms, softmax and other element-wise operations do not.
+BERT-base at 128 tokens has 11.17 G MACs, ViT-B/16 has 17.56 G.
 """
 
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ class Cost:
     """Exact costs of a module.
 
     Attributes:
-        parameters: numbers in its parameters, tied ones once.
+        parameters: number of scalars in the parameters; tied parameters count once.
         macs: multiply-accumulates for one row of input, whatever the batch of the example.
-        size_mib: MiB of its parameters at their own precision, tied ones once.
-        layer_weights: those of the parameters that are weights of linear layers and convolutions.
-        peak_activation_mib: largest sum of the tensors that are alive at one operator, for one row of input, in the
-            order in which the operators run: inputs, results and views of them, each memory once, from the operator
-            that makes it to the last that reads it. Parameters, and what a kernel needs inside, are not part of it.
+        size_mib: size of the parameters in MiB, in the precision they are stored in; tied parameters count once.
+        layer_weights: number of scalars that are weights of linear layers and convolutions.
+        peak_activation_mib: largest total size of the tensors that are alive at one operator, in MiB for one row of
+            input. Inputs and results count from the operator that creates them to the last one that reads them; views
+            share the memory of their base. Parameters and the workspace inside kernels are excluded.
     """
 
     parameters: int
@@ -44,10 +44,13 @@ class Cost:
     peak_activation_mib: float
 
     def size_mib_at(self, precision: str) -> float:
-        """MiB of the parameters: 4 bytes each in float32, 2 in bfloat16; in int8 1 for layer weights and 4 for others.
+        """Size of the parameters in MiB in another precision.
+
+        A parameter takes 4 bytes in float32 and 2 in bfloat16. In int8 the weights of linear layers and convolutions
+        take 1 byte; all other parameters stay float32.
 
         Raises:
-            ValueError: another precision.
+            ValueError: an unknown precision.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"the precision must be one of {', '.join(PRECISIONS)}, got {precision}")
@@ -57,14 +60,16 @@ class Cost:
 
 
 def cost(module: nn.Module, example_inputs: Inputs) -> Cost:
-    """Costs of `module` for one row of `example_inputs`; nothing is computed and the module is left as it is.
+    """Compute the costs of `module` for one row of `example_inputs`.
+
+    The forward pass is traced with fake tensors, so nothing is calculated; the module is not changed.
 
     Args:
-        module: on any device, the meta device included.
-        example_inputs: tuple (positional) or mapping (keyword) of tensors; the batch is the first axis of the first.
+        module: on any device, including the meta device.
+        example_inputs: tuple (positional) or mapping (keyword) of tensors; the first axis of the first is the batch.
 
     Raises:
-        ValueError: no example inputs, or something else than tensors.
+        ValueError: there are no example inputs, or they are not tensors.
     """
     parameters = list(module.parameters())
     weights = {id(part.weight): part.weight.numel() for part in module.modules() if isinstance(part, _LAYERS)}
@@ -79,29 +84,33 @@ def cost(module: nn.Module, example_inputs: Inputs) -> Cost:
 
 
 def _traced(module: nn.Module, example_inputs: Inputs) -> tuple[int, int]:
-    """MACs and the peak of live bytes of one row."""
+    """MACs, and the largest number of activation bytes alive at once, for one row."""
     device = device_of(module)
-    # A copy: a row that is a view would count as all the rows.
+    # Clone, because the storage of a view is that of the whole batch, and memory is counted by storage.
     row = map_inputs(first_row(example_inputs), lambda value: value.to(device).clone())
-    # A constant tensor that is neither parameter nor buffer is met in the forward as it is.
+    # The forward may use constant tensors that are neither parameters nor buffers; those are real tensors.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    own: dict[str, torch.Tensor] = {
+    fake_state: dict[str, torch.Tensor] = {
         name: mode.from_tensor(value.detach()) for name, value in [*module.named_parameters(), *module.named_buffers()]
     }
     args, kwargs = split(map_inputs(row, mode.from_tensor))
     counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU)
     memory = Memory(inputs=[*args, *kwargs.values()])
-    # Costs are those of inference, and a batch norm in train mode refuses a single row.
+    # Costs describe inference; besides, a batch norm in training mode rejects a single row.
     with torch.no_grad(), evaluating(module), mode, memory, counter:
-        output = functional_call(module, own, args, kwargs)
+        output = functional_call(module, fake_state, args, kwargs)
+    # FLOPs count the multiplication and the addition of a MAC separately.
     return int(counter.get_total_flops()) // 2, memory.peak(output)
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Two per MAC of both products; heads of the keys may be shared, so those of the queries count."""
+    """FLOPs of attention, two per MAC of both matrix products.
+
+    Grouped-query attention has fewer heads of keys than of queries, so the heads of the queries are counted.
+    """
     batch, heads, queries, width = query
     return int(2 * batch * heads * queries * key[-2] * (width + value[-1]))
 
 
-# The counter of torch knows the attention kernels of GPUs only.
+# The FLOP counter of torch covers the attention kernels of GPUs only.
 _ATTENTION_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}

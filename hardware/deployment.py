@@ -1,7 +1,7 @@
-"""How a network will run: one runtime in one precision, with the input that its figures are for.
+"""A deployment: the runtime, precision and input size that a network is measured and delivered with.
 
-The same value goes from the device profile through the search to the exported folder and its card, so that what was
-measured is what is delivered.
+The same value passes from the device profile through the search to the exported folder and its card, so that the
+figures that decided the search describe the files that are delivered.
 """
 
 import tempfile
@@ -23,14 +23,14 @@ from hardware.registry import backend, library_of, runtime
 
 @dataclass(frozen=True)
 class Deployment:
-    """Where and how a network runs.
+    """How a network is executed.
 
     Args:
         runtime: one of `hardware.registry.NAMES`.
-        precision: in which it computes.
-        threads: of the runtime.
-        batch: rows of the input that latency, energy and memory are measured with.
-        tokens: length of that input; None for images.
+        precision: numeric precision of the computation.
+        threads: number of threads of the runtime.
+        batch: rows of the input used to measure latency, energy and memory.
+        tokens: length of that input in tokens; None for images.
         device: "cpu", or "cuda" where the runtime computes on a GPU.
     """
 
@@ -43,30 +43,30 @@ class Deployment:
 
     @classmethod
     def of_profile(cls, profile: DeviceProfile) -> "Deployment":
-        """What a device profile is of."""
+        """The deployment that a device profile was measured in."""
         return cls(profile.runtime, profile.precision, profile.threads, profile.batch, profile.tokens, profile.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision as torch names it."""
+        """The precision as a torch dtype."""
         return PRECISIONS[self.precision]
 
     @property
     def is_eager_float32(self) -> bool:
-        """Whether it runs the network as it is in training: PyTorch, float32. Nothing is converted then."""
+        """Whether the network runs unconverted, as in training: eager PyTorch in float32."""
         return self.runtime == "pytorch" and self.precision == "float32"
 
     def version(self) -> str:
-        """Version of the runtime's library, which must be installed."""
+        """Version of the runtime's library; raises PackageNotFoundError where it is not installed."""
         return version(library_of(self.runtime))
 
     def conditions(self) -> dict[str, str | int]:
-        """What all figures of this deployment depend on, for JSON and cards; `tokens` only where the input is text."""
+        """The conditions that figures of this deployment depend on, for JSON and cards; `tokens` only for text."""
         name = torch.cuda.get_device_name() if self.device == "cuda" else processor()[0]
         return self.conditions_on(f"{name}, {usable_cores()} cores", self.version())
 
     def conditions_on(self, machine: str, runtime_version: str) -> dict[str, str | int]:
-        """The same of another machine and version of the runtime."""
+        """Like `conditions`, for figures measured on another machine or with another version of the runtime."""
         length = {} if self.tokens is None else {"tokens": self.tokens}
         return {
             "machine": machine,
@@ -79,7 +79,11 @@ class Deployment:
         }
 
     def check(self) -> None:
-        """Raises ValueError, one sentence with the remedy, where this machine cannot run it."""
+        """Check that this machine supports the deployment.
+
+        Raises:
+            ValueError: it does not; the message is one sentence that names the remedy.
+        """
         found = runtime(self.runtime)
         if not found.usable:
             raise ValueError(f"{self.runtime} cannot be used here: {found.notes['all']}")
@@ -92,13 +96,15 @@ class Deployment:
         self.backend()
 
     def backend(self, write: Writer = convert) -> Backend:
-        """The runtime, new. A PyTorch backend keeps every network that it converts, so take one for each network.
+        """Create a backend of the runtime.
+
+        A PyTorch backend keeps every module that it converted, so create one for each network.
 
         Args:
             write: writes ONNX files: `hardware.onnx.convert`, or a `Resizer` for many networks of one space.
 
         Raises:
-            ValueError: the runtime is not installed or does not have this device.
+            ValueError: the runtime is not installed or does not support this device.
         """
         return backend(self.runtime, device=self.device, write=write)
 
@@ -110,17 +116,20 @@ class Deployment:
         write: Writer = convert,
         calibration: Sequence[Inputs] | None = None,
     ) -> Runner:
-        """A callable that computes `module` in this deployment; its files are gone once they are loaded.
+        """Convert and load `module` in this deployment, through temporary files.
 
         Args:
             module: in evaluation mode.
-            inputs: an example, by the names that the callable will be given.
+            inputs: example inputs, named as in later calls.
             write: see `backend`.
             calibration: rows for INT8, see `Backend.convert`.
 
+        Returns:
+            A callable that returns the first output.
+
         Raises:
-            ConversionError: the runtime does not take the network.
-            ValueError: the runtime does not have this precision or device.
+            ConversionError: the network cannot be converted for the runtime.
+            ValueError: the runtime does not support this precision or device.
         """
         converter = self.backend(write)
         with tempfile.TemporaryDirectory() as scratch:
@@ -129,7 +138,7 @@ class Deployment:
 
 
 def loaded_files(path: Path) -> tuple[Path, ...]:
-    """The files that are read when `path` is loaded: of an exported network, weights and description may be two."""
+    """The files that loading `path` reads: some formats keep weights and description in separate files."""
     if path.suffix == ".xml":
         return path, path.with_suffix(".bin")
     return (path, path.with_name("config.json")) if path.suffix == ".safetensors" else (path,)

@@ -1,4 +1,4 @@
-"""A module as it is looked at: evaluated, and without the caches that a generator of texts would keep."""
+"""Temporarily put a module into evaluation mode, without the key-value caches of text generation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,10 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and no key-value caches among the outputs, which a file could not hold; then as before."""
+    """Evaluation mode inside the context, restored afterwards.
+
+    Key-value caches are switched off as well, because an exported file cannot return them as outputs.
+    """
     training = [part for part in module.modules() if part.training]
     configs: list[Any] = [part.config for part in module.modules() if hasattr(part, "config")]
     caching = {id(config): config for config in configs if getattr(config, "use_cache", False) is True}.values()

@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 def split(inputs: Inputs) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
-    """Positional and keyword inputs; raises ValueError where there is nothing or something else than tensors."""
+    """Split inputs into positional and keyword tensors; raises ValueError if there are none or they are not tensors."""
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
     tensors = [*args, *kwargs.values()]
     wrong = next((value for value in tensors if not isinstance(value, torch.Tensor)), None)
@@ -24,7 +24,7 @@ def split(inputs: Inputs) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Ten
 
 
 def call(function: Callable[..., Result], inputs: Inputs) -> Result:
-    """`function` of the inputs, passed as they are named."""
+    """Call `function` with the inputs, by position or by name."""
     args, kwargs = split(inputs)
     return function(*args, **kwargs)
 
@@ -45,16 +45,16 @@ def batch_size(inputs: Inputs) -> int:
 
 
 def is_tokens(value: torch.Tensor) -> bool:
-    """Whether a tensor is a text: integers (rows, length), whose length is free."""
+    """Whether a tensor holds tokens: integers of shape (rows, length)."""
     return value.ndim == 2 and not value.is_floating_point()
 
 
 def first_row(inputs: Inputs) -> Inputs:
-    """The inputs with one row: tensors whose first axis is the batch keep its first entry, others stay."""
+    """The first row of the inputs; tensors whose first axis is not the batch stay as they are."""
     rows = batch_size(inputs)
     return map_inputs(inputs, lambda value: value[:1] if value.ndim and value.shape[0] == rows else value)
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the parameters of a module are."""
+    """The device of a module's parameters; the CPU where it has none."""
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))

@@ -1,7 +1,7 @@
 """Latency of several callables, measured so that they can be compared.
 
-All are timed in one process, interleaved: every round calls each once, in an order that rotates from round to round, so
-that a slow minute of the machine meets all of them. Latencies of different calls of `measure_latency` are comparable
+All callables are timed interleaved in one process: every round calls each once, in an order that rotates from round to
+round, so that a slow phase of the machine affects all of them alike. Results of two calls of `measure_latency` compare
 only through a callable that was measured in both.
 """
 
@@ -27,10 +27,10 @@ class Latency:
         median_ms: median of wall time: the latency.
         p95_ms: 95th percentile of wall time.
         quartiles: first and third quartile of wall time.
-        cpu_ms: median of the CPU time of the process, all its threads together; above the wall time where more than one
-            thread works, far below it where the machine was busy with something else.
-        noise: (third - first quartile) / median: differences below it mean little.
-        samples: wall times in the order in which they were taken.
+        cpu_ms: median of the CPU time of the process, summed over its threads; above the wall time if several threads
+            work, far below it if the machine was busy with other processes.
+        noise: (third - first quartile) / median; smaller differences between networks mean little.
+        samples: wall times in the order of measurement.
     """
 
     median_ms: float
@@ -51,21 +51,25 @@ def measure_latency(
     clock: Clock = time.perf_counter,
     cpu_clock: Clock = time.process_time,
 ) -> list[Latency]:
-    """Latency of every callable on the same inputs, in their order.
+    """Measure the latency of every callable on the same inputs.
 
-    Gradients and the garbage collector are off while measuring; work on the inputs' CUDA device is waited for.
+    Gradients and the garbage collector are off while measuring. Each call ends when the CUDA device of the inputs has
+    finished its work.
 
     Args:
-        callables: modules or loaded runtimes, called with the inputs as they are named.
+        callables: modules or loaded runtimes, which accept the inputs.
         inputs: tuple (positional) or mapping (keyword) of tensors.
         repeats: timed rounds; every round calls each callable once.
         warmup: rounds before them that are not timed.
-        threads: of torch inside the process, put back afterwards; other runtimes fix theirs when they load a model.
-        clock: wall time in seconds.
-        cpu_clock: CPU time of the process in seconds.
+        threads: number of threads of torch, restored afterwards; other runtimes fix theirs when they load a model.
+        clock: returns wall time in seconds.
+        cpu_clock: returns CPU time of the process in seconds.
+
+    Returns:
+        One `Latency` for each callable, in the same order.
 
     Raises:
-        ValueError: nothing to measure, fewer than one repeat or thread, a negative warm-up.
+        ValueError: nothing to measure, fewer than one repeat or thread, or a negative warm-up.
     """
     if not callables or repeats < 1 or warmup < 0 or threads < 1:
         raise ValueError(
@@ -76,6 +80,7 @@ def measure_latency(
     wall: list[list[float]] = [[] for _ in callables]
     cpu: list[list[float]] = [[] for _ in callables]
     with undisturbed(threads), torch.inference_mode():
+        # Warm-up rounds have negative numbers: the order goes on rotating across both parts.
         for turn in range(-warmup, repeats):
             for which in _order(len(callables), turn):
                 start, cpu_start = clock(), cpu_clock()
@@ -89,12 +94,12 @@ def measure_latency(
 
 
 def _order(count: int, turn: int) -> list[int]:
-    """Indices 0 .. count - 1, starting one further each turn."""
+    """Indices 0 .. count - 1, rotated by `turn`."""
     return [(turn + step) % count for step in range(count)]
 
 
 def waiter(inputs: Inputs) -> Callable[[], None]:
-    """What to call so that work on the device of the inputs is done: nothing on a CPU."""
+    """A function that waits until the CUDA devices of the inputs are idle; it does nothing for inputs on the CPU."""
     args, kwargs = split(inputs)
     devices = {value.device for value in [*args, *kwargs.values()] if value.device.type == "cuda"}
 
@@ -107,7 +112,7 @@ def waiter(inputs: Inputs) -> Callable[[], None]:
 
 @contextmanager
 def fixed_threads(threads: int) -> Iterator[None]:
-    """Run with that many threads of torch inside each operation, and put the number back."""
+    """Set the number of threads that torch uses within an operation; restored afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -118,8 +123,8 @@ def fixed_threads(threads: int) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(threads: int) -> Iterator[None]:
-    """Run with that many threads of torch and without the garbage collector, and put both back."""
-    # Not emptied before: a full collection takes a fifth of a second, more than measuring a small network.
+    """Set the number of threads of torch and switch off the garbage collector; both are restored afterwards."""
+    # No collection beforehand: a full one takes 0.2 s, more than measuring a small network.
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What this machine is: the fingerprint that a profile carries."""
+"""Description of this machine, as device profiles record it."""
 
 import os
 import platform
@@ -24,10 +24,10 @@ _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def this_machine(accelerator: str | None = None) -> Machine:
-    """Processor, usable cores, system, features that matter to networks, and the frequency governor if readable.
+    """Describe this machine: processor and its features, usable cores, system, and the frequency governor.
 
     Args:
-        accelerator: name of the GPU that is measured, if one is.
+        accelerator: name of the GPU that is measured; None if none is.
     """
     name, features = processor()
     return Machine(
@@ -41,11 +41,12 @@ def this_machine(accelerator: str | None = None) -> Machine:
 
 
 def processor(cpuinfo: Path = _CPUINFO) -> tuple[str, tuple[str, ...]]:
-    """Name of the processor, and which of `CPU_FEATURES` it has; none are known outside Linux."""
+    """Name of the processor, and those of `CPU_FEATURES` that it has; outside Linux no features are known."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
+    # x86 lists "flags", ARM lists "Features".
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     known = set(flags.group(1).split()) if flags else set()
@@ -54,7 +55,7 @@ def processor(cpuinfo: Path = _CPUINFO) -> tuple[str, tuple[str, ...]]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Number of cores that this process may run on, which containers may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -66,5 +67,5 @@ def _governor() -> str | None:
 
 
 def _shown(text: str) -> str:
-    """Text as a profile's name may hold it."""
+    """Make text valid as a `Name` of a profile: printable, at most 256 characters, not empty."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:256] or "unknown"

@@ -1,4 +1,4 @@
-"""The only conversion to ONNX, with the check of what comes out (the only home of onnx and onnxscript)."""
+"""Conversion to ONNX and the check of the converted file (the only home of onnx and onnxscript)."""
 
 import io
 import logging
@@ -16,12 +16,14 @@ from hardware.evaluating import evaluating
 from hardware.inputs import Inputs, batch_size, is_tokens, map_inputs, split
 from hardware.quantized import quantized
 
-# From 23 on attention is one operator, which ONNX Runtime and OpenVINO compute 5 to 15 % faster than its parts; what
-# they compute otherwise than the network (shared heads of keys, for one) is written in parts.
+# Since opset 23 attention is a single operator, which ONNX Runtime and OpenVINO execute 5 to 15 % faster than separate
+# matrix products and softmax. Some of its forms (such as keys shared by several heads) give wrong outputs there; the
+# check of the file finds these, and opset 18 then writes attention as separate operators.
 OPSETS = (23, 18)
-# ONNX Runtime fails on attention as one operator with quantized inputs.
+# ONNX Runtime fails on the attention operator when its inputs are quantised.
 OPSETS_INT8 = (18,)
 _PRECISION = "supersieve.precision"
+# A protobuf message holds at most 2 GiB; 64 MiB are left for the graph.
 _MOST_BYTES = 2 * 2**30 - 64 * 2**20
 _NOISY = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir")
 
@@ -34,21 +36,24 @@ def convert(
     load: Callable[[Path], Runner],
     opsets: Sequence[int] = OPSETS,
 ) -> Path:
-    """Write `module` as one ONNX file with its weights inside, batch and token length free, and check it.
+    """Write `module` as one ONNX file that contains its weights, with variable batch and token length, and check it.
 
-    The file's first output is called `logits`. It is compared with the module on the example and on inputs of another
-    batch and length, at a tolerance of 1e-4 of the largest logit, before it takes its place at `path`.
+    The first output is named `logits`. The file is run on the example and on inputs of another batch and length; it is
+    renamed to `path` only if all outputs equal the module's within 1e-4 of the largest logit.
 
     Args:
-        module: evaluated in evaluation mode; its modes are left as they are.
-        example_inputs: tuple or mapping of tensors; the batch is the first axis of the first one, the length is the
-            second axis of integer tensors of two axes.
-        path: the file to write; an old one is replaced only by a checked one.
+        module: run in evaluation mode; its modes are restored afterwards.
+        example_inputs: tuple or mapping of tensors; the first axis of the first tensor is the batch, the second axis
+            of two-dimensional integer tensors is the length.
+        path: the file to write; an existing file is replaced only after the check.
         load: opens an ONNX file in a runtime.
-        opsets: versions of ONNX's operators; the first in which the outputs are right is taken.
+        opsets: versions of ONNX's operators to try in order; the first with correct outputs is used.
+
+    Returns:
+        `path`.
 
     Raises:
-        ConversionError: torch cannot export the module, the file would pass ONNX's 2 GiB, or outputs differ.
+        ConversionError: torch cannot export the module, the file would exceed ONNX's 2 GiB, or outputs differ.
     """
     if sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()) > _MOST_BYTES:
         raise ConversionError("a network of more than 2 GiB does not fit into one ONNX file; choose a smaller one")
@@ -81,7 +86,7 @@ def _export_checked(
 
 
 def two_rows(inputs: Inputs) -> Inputs:
-    """At least two rows: the exporter would fix a batch of one."""
+    """Inputs of at least two rows: the exporter would treat a batch of one as a constant."""
     rows = batch_size(inputs)
     if rows > 1:
         return inputs
@@ -89,7 +94,17 @@ def two_rows(inputs: Inputs) -> Inputs:
 
 
 def export(module: nn.Module, inputs: Inputs, path: Path, opset: int) -> None:
-    """Write an evaluated module as ONNX, unchecked; `inputs` have two rows or more. Raises ConversionError."""
+    """Write a module in evaluation mode as ONNX, without checking the file.
+
+    Args:
+        module: the network.
+        inputs: of at least two rows.
+        path: the file to write.
+        opset: version of ONNX's operators.
+
+    Raises:
+        ConversionError: torch cannot export the module.
+    """
     args, kwargs = split(inputs)
     rows = batch_size(inputs)
     axes = [_free_axes(value, rows) for value in [*args, *kwargs.values()]]
@@ -123,17 +138,23 @@ def _free_axes(value: torch.Tensor, rows: int) -> dict[int, str]:
 
 
 def precision_of_file(metadata: Mapping[str, str]) -> torch.dtype:
-    """The precision that the metadata of an ONNX file written here tells."""
+    """The precision of an ONNX file written here, from its metadata; files without an entry are float32."""
     return PRECISIONS.get(metadata.get(_PRECISION, "float32"), torch.float32)
 
 
 def quantize(path: Path, calibration: Sequence[Inputs], target: Path) -> Path:
-    """Write to `target` what an ONNX file holds, its linear layers and convolutions in INT8; raises ConversionError.
+    """Quantise the linear layers and convolutions of an ONNX file to INT8.
 
     Args:
-        path: the file in float32.
+        path: the float32 file.
         calibration: inputs of one row each.
-        target: the file to write; an old one is replaced as a whole.
+        target: the file to write; an existing file is replaced only by a complete one.
+
+    Returns:
+        `target`.
+
+    Raises:
+        ConversionError: the network cannot be quantised.
     """
     import onnx
 
@@ -152,7 +173,7 @@ def quantize(path: Path, calibration: Sequence[Inputs], target: Path) -> Path:
 
 
 def other_size(inputs: Inputs) -> Inputs:
-    """The same inputs with one more row and, of token inputs, about half of the length."""
+    """The inputs with one more row and, for token inputs, about half of the length."""
     rows = batch_size(inputs)
 
     def change(value: torch.Tensor) -> torch.Tensor:
@@ -167,7 +188,7 @@ def other_size(inputs: Inputs) -> Inputs:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's progress on stdout and its notices: of absent torchvision, folding, shared axis names."""
+    """Suppress the exporter's progress on stdout and its notices (missing torchvision, folding, shared axis names)."""
     levels = {name: logging.getLogger(name).level for name in _NOISY}
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)

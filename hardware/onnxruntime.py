@@ -1,4 +1,4 @@
-"""ONNX Runtime (the only home of onnxruntime)."""
+"""The backend of ONNX Runtime (the only home of onnxruntime)."""
 
 import tempfile
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime on the CPU or, where its build for CUDA is installed and it is asked for, on the first CUDA device.
+    """ONNX Runtime on the CPU or on the first CUDA device, which needs the build `onnxruntime-gpu`.
 
     Args:
         device: "cpu" or "cuda".
-        write: what writes the ONNX files: `hardware.onnx.convert`, or a `Resizer` for many networks of one space.
+        write: writes the ONNX files: `hardware.onnx.convert`, or a `Resizer` for many networks of one space.
     """
 
     def __init__(self, device: str = "cpu", write: Writer = convert) -> None:
@@ -38,27 +38,29 @@ class OnnxRuntimeBackend:
         precision: torch.dtype = torch.float32,
         calibration: Sequence[Inputs] | None = None,
     ) -> Path:
-        """Write `model.onnx`, with its outputs checked; for int8 `model-int8.onnx`, checked before it is rounded.
+        """Write `model.onnx` or, for int8, `model-int8.onnx`; see `Backend.convert`.
+
+        Outputs are checked in float32, before quantisation, since rounding changes them by more than the tolerance.
 
         Raises:
             ConversionError: the module cannot be converted, or the outputs differ.
-            ValueError: a precision that ONNX Runtime does not have.
+            ValueError: ONNX Runtime does not support the precision.
         """
         _supported(precision)
         if precision is not torch.int8:
             return self._write(module, example_inputs, folder / "model.onnx", load=self.load, opsets=OPSETS)
         rows = single_rows(example_inputs) if calibration is None else calibration
-        # Aside, because the folder may hold the float32 network as model.onnx.
+        # The float32 file goes into a scratch folder, because `folder` may hold another model.onnx.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as aside:
             path = Path(aside) / "model.onnx"
             self._write(module, example_inputs, path, load=self.load, opsets=OPSETS_INT8)
             return quantize(path, rows, folder / "model-int8.onnx")
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
-        """A session with a fixed number of threads; inputs that the network does not read are ignored.
+        """Load a file with a fixed number of threads; inputs that the network does not read are ignored.
 
         Raises:
-            ValueError: no file there, a file in another precision, or no CUDA where that is asked.
+            ValueError: the file is missing or has another precision, or device "cuda" is not available.
         """
         _supported(precision)
         if not path.is_file():
@@ -91,7 +93,7 @@ class OnnxRuntimeBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what goes wrong is raised; a second telling would disturb the output
+        options.log_severity_level = 4  # errors are raised as exceptions; logging them too would clutter the output
         return onnxruntime.InferenceSession(str(path), options, providers=[provider])
 
 

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU (the only home of openvino). It reads the same ONNX files as ONNX Runtime."""
+"""The backend of OpenVINO on the CPU (the only home of openvino); it reads the same ONNX files as ONNX Runtime."""
 
 import tempfile
 from collections.abc import Sequence
@@ -14,15 +14,16 @@ from hardware.inputs import Inputs
 from hardware.onnx import convert
 from hardware.quantized import quantized, single_rows
 
-# Always given: left alone, OpenVINO computes in BF16 where the processor has it.
+# The precision hint is always set: by default OpenVINO silently computes in BF16 on processors that support it, so that
+# a "float32" figure would be one of BF16. The layers of int8 files that are not quantised compute in float32.
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}
 
 
 class OpenVinoBackend:
-    """OpenVINO, CPU, tuned for the latency of one call.
+    """OpenVINO on the CPU, configured for the latency of single calls.
 
     Args:
-        write: what writes the ONNX files: `hardware.onnx.convert`, or a `Resizer` for many networks of one space.
+        write: writes the ONNX files: `hardware.onnx.convert`, or a `Resizer` for many networks of one space.
     """
 
     def __init__(self, write: Writer = convert) -> None:
@@ -37,11 +38,13 @@ class OpenVinoBackend:
         precision: torch.dtype = torch.float32,
         calibration: Sequence[Inputs] | None = None,
     ) -> Path:
-        """Write `model.onnx`, with its outputs checked; of int8, `model.xml` with `model.bin` beside it.
+        """Write `model.onnx` or, for int8, `model.xml` and `model.bin`; see `Backend.convert`.
+
+        Outputs are checked in float32, before quantisation, since rounding changes them by more than the tolerance.
 
         Raises:
             ConversionError: the module cannot be converted, or the outputs differ.
-            ValueError: a precision that there is not.
+            ValueError: an unknown precision.
         """
         precision_name(precision)
         if precision is not torch.int8:
@@ -54,10 +57,10 @@ class OpenVinoBackend:
             return _save(quantized(model, names, rows), Path(aside), folder)
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
-        """A compiled network with a fixed number of threads; inputs that the network does not read are ignored.
+        """Load and compile a file for a fixed number of threads; inputs that the network does not read are ignored.
 
         Raises:
-            ValueError: no file there, a file in another precision, or a precision that this processor does not have.
+            ValueError: the file is missing or has another precision, or the processor does not support the precision.
         """
         name = precision_name(precision)
         if not path.is_file():
@@ -81,6 +84,7 @@ class OpenVinoBackend:
         names = [port.get_any_name() for port in compiled.inputs]
 
         def run(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+            # Sharing spares a copy of the inputs in every call, which would count as latency.
             result: Any = request.infer(arrange(names, args, kwargs), share_inputs=True)[output]
             return torch.from_numpy(result)
 
@@ -89,7 +93,7 @@ class OpenVinoBackend:
 
 @cache
 def capabilities() -> tuple[str, ...]:
-    """What the processor computes in, by OpenVINO's names (FP32, BF16, INT8, ...)."""
+    """The precisions that the processor supports, by OpenVINO's names (FP32, BF16, INT8, ...)."""
     return tuple(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
@@ -108,7 +112,7 @@ def _save(model: Any, aside: Path, folder: Path) -> Path:
     import openvino
 
     openvino.save_model(model, aside / "model.xml", compress_to_fp16=False)
-    # The weights first: a description without its weights could not be read.
+    # Move the weights first, since model.xml cannot be loaded without them.
     for name in ("model.bin", "model.xml"):
         (aside / name).replace(folder / name)
     return folder / "model.xml"

@@ -1,4 +1,4 @@
-"""PyTorch itself: the runtime that needs no conversion, and the one with CUDA where the module is there."""
+"""The backend of PyTorch, which needs no conversion and runs on the device of the module, CUDA included."""
 
 import copy
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from hardware.latency import fixed_threads
 
 
 class PyTorchBackend:
-    """Eager PyTorch, or compiled, on the device of the module.
+    """PyTorch, eager or compiled, on the device of the module.
 
-    The code of a module is a Python class, which no file holds: `convert` writes the weights and keeps the module, so
-    `load` knows only what the same object converted.
+    A file cannot hold the Python class of a module. `convert` therefore writes the weights and keeps the module in
+    memory, and `load` accepts only paths that the same backend converted.
 
     Args:
-        compiled: use `torch.compile`. It takes seconds to minutes for each network and again for each shape of inputs,
-            so it is for final figures and not for a search.
+        compiled: use `torch.compile`. Compilation takes seconds to minutes for each network and each shape of inputs,
+            so it suits final figures but not a search.
     """
 
     def __init__(self, compiled: bool = False) -> None:
@@ -38,7 +38,7 @@ class PyTorchBackend:
         precision: torch.dtype = torch.float32,
         calibration: Sequence[Inputs] | None = None,
     ) -> Path:
-        """Write the weights as `weights.safetensors`; the example is not needed. ValueError for int8."""
+        """Write the weights as `weights.safetensors`; the example is not used. Raises ValueError for int8."""
         _supported(precision)
         path = folder / "weights.safetensors"
         save_model(module, str(path))
@@ -46,10 +46,10 @@ class PyTorchBackend:
         return path
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
-        """The module in evaluation mode; in bfloat16 a copy of it, which takes and gives float32.
+        """The converted module as a callable, see `runner`.
 
         Raises:
-            ValueError: this object did not convert that path, or a precision that it does not have.
+            ValueError: this backend did not convert `path`, or does not support the precision.
         """
         if path not in self._modules:
             raise ValueError(f"{path} must have been converted by this backend in this process; convert it first")
@@ -59,16 +59,19 @@ class PyTorchBackend:
 def runner(
     module: nn.Module, *, threads: int = 1, precision: torch.dtype = torch.float32, compiled: bool = False
 ) -> Runner:
-    """A callable that computes a module, in evaluation mode, on the device that it is on.
+    """Wrap a module as a callable, in evaluation mode, on the module's device.
 
     Args:
-        module: used as it is in float32; of another precision a copy is made.
-        threads: of torch during a call, put back afterwards.
-        precision: in which it computes; it takes and gives float32.
+        module: used directly in float32; copied for other precisions.
+        threads: number of threads of torch during a call, restored afterwards.
+        precision: of the computation; inputs and outputs are float32 in any case.
         compiled: use `torch.compile`.
 
+    Returns:
+        A function of the module's inputs that returns its first output.
+
     Raises:
-        ValueError: a precision that PyTorch does not have.
+        ValueError: PyTorch does not support the precision.
     """
     _supported(precision)
     module = module.eval()

@@ -1,4 +1,4 @@
-"""INT8 by calibration (the only home of nncf)."""
+"""Post-training quantisation to INT8 (the only home of nncf)."""
 
 import io
 import logging
@@ -13,15 +13,18 @@ from hardware.inputs import Inputs, batch_size, map_inputs, split
 
 
 def quantized(model: Any, names: Sequence[str], calibration: Sequence[Inputs]) -> Any:
-    """A model whose linear layers and convolutions compute in INT8, weights and inputs; the given one is left.
+    """Quantise weights and inputs of linear layers and convolutions to INT8.
 
     Args:
-        model: an OpenVINO model or an ONNX one.
-        names: of its inputs.
-        calibration: inputs of one row each, from which the ranges of activations are taken; at least one.
+        model: an OpenVINO or ONNX model; it is not changed.
+        names: names of its inputs.
+        calibration: at least one input of one row, from which the ranges of activations are determined.
+
+    Returns:
+        The quantised model, of the same type.
 
     Raises:
-        ConversionError: the model cannot be quantized.
+        ConversionError: the model cannot be quantised.
         ValueError: nncf is not installed.
     """
     with silent():
@@ -40,7 +43,7 @@ def quantized(model: Any, names: Sequence[str], calibration: Sequence[Inputs]) -
 
 
 def single_rows(inputs: Inputs) -> list[Inputs]:
-    """The rows of a batch as inputs of one row each."""
+    """Split a batch into inputs of one row each."""
     rows = batch_size(inputs)
 
     def one(row: int) -> Inputs:
@@ -50,7 +53,10 @@ def single_rows(inputs: Inputs) -> list[Inputs]:
 
 
 def _has_attention(model: Any) -> bool:
-    """Whether there are products of two activations, which nncf takes for a transformer's: softmax is the sign."""
+    """Whether the model contains attention, recognised by its softmax.
+
+    For transformers nncf also quantises the matrix products of two activations.
+    """
     nodes = model.graph.node if hasattr(model, "graph") else []
     kinds = {node.op_type for node in nodes} or {each.get_type_name() for each in model.get_ops()}
     return bool(kinds & {"Softmax", "Attention", "ScaledDotProductAttention"})
@@ -66,10 +72,10 @@ def _nncf() -> Any:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Import and use nncf inside: no progress bars, notices or warnings, and no reports of its use over the network."""
+    """Import and use nncf inside this context, without progress bars, notices, warnings or telemetry."""
     log = logging.getLogger("nncf")
     level = log.level
-    # It reports unless it takes itself to be tested when it is first imported.
+    # nncf sends usage data unless this variable, set in its own tests, is present at the first import.
     before = os.environ.get("NNCF_CI")
     os.environ["NNCF_CI"] = "1"
     try:

@@ -1,4 +1,4 @@
-"""The runtimes by name: which of them can be used here in which precisions, and what to do about the others."""
+"""The runtimes by name: which precisions each supports on this machine, and how to enable those that are missing."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,18 +13,20 @@ from hardware.openvino import OpenVinoBackend, capabilities
 from hardware.pytorch import PyTorchBackend
 from hardware.quantized import silent
 
+# Processor features that execute bfloat16 natively; PyTorch emulates it elsewhere.
 _FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """One runtime on this machine.
+    """What one runtime supports on this machine.
 
     Attributes:
-        name: as commands and profiles say it.
-        version: of its library; None where it is not installed.
-        precisions: names of those that it computes in here.
-        notes: why a precision, or the whole runtime under the name "all", is missing or slow, and what to do about it.
+        name: as in commands and profiles.
+        version: of its library; None if that is not installed.
+        precisions: names of the precisions that it supports here.
+        notes: by precision, why it is missing or slow and what to do about it; the key "all" stands for the whole
+            runtime.
     """
 
     name: str
@@ -34,7 +36,7 @@ class Runtime:
 
     @property
     def usable(self) -> bool:
-        """Whether it computes at all here."""
+        """Whether the runtime supports any precision here."""
         return bool(self.precisions)
 
 
@@ -44,25 +46,25 @@ _INSTALL = {"openvino": "pip install 'supersieve[openvino]'"}
 
 
 def library_of(name: str) -> str:
-    """The distribution that a runtime belongs to, by which it is installed."""
+    """The name of the package that provides a runtime."""
     return _LIBRARY.get(name, name)
 
 
 def backends() -> tuple[Runtime, ...]:
-    """Every runtime and what it can do on this machine's processor; imports them all, so it takes seconds."""
+    """All runtimes with what they support on this processor; importing them takes seconds."""
     return tuple(runtime(name) for name in NAMES)
 
 
 def backend(name: str, *, device: str = "cpu", write: Writer = convert) -> Backend:
-    """The runtime of that name.
+    """Create the backend of a runtime.
 
     Args:
         name: one of `NAMES`.
-        device: "cpu" or "cuda"; PyTorch computes where the module is.
-        write: what writes ONNX files, where the runtime reads them: `Resizer()` for many networks of one space.
+        device: "cpu" or "cuda"; ignored by PyTorch, which runs on the device of the module.
+        write: writes ONNX files for the runtimes that read them; pass a `Resizer` for many networks of one space.
 
     Raises:
-        ValueError: another name, a library that is not installed, or a device that the runtime does not have here.
+        ValueError: an unknown name, a library that is not installed, or a device that the runtime does not support.
     """
     if name not in NAMES:
         raise ValueError(f"the runtime must be one of {', '.join(NAMES)}, got {name}")
@@ -79,22 +81,23 @@ def backend(name: str, *, device: str = "cpu", write: Writer = convert) -> Backe
 
 
 def runtime(name: str) -> Runtime:
-    """What a runtime can do on this machine's processor; raises ValueError for another name than one of `NAMES`."""
+    """What a runtime supports on this machine's processor; raises ValueError for a name that is not in `NAMES`."""
     if name not in NAMES:
         raise ValueError(f"the runtime must be one of {', '.join(NAMES)}, got {name}")
     missing = _missing(name)
     if missing:
         return Runtime(name, None, (), {"all": missing})
-    found = _PRECISIONS_OF[name]()
-    notes = {precision: note for precision, (_, note) in found.items() if note}
-    usable = tuple(precision for precision, (works, _) in found.items() if works)
+    support = _PRECISIONS_OF[name]()
+    notes = {precision: note for precision, (_, note) in support.items() if note}
+    usable = tuple(precision for precision, (works, _) in support.items() if works)
     return Runtime(name, version(library_of(name)), usable, notes)
 
 
-Found = dict[str, tuple[bool, str]]
+# For each precision, whether it is supported, and a note where it is not or is slow.
+_Support = dict[str, tuple[bool, str]]
 
 
-def _pytorch() -> Found:
+def _pytorch() -> _Support:
     fast = _FAST_BFLOAT16 & set(processor()[1])
     return {
         "float32": (True, ""),
@@ -103,7 +106,7 @@ def _pytorch() -> Found:
     }
 
 
-def _onnxruntime() -> Found:
+def _onnxruntime() -> _Support:
     return {
         "float32": (True, ""),
         "bfloat16": (False, "ONNX Runtime does not compute in it on a processor; use openvino or pytorch"),
@@ -111,7 +114,7 @@ def _onnxruntime() -> Found:
     }
 
 
-def _openvino() -> Found:
+def _openvino() -> _Support:
     has = "BF16" in capabilities()
     return {
         "float32": (True, ""),
@@ -125,7 +128,7 @@ def _int8() -> tuple[bool, str]:
     return not missing, missing and f"it needs nncf: {missing}"
 
 
-_PRECISIONS_OF: dict[str, Callable[[], Found]] = {
+_PRECISIONS_OF: dict[str, Callable[[], _Support]] = {
     "pytorch": _pytorch,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
@@ -133,7 +136,7 @@ _PRECISIONS_OF: dict[str, Callable[[], Found]] = {
 
 
 def _missing(name: str) -> str:
-    """Why a library cannot be imported and how to mend it; empty where it can."""
+    """Why the library of a runtime cannot be imported and how to fix it; empty if it can."""
     library = library_of(name)
     install = _INSTALL.get(name, f"pip install {library}")
     try:
