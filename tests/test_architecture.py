@@ -37,6 +37,7 @@ HOMES = {
     "onnxscript": {"hardware.onnx"},
     "openvino": {"hardware.openvino", "nas.profiling.on_device"},
     "optuna": {"nas.searching.storage", "nas.searching.study", "nas.searching.trials"},
+    "plotly": {"nas.reporting.charts"},
     "pydantic": {
         "hardware.profile",
         "nas.command.config_file",
@@ -60,6 +61,7 @@ SLOW_TO_IMPORT = {
     "onnx",
     "onnxruntime",
     "openvino",
+    "plotly",
     "ray",
     "sklearn",
     "transformers",
