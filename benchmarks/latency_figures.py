@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from harness import Figures
 
-from nas.profiling.prediction import KINDS, LatencyPredictor
+from nas.profiling.prediction import PREDICTOR_KINDS, LatencyPredictor
 from nas.profiling.subject import Subject
 from nas.searching.features import one_hot_features
 from predictors import Additive, coverage, kendall_tau, mape, published_chooser
@@ -104,7 +104,7 @@ def compared(
     """Figures of `judged` on the held-out candidates for each predictor, by the name of the predictor."""
     space = subject.supernet.space
     hot = one_hot_features(space)
-    ours = {kind: LatencyPredictor(space, subject.kernels, kind) for kind in KINDS}
+    ours = {kind: LatencyPredictor(space, subject.kernels, kind) for kind in PREDICTOR_KINDS}
     ways: dict[str, Predict] = {
         kind: predictor.fit(profiled.rows, profiled.ratios).predict for kind, predictor in ours.items()
     }

@@ -1,7 +1,8 @@
-"""What a device profile holds, and its reading: portable JSON, which may come from anybody.
+"""The schema of device profiles, and reading and writing them as JSON.
 
-A profile says how long sub-networks of one model take on one machine, so that a search elsewhere can predict the rest.
-It is data only: nothing that it names is opened, imported or run, and a damaged or hostile file is one ValueError.
+A profile records the latency of some sub-networks of a model on one machine, so that a search on another machine can
+predict the latency of all others. The file may come from anybody: it is treated as data only (nothing that it names is
+opened, imported or executed), sizes and numbers are bounded, and a damaged or hostile file raises one ValueError.
 """
 
 import hashlib
@@ -21,38 +22,42 @@ MOST_BYTES = 64 * 2**20
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Device = Literal["cpu", "cuda"]
-# Names are printed: no control characters, which a terminal would obey.
+# Names are printed, so they must not contain control characters, which a terminal would execute.
 Name = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Value = Annotated[int, pydantic.Field(ge=-(2**53), le=2**53)] | float | Name | None
 Positive = Annotated[float, pydantic.Field(gt=0, le=1e12)]
 NonNegative = Annotated[float, pydantic.Field(ge=0, le=1e12)]
 Count = Annotated[int, pydantic.Field(ge=1, le=2**20)]
 _MOST_CALLS, _MOST_NUMBERS = 10_000, 2**28
-_ALIKE = 0.01
+# Two networks whose MACs differ by less, relative to the larger, count as the same: the number of labels may vary.
+_MACS_TOLERANCE = 0.01
 
 _CONFIG = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-_OF_MODEL = ("family", "space_sha256", "macs")
-# What a user sets is named first: the multiply-accumulates follow from the inputs, too.
-_SET = ("batch", "tokens", "shape", "runtime", "device", "precision", "threads", "multiple_of")
-ASKED = ("model", "family", "space_sha256", *_SET, "macs")
+_MODEL_FIELDS = ("family", "space_sha256", "macs")
+_SETTINGS = ("batch", "tokens", "shape", "runtime", "device", "precision", "threads", "multiple_of")
+# Settings come before MACs: MACs depend on the inputs, and the first difference is the one reported.
+FINGERPRINT_FIELDS = ("model", "family", "space_sha256", *_SETTINGS, "macs")
 
 
 @dataclass(frozen=True)
 class MeasurementProtocol:
-    """How a sub-network is measured beside the reference network.
+    """How the latency of a sub-network is measured relative to the reference network.
 
     Args:
-        window: warming up ends when the medians of two consecutive windows of so many calls agree.
-        warmup_most: calls of the warm-up at most, of each network.
-        warmup_tolerance: largest relative difference of those two medians.
-        rounds: least number of timed rounds, 6 or more, since fewer have no 95 % interval; each calls both networks
-            once, in an order that turns.
-        rounds_most: largest number of rounds.
-        tolerance: measuring ends when the relative half-width of the 95 % interval of the median ratio is at most this;
-            a timing that does not reach it within `rounds_most` is not stable.
-        clock: "wall", or "cpu" for the CPU time of the process. On a machine that others use too the latter is far
-            steadier, and for one thread on a processor it is what a call takes when it is alone; for more threads, or
-            on a GPU, it says nothing.
+        window: number of calls in a window; the warm-up ends when the medians of two consecutive windows agree.
+        warmup_most: largest number of warm-up calls of each network.
+        warmup_tolerance: largest relative difference at which those two medians agree.
+        rounds: least number of timed rounds; at least 6, because fewer values have no 95 % interval of the median.
+            Each round calls both networks once, in alternating order.
+        rounds_most: largest number of timed rounds.
+        tolerance: measuring ends when the half-width of the 95 % interval of the median ratio, relative to that ratio,
+            is at most this; a timing that does not reach it within `rounds_most` is marked as unstable.
+        clock: "wall" for wall time, or "cpu" for the CPU time of the process. CPU time is far steadier on a shared
+            machine and, for a single thread on a processor, equals the latency on an idle machine. It is not a
+            latency for several threads or on a GPU.
+
+    Raises:
+        ValueError: a setting out of range.
     """
 
     window: int = 2
@@ -76,29 +81,32 @@ class MeasurementProtocol:
             )
 
 
-class _Part(pydantic.BaseModel):
+class _StrictModel(pydantic.BaseModel):
+    """The base of all parts of a profile: no unknown fields, no conversion of types, no change after creation."""
+
     model_config = _CONFIG
 
 
-class Timing(_Part):
-    """Times of one network.
+class Timing(_StrictModel):
+    """Measured times of one network, and their ratios to the reference network.
 
     Attributes:
         median_ms: median of wall time.
         p95_ms: 95th percentile of wall time.
         quartiles: first and third quartile of wall time.
-        cpu_ms: median of the CPU time of the process, all its threads together.
+        cpu_ms: median of the CPU time of the process, summed over its threads.
         noise: (third - first quartile) / median.
-        samples: wall times in milliseconds in the order in which they were taken.
-        ratio: median over the rounds of this network's wall time over the reference network's in the same round: what
-            compares between rows, since a slow minute of the machine meets both.
-        cpu_ratio: the same of CPU times, steadier where the machine is busy with something else.
-        half_width: of the 95 % interval of the ratio by the protocol's clock, relative to it.
-        reference_ms: median of the reference network's wall time in the same rounds, whose drift shows from row to row;
-            None where it was not kept.
-        stable: whether `half_width` reached the tolerance and warming up ended; an unstable figure is no result.
-        peak_memory_mib: largest resident memory of the process so far; None where it cannot be read.
-        energy_mj: energy of the whole package for one call, idle power included; None where it cannot be read.
+        samples: wall times in milliseconds in the order of measurement.
+        ratio: median over the rounds of this network's wall time divided by the reference network's in the same round.
+            Ratios compare between rows, because a slow phase of the machine affects both networks of a round.
+        cpu_ratio: the same ratio of CPU times, which is steadier on a busy machine.
+        half_width: half-width of the 95 % interval of the ratio by the protocol's clock, relative to the ratio.
+        reference_ms: median wall time of the reference network in the same rounds, which shows drift between rows;
+            None if it was not recorded.
+        stable: whether `half_width` reached the tolerance and the warm-up converged; do not use unstable timings.
+        peak_memory_mib: peak resident memory of the process so far; None where it cannot be read.
+        energy_mj: energy of the whole processor package for one call, including idle power; None where it cannot be
+            read.
     """
 
     median_ms: Positive
@@ -123,11 +131,14 @@ class Timing(_Part):
         return self
 
 
-class ProfileRow(_Part):
-    """One measured sub-network: the option of every choice by its name, its timing, and its place in time (0, 1, ...).
+class ProfileRow(_StrictModel):
+    """One measured sub-network. A sub-network may have several rows, whose differences give the noise floor.
 
-    A sub-network may have several rows, apart in time: they tell the noise floor. `seconds` were spent on the row, with
-    choosing, converting and loading; 0 where that was not kept.
+    Attributes:
+        candidate: the option of every choice, by the name of the choice.
+        timing: its measured times.
+        order: position of the row in the order of measurement, from 0.
+        seconds: time spent on the row, including selection, conversion and loading; 0 if it was not recorded.
     """
 
     candidate: dict[Name, Value] = pydantic.Field(max_length=10_000)
@@ -137,19 +148,20 @@ class ProfileRow(_Part):
 
     @property
     def key(self) -> tuple[tuple[str, object], ...]:
-        """The candidate as something to compare and to look up by."""
+        """The candidate as a hashable value."""
         return tuple(sorted(self.candidate.items()))
 
 
-class ProfiledModel(_Part):
+class ProfiledModel(_StrictModel):
     """The network whose sub-networks were measured.
 
     Attributes:
-        name: of the model.
-        family: of the model.
-        space_sha256: of its space's JSON.
-        macs: multiply-accumulates of the full network for one row, by which two networks of one name and space are told
-            apart, of other patches for instance; alike within 1 %, so that the number of labels does not matter.
+        name: name of the model.
+        family: family of architectures that it belongs to.
+        space_sha256: SHA-256 digest of the JSON of its search space.
+        macs: multiply-accumulates of the full network for one row. They distinguish networks of the same name and space
+            that differ otherwise, such as in the size of patches; values within 1 % are equal, so that the number of
+            labels does not matter.
     """
 
     name: Name
@@ -158,8 +170,17 @@ class ProfiledModel(_Part):
     macs: Annotated[int, pydantic.Field(ge=0, le=2**62)]
 
 
-class Machine(_Part):
-    """Where it was measured; `governor` of the first core's frequency and `accelerator` where there is one."""
+class Machine(_StrictModel):
+    """The machine that a profile was measured on.
+
+    Attributes:
+        processor: name of the processor.
+        cores: number of cores that the process could use.
+        system: operating system and its version.
+        features: instruction sets of the processor that matter to networks.
+        governor: frequency governor of the first core; None where it cannot be read.
+        accelerator: name of the GPU that was measured; None if none was.
+    """
 
     processor: Name
     cores: Count
@@ -169,18 +190,26 @@ class Machine(_Part):
     accelerator: Name | None = None
 
 
-class DeviceProfile(_Part):
+class DeviceProfile(_StrictModel):
     """Latencies of sub-networks of one model on one machine in one runtime.
 
     Attributes:
+        schema_version: version of this schema.
+        model: the full network.
+        machine: where it was measured.
         runtime: name of the backend ("pytorch", "onnxruntime", "openvino").
+        runtime_version: version of its library.
+        device: device of the computation.
+        precision: precision of the computation.
+        threads: number of threads of the runtime.
         batch: rows of an input.
-        tokens: length of a text; None for images.
-        shape: of the first input, its batch first.
-        reference: of the full network, measured alone; rows compare with it through their ratios.
-        multiple_of: only sizes that are multiples of it were measured, and are to be searched; 1: all.
-        rows: measured sub-networks, each naming the same choices.
-        noise_floor: median relative difference of one sub-network measured twice, apart in time; None where unknown.
+        tokens: length of a text in tokens; None for images.
+        shape: shape of the first input, the batch included.
+        protocol: how every row was measured.
+        multiple_of: only sizes that are multiples of this were measured and should be searched; 1 means all sizes.
+        reference: timing of the full network, measured beside itself; rows refer to it through their ratios.
+        rows: measured sub-networks; all name the same choices.
+        noise_floor: median relative difference between repeated measurements of a sub-network; None if unknown.
     """
 
     schema_version: Literal[1] = 1
@@ -216,23 +245,23 @@ class DeviceProfile(_Part):
 
     @property
     def full_ms(self) -> float:
-        """Latency of the full network, by the protocol's clock."""
+        """Latency of the full network in milliseconds, by the protocol's clock."""
         return self.reference.cpu_ms if self.protocol.clock == "cpu" else self.reference.median_ms
 
     def ratio(self, timing: Timing) -> float:
-        """Latency of what was measured over the full network's, by the protocol's clock."""
+        """Ratio of a timing's latency to that of the full network, by the protocol's clock."""
         return timing.cpu_ratio if self.protocol.clock == "cpu" else timing.ratio
 
     def latency_ms(self, row: ProfileRow) -> float:
-        """Latency of a row that compares with the others': its ratio times the reference's."""
+        """Latency of a row in milliseconds: its ratio times the latency of the full network.
+
+        Its own median would not compare with other rows, which were measured in other phases of the machine.
+        """
         return self.ratio(row.timing) * self.full_ms
 
 
 def noise_floor(profile: DeviceProfile) -> float | None:
-    """Median over repeated sub-networks of |first - last| / mean of their latencies, of the stable rows.
-
-    None where none is repeated.
-    """
+    """Median of |first - last| / mean latency over the sub-networks with several stable rows; None for none."""
     ratios: dict[tuple[tuple[str, object], ...], list[float]] = defaultdict(list)
     for row in sorted(profile.rows, key=lambda row: row.order):
         latency = profile.latency_ms(row)
@@ -243,41 +272,45 @@ def noise_floor(profile: DeviceProfile) -> float | None:
 
 
 def digest(profile: DeviceProfile) -> str:
-    """What tells a profile, rows included, from every other: 12 hexadecimal digits."""
+    """A fingerprint of a profile including its rows: 12 hexadecimal digits."""
     return hashlib.sha256(profile.model_dump_json().encode()).hexdigest()[:12]
 
 
-def differs(profile: DeviceProfile, asked: Mapping[str, object]) -> list[str]:
-    """How a profile differs from what is asked, one phrase for each difference; empty where it fits.
+def differs(profile: DeviceProfile, requested: Mapping[str, object]) -> list[str]:
+    """Compare a profile with the requested fingerprint.
 
     Args:
-        profile: as read.
-        asked: any of `ASKED`, where `model` is the name of the model.
+        profile: the profile.
+        requested: values for any of `FINGERPRINT_FIELDS`; `model` is the name of the model.
+
+    Returns:
+        One phrase for each difference, in the order of `FINGERPRINT_FIELDS`; empty if the profile matches.
 
     Raises:
-        ValueError: another name among `asked`.
+        ValueError: an unknown field in `requested`.
     """
-    unknown = sorted(set(asked) - set(ASKED))
+    unknown = sorted(set(requested) - set(FINGERPRINT_FIELDS))
     if unknown:
-        raise ValueError(f"a profile can be asked for {', '.join(ASKED)}, got {', '.join(unknown)}")
+        raise ValueError(f"a profile is compared by {', '.join(FINGERPRINT_FIELDS)}, got {', '.join(unknown)}")
     model = profile.model
-    held: dict[str, object] = {"model": model.name, **{name: getattr(model, name) for name in _OF_MODEL}}
-    held |= {name: getattr(profile, name) for name in ASKED if name not in held}
-    asked = dict(asked)
-    if isinstance(macs := asked.get("macs"), int) and abs(macs - model.macs) <= _ALIKE * max(macs, model.macs):
-        del asked["macs"]
+    held: dict[str, object] = {"model": model.name, **{name: getattr(model, name) for name in _MODEL_FIELDS}}
+    held |= {name: getattr(profile, name) for name in FINGERPRINT_FIELDS if name not in held}
+    wanted = dict(requested)
+    macs = wanted.get("macs")
+    if isinstance(macs, int) and abs(macs - model.macs) <= _MACS_TOLERANCE * max(macs, model.macs):
+        del wanted["macs"]
     return [
-        f"{name} is {held[name]} in the profile and {asked[name]} is asked"
-        for name in ASKED
-        if name in asked and held[name] != asked[name]
+        f"{name} is {held[name]} in the profile and {wanted[name]} is requested"
+        for name in FINGERPRINT_FIELDS
+        if name in wanted and held[name] != wanted[name]
     ]
 
 
 def write_profile(profile: DeviceProfile, path: Path) -> None:
-    """Write as JSON; an old file is replaced only by a whole one.
+    """Write a profile as JSON; an existing file is replaced only by a complete one.
 
     Raises:
-        ValueError: the profile passes 64 MiB.
+        ValueError: the profile is larger than 64 MiB.
         OSError: the file cannot be written.
     """
     data = profile.model_dump_json(indent=1).encode()
@@ -295,10 +328,11 @@ def write_profile(profile: DeviceProfile, path: Path) -> None:
 
 
 def read_profile(path: Path) -> DeviceProfile:
-    """The profile that a file holds.
+    """Read a profile from a file.
 
     Raises:
-        ValueError: no file, more than 64 MiB, another schema version, or anything that is not a profile; one sentence.
+        ValueError: the file is missing, larger than 64 MiB, of another schema version or not a valid profile; the
+            message is one sentence.
     """
     if not path.is_file():
         raise ValueError(f"{path} must be a device profile, found no such file; make one with nas profile")
@@ -320,19 +354,19 @@ class _Version(pydantic.BaseModel):
 
 
 def parse_profile(data: bytes) -> DeviceProfile:
-    """The profile in JSON text; raises ValueError, one phrase, for anything else."""
+    """Parse a profile from JSON; raises ValueError, one phrase, if it is not a valid profile."""
     try:
-        # Of its own, so that a newer profile is called newer and not full of unknown fields.
+        # Check the version first: a newer profile would otherwise be reported as having unknown fields.
         version = _Version.model_validate_json(data, strict=True).schema_version
         if version != VERSION:
             raise ValueError(f"its schema version must be {VERSION}, got {version}")
         return DeviceProfile.model_validate_json(data)
     except pydantic.ValidationError as error:
-        raise ValueError(_first(error)) from None
+        raise ValueError(_first_mistake(error)) from None
 
 
-def _first(error: pydantic.ValidationError) -> str:
-    """Where the first mistake is and what it is, cut short: both may hold text of the file."""
+def _first_mistake(error: pydantic.ValidationError) -> str:
+    """Position and description of the first mistake, shortened and printable, since both may quote the file."""
     found = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part)[:40] for part in found["loc"][:8])
     text = f"{where}: {found['msg'][:200]}" if where else found["msg"][:200]

@@ -1,7 +1,8 @@
-"""The protocol of measuring one network beside a reference network, so that rows compare with each other.
+"""Measure the latency of a network relative to a reference network, so that measurements at different times compare.
 
-Both run in one process in turns, and the figure is the median of their ratio: a slow minute of the machine meets both.
-Measuring goes on until the interval of that median is narrow enough, and what does not get there is not called stable.
+Both networks run alternately in one process, and the result is the median of their ratio, because a slow phase of the
+machine affects both. Measuring continues until the 95 % interval of that median is narrow enough; a timing that does
+not reach this is marked as unstable.
 """
 
 import math
@@ -19,12 +20,14 @@ from hardware.profile import MeasurementProtocol, Timing
 
 Runnable = Callable[..., object]
 # Wall and CPU time of one call, in milliseconds.
-Times = tuple[float, float]
+CallTimes = tuple[float, float]
 EnergyMeter = Callable[[], Callable[[], float]]
+# The order of the clocks in `CallTimes`.
+_CLOCKS = ("wall", "cpu")
 
 
 class UnstableError(RuntimeError):
-    """A measurement did not get stable; the message says how far it came and what to do."""
+    """A measurement did not become stable; the message says how precise it is and what to do."""
 
 
 def measure_beside(
@@ -38,35 +41,37 @@ def measure_beside(
     cpu_clock: Clock = time.process_time,
     energy: EnergyMeter | None = None,
 ) -> Timing:
-    """Times of `network`, and its ratio to `reference`, both called in turns with the same inputs.
+    """Measure the times of `network` and its ratio to `reference`, calling both alternately with the same inputs.
 
-    The reference itself is measured by giving it twice: its ratio, about one, then says how steady the machine is.
-    Gradients and the garbage collector are off; work on the inputs' CUDA device is waited for.
+    To measure the reference itself, pass it twice: its ratio is then about one, and its interval shows how steady the
+    machine is. Gradients and the garbage collector are off; each call ends when the CUDA device of the inputs has
+    finished its work.
 
     Args:
-        network: a module or loaded runtime, called with the inputs as they are named.
-        reference: another one in the same runtime, usually the full network.
+        network: a module or loaded runtime, which accepts the inputs.
+        reference: another network in the same runtime, usually the full one.
         inputs: tuple (positional) or mapping (keyword) of tensors.
-        protocol: when warming up and measuring end; None: `MeasurementProtocol()`.
-        threads: of torch inside the process, put back afterwards; other runtimes fix theirs when they load a model.
-        clock: wall time in seconds.
-        cpu_clock: CPU time of the process in seconds.
-        energy: see `energy_meter`; None: that of this machine, where it can be read.
+        protocol: when warm-up and measurement end; None: `MeasurementProtocol()`.
+        threads: number of threads of torch, restored afterwards; other runtimes fix theirs when they load a model.
+        clock: returns wall time in seconds.
+        cpu_clock: returns CPU time of the process in seconds.
+        energy: see `energy_meter`; None: the meter of this machine, if it can be read.
 
     Raises:
-        ValueError: fewer than one thread, a clock that stands still, or a protocol by CPU time where that says nothing.
+        ValueError: fewer than one thread, a clock that does not advance, or a protocol by CPU time for several threads
+            or a GPU.
     """
     settings, meter = protocol or MeasurementProtocol(), energy or energy_meter()
-    _possible(settings, threads, inputs)
-    watch = _Watch(inputs, clock, cpu_clock, waiter(inputs))
+    _check_settings(settings, threads, inputs)
+    watch = _StopWatch(inputs, clock, cpu_clock, waiter(inputs))
     with undisturbed(threads), torch.inference_mode():
         warm = _warmed_up((network, reference), watch, settings)
-        own, other, spent = _rounds(network, reference, watch, settings, meter)
+        own, other, energies = _rounds(network, reference, watch, settings, meter)
     half_width = _half_width(_ratios(own, other, settings))
-    return _timing(np.array(own), np.array(other), spent, half_width, warm and half_width <= settings.tolerance)
+    return _timing(np.array(own), np.array(other), energies, half_width, warm and half_width <= settings.tolerance)
 
 
-def _possible(protocol: MeasurementProtocol, threads: int, inputs: Inputs) -> None:
+def _check_settings(protocol: MeasurementProtocol, threads: int, inputs: Inputs) -> None:
     if threads < 1:
         raise ValueError(f"measuring needs threads >= 1, got {threads}")
     args, kwargs = split(inputs)
@@ -79,7 +84,7 @@ def _possible(protocol: MeasurementProtocol, threads: int, inputs: Inputs) -> No
 
 
 def require_stable(timing: Timing, what: str = "this network") -> Timing:
-    """The same timing; raises UnstableError where it is not stable."""
+    """Return `timing`, or raise UnstableError, which describes it as `what`, if it is not stable."""
     if timing.stable:
         return timing
     raise UnstableError(
@@ -88,13 +93,13 @@ def require_stable(timing: Timing, what: str = "this network") -> Timing:
     )
 
 
-class _Watch:
-    """Wall and CPU time of one call, in milliseconds."""
+class _StopWatch:
+    """Calls a network with fixed inputs and returns the wall and CPU time of the call, in milliseconds."""
 
     def __init__(self, inputs: Inputs, clock: Clock, cpu_clock: Clock, wait: Callable[[], None]) -> None:
         self._inputs, self._clock, self._cpu_clock, self._wait = inputs, clock, cpu_clock, wait
 
-    def __call__(self, network: Runnable) -> tuple[float, float]:
+    def __call__(self, network: Runnable) -> CallTimes:
         start, cpu_start = self._clock(), self._cpu_clock()
         call(network, self._inputs)
         self._wait()
@@ -104,9 +109,13 @@ class _Watch:
         return 1e3 * (end - start), 1e3 * (cpu_end - cpu_start)
 
 
-def _warmed_up(networks: Sequence[Runnable], watch: _Watch, protocol: MeasurementProtocol) -> bool:
-    """Call each in turns until two consecutive windows have the same median; False where that does not happen."""
-    clock = ("wall", "cpu").index(protocol.clock)
+def _warmed_up(networks: Sequence[Runnable], watch: _StopWatch, protocol: MeasurementProtocol) -> bool:
+    """Call the networks alternately until the times of each are steady; False if that is not reached.
+
+    Runtimes choose algorithms and allocate memory in the first calls, and how many calls that takes differs between
+    runtimes, so that no fixed number of warm-up rounds would do.
+    """
+    clock = _CLOCKS.index(protocol.clock)
     times: list[list[float]] = [[] for _ in networks]
     for _ in range(protocol.warmup_most):
         for network, taken in zip(networks, times, strict=True):
@@ -117,6 +126,7 @@ def _warmed_up(networks: Sequence[Runnable], watch: _Watch, protocol: Measuremen
 
 
 def _steady(times: Sequence[float], protocol: MeasurementProtocol) -> bool:
+    """Whether the medians of the last two windows agree within the tolerance of the warm-up."""
     window = protocol.window
     if len(times) < 2 * window:
         return False
@@ -125,38 +135,43 @@ def _steady(times: Sequence[float], protocol: MeasurementProtocol) -> bool:
 
 
 def _rounds(
-    network: Runnable, reference: Runnable, watch: _Watch, protocol: MeasurementProtocol, meter: EnergyMeter | None
-) -> tuple[list[Times], list[Times], list[float]]:
-    """(wall, CPU) times of both networks by round, and the energy of the first one's calls in millijoules."""
-    own: list[Times] = []
-    other: list[Times] = []
-    spent: list[float] = []
+    network: Runnable, reference: Runnable, watch: _StopWatch, protocol: MeasurementProtocol, meter: EnergyMeter | None
+) -> tuple[list[CallTimes], list[CallTimes], list[float]]:
+    """Times of both networks by round, and the energy of each call of `network` in millijoules.
+
+    At least `protocol.rounds` rounds, then until the interval of the ratio is within the tolerance.
+    """
+    own: list[CallTimes] = []
+    other: list[CallTimes] = []
+    energies: list[float] = []
     while len(own) < protocol.rounds_most:
-        # Who comes first turns: the second one may find caches that the first one filled, or lose what it had.
+        # Alternate which network is called first. The second may profit from caches that the first has filled, or find
+        # its own data evicted; alternating cancels that bias in the median ratio.
         if len(own) % 2:
             other.append(watch(reference))
         stop = meter() if meter is not None else None
         own.append(watch(network))
         if stop is not None:
-            spent.append(stop())
+            energies.append(stop())
         if len(other) < len(own):
             other.append(watch(reference))
         if len(own) >= protocol.rounds and _half_width(_ratios(own, other, protocol)) <= protocol.tolerance:
             break
-    return own, other, spent
+    return own, other, energies
 
 
-def _ratios(own: Sequence[Times], other: Sequence[Times], protocol: MeasurementProtocol) -> list[float]:
-    """By the protocol's clock; the CPU's may be too coarse for a round, which then tells nothing."""
-    clock = ("wall", "cpu").index(protocol.clock)
+def _ratios(own: Sequence[CallTimes], other: Sequence[CallTimes], protocol: MeasurementProtocol) -> list[float]:
+    """Ratio of each round by the protocol's clock, without rounds in which a coarse CPU clock did not advance."""
+    clock = _CLOCKS.index(protocol.clock)
     pairs = [(mine[clock], theirs[clock]) for mine, theirs in zip(own, other, strict=True)]
     return [mine / theirs for mine, theirs in pairs if mine > 0 and theirs > 0]
 
 
 def _half_width(values: Sequence[float]) -> float:
-    """Half the 95 % interval of the median, over the median; infinite for fewer than 6 values.
+    """Half-width of the 95 % interval of the median, relative to the median; infinite for fewer than 6 values.
 
-    The interval lies between two order statistics, whatever the distribution (Hahn and Meeker, 1991, section 5.2).
+    The bounds of the interval are two order statistics of the values (Hahn and Meeker 1991, *Statistical Intervals*,
+    section 5.2). It holds for any distribution; times are skewed, so an interval from a normal one would not.
     """
     rank = _rank(len(values))
     if rank == 0:
@@ -167,9 +182,13 @@ def _half_width(values: Sequence[float]) -> float:
 
 @cache
 def _rank(count: int) -> int:
-    """Largest r so that the r-th smallest and r-th largest of `count` values hold the median with 95 %; 0: none."""
+    """Largest r such that the r-th smallest and r-th largest of `count` values enclose the median in 95 % of cases.
+
+    0 if no r does, which is so for fewer than 6 values.
+    """
     rank, tail = 0, 0
     while rank < count:
+        # Each value is below the median with probability 1/2. Integers avoid the rounding of 2 ** -count.
         tail += math.comb(count, rank)
         if 2 * tail > 0.05 * 2**count:
             break
@@ -180,12 +199,12 @@ def _rank(count: int) -> int:
 def _timing(
     own: np.ndarray[tuple[int, int], np.dtype[np.float64]],
     other: np.ndarray[tuple[int, int], np.dtype[np.float64]],
-    spent: list[float],
+    energies: list[float],
     half_width: float,
     stable: bool,
 ) -> Timing:
     low, median, high, p95 = (float(value) for value in np.percentile(own[:, 0], (25, 50, 75, 95)))
-    # A coarse CPU clock may show nothing for a short call: then there is no CPU time to compare.
+    # A coarse CPU clock may not advance during a short call; such rounds have no ratio.
     counted = (own[:, 1] > 0) & (other[:, 1] > 0)
     return Timing(
         median_ms=median,
@@ -196,10 +215,10 @@ def _timing(
         samples=tuple(own[:, 0].tolist()),
         ratio=float(np.median(own[:, 0] / other[:, 0])),
         cpu_ratio=float(np.median(own[counted, 1] / other[counted, 1])) if counted.any() else 0.0,
-        # A clock too coarse to tell an interval tells nothing: that is no number in a file, and is not stable.
+        # JSON has no infinity; the tolerance is far smaller, so the timing is unstable either way.
         half_width=min(half_width, 1e9),
         stable=stable,
         reference_ms=float(np.median(other[:, 0])),
         peak_memory_mib=peak_memory_mib(),
-        energy_mj=float(np.mean(spent)) if spent else None,
+        energy_mj=float(np.mean(energies)) if energies else None,
     )

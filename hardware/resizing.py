@@ -1,8 +1,8 @@
-"""ONNX files of many sub-networks of one network: the first of a kind is exported, the others are written from it.
+"""Fast ONNX export of many sub-networks: export one of each structure, and write the others by replacing its weights.
 
-Exporting takes seconds. Sub-networks with the same blocks differ in the sizes of their weights only, so the graph of
-one is that of all. What is written so is compared with the network, and where it differs the network is exported after
-all: a graph that depends on sizes otherwise costs time and nothing else.
+An export takes seconds. Sub-networks with the same blocks differ only in the sizes of their weights, so they share one
+graph. Every file written this way is checked against its network; if the outputs differ, the network is exported after
+all. A graph that depends on sizes in some other way therefore costs time, but never gives a wrong file.
 """
 
 import copy
@@ -21,16 +21,17 @@ from hardware.template import Template
 
 
 class Resizer:
-    """Writes ONNX files like `hardware.onnx.convert`, quickly for networks that differ in sizes only.
+    """Writes ONNX files like `hardware.onnx.convert`, but faster for networks that differ only in sizes.
 
-    Keeps one template, without weights, for each set of blocks and inputs.
+    It keeps one template, a graph without weights, for each structure of blocks and inputs.
 
     Attributes:
-        exported: how many exports there were, the slow part.
+        exported: number of exports so far, which are the slow part.
     """
 
     def __init__(self) -> None:
         self.exported = 0
+        # None marks a structure whose template failed: all its networks are exported.
         self._templates: dict[object, Template | None] = {}
 
     def __call__(
@@ -42,16 +43,18 @@ class Resizer:
         load: Callable[[Path], Runner],
         opsets: Sequence[int] = OPSETS,
     ) -> Path:
-        """Write `module` to `path`, checked on the first row of the example; see `hardware.onnx.convert`.
+        """Write `module` to `path`; arguments as for `hardware.onnx.convert`.
+
+        A file written from a template is checked on the first row of the example.
 
         Raises:
-            ConversionError: the module cannot be exported, or the outputs differ even so.
+            ConversionError: the module cannot be exported, or the outputs of its own export differ.
         """
-        key = (_kind(module, example_inputs), tuple(opsets))
+        key = (_structure(module, example_inputs), tuple(opsets))
         if key not in self._templates:
             self._templates[key] = self._template(module, example_inputs, path, opsets[0])
         template = self._templates[key]
-        if template is not None and _written(template, module, example_inputs, path, load):
+        if template is not None and _write_from(template, module, example_inputs, path, load):
             return path
         self._templates[key] = None
         self.exported += 1
@@ -59,6 +62,7 @@ class Resizer:
 
     def _template(self, module: nn.Module, inputs: Inputs, path: Path, opset: int) -> Template | None:
         self.exported += 1
+        # Trained weights may hold equal numbers (zeros, ones), so constants could not be recognised by their values.
         beside, randomised = path.with_name(f".{path.name}.{os.getpid()}.template"), _randomised(module)
         try:
             with evaluating(randomised):
@@ -70,23 +74,25 @@ class Resizer:
             beside.unlink(missing_ok=True)
 
 
-def _written(template: Template, module: nn.Module, inputs: Inputs, path: Path, load: Callable[[Path], Runner]) -> bool:
-    """Write the file of `module` by the template; False where that does not give its outputs."""
+def _write_from(
+    template: Template, module: nn.Module, inputs: Inputs, path: Path, load: Callable[[Path], Runner]
+) -> bool:
+    """Write `module` to `path` from the template; False if the file does not compute the module's outputs."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         template.write(module, beside)
         with evaluating(module):
             check_outputs(module, load(beside), first_row(inputs), "on its example")
         beside.replace(path)
-    except Exception:  # a runtime that cannot read the file raises anything
+    except Exception:  # runtimes raise various exceptions for a file that they cannot read
         return False
     finally:
         beside.unlink(missing_ok=True)
     return True
 
 
-def _kind(module: nn.Module, inputs: Inputs) -> object:
-    """What networks of one template have in common: their blocks and weights by name, and their inputs."""
+def _structure(module: nn.Module, inputs: Inputs) -> object:
+    """A hashable key that networks with the same template share: types of blocks, names of weights, and inputs."""
     args, kwargs = split(inputs)
     weights = tuple(name for name, _ in [*module.named_parameters(), *module.named_buffers()])
     parts = tuple(type(part) for part in module.modules())
@@ -95,11 +101,11 @@ def _kind(module: nn.Module, inputs: Inputs) -> object:
 
 
 def _randomised(module: nn.Module) -> nn.Module:
-    """A copy with weights and statistics of which no two are alike."""
+    """A copy of the module in which all weights and statistics are different random numbers."""
     copied, generator = copy.deepcopy(module), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in [*copied.parameters(), *copied.buffers()]:
             if value.is_floating_point():
-                # Above zero, as variances must be.
+                # Positive, because variances must be.
                 value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
     return copied

@@ -66,13 +66,13 @@ def test_a_model_alone_is_profiled_and_the_profile_goes_on(nas_command: Command,
     assert answer.status == 0, "a link to the model is the same model: " + answer.err
 
     answer = nas_command("profile", tmp_path / "model", "--out", out, *QUICK, "--batch", 2)
-    assert (answer.status, "batch is 1 in the profile and 2 is asked" in answer.err) == (2, True)
+    assert (answer.status, "batch is 1 in the profile and 2 is requested" in answer.err) == (2, True)
     answer = nas_command("profile", tmp_path / "model", "--out", out, *QUICK, "--depth", "2,4")
     assert (answer.status, "the sub-networks to choose from" in answer.err) == (2, True)
     answer = nas_command("profile", tmp_path / "model", "--out", out, "--dry-run", *QUICK, "--json")
     assert json.loads(answer.out)["seconds"] > 0
     answer = nas_command("profile", tmp_path / "model", "--out", out, "--dry-run", *QUICK, "--batch", 2)
-    assert (answer.status, "batch is 1 in the profile and 2 is asked" in answer.err) == (2, True)
+    assert (answer.status, "batch is 1 in the profile and 2 is requested" in answer.err) == (2, True)
 
 
 def test_a_search_measures_accuracy_alone_and_then_its_front(
@@ -159,12 +159,12 @@ def test_several_devices_in_one_search(nas_command: Command, run: Path, profiled
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"model__name": "bart"}, "model is bart in the profile and model is asked"),
-        ({"model__family": "vit"}, "family is vit in the profile and bert is asked"),
+        ({"model__name": "bart"}, "model is bart in the profile and model is requested"),
+        ({"model__family": "vit"}, "family is vit in the profile and bert is requested"),
         ({"model__space_sha256": "0" * 64}, "the sub-networks to choose from"),
         ({"schema_version": 7}, "schema version must be 1, got 7"),
         ({"batch": 3}, "first axis of the shape must be the batch"),
-        ({"batch": 3, "shape": [3, 8]}, "the shape of an input is (3, 8) in the profile and (3, 16) is asked"),
+        ({"batch": 3, "shape": [3, 8]}, "the shape of an input is (3, 8) in the profile and (3, 16) is requested"),
         ({"rows": []}, "of 0 profiled sub-networks"),
         ({"rows": 3}, "is no device profile that can be used"),
     ],
@@ -202,7 +202,7 @@ def test_wrong_flags(nas_command: Command, run: Path, inputs: Path, profiled: Pa
     answer = nas_command("search", run, "--budget", 4, "--name", "x", "--profile", tmp_path / "none.json")
     assert answer.status == 2 and "found no such file" in answer.err
     answer = nas_command("search", run, "--name", "x", "--profile", profiled, "--tokens", 32)
-    assert answer.status == 2 and "tokens is 16 in the profile and 32 is asked" in answer.err
+    assert answer.status == 2 and "tokens is 16 in the profile and 32 is requested" in answer.err
     answer = nas_command("search", run, "--name", "x", "--profile", profiled, "--profile", profiled)
     assert answer.status == 2 and "file names of their own" in answer.err
 
@@ -279,7 +279,7 @@ def test_a_folder_for_another_device(nas_command: Command, run: Path, tmp_path: 
     assert "are missing (00" in nas_command(*read).err, "one that is to be measured twice was measured once"
     for text, sentence in (
         ("{", "is no result that can be used"),
-        (whole.replace('"multiple_of": 1', '"multiple_of": 4'), "multiple_of is 4 in the profile and 1 is asked"),
+        (whole.replace('"multiple_of": 1', '"multiple_of": 4'), "multiple_of is 4 in the profile and 1 is requested"),
         ("[" * 100_000, "is no result that can be used"),
     ):
         result.write_text(text, encoding="utf-8")
@@ -287,9 +287,9 @@ def test_a_folder_for_another_device(nas_command: Command, run: Path, tmp_path: 
         assert answer.status == 2 and sentence in answer.err, answer.err
     result.write_text(whole, encoding="utf-8")
     for flag, value, sentence in (
-        ("--runtime", "openvino", "runtime is onnxruntime in the profile and openvino is asked"),
-        ("--tokens", 32, "tokens is 16 in the profile and 32 is asked"),
-        ("--threads", 2, "threads is 1 in the profile and 2 is asked"),
+        ("--runtime", "openvino", "runtime is onnxruntime in the profile and openvino is requested"),
+        ("--tokens", 32, "tokens is 16 in the profile and 32 is requested"),
+        ("--threads", 2, "threads is 1 in the profile and 2 is requested"),
     ):
         answer = nas_command(*read, flag, value)
         assert answer.status == 2 and sentence in answer.err, answer.err

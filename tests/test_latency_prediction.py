@@ -13,7 +13,7 @@ from nas import Objective, linas
 from nas.errors import NotTaken, UserError
 from nas.profiling.front import verify_front
 from nas.profiling.objective import latency_objective, predicted_latency
-from nas.profiling.prediction import KINDS, Kind, LatencyPredictor
+from nas.profiling.prediction import PREDICTOR_KINDS, LatencyPredictor, PredictorKind
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
 from nas.profiling.verification import Verified, agreements, best_known, offered, verify
@@ -35,8 +35,8 @@ def rows_of(subject: Subject, count: int, noise: float = 0.0) -> tuple[ProfileRo
     return tuple(ProfileRow(candidate=dict(c), timing=profiles.timing(ratio(c)), order=i) for i, c in enumerate(drawn))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_ranks_what_it_has_not_seen(subject: Subject, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", PREDICTOR_KINDS)
+def test_every_kind_ranks_what_it_has_not_seen(subject: Subject, kind: PredictorKind) -> None:
     space, ratio = subject.supernet.space, profiles.known_latency(subject)
     train, test = space.random(80, np.random.default_rng(0)), space.random(40, np.random.default_rng(1))
     known, truth = ([ratio(candidate) for candidate in space.decode(rows)] for rows in (train, test))

@@ -80,16 +80,17 @@ def test_differences_are_named() -> None:
     same = {"model": "tiny", "family": "bert", "batch": 1, "tokens": 128, "runtime": "pytorch", "precision": "float32"}
     assert differs(profile(), {**same, "threads": 1, "device": "cpu", "space_sha256": "0" * 64}) == []
     assert differs(profile(), {**same, "batch": 8, "tokens": None}) == [
-        "batch is 1 in the profile and 8 is asked",
-        "tokens is 128 in the profile and None is asked",
+        "batch is 1 in the profile and 8 is requested",
+        "tokens is 128 in the profile and None is requested",
     ]
-    with pytest.raises(ValueError, match="can be asked for model, family"):
+    with pytest.raises(ValueError, match="is compared by model, family"):
         differs(profile(), {"colour": 1})
 
 
 def test_networks_of_one_name_are_told_apart_by_their_work() -> None:
     assert differs(profile(), {"macs": 1005}) == []
-    assert differs(profile(), {"macs": 1100, "shape": (1, 128)}) == ["macs is 1000 in the profile and 1100 is asked"]
+    differences = differs(profile(), {"macs": 1100, "shape": (1, 128)})
+    assert differences == ["macs is 1000 in the profile and 1100 is requested"]
 
 
 def test_noise_floor_is_the_median_difference_of_repeats() -> None:

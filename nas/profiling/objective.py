@@ -1,4 +1,4 @@
-"""The latency that a device profile predicts, as an objective of a search: computed, and never measured."""
+"""Predicted latency as an objective of a search: computed from a device profile, never measured."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,14 @@ from search_spaces.arrays import FloatArray, IntArray
 
 @dataclass(frozen=True)
 class PredictedLatency:
-    """Milliseconds on the device of a profile, of candidates encoded in `space`.
+    """Predicts the latency of encoded candidates on the device of a profile.
 
     Args:
-        subject: the network that was profiled, with the inputs of the profile.
-        profile: its rows were learned from.
-        predictor: of ratios.
-        space: of the encoded candidates: that of the super-network, joined with another or with fewer options.
+        subject: the profiled network with the inputs of the profile.
+        profile: the profile whose rows the predictor has learned from.
+        predictor: predicts the ratio of a candidate's latency to the full network's.
+        space: the space that candidates are encoded in: that of the super-network, possibly joined with another or
+            with fewer options.
     """
 
     subject: Subject
@@ -31,12 +32,12 @@ class PredictedLatency:
     space: Space
 
     def __call__(self, encoded: IntArray) -> FloatArray:
-        """Encoded candidates (n, k) to milliseconds (n,)."""
+        """Predicted latency in milliseconds (n,) of encoded candidates (n, k)."""
         rows = translation(self.space, self.subject.supernet.space)(encoded)
         return self.predictor.mean(rows) * self.profile.full_ms
 
     def interval(self, candidate: Candidate) -> tuple[float, float]:
-        """Predicted milliseconds of one candidate and their standard deviation."""
+        """Predicted latency of one candidate and its standard deviation, in milliseconds."""
         whole = self.subject.supernet.space
         mean, spread = self.predictor.predict(whole.encode([candidate]))
         full = self.profile.full_ms
@@ -44,12 +45,16 @@ class PredictedLatency:
 
 
 def predicted_latency(profile: DeviceProfile, subject: Subject, space: Space) -> PredictedLatency:
-    """What `profile` predicts of candidates encoded in `space`; UserError where its rows do not tell anything."""
+    """Fit a predictor to the rows of `profile`, for candidates encoded in `space`.
+
+    Raises:
+        UserError: too few rows of the profile are stable, see `learned_rows`.
+    """
     return PredictedLatency(subject, profile, fitted(profile, subject.supernet.space, subject.kernels), space)
 
 
 def latency_objective(name: str, predicted: PredictedLatency, limit: float | None = None) -> Objective:
-    """Least predicted milliseconds, as `name`."""
+    """The objective `name`: minimise the predicted latency in milliseconds."""
     return Objective(name, "minimize", limit, exact=predicted, source=digest(predicted.profile))
 
 
@@ -62,21 +67,22 @@ def objective_from_profile(
     name: str = "latency_ms",
     limit: float | None = None,
 ) -> Objective:
-    """The objective of least latency in milliseconds, computed from a profile and never measured in the search.
+    """The objective to minimise latency in milliseconds, predicted from a profile and never measured in the search.
 
     Args:
-        profile: of this super-network with these inputs.
+        profile: a profile of this super-network with these inputs.
         supernet: in evaluation mode.
-        example_inputs: as they were profiled.
-        space: of the search: that of the super-network (None), joined with another, or with fewer options.
-        name: of the objective.
-        limit: bound that a selected candidate must meet.
+        example_inputs: inputs of the batch size and length of the profile.
+        space: the space that is searched: that of the super-network (None), possibly joined with another or with fewer
+            options.
+        name: name of the objective.
+        limit: largest latency of a selected candidate.
 
     Raises:
-        UserError: a profile of something else, or one whose rows do not tell anything.
+        UserError: the profile is of another network or other inputs, or too few of its rows are stable.
     """
     subject = Subject(profile.model.name, supernet, example_inputs, supernet.space)
-    wrong = differences(profile, subject.asked)
+    wrong = differences(profile, subject.fingerprint)
     if wrong:
         raise UserError(f"the profile must be of this super-network and these inputs: {wrong[0]}")
     predicted = predicted_latency(profile, subject, supernet.space if space is None else space)

@@ -1,10 +1,13 @@
-"""Latency of any candidate of a space, predicted from measured ones.
+"""Predict the latency of any candidate of a space from measured candidates.
 
-Four ways, all of them relative: what is learned is the ratio to the full network, and errors are counted relative to
-it. `table` has a price for each option of each choice, `candidates` is a Gaussian process over the choices, `kernels`
-has a price for each kind of operator and its sizes. `combined`, the default, corrects the last by a process over the
-choices where that helps on rows left out: it was the best or as good as the best on all networks and runtimes measured
-(`benchmarks/latency_predictors.py`).
+All four predictors learn the ratio of a candidate's latency to the full network's, and minimise relative errors:
+
+- `table`: a linear model with one coefficient for each option of each choice.
+- `candidates`: a Gaussian process over the choices.
+- `kernels`: a linear model of the work of each type of operator.
+- `combined` (default): `kernels`, corrected by a Gaussian process over the choices where that improves the prediction
+  of held-out rows. It was the best or equal to the best on all networks and runtimes measured
+  (`benchmarks/latency_predictors.py`).
 """
 
 from collections.abc import Callable
@@ -18,20 +21,20 @@ from predictors import Additive, Corrected, GaussianProcess, Predictor
 from search_spaces import Kernels, Space
 from search_spaces.arrays import FloatArray, IntArray
 
-Kind = Literal["combined", "kernels", "candidates", "table"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+PredictorKind = Literal["combined", "kernels", "candidates", "table"]
+PREDICTOR_KINDS: tuple[PredictorKind, ...] = get_args(PredictorKind)
 
 
 class LatencyPredictor:
-    """Encoded candidates of one space to ratios of their latency to the full network's.
+    """Predicts the ratio of a candidate's latency to the full network's.
 
     Args:
-        space: of the super-network.
-        kernels: of the super-network; its candidates are those of `space`.
-        kind: see the module.
+        space: the space of the super-network.
+        kernels: sums of work over the operators of its candidates.
+        kind: one of `PREDICTOR_KINDS`, described at the top of this module.
     """
 
-    def __init__(self, space: Space, kernels: Kernels, kind: Kind = "combined") -> None:
+    def __init__(self, space: Space, kernels: Kernels, kind: PredictorKind = "combined") -> None:
         self._kernels = _shares(space, kernels)
         self._choices = one_hot_features(space) if kind == "table" else contrast_features(space)
         self._kind = kind
@@ -39,11 +42,11 @@ class LatencyPredictor:
 
     @property
     def predictor(self) -> Predictor:
-        """What learned, to save: its features are those of `features`."""
+        """The fitted model, for saving; its inputs are the results of `features`."""
         return self._predictor
 
     def features(self, encoded: IntArray) -> FloatArray:
-        """Numbers (n, f) that the predictor sees of encoded candidates (n, k)."""
+        """Features (n, f) of encoded candidates (n, k), the inputs of the model."""
         rows = np.asarray(encoded, dtype=np.int64)
         if self._kind == "kernels":
             return self._kernels(rows)
@@ -52,16 +55,16 @@ class LatencyPredictor:
         return self._choices.of(rows)
 
     def fit(self, encoded: IntArray, ratios: npt.ArrayLike) -> Self:
-        """Learn from encoded candidates (n, k) and their ratios (n,), at least one; raises ValueError."""
+        """Learn from encoded candidates (n, k) and their ratios (n,); raises ValueError if there are none."""
         self._predictor = self._made().fit(self.features(encoded), ratios)
         return self
 
     def predict(self, encoded: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Ratio and spread, one standard deviation, each (n,); raises ValueError before fit."""
+        """Predicted ratios (n,) and their standard deviations (n,); raises ValueError before `fit`."""
         return self._predictor.predict(self.features(encoded))
 
     def mean(self, encoded: IntArray) -> FloatArray:
-        """The ratio (n,) alone."""
+        """Predicted ratios (n,) without standard deviations, which is faster; raises ValueError before `fit`."""
         return self._predictor.mean(self.features(encoded))
 
     def _made(self) -> Predictor:
@@ -73,7 +76,10 @@ class LatencyPredictor:
 
 
 class _Shares:
-    """Sums over operators as shares of the full network's, without those that are the same for all candidates."""
+    """Sums of work over the operators of candidates, each divided by the full network's sum.
+
+    Sums that are the same for all candidates are left out: they carry no information.
+    """
 
     def __init__(self, of: Callable[[IntArray], FloatArray], full: FloatArray, varies: npt.NDArray[np.bool_]) -> None:
         self._of, self._full, self._varies = of, full, varies
@@ -84,17 +90,19 @@ class _Shares:
 
 
 def _shares(space: Space, kernels: Kernels) -> _Shares:
+    # Work grows with every size, so a sum varies if and only if the largest and the smallest network differ in it.
     ends = kernels.of(space.encode([space.largest(), space.smallest()]))
     varies = (ends[0] > 0) & (ends[0] != ends[1])
     return _Shares(kernels.of, ends[0, varies], varies)
 
 
 def features_of_design(space: Space, kernels: Kernels) -> Callable[[IntArray], FloatArray]:
-    """What a design should vary (n, f): contrasts of the choices, and shares of the sums over operators."""
+    """The features (n, f) for the choice of candidates to measure: shares of work, and contrasts of the choices."""
     shares, choices = _shares(space, kernels), _scaled(contrast_features(space))
     return lambda encoded: np.concatenate([shares(encoded), choices(encoded)], axis=1)
 
 
 def _scaled(features: Features) -> Callable[[IntArray], FloatArray]:
+    # The contrasts together then weigh about as much as one share of work, however many choices there are.
     scale = 1 / np.sqrt(max(1, len(features.groups)))
     return lambda encoded: features.of(encoded) * scale

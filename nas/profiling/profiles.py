@@ -1,6 +1,6 @@
-"""The device profiles of a search: which there are, whether they are of its network, and what they predict.
+"""The device profiles of a search: read them, check that they match its network, and predict latencies from them.
 
-Each is kept beside the study, under the name of its objective, so that what comes after the search needs no other file.
+A copy of each is kept beside the study, under the name of its objective, so that later commands need no other file.
 """
 
 import re
@@ -18,14 +18,14 @@ from nas.searching.relative_latency import LatencySettings
 from search_spaces import Space
 
 Profiles = Mapping[str, DeviceProfile]
-"""By the name of the objective: `latency_ms`, or `latency_ms_<profile>` where there are several."""
+"""Profiles by the name of their objective: `latency_ms`, or `latency_ms_<file name>` if there are several."""
 
 _FOLDER = "profiles"
 _MOST = 16
 
 
 def profile_at(path: Path) -> DeviceProfile:
-    """The profile in a file; UserError where it is missing, damaged or of another version."""
+    """Read a profile; raises UserError if it is missing, damaged or of another version."""
     try:
         return read_profile(path)
     except ValueError as error:
@@ -33,7 +33,11 @@ def profile_at(path: Path) -> DeviceProfile:
 
 
 def read_profiles(paths: Sequence[Path]) -> dict[str, DeviceProfile]:
-    """The profiles that `--profile` names; UserError where one cannot be read, or two have one name."""
+    """Read the profiles given by `--profile`, by the name of their objective.
+
+    Raises:
+        UserError: a profile cannot be read, two have the same file name, or there are too many.
+    """
     if len(paths) > _MOST:
         raise UserError(f"--profile may be given {_MOST} times at most, got {len(paths)}")
     found: dict[str, DeviceProfile] = {}
@@ -47,33 +51,33 @@ def read_profiles(paths: Sequence[Path]) -> dict[str, DeviceProfile]:
 
 
 def profiles_fingerprint(profiles: Profiles) -> dict[str, str]:
-    """What tells these profiles from others, for the record of a search; nothing where there are none."""
+    """The entry of these profiles in the record of a search, by which it recognises them; empty without profiles."""
     digests = ", ".join(f"{name} {digest(each)}" for name, each in profiles.items())
     return {"profile": digests} if digests else {}
 
 
 def keep_profiles(folder: Path, profiles: Profiles) -> None:
-    """Write them into the folder of a search."""
+    """Write copies of the profiles into the folder of a search."""
     for name, profile in profiles.items():
         (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
         write_profile(profile, folder / _FOLDER / f"{name}.json")
 
 
 def kept_profiles(folder: Path) -> dict[str, DeviceProfile]:
-    """The profiles in the folder of a search; empty where it measured its latencies, or none."""
+    """Read the profiles kept in the folder of a search; empty if the search used none."""
     paths = sorted((folder / _FOLDER).glob(f"{LATENCY}*.json"))
     return {path.stem: profile_at(path) for path in paths[:_MOST]}
 
 
 def space_with(space: Space, profiles: Profiles) -> Space:
-    """The sub-networks whose sizes run fast on all of the devices, as their profiles ask."""
+    """Restrict a space to the sizes that all profiles were measured with, see `DeviceProfile.multiple_of`."""
     for profile in profiles.values():
         space = with_multiples(space, profile.multiple_of)
     return space
 
 
 MakeSubject = Callable[[int, int, int], Subject]
-"""The network of a run with inputs of so many tokens and rows, and of sizes that are multiples of a number."""
+"""Creates the subject of a run from the number of tokens, the number of rows, and the divisor of sizes."""
 
 
 def predictions(
@@ -84,17 +88,20 @@ def predictions(
     tokens: int | None = None,
     threads: int | None = None,
 ) -> dict[str, PredictedLatency]:
-    """What each profile predicts of candidates encoded in `space`, by the name of the objective.
+    """Fit a latency predictor to each profile.
 
     Args:
-        make_subject: the network that is searched.
+        make_subject: creates the subject of the network that is searched.
         profiles: by the name of the objective.
-        space: of the search.
-        tokens: that the profiles must be of; None: any.
-        threads: that the profiles must be of; None: any.
+        space: the space that is searched, in which candidates are encoded.
+        tokens: number of tokens that the profiles must have; None accepts any.
+        threads: number of threads that the profiles must have; None accepts any.
+
+    Returns:
+        The predicted latencies by the name of the objective.
 
     Raises:
-        UserError: a profile of another network, inputs, tokens or threads; or one whose rows did not get stable.
+        UserError: a profile has another network, inputs, tokens or threads, or too few stable rows.
     """
     given = {"tokens": tokens, "threads": threads}
     return {
@@ -104,7 +111,7 @@ def predictions(
 
 
 def with_predictions(objectives: Sequence[Objective], predicted: Mapping[str, PredictedLatency]) -> list[Objective]:
-    """The objectives, those that a profile predicts with its formula."""
+    """Replace the objectives whose latency a profile predicts by computed ones."""
     return [
         latency_objective(each.name, predicted[each.name], each.limit) if each.name in predicted else each
         for each in objectives
@@ -113,12 +120,12 @@ def with_predictions(objectives: Sequence[Objective], predicted: Mapping[str, Pr
 
 def _subject(make_subject: MakeSubject, name: str, profile: DeviceProfile, given: Mapping[str, int | None]) -> Subject:
     subject = make_subject(profile.tokens or LatencySettings.tokens, profile.batch, profile.multiple_of)
-    wanted = subject.asked
+    requested = subject.fingerprint
     for flag, value in given.items():
-        # Images have no length.
+        # Images have no length in tokens, so the flag does not apply to them.
         if value is not None and not (flag == "tokens" and subject.tokens is None):
-            wanted[flag] = value
-    wrong = differences(profile, wanted)
+            requested[flag] = value
+    wrong = differences(profile, requested)
     if wrong:
         raise UserError(f"the profile of {name} must be of this run's network: {wrong[0]}; profile the run itself")
     return subject

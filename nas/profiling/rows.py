@@ -1,10 +1,10 @@
-"""What is learned from the rows of a profile."""
+"""Training data of the latency predictors, from the rows of a profile."""
 
 import numpy as np
 
 from hardware.profile import DeviceProfile
 from nas.errors import UserError
-from nas.profiling.prediction import Kind, LatencyPredictor
+from nas.profiling.prediction import LatencyPredictor, PredictorKind
 from predictors import Quality, quality
 from search_spaces import Candidate, Kernels, Space
 from search_spaces.arrays import FloatArray, IntArray
@@ -13,11 +13,15 @@ _FOLDS = 5
 
 
 def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatArray]:
-    """Encoded candidates (n, k) and their ratios (n,) of the stable rows, repeated candidates once with their mean.
+    """Training data from the stable rows of a profile.
+
+    Returns:
+        Encoded candidates (n, k) and their ratios to the full network (n,). A candidate with several rows appears once,
+        with the mean of its ratios.
 
     Raises:
-        UserError: the full network or no row is stable, fewer than half of them are, or one is no candidate of the
-            space.
+        UserError: the full network is not stable, fewer than half of the rows are, or a row is not a candidate of
+            `space`.
     """
     if not profile.reference.stable:
         raise UserError(
@@ -40,13 +44,17 @@ def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatA
     return space.encode(found), np.array([np.mean(each) for each in found.values()])
 
 
-def fitted(profile: DeviceProfile, space: Space, kernels: Kernels, kind: Kind = "combined") -> LatencyPredictor:
-    """A predictor of ratios that learned from all stable rows; raises UserError as `learned_rows`."""
+def fitted(
+    profile: DeviceProfile, space: Space, kernels: Kernels, kind: PredictorKind = "combined"
+) -> LatencyPredictor:
+    """Fit a predictor of latency ratios to all stable rows; raises UserError as `learned_rows`."""
     return LatencyPredictor(space, kernels, kind).fit(*learned_rows(profile, space))
 
 
-def held_out(profile: DeviceProfile, space: Space, kernels: Kernels, kind: Kind = "combined") -> Quality | None:
-    """How well rows are predicted by the others, in five folds; None for fewer than ten candidates.
+def held_out(
+    profile: DeviceProfile, space: Space, kernels: Kernels, kind: PredictorKind = "combined"
+) -> Quality | None:
+    """Quality of the predictor in five-fold cross-validation; None for fewer than ten candidates.
 
     Raises:
         UserError: as `learned_rows`.

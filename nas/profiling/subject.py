@@ -1,4 +1,4 @@
-"""What is profiled: a super-network, the inputs that it is measured with, and what a profile says of both."""
+"""The subject of a device profile: a super-network with its inputs, and the fingerprint that a profile must match."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from search_spaces.families.recognition import family_name
 
 @dataclass(frozen=True)
 class Subject:
-    """A network whose sub-networks are profiled.
+    """A super-network whose sub-networks are profiled.
 
     Args:
-        name: of the model, the last part of a path.
+        name: name of the model, the last part of its path.
         supernet: in evaluation mode; its weights do not matter.
-        inputs: of the batch and length that are measured.
-        space: the candidates that may be measured: that of the super-network, or one with fewer options.
+        inputs: example inputs with the batch size and length to measure.
+        space: the candidates that may be measured: the space of the super-network, or one with fewer options.
     """
 
     name: str
@@ -33,35 +33,35 @@ class Subject:
 
     @property
     def tokens(self) -> int | None:
-        """Length of a text; None for images."""
+        """Length of the inputs in tokens; None for images."""
         args, kwargs = split(self.inputs)
         return next((int(value.shape[1]) for value in (*args, *kwargs.values()) if is_tokens(value)), None)
 
     @property
     def batch(self) -> int:
-        """Rows of an input."""
+        """Number of rows of the inputs."""
         return batch_size(self.inputs)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the first input."""
+        """Shape of the first input tensor."""
         args, kwargs = split(self.inputs)
         return tuple(next(iter((*args, *kwargs.values()))).shape)
 
     def deployment(self, runtime: str, precision: Precision, threads: int) -> Deployment:
-        """How it runs with these inputs, on the device that it is on."""
+        """The deployment with these inputs, on the device of the super-network."""
         device: Device = "cuda" if device_of(self.supernet).type == "cuda" else "cpu"
         return Deployment(runtime, precision, threads, self.batch, self.tokens, device)
 
     @property
     def accelerator(self) -> str | None:
-        """The name of the GPU that the network is on; None on a processor."""
+        """Name of the GPU that holds the super-network; None on a processor."""
         device = device_of(self.supernet)
         return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
     @cached_property
     def model(self) -> ProfiledModel:
-        """What a profile says of the network: the whole space, whatever of it is measured."""
+        """The description of the network in a profile, which covers the whole space even if only a part is measured."""
         whole = self.supernet.space
         digest = hashlib.sha256(whole.to_json().encode()).hexdigest()
         sums = self.kernels.of(whole.encode([whole.full()]))[0]
@@ -70,14 +70,14 @@ class Subject:
         return ProfiledModel(name=self.name, family=family, space_sha256=digest, macs=macs)
 
     @property
-    def asked(self) -> dict[str, object]:
-        """What a profile must be of to be a profile of it, see `differences`."""
+    def fingerprint(self) -> dict[str, object]:
+        """The fields that a profile of this network with these inputs must match, see `differences`."""
         of_model = self.model.model_dump(exclude={"name"})
         return {"model": self.name, **of_model, "batch": self.batch, "tokens": self.tokens, "shape": self.shape}
 
     @cached_property
     def kernels(self) -> Kernels:
-        """Sums over the operators of candidates; UserError where the network cannot be traced."""
+        """Sums of work over the operators of candidates; raises UserError if the network cannot be traced."""
         try:
             args, kwargs = split(map_inputs(self.inputs, self._two_rows))
             return kernels(self.supernet, args or kwargs)
@@ -85,15 +85,15 @@ class Subject:
             raise UserError(str(error)) from error
 
     def _two_rows(self, value: torch.Tensor) -> torch.Tensor:
-        # The tracer fixes a batch of one.
+        # The tracer would treat a batch of one as a constant.
         device = device_of(self.supernet)
         single = self.batch == 1 and value.ndim > 0 and len(value) == 1
         return (torch.cat([value, value]) if single else value).to(device)
 
 
-def differences(profile: DeviceProfile, asked: Mapping[str, object]) -> list[str]:
-    """How a profile differs from what is asked (see `hardware.differs`), in words: nobody reads digests."""
-    found = differs(profile, asked)
+def differences(profile: DeviceProfile, requested: Mapping[str, object]) -> list[str]:
+    """Phrases on how a profile differs from a fingerprint, as `hardware.differs`, with digests and shapes in words."""
+    found = differs(profile, requested)
     others = (
         "the sub-networks to choose from (their sizes, or the order in which blocks drop) are others in the profile"
     )

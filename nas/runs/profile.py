@@ -187,7 +187,7 @@ def _profile_there(out: Path, subject: Subject, settings: ProfileSettings, bench
     machine, version = this_machine(subject.accelerator), bench.deployment.version()
     found = profile_at(out)
     expected = {
-        **subject.asked,
+        **subject.fingerprint,
         "multiple_of": settings.multiple_of,
         "runtime": settings.runtime,
         "device": device_of(subject.supernet).type,

@@ -75,7 +75,7 @@ def read_result(request: ProfileResultRequest) -> dict[str, Any]:
         for name in ("multiple_of", "runtime", "precision", "threads")
         if (value := getattr(settings, name)) is not None
     }
-    expected = {**subject.asked, "device": "cpu", **named}
+    expected = {**subject.fingerprint, "device": "cpu", **named}
     wrong = differences(profile, expected)
     if wrong:
         raise UserError(f"{result} must be of this network: {wrong[0]}; name the network that the folder was made for")
