@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 from tiny import write_model, write_reviews
 
@@ -16,7 +17,7 @@ from nas.command.cli import main
 from nas.searching.study import load_study
 
 pytestmark = pytest.mark.slow
-COMMAND = [sys.executable, "-c", "import sys; from nas.command.cli import main; sys.exit(main())"]
+COMMAND = ["-c", "import sys; from nas.command.cli import main; sys.exit(main())"]
 TIMEOUT_S = 600
 Told = list[tuple[object, dict[str, float], str]]
 
@@ -32,15 +33,23 @@ def barely(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(run: Path, hash_seed: int, *flags: str, budget: int = 40) -> subprocess.Popen[str]:
-    asked = ["search", str(run), "--objectives", "accuracy,macs", "--budget", str(budget), "--json", *flags]
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*COMMAND, *asked], text=True, env=environment, **pipes)
+    command = [sys.executable, *COMMAND, *search(run, *flags, budget=budget)]
+    return subprocess.Popen(command, text=True, env=environment, **pipes)
+
+
+def search(run: Path, *flags: str, budget: int = 40) -> list[str]:
+    return ["search", str(run), "--objectives", "accuracy,macs", "--budget", str(budget), "--json", *flags]
 
 
 def finish(running: subprocess.Popen[str]) -> None:
     out, err = running.communicate(timeout=TIMEOUT_S)
-    assert running.returncode == 0, err
+    succeeded(running.returncode, out, err)
+
+
+def succeeded(status: int, out: str, err: str) -> None:
+    assert status == 0, err
     assert json.loads(out)["measured"] > 0, "standard output is one JSON object, whatever Ray has to say"
 
 
@@ -56,7 +65,7 @@ def told(run: Path) -> Told:
 def serial(barely: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
     """What one process finds that nothing disturbs."""
     run = Path(shutil.copytree(barely, tmp_path_factory.mktemp("serial") / "run"))
-    finish(start(run, 0))
+    succeeded(*forked.run([*COMMAND, *search(run)], timeout_s=TIMEOUT_S))
     found = told(run)
     assert len({values["accuracy"] for _, values, _ in found}) > 3, "accuracies must differ, or they prove nothing"
     return found

@@ -154,7 +154,7 @@ class _Short:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_linas_keeps_its_workers_busy_with_the_lag_it_has() -> None:
-    figures = worker_efficiency((1, 4), evaluations=48, seconds=0.2)
+    figures = worker_efficiency((1, 4), evaluations=48, seconds=0.05)
     assert figures.keys() == {"worker_efficiency_1", "worker_efficiency_4"}
     assert all(0 < efficiency <= 1 for efficiency in figures.values())
 
