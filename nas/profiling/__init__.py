@@ -1,1 +1,1 @@
-"""Latency of sub-networks on one device: measure a few that tell much, predict the rest, check what was chosen."""
+"""Latency on a device: measure a few informative sub-networks, predict all others, and verify the chosen ones."""

@@ -1,4 +1,4 @@
-"""Measuring candidates in one deployment, each beside the full network."""
+"""Measure candidates in one deployment, each relative to the full network."""
 
 import tempfile
 from dataclasses import dataclass, field
@@ -17,34 +17,35 @@ from nas.settings import ProfileSettings
 from search_spaces import Candidate
 
 RATIO_TOLERANCE = ProfileSettings.tolerance
-"""Half of the 95 % interval of a ratio to the full network, relative to it, at which a row is stable."""
+"""A row is stable if the half-width of the 95 % interval of its ratio, relative to the ratio, is at most this."""
 
 
 def rows_protocol(deployment: Deployment, tolerance: float = RATIO_TOLERANCE) -> MeasurementProtocol:
-    """How rows are measured: in fewer rounds than a figure that stands alone, since a predictor averages over rows.
+    """The protocol for the rows of a profile.
 
-    One thread of a processor waits for nothing but the processor, so on an idle machine its CPU time is its wall time;
-    on a busy one the wall time also holds the turns of other programs.
+    A row needs fewer rounds than a figure that is reported alone, since a predictor averages over rows. For one thread
+    on a processor the clock is CPU time: on an idle machine it equals the wall time, while on a busy machine the wall
+    time also includes the time slices of other processes.
     """
-    alone = deployment.threads == 1 and deployment.device == "cpu"
+    single_thread = deployment.threads == 1 and deployment.device == "cpu"
     return MeasurementProtocol(
         rounds=9,
         rounds_most=40,
         tolerance=tolerance,
-        # Two windows of the warm-up hold fewer calls than the rounds do, so they differ by more.
+        # The two windows of the warm-up have fewer calls than the rounds, so their medians vary more.
         warmup_tolerance=4 * tolerance,
-        clock="cpu" if alone else "wall",
+        clock="cpu" if single_thread else "wall",
     )
 
 
 @dataclass
 class Bench:
-    """One deployment with the full network loaded, beside which candidates are measured.
+    """Measures candidates in one deployment, alternating with the full network, which stays loaded.
 
     Args:
-        subject: the network, and the inputs to measure with.
-        deployment: what runs it.
-        protocol: of every row, see `rows_protocol`.
+        subject: the super-network and the inputs to measure with.
+        deployment: how the networks are executed.
+        protocol: how each row is measured, see `rows_protocol`.
     """
 
     subject: Subject
@@ -55,12 +56,12 @@ class Bench:
 
     @classmethod
     def of(cls, subject: Subject, deployment: Deployment, tolerance: float = RATIO_TOLERANCE) -> "Bench":
-        """With the protocol of rows; UserError where the deployment cannot be used on this machine."""
+        """A bench with `rows_protocol`; raises UserError if this machine does not support the deployment."""
         require(deployment)
         return cls(subject, deployment, rows_protocol(deployment, tolerance))
 
     def header(self, multiple_of: int = 1) -> dict[str, Any]:
-        """The fields of a profile that are known before anything is measured, without machine and version."""
+        """The fields of a profile that are known before measuring, except machine and version of the runtime."""
         subject, deployment = self.subject, self.deployment
         return {
             "model": subject.model,
@@ -76,22 +77,22 @@ class Bench:
         }
 
     def reference(self) -> Timing:
-        """The full network beside itself; UserError where the runtime does not take it."""
+        """Measure the full network beside itself; raises UserError if the runtime does not support it."""
         full = self._reference()
         return self._timed(full, full)
 
     def measure(self, candidate: Candidate) -> Timing:
-        """A candidate beside the full network.
+        """Measure a candidate beside the full network.
 
         Raises:
-            NotTaken: the runtime does not take the candidate.
-            UserError: the runtime does not take the full network.
+            NotTaken: the runtime does not support the candidate.
+            UserError: the runtime does not support the full network.
         """
         full = self._reference()
         return self._timed(self._prepared(candidate), full)
 
     def beside_full(self, run: Runner) -> Timing:
-        """What was loaded from files elsewhere, beside the full network; raises UserError as `measure`."""
+        """Measure a network that was loaded elsewhere beside the full network; raises UserError as `measure`."""
         return self._timed(run, self._reference())
 
     def _timed(self, network: Runner, full: Runner) -> Timing:
@@ -102,7 +103,7 @@ class Bench:
             try:
                 self._full = self._prepared(self.subject.supernet.space.full())
             except NotTaken as error:
-                # Without it there is nothing to compare with.
+                # Not a fault of one candidate: without the full network no candidate can be measured.
                 raise UserError(str(error)) from error
         return self._full
 
@@ -111,10 +112,17 @@ class Bench:
         return map_inputs(self.subject.inputs, lambda value: value.to(device))
 
     def convert(self, candidate: Candidate, folder: Path) -> tuple[Backend, Path]:
-        """Write a candidate for the runtime into an existing folder; NotTaken where the runtime does not take it."""
+        """Convert a candidate into an existing folder.
+
+        Returns:
+            The backend that can load it, and the path of the file.
+
+        Raises:
+            NotTaken: the runtime does not support the candidate.
+        """
         module = self.subject.supernet.extract(candidate).eval()
         deployment = self.deployment
-        # A new one for each candidate: a PyTorch backend keeps every network that it converted.
+        # A new backend for each candidate: a PyTorch backend keeps every network that it has converted in memory.
         converter = deployment.backend(self._write)
         try:
             return converter, converter.convert(module, self._inputs(), folder, precision=deployment.dtype)
@@ -132,7 +140,7 @@ class Bench:
 
 
 def require(deployment: Deployment) -> None:
-    """UserError, which says what to install, where a deployment's runtime cannot be used on this machine."""
+    """Raise UserError, which says what to install, if the runtime of a deployment cannot be used on this machine."""
     try:
         deployment.backend()
     except ValueError as error:

@@ -1,8 +1,10 @@
-"""Profiling one device: which sub-network next, its measurement, and the file that grows row by row.
+"""Collect the rows of a device profile: choose the next sub-network, measure it, and write the profile after each row.
 
-A profile that was stopped goes on: its rows say what is done. Some candidates drawn at random are measured first and
-again at the end: how much the two differ is the noise floor. The others are designed, first for what a linear model
-would learn from, then, in batches, for what the predictor is least sure of.
+A profile that was interrupted is continued: its rows show what is done. Sub-networks are measured in three groups:
+
+1. Some random ones, which are measured again at the very end. The differences give the noise floor.
+2. A design that suits a linear model, chosen before anything is measured (`nas.profiling.design`).
+3. Batches of those that the predictor, fitted to the rows so far, is least certain of.
 """
 
 import time
@@ -30,17 +32,20 @@ from nas.settings import ProfileSettings
 from search_spaces import Candidate, Supernet
 
 LEAST = 20
-_TWICE, _BATCH, _TRIES = 10, 8, 5
-_REFUSALS = 5
+# Largest number of sub-networks that are measured twice, and the number that one fit of the predictor chooses.
+_MAX_REPEATED, _BATCH = 10, 8
+_REFERENCE_TRIES = 5
+# Collecting ends with an error after so many unsupported candidates, if they are also more than the measured ones.
+_MAX_UNSUPPORTED = 5
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured.
+    """When to stop measuring.
 
     Args:
-        budget: distinct sub-networks.
-        seconds: after which no further ones are begun, as soon as there are `LEAST`; None: no limit.
+        budget: number of distinct sub-networks.
+        seconds: time after which no further sub-network is started, once `LEAST` are measured; None: no limit.
     """
 
     budget: int = 100
@@ -49,15 +54,18 @@ class Effort:
 
 OnRow = Callable[[DeviceProfile, ProfileRow], None]
 OnRefused = Callable[[Candidate, NotTaken], None]
-Measure = Callable[[Candidate], Timing]
+MeasureTiming = Callable[[Candidate], Timing]
 
 
 def begin(bench: Bench, multiple_of: int = 1) -> DeviceProfile:
-    """A profile of this machine with the full network alone; UserError where its latency does not get stable.
+    """Start a profile of this machine, which contains the full network and no rows yet.
 
     Args:
-        bench: measures, in the runtime of the profile.
-        multiple_of: which sizes it is for, see `nas.profiling.sizes`.
+        bench: measures networks in the deployment of the profile.
+        multiple_of: only sizes that are multiples of this are profiled, see `nas.profiling.sizes`.
+
+    Raises:
+        UserError: the latency of the full network does not become stable.
     """
     header, version = bench.header(multiple_of), bench.deployment.version()
     machine = this_machine(bench.subject.accelerator)
@@ -65,8 +73,11 @@ def begin(bench: Bench, multiple_of: int = 1) -> DeviceProfile:
 
 
 def stable_reference(bench: Bench) -> Timing:
-    """The full network's latency, which everything is relative to; UserError where it does not get stable."""
-    for _ in range(_TRIES):
+    """Measure the full network; raises UserError if its latency does not become stable in five attempts.
+
+    All rows are relative to it, so an imprecise reference would shift the whole profile.
+    """
+    for _ in range(_REFERENCE_TRIES):
         timing = bench.reference()
         if timing.stable:
             break
@@ -79,7 +90,7 @@ def stable_reference(bench: Bench) -> Timing:
 def grow(
     profile: DeviceProfile,
     subject: Subject,
-    measure: Measure,
+    measure: MeasureTiming,
     effort: Effort,
     *,
     seed: int,
@@ -88,37 +99,40 @@ def grow(
     on_refused: OnRefused | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> DeviceProfile:
-    """The profile with rows until the effort is spent.
+    """Add rows to a profile until the effort is spent.
 
     Args:
-        profile: begun, or stopped; rows that did not get stable are measured anew.
-        subject: whose candidates are measured.
-        measure: one candidate; one that raises NotTaken is left out.
-        effort: when to end.
+        profile: a new or interrupted profile; unstable rows are measured again.
+        subject: the network whose candidates are measured.
+        measure: measures one candidate; candidates for which it raises NotTaken are skipped.
+        effort: when to stop.
         seed: of the choice of candidates.
-        path: where the profile is written after every row.
+        path: file that the profile is written to after every row; None writes nothing.
         on_row: called after every row with the profile and the row.
-        on_refused: called with every candidate that was left out.
-        clock: seconds.
+        on_refused: called with every candidate that was skipped.
+        clock: returns the time in seconds.
+
+    Returns:
+        The profile with all rows.
 
     Raises:
-        UserError: most rows do not get stable, or most candidates are not taken.
+        UserError: most rows are unstable, or the runtime does not support most candidates.
     """
-    growing = _Growing(profile, subject, effort, seed, clock)
-    for candidate in growing.wanted():
+    collection = _Collection(profile, subject, effort, seed, clock)
+    for candidate in collection.wanted():
         try:
             timing = measure(candidate)
         except NotTaken as error:
-            growing.leave_out(candidate, error)
+            collection.leave_out(candidate, error)
             if on_refused is not None:
                 on_refused(candidate, error)
             continue
-        row = growing.add(candidate, timing)
+        row = collection.add(candidate, timing)
         if path is not None:
-            write_profile(growing.profile, path)
+            write_profile(collection.profile, path)
         if on_row is not None:
-            on_row(growing.profile, row)
-    return growing.profile
+            on_row(collection.profile, row)
+    return collection.profile
 
 
 def measure_profile(
@@ -135,23 +149,27 @@ def measure_profile(
     path: Path | None = None,
     name: str = "",
 ) -> DeviceProfile:
-    """Measure some sub-networks on this machine, from which the latency of all others can be predicted anywhere.
+    """Measure some sub-networks on this machine, so that the latency of all others can be predicted anywhere.
 
     Args:
-        supernet: in evaluation mode, on the device to measure on; its weights do not matter.
-        example_inputs: positional or keyword tensors of the batch and length to measure with.
+        supernet: in evaluation mode, on the device to measure; its weights do not matter.
+        example_inputs: positional or keyword tensors with the batch size and length to measure.
         seed: of the choice of sub-networks.
-        runtime: what runs them; `nas doctor` says what is usable here.
-        precision: in which it computes, where it has that.
-        threads: of the runtime.
-        budget: distinct sub-networks.
-        minutes: after which no further ones are begun, though there are 20 at least; None: no limit.
-        tolerance: a ratio to the full network that is known less exactly (half of its 95 % interval) is not stable.
+        runtime: executes the networks; `nas doctor` lists those that are usable on this machine.
+        precision: precision of the computation, which the runtime must support.
+        threads: number of threads of the runtime.
+        budget: number of distinct sub-networks.
+        minutes: time after which no further sub-network is started, once 20 are measured; None: no limit.
+        tolerance: largest half-width of the 95 % interval of a ratio to the full network, relative to the ratio; less
+            precise rows are unstable.
         path: a JSON file that is written after every row; read it with `hardware.read_profile`.
-        name: of the model, as the profile says it.
+        name: name of the model in the profile; the default is the class of the model.
+
+    Returns:
+        The profile.
 
     Raises:
-        UserError: a runtime that cannot be used here, or latencies that do not get stable.
+        UserError: the runtime cannot be used on this machine, or latencies do not become stable.
     """
     subject = Subject(name or type(supernet.model).__name__, supernet, example_inputs, supernet.space)
     bench = Bench.of(subject, subject.deployment(runtime, precision, threads), tolerance)
@@ -160,19 +178,23 @@ def measure_profile(
 
 
 def planned(subject: Subject, count: int, seed: int) -> list[Candidate]:
-    """`count` distinct candidates chosen without measuring any, in the order of measuring; the first ones twice."""
+    """Choose `count` distinct candidates in advance, for a device that cannot run the adaptive choice.
+
+    Returns:
+        The candidates in the order of measurement; the first are those of `checked_twice`.
+    """
     return list(dict.fromkeys([*checked_twice(subject, count, seed), *_designed(subject, count, seed)]))[:count]
 
 
 def checked_twice(subject: Subject, budget: int, seed: int) -> list[Candidate]:
-    """Random candidates that are measured first and last: a sixth of the budget, ten at most."""
+    """The random candidates that are measured at the start and at the end: a sixth of the budget, at most ten."""
     rng = generator(seed, "profiled twice")
-    found = dict.fromkeys(subject.space.sample(rng) for _ in range(min(_TWICE, max(1, budget // 6))))
+    found = dict.fromkeys(subject.space.sample(rng) for _ in range(min(_MAX_REPEATED, max(1, budget // 6))))
     return list(found)
 
 
-class _Growing:
-    """A profile, and what it still needs."""
+class _Collection:
+    """A profile in progress: the rows so far, and which candidate to measure next."""
 
     def __init__(
         self, profile: DeviceProfile, subject: Subject, effort: Effort, seed: int, clock: Callable[[], float]
@@ -188,7 +210,7 @@ class _Growing:
         self._refused: list[Candidate] = []
 
     def add(self, candidate: Candidate, timing: Timing) -> ProfileRow:
-        """One more row."""
+        """Append a row with the timing of `candidate`, and return it."""
         order = max((row.order for row in self.profile.rows), default=-1) + 1
         before, self._now = self._now, self._clock()
         row = ProfileRow(candidate=dict(candidate), timing=timing, order=order, seconds=self._now - before)
@@ -200,39 +222,44 @@ class _Growing:
         return row
 
     def leave_out(self, candidate: Candidate, why: NotTaken) -> None:
-        """One that cannot be measured; UserError once there are too many of them."""
+        """Skip a candidate that the runtime does not support; raises UserError once too many are skipped."""
         self._refused.append(candidate)
-        enough = min(_REFUSALS, self._effort.budget, self._subject.space.size())
+        enough = min(_MAX_UNSUPPORTED, self._effort.budget, self._subject.space.size())
         if len(self._refused) >= enough and len(self._refused) > len(self.profile.rows):
             raise UserError(
                 f"{len(self._refused)} sub-networks could not be measured, more than could; the last: {why}"
             )
 
     def wanted(self) -> Iterator[Candidate]:
-        """What to measure next, which is to be added or left out before the next is asked for."""
+        """Generate the candidates to measure; add or skip each one before requesting the next."""
+        # Two thirds of the budget follow the design, the rest is chosen by the predictor.
         designed = _designed(self._subject, max(1, self._effort.budget * 2 // 3), self._seed)
         for candidate in (*self._twice, *designed):
             if not self._times[candidate] and self._goes_on():
                 yield candidate
         while self._goes_on():
-            for candidate in _least_sure(self.profile, self._subject, self._seed, self._refused):
+            for candidate in _least_certain(self.profile, self._subject, self._seed, self._refused):
                 if self._goes_on():
                     yield candidate
+        # The second measurements come last, as far as possible from the first ones in time.
         for candidate in self._twice:
             if self._times[candidate] == 1:
                 yield candidate
 
     def _goes_on(self) -> bool:
+        """Whether budget and time allow one more distinct candidate."""
         done, effort = sum(times > 0 for times in self._times.values()), self._effort
         if done >= min(effort.budget, self._subject.space.size() - len(set(self._refused))):
             return False
         if effort.seconds is None or done < min(LEAST, effort.budget):
             return True
         spent = self._clock() - self._began
+        # The mean time of a row predicts the next one and the second measurements at the end.
         return spent + (1 + len(self._twice)) * spent / max(1, self._new) < effort.seconds
 
 
 def _designed(subject: Subject, count: int, seed: int) -> list[Candidate]:
+    """`count` candidates that a linear model learns most from, see `nas.profiling.design`."""
     whole, rng = subject.supernet.space, generator(seed, "profile design")
     encoded = translation(subject.space, whole)
     rows = encoded(first_rows(subject.space)[:count])
@@ -241,17 +268,20 @@ def _designed(subject: Subject, count: int, seed: int) -> list[Candidate]:
     return whole.decode(np.concatenate([rows, further]))
 
 
-def _least_sure(
+def _least_certain(
     profile: DeviceProfile, subject: Subject, seed: int, refused: Sequence[Candidate]
 ) -> Sequence[Candidate]:
-    """A batch of what the predictor, given what is measured, is least sure of; one at random where all is measured."""
+    """A batch of candidates whose predicted latency is least certain; one random candidate if none is left.
+
+    Uncertainty is relative to the prediction, as the predictor minimises relative errors.
+    """
     whole, rng = subject.supernet.space, generator(seed, "profile batch", len(profile.rows) + len(refused))
     candidates = translation(subject.space, whole)(pool(subject.space, rng))
     if refused:
         candidates = candidates[~(candidates[:, None] == whole.encode(refused)).all(axis=2).any(axis=1)]
     mean, spread = fitted(profile, whole, subject.kernels).predict(candidates)
-    unsure = spread / np.maximum(mean, 1e-9)
+    uncertainty = spread / np.maximum(mean, 1e-9)
     measured, _ = learned_rows(profile, whole)
     features = features_of_design(whole, subject.kernels)
-    found = whole.decode(most_telling(candidates, measured, features, _BATCH, unsure))
+    found = whole.decode(most_telling(candidates, measured, features, _BATCH, uncertainty))
     return found or [subject.space.sample(rng)]

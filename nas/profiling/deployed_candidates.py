@@ -1,4 +1,4 @@
-"""Candidates as the files of their deployment: what the files score, and how large they are."""
+"""Score and size of candidates, measured on the files of their deployment."""
 
 import tempfile
 from collections.abc import Sequence
@@ -21,15 +21,17 @@ from search_spaces import Candidate
 
 @dataclass
 class DeployedCandidates:
-    """Writes candidates in a deployment and measures the files. One candidate's files are kept at a time.
+    """Writes the files of candidates in a deployment and measures them.
+
+    The files of the last candidate are kept, because its score and its size are measured one after the other.
 
     Args:
-        networks: the sub-networks, with batch-norm statistics of their own.
-        deployment: what runs the files.
-        example: an input by name, of two rows.
+        networks: extracts sub-networks, with their own batch-norm statistics.
+        deployment: how the files are executed.
+        example: inputs of two rows, by name.
         calibration: training rows as inputs of one row each, for INT8.
-        rows: that the score is of: those of the search.
-        factory: makes the full network of a class that transformers does not have.
+        rows: the validation rows of the search, on which the score is measured.
+        factory: creates the full network if its class is not part of transformers.
     """
 
     networks: SubNetworks
@@ -44,16 +46,16 @@ class DeployedCandidates:
     )
 
     def measures(self, names: Sequence[str]) -> dict[str, MeasureAgain]:
-        """What measures those of the objectives `names` that files decide, by name: the score, and the size."""
+        """Functions that measure those of the objectives `names` that depend on the files: the score and the size."""
         of_files: dict[str, MeasureAgain] = {self.rows.task.metric: self.score, "size_mib": self.size_mib}
         return {name: measure for name, measure in of_files.items() if name in names}
 
     def score(self, candidate: Candidate) -> float:
-        """By the metric of the task; raises NotTaken where the runtime does not take the candidate."""
+        """Score of a candidate's files, by the metric of the task; raises NotTaken if the runtime cannot run it."""
         return self.rows.task.score(predict(self._files(candidate).run, self.rows), self.rows)
 
     def size_mib(self, candidate: Candidate) -> float:
-        """Of the files that the runtime loads; raises as `score`."""
+        """Size in MiB of the files that the runtime loads; raises as `score`."""
         return self._files(candidate).size_mib
 
     def _files(self, candidate: Candidate) -> Deployed:

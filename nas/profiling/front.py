@@ -1,7 +1,7 @@
-"""The front of a search measured again: in the files of its deployment, and on the devices of its profiles.
+"""Verify the front of a search on the files of its deployment and on the devices of its profiles.
 
-A search scores float32 networks and may predict latencies. What is then delivered are files in one runtime and
-precision, so the members of the front are measured as such files before one of them is chosen.
+A search scores float32 networks and may use predicted latencies, while the result is delivered as files in one runtime
+and precision. The members of the front are therefore measured on such files before one of them is chosen.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -29,17 +29,15 @@ from nas.searching.selection import select
 from nas.searching.study import Study
 from search_spaces import Candidate
 
-_NAME = "verified.json"
-_MOST = 60
-"""At most so many members of a front are measured again by one command, from one end of the front to the other."""
-_FURTHER = 10
+_FILE_NAME = "verified.json"
+_MAX_MEMBERS = 60
+"""Largest number of members of a front that one command measures; they are spread evenly along the front."""
+_MAX_FURTHER = 10
+"""Largest number of candidates outside the front that are measured because measured values broke a limit."""
 
 
 class VerifiedRow(Record):
-    """Values of one sub-network by the name of the objective: those of the search, and those measured again.
-
-    What did not get stable, and what the runtime does not take, is only named.
-    """
+    """The JSON of a `Verified`: predicted and measured values of one sub-network by the name of the objective."""
 
     candidate: dict[str, Scalar]
     predicted: dict[str, float]
@@ -49,21 +47,25 @@ class VerifiedRow(Record):
 
 
 class Verification(Record):
-    """`verified.json`: what was measured again after a search."""
+    """The content of `verified.json`."""
 
     version: Literal[1] = 1
     rows: list[VerifiedRow] = pydantic.Field(max_length=10_000)
 
 
 def verify_front(folder: Path, study: Study, measures: Mapping[str, MeasureAgain]) -> list[Verified]:
-    """Measure the front again, and with limits what is best as measured.
+    """Measure the front again and, if there are limits, the best candidates until one meets them as measured.
 
-    What an earlier call measured is not measured again; every result is written at once.
+    Results of an earlier call are reused, and every new result is written at once, so that an interrupted verification
+    continues.
 
     Args:
-        folder: of the search.
-        study: whose front it is.
-        measures: by the name of the objective.
+        folder: folder of the search.
+        study: the study of the search.
+        measures: functions that measure, by the name of the objective.
+
+    Returns:
+        All verified candidates, including those of earlier calls.
 
     Raises:
         UserError: the record is damaged.
@@ -78,17 +80,18 @@ def verify_front(folder: Path, study: Study, measures: Mapping[str, MeasureAgain
 
     def measure(member: Measurement) -> Verified:
         before, new = found.get(member.candidate), verify(member, missing(member.candidate), _say_refused)
-        # What was measured on another device, where this folder was before, stays.
+        # Keep what was measured on other devices: the folder may be carried from one to the next.
         found[member.candidate] = before.with_newer(new) if before else new
         _write(folder, list(found.values()))
         return found[member.candidate]
 
-    front = _from_end_to_end([member for member in study.front() if missing(member.candidate)])
+    front = _spread([member for member in study.front() if missing(member.candidate)])
     with Bar("Measuring the front", len(front)) as bar:
         for number, member in enumerate(front, 1):
             bar.update(number, _shown(measure(member)))
-    # A limit may be broken by what was measured again: then others than the front's are the best, until one holds.
-    for _ in range(_FURTHER):
+    # Measured values may break a limit that predicted ones met. The best candidate is then another one, perhaps outside
+    # the front, which must be measured as well; this repeats until the best candidate is a measured one.
+    for _ in range(_MAX_FURTHER):
         best = _best(study, list(found.values()))
         if best is None or best.candidate in found:
             break
@@ -97,7 +100,10 @@ def verify_front(folder: Path, study: Study, measures: Mapping[str, MeasureAgain
 
 
 def on_devices(predicted: Mapping[str, PredictedLatency]) -> dict[str, MeasureAgain]:
-    """What measures predicted latencies, by the name of the objective, of those devices that are this machine."""
+    """Functions that measure predicted latencies, by the name of the objective, for the profiles of this machine.
+
+    Profiles of other machines are skipped with a message, because latencies measured here would not compare with them.
+    """
     benches = {name: _bench(name, each) for name, each in predicted.items()}
     return {name: _latency_of(bench, predicted[name].profile) for name, bench in benches.items() if bench is not None}
 
@@ -105,14 +111,15 @@ def on_devices(predicted: Mapping[str, PredictedLatency]) -> dict[str, MeasureAg
 def _latency_of(bench: Bench, profile: DeviceProfile) -> MeasureAgain:
     def latency_ms(candidate: Candidate) -> float | None:
         timing = bench.measure(candidate)
+        # Relative to the profiled full network, so that the value compares with predictions.
         return profile.ratio(timing) * profile.full_ms if timing.stable else None
 
     return latency_ms
 
 
 def read_verified(folder: Path, study: Study) -> list[Verified]:
-    """What was measured again of the search in a folder; UserError where the record is damaged."""
-    path = folder / _NAME
+    """Read the verified candidates of the search in `folder`; raises UserError if the record is damaged."""
+    path = folder / _FILE_NAME
     if not path.is_file():
         return []
     try:
@@ -131,29 +138,29 @@ def read_verified(folder: Path, study: Study) -> list[Verified]:
 
 
 def choose(study: Study, verified: Sequence[Verified], limits: Mapping[str, float]) -> Measurement:
-    """The best within the limits of what is offered, with values as measured again where they were.
+    """Select the best candidate within the limits, by measured values where there are any.
 
     Args:
-        study: the search.
-        verified: what was measured again of it.
-        limits: by flag name, e.g. `max_latency_ms`, beside those of the objectives.
+        study: the study of the search.
+        verified: its verified candidates.
+        limits: by flag name, e.g. `max_latency_ms`, in addition to those of the objectives.
 
     Raises:
-        UserError: a limit on something that the search did not measure.
-        NoFeasible: nothing meets the limits.
+        UserError: a limit on a quantity that the search did not measure.
+        NoFeasible: no candidate meets the limits.
     """
     bounds = on_every_device(limits, [o.name for o in study.objectives])
     return select(offered(study, verified), study.objectives, bounds)
 
 
 def agreement_record(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:
-    """How the search and what was measured again agree over the front, as JSON; empty where nothing was."""
+    """Agreement of predicted and measured values over the front, as JSON; empty if nothing was verified."""
     found = agreements(study.front(), study.objectives, verified)
     return {"verified": {name: asdict(agreement) for name, agreement in found.items()}} if found else {}
 
 
 def say_agreement(study: Study, verified: Sequence[Verified]) -> None:
-    """Say how the search and what was measured again agree, and what did not get stable."""
+    """Print the agreement of predicted and measured values, and how many measurements were unstable."""
     for name, agreement in agreements(study.front(), study.objectives, verified).items():
         tau = "" if agreement.kendall_tau is None else f", Kendall tau {agreement.kendall_tau:.2f}"
         error = "" if agreement.mape is None else f", off by {agreement.mape:.1f} % in the mean"
@@ -167,7 +174,7 @@ def say_agreement(study: Study, verified: Sequence[Verified]) -> None:
 
 
 def say_unmeasured(study: Study, verified: Sequence[Verified], profiled: Collection[str]) -> None:
-    """Say how much of the front has predicted latencies alone, of those objectives that come from profiles."""
+    """Print how many members of the front have only predicted latencies for the objectives `profiled`."""
     done = {each.candidate: each.done for each in verified}
     front = study.front()
     missing = sum(not set(profiled) <= done.get(member.candidate, frozenset()) for member in front)
@@ -178,15 +185,18 @@ def say_unmeasured(study: Study, verified: Sequence[Verified], profiled: Collect
         )
 
 
-def _from_end_to_end(front: Sequence[Measurement]) -> list[Measurement]:
-    """At most as many as one command measures, the ends among them."""
-    if len(front) <= _MOST:
+def _spread(front: Sequence[Measurement]) -> list[Measurement]:
+    """At most `_MAX_MEMBERS` members, spread evenly along the front, including its ends."""
+    if len(front) <= _MAX_MEMBERS:
         return list(front)
-    return [front[round(index * (len(front) - 1) / (_MOST - 1))] for index in range(_MOST)]
+    return [front[round(index * (len(front) - 1) / (_MAX_MEMBERS - 1))] for index in range(_MAX_MEMBERS)]
 
 
 def _best(study: Study, verified: Sequence[Verified]) -> Measurement | None:
-    """The best of the whole study within its limits, as far as is known: measured where measured, else predicted."""
+    """The best candidate of the study within its limits, by measured values where there are any; None without limits.
+
+    None also if no candidate meets them.
+    """
     if all(objective.limit is None for objective in study.objectives):
         return None
     try:
@@ -196,7 +206,7 @@ def _best(study: Study, verified: Sequence[Verified]) -> Measurement | None:
 
 
 def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
-    """What measures on a profile's device; None, with a sentence, where that is not here."""
+    """A bench for the device of a profile; None, with a message, if that is not this machine."""
     profile, subject = predicted.profile, predicted.subject
     deployment = Deployment.of_profile(profile)
     why = elsewhere(profile, subject)
@@ -214,7 +224,7 @@ def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
 
 
 def elsewhere(profile: DeviceProfile, subject: Subject) -> str | None:
-    """Why what is measured here does not compare with a profile; None where it does."""
+    """Why latencies measured on this machine do not compare with those of a profile; None if they do."""
     here, there, device = this_machine(subject.accelerator), profile.machine, device_of(subject.supernet).type
     if device != profile.device:
         return f"it is of a network on {profile.device}, this one is on {device}; search with --device {profile.device}"
@@ -239,7 +249,7 @@ def _write(folder: Path, found: Sequence[Verified]) -> None:
         )
         for each in found
     ]
-    write_record(folder / _NAME, Verification(rows=rows))
+    write_record(folder / _FILE_NAME, Verification(rows=rows))
 
 
 def _shown(verified: Verified) -> str:

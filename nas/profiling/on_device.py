@@ -1,7 +1,8 @@
 """Measure the networks beside this file on this device: `python measure.py`, with numpy and the runtime installed.
 
-Needs Python 3.9 or newer, numpy, and onnxruntime or openvino, whichever plan.json names; nothing else. Writes
-result.json after every network, and goes on where it was stopped. Stop what else runs on the device first.
+This script needs only Python 3.9 or newer, numpy, and the runtime that plan.json names (onnxruntime or openvino). It
+writes result.json after every network, and continues an interrupted measurement. Stop other programs on the device
+before you start it.
 """
 
 import argparse
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# The protocol of `hardware.protocol` and the description of `hardware.machine` are repeated in this file, because this
+# project is not installed on the device. A test compares both.
 
 FEATURES = [
     "avx2",
@@ -36,21 +40,22 @@ Json = dict[str, Any]
 
 
 def main() -> None:
-    """Measure what the plan names and is not in the result yet."""
+    """Measure the networks of the plan that have no stable row in the result yet."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--folder", type=Path, default=Path(__file__).resolve().parent, help="where plan.json is")
     folder = flags.parse_args().folder
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     with np.load(folder / "inputs.npz", allow_pickle=False) as file:
         inputs = {name: file[name] for name in file.files}
-    place = folder / "result.json"
+    result_path = folder / "result.json"
     load, runtime_version = RUNTIMES[plan["profile"]["runtime"]](plan["profile"], inputs)
     full = load(folder / "full")
-    result = begun(place, plan, runtime_version)
-    gc.disable()
+    result = begun(result_path, plan, runtime_version)
+    gc.disable()  # a collection during a call would count as latency
     if not result["profile"].get("reference", {}).get("stable"):
+        # The full network against itself: the ratio is about one, and its interval shows how steady the device is.
         result["profile"]["reference"] = timed(full, full, plan["profile"]["protocol"])
-        write(place, result)
+        write(result_path, result)
     rows = result["profile"]["rows"]
     for order, index in enumerate(plan["order"]):
         if any(row["order"] == order and row["timing"]["stable"] for row in rows):
@@ -60,36 +65,36 @@ def main() -> None:
         rows[:] = [row for row in rows if row["order"] != order]
         spent = time.monotonic() - began
         rows.append({"candidate": planned["candidate"], "timing": timing, "order": order, "seconds": spent})
-        write(place, result)
+        write(result_path, result)
         note = "" if timing["stable"] else " (not stable)"
         print(f"{len(rows)} of {len(plan['order'])}: {timing['median_ms']:.3f} ms{note}", file=sys.stderr, flush=True)
-    print(f"Done. Copy {place} back and read it: nas profile-result MODEL result.json --out profile.json")
+    print(f"Done. Copy {result_path} back and read it: nas profile-result MODEL result.json --out profile.json")
 
 
-def begun(place: Path, plan: Json, runtime_version: str) -> Json:
-    """The result so far, which must be of this plan, device and runtime, or an empty one."""
+def begun(path: Path, plan: Json, runtime_version: str) -> Json:
+    """The result so far, or an empty one; exits if the file is of another plan, device or runtime."""
     profile = {**plan["profile"], "machine": machine(), "runtime_version": runtime_version, "rows": []}
-    if place.is_file():
-        found: Json = json.loads(place.read_text(encoding="utf-8"))
+    if path.is_file():
+        found: Json = json.loads(path.read_text(encoding="utf-8"))
         alike = all(found["profile"].get(key) == value for key, value in profile.items() if key != "rows")
         if found["planned"] != [row["candidate"] for row in plan["rows"]] or not alike:
-            sys.exit(f"{place} is of another plan, device or runtime: move it away")
+            sys.exit(f"{path} is of another plan, device or runtime: move it away")
         return found
     return {"planned": [row["candidate"] for row in plan["rows"]], "order": plan["order"], "profile": profile}
 
 
-def write(place: Path, result: Json) -> None:
-    """Beside, then renamed: a kill leaves the old content or the new."""
-    beside = place.with_name(".result.json.part")
+def write(path: Path, result: Json) -> None:
+    """Write the result through a temporary file, so that a kill leaves either the old or the new content."""
+    beside = path.with_name(".result.json.part")
     with beside.open("w", encoding="utf-8") as file:
         json.dump(result, file, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(place)
+    beside.replace(path)
 
 
 def onnxruntime(profile: Json, inputs: dict[str, Any]) -> tuple[Callable[[Path], Run], str]:
-    """What loads a network into ONNX Runtime, and its version."""
+    """A function that loads a network into ONNX Runtime, and the version of the runtime."""
     import onnxruntime as library
 
     options = library.SessionOptions()
@@ -105,11 +110,12 @@ def onnxruntime(profile: Json, inputs: dict[str, Any]) -> tuple[Callable[[Path],
 
 
 def openvino(profile: Json, inputs: dict[str, Any]) -> tuple[Callable[[Path], Run], str]:
-    """What loads a network into OpenVINO, and its version."""
+    """A function that loads a network into OpenVINO, and the version of the runtime."""
     from importlib.metadata import version
 
     import openvino as library
 
+    # Without a hint OpenVINO would compute float32 networks in BF16 where the processor supports it.
     hint = {"bfloat16": "bf16"}.get(profile["precision"], "f32")
     settings = {
         "INFERENCE_NUM_THREADS": profile["threads"],
@@ -132,13 +138,17 @@ RUNTIMES = {"onnxruntime": onnxruntime, "openvino": openvino}
 
 
 def timed(network: Run, reference: Run, protocol: Json) -> Json:
-    """Times of a network called in turns with a reference, until the interval of their ratio is narrow."""
+    """Measure a network alternately with a reference until the 95 % interval of their ratio is narrow enough.
+
+    Returns:
+        The fields of a `Timing` (`hardware.profile`).
+    """
     clock = ("wall", "cpu").index(protocol["clock"])
     warm = warmed_up((network, reference), protocol, clock)
     own: list[tuple[float, float]] = []
     other: list[tuple[float, float]] = []
     while len(own) < protocol["rounds_most"]:
-        # Who comes first turns, so that neither always finds the caches of the other.
+        # Alternate which is called first, so that neither always finds the caches that the other has left.
         pairs = [(network, own), (reference, other)]
         for run, times in pairs if len(own) % 2 == 0 else pairs[::-1]:
             times.append(watched(run))
@@ -172,7 +182,7 @@ def watched(run: Run) -> tuple[float, float]:
 
 
 def warmed_up(networks: tuple[Run, Run], protocol: Json, clock: int) -> bool:
-    """Call both in turns until two windows of calls have the same median; False where that does not happen."""
+    """Call both alternately until the medians of the last two windows agree; False if that is not reached."""
     times: list[list[float]] = [[], []]
     window = protocol["window"]
     for _ in range(protocol["warmup_most"]):
@@ -186,13 +196,17 @@ def warmed_up(networks: tuple[Run, Run], protocol: Json, clock: int) -> bool:
 
 
 def ratios(own: list[tuple[float, float]], other: list[tuple[float, float]], clock: int) -> list[float]:
-    """Time over the reference's, round by round: wall (0) or CPU (1), without rounds that a coarse clock misses."""
+    """Ratios to the reference by round, of wall (0) or CPU time (1); without rounds in which the clock stood still."""
     pairs = [(mine[clock], theirs[clock]) for mine, theirs in zip(own, other)]  # noqa: B905
     return [mine / theirs for mine, theirs in pairs if mine > 0 and theirs > 0]
 
 
 def half_width(values: list[float]) -> float:
-    """Half the 95 % interval of the median between two order statistics, over the median; huge for too few values."""
+    """Half-width of the 95 % interval of the median, relative to the median; 1e9 for fewer than 6 values.
+
+    The bounds are two order statistics (Hahn and Meeker 1991, *Statistical Intervals*, section 5.2).
+    """
+    # `tail` / 2 ** n is the probability that at most `rank` of n values are below the median.
     rank, tail = 0, 0
     while rank < len(values):
         tail += math.comb(len(values), rank)
@@ -206,7 +220,7 @@ def half_width(values: list[float]) -> float:
 
 
 def machine() -> Json:
-    """What tells this device from others."""
+    """Description of this device, as profiles record it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -225,7 +239,7 @@ def machine() -> Json:
 
 
 def shown(text: str) -> str:
-    """Text as a profile may hold it."""
+    """Make text valid for a profile: printable, at most 256 characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:256]
 
 

@@ -1,4 +1,4 @@
-"""Sizes that run fast on a device: a space without the others."""
+"""Restrict a search space to sizes that run fast on a device."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,12 +8,18 @@ from search_spaces import AxisCut, Choice, Space
 
 
 def with_multiples(space: Space, multiple_of: int) -> Space:
-    """The space with only such sizes as are multiples of a number; the full size always stays.
+    """Keep only the options whose size is a multiple of `multiple_of`; the full size always stays.
 
-    A choice's size is its units times the widest unit of the axes that it cuts: heads count with their dimension.
+    Vector instructions process 8, 16 or 32 numbers at a time, so sizes in between take as long as the next multiple.
+    The size of an option is the number of its units times the largest unit of the axes that it cuts: for heads, their
+    dimension.
+
+    Args:
+        space: the space.
+        multiple_of: required divisor of sizes; 1 keeps all options.
 
     Raises:
-        UserError: a number below 1.
+        UserError: `multiple_of` is below 1.
     """
     if multiple_of < 1:
         raise UserError(f"--multiple-of must be at least 1, got {multiple_of}")

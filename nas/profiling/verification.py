@@ -1,4 +1,4 @@
-"""What the members of a front are once they are measured again: in their deployment's files, and on their devices."""
+"""Verification: measure members of a front again, on the files of their deployment and on their devices."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +16,14 @@ from search_spaces import Candidate
 
 @dataclass(frozen=True)
 class Verified:
-    """Values of one candidate by the name of the objective, in its unit.
+    """The verification of one candidate; values are by the name of the objective, in its unit.
 
     Args:
         candidate: the sub-network.
-        predicted: as the search had them: latencies from profiles, the accuracy of float32.
-        measured: as measured afterwards. What did not get stable is no measurement.
-        unstable: the names of those that were measured and did not get stable.
-        refused: the names of those whose runtime does not take the sub-network, which is not offered then.
+        predicted: values in the search: latencies predicted from profiles, the accuracy of the float32 network.
+        measured: values measured afterwards, without unstable ones.
+        unstable: objectives whose measurement did not become stable.
+        refused: objectives whose runtime does not support the sub-network, which can then not be chosen.
     """
 
     candidate: Candidate
@@ -34,11 +34,11 @@ class Verified:
 
     @property
     def done(self) -> frozenset[str]:
-        """The names of what need not be measured again."""
+        """The objectives that need no further measurement."""
         return frozenset(self.measured) | self.refused
 
     def with_newer(self, newer: "Verified") -> "Verified":
-        """The same with what was measured later, on other devices or once more."""
+        """Merge with a later verification of the same candidate, on other devices or repeated; newer values win."""
         measured = {**self.measured, **newer.measured}
         unstable = (self.unstable | newer.unstable) - set(measured)
         predicted, refused = {**self.predicted, **newer.predicted}, self.refused | newer.refused
@@ -47,13 +47,13 @@ class Verified:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How predicted and measured values agree over some candidates; None where too few were measured.
+    """Agreement of predicted and measured values over some candidates.
 
     Args:
-        count: of the candidates.
-        kendall_tau: of the ranks, -1 to 1.
-        mape: mean absolute percentage error, of the measured values.
-        non_dominated: how many of them no other of them dominates when measured.
+        count: number of candidates.
+        kendall_tau: rank correlation, from -1 to 1; None for fewer than two candidates.
+        mape: mean absolute error in percent of the measured values; None if one of these is 0.
+        non_dominated: number of these candidates that are not dominated by another of them, by measured values.
     """
 
     count: int
@@ -63,7 +63,7 @@ class Agreement:
 
 
 MeasureAgain = Callable[[Candidate], float | None]
-"""Measures one value of a candidate: None where it did not get stable; raises NotTaken where the runtime refuses it."""
+"""Measures one value of a candidate; None if it is unstable, and raises NotTaken if the runtime does not support it."""
 
 
 def verify(
@@ -74,9 +74,12 @@ def verify(
     """Measure a member of a front again.
 
     Args:
-        member: with the values of the search.
-        measures: by the name of the objective.
-        on_refused: called with the name of the objective where a runtime refuses the sub-network.
+        member: the member with its values in the search.
+        measures: functions that measure, by the name of the objective.
+        on_refused: called with the name of the objective if its runtime does not support the sub-network.
+
+    Returns:
+        The predicted and the measured values.
     """
     predicted = {name: value for name, value in member.values.items() if is_latency(name) or name in measures}
     found: dict[str, float | None] = {}
@@ -92,9 +95,9 @@ def verify(
 
 
 def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> list[Measurement]:
-    """Members with each value as measured again where it was, else as the search had it.
+    """The members with measured values in place of predicted ones where there are any.
 
-    Without what a runtime does not take.
+    Members that a runtime does not support are left out.
     """
     again = {each.candidate: each for each in verified}
     return [
@@ -107,10 +110,11 @@ def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> 
 
 
 def offered(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
-    """What may be chosen, with the values of `best_known`.
+    """The candidates that may be chosen, with the values of `best_known`.
 
-    Once anything was measured again, that is what is offered. The rest of the front is offered beside it only as long
-    as no score was measured again: float32 accuracies do not compare with those of files in another precision.
+    Without any verification these are all candidates of the study. Otherwise they are the verified ones and the rest of
+    the front. The rest is left out if scores were verified, because accuracies of the float32 network do not compare
+    with those of files in another precision.
     """
     again = {each.candidate for each in verified if each.measured}
     members = best_known(study.measurements, verified)
@@ -127,7 +131,7 @@ def offered(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
 def agreements(
     members: Sequence[Measurement], objectives: Sequence[Objective], verified: Sequence[Verified]
 ) -> dict[str, Agreement]:
-    """How the values agree, by the name of each objective that was measured again, over those members that were."""
+    """Agreement of predicted and measured values for each verified objective, over the verified members."""
     again = {each.candidate: each for each in verified}
     found = {}
     for name in dict.fromkeys(name for each in verified for name in each.measured):
