@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/search_before.py --problems FOLDER --out STAGES --record benchmarks/before.json
 
-`few` is `LinasConfig(lag=1, least_batch=4, first_batch=16)` to 100 evaluations, `late` the default of version 0.1 to 1,000
-(`BEFORE` has its sizes in full, whatever the default is now), each with one worker, one thread and seeds 0 to 3. The file
-holds the normalised hypervolume of each seed and the medians. `search.py` reads it for `few_gap` and `late_gap`. To repeat
-the record, run this at the commit that the file names: a later version of `linas` finds something else.
+`few` is `LinasConfig(lag=1, least_batch=4, first_batch=16)` to 100 evaluations, `late` the default of version 0.1 to
+1,000 (`BEFORE` has its sizes in full, whatever the default is now), each with one worker, one thread and seeds 0 to 3.
+The file holds the normalised hypervolume of each seed and the medians. `search.py` reads it for `few_gap` and
+`late_gap`. To repeat the record, run this at the commit that the file names: a later `linas` finds something else.
 """
 
 import platform
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -73,28 +74,26 @@ def recorded(harness: Harness, folder: Path, label: str) -> dict[str, Any]:
     before = BEFORE[label]
     found = {}
     for name in names(folder):
-        seeds = {
-            str(seed): harness.stage(
-                f"{name}-{label}-{seed}",
-                lambda name=name, seed=seed: {"hypervolume": hypervolumes(folder, name, before, seed)},
-                config=before.called,
-            )["hypervolume"]
-            for seed in SEEDS
-        }
-        found[name] = {
-            "seeds": seeds,
-            "medians": [statistics.median(each) for each in zip(*seeds.values(), strict=True)],
-        }
-        print(label, name, *(f"{value:.4f}" for value in found[name]["medians"]), file=sys.stderr)
+        seeds = {}
+        for seed in SEEDS:
+            compute = partial(_stage, folder, name, before, seed)
+            stage = harness.stage(f"{name}-{label}-{seed}", compute, config=before.called)
+            seeds[str(seed)] = stage["hypervolume"]
+        medians = [statistics.median(each) for each in zip(*seeds.values(), strict=True)]
+        found[name] = {"seeds": seeds, "medians": medians}
+        print(label, name, *(f"{value:.4f}" for value in medians), file=sys.stderr)
     return {"config": before.called, "evaluations": list(before.evaluations), "problems": found}
+
+
+def _stage(folder: Path, name: str, before: Before, seed: int) -> dict[str, list[float]]:
+    return {"hypervolume": hypervolumes(folder, name, before, seed)}
 
 
 def circumstances() -> dict[str, Any]:
     """The machine, the versions and the commit of the code."""
     found = diagnose()
-    run = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-    )
+    here = Path(__file__).parent
+    run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
     return {
         "machine": f"{found.processor}, {found.cpus} CPUs, {found.memory_gib} GiB",
         "versions": {"python": platform.python_version()}
