@@ -24,6 +24,7 @@ from nas.files import read_json
 from search_spaces.arrays import IntArray
 
 Channels = tuple[float, float, float]
+_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _decodes(row: bytes) -> bool:
             # `draft` makes the decoder scale a JPEG down while reading it. The whole file is still read, so a
             # truncated one is found, but most of the arithmetic is skipped.
             image.draft("RGB", (1, 1))
-            image.load()
+            _shown(image)
     except _unreadable():
         return False
     return True
@@ -198,9 +199,39 @@ def _unreadable() -> tuple[type[Exception], ...]:
 def _decoded(row: bytes, number: int) -> Any:
     try:
         with _opened(row) as image:
-            return image.convert("RGB")
+            return _shown(image)
     except _unreadable() as error:
         raise UserError(f"every image must be readable by Pillow, image {number + 1} is not: {error}") from error
+
+
+def _shown(image: Any) -> Any:
+    """The image in RGB as a viewer shows it: turned as its EXIF data says, grey of 16 bits scaled by its range.
+
+    Raises:
+        ValueError: the range of its pixels is not known, so that they cannot be read faithfully.
+        OSError, SyntaxError, EOFError: it is damaged.
+    """
+    from PIL import Image, ImageOps
+
+    image.load()
+    # Pillow gives the grey of a PGM file the range of 16 bits. Elsewhere this mode may have any range.
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))
+    if not sixteen and image.mode in ("I", "F", "LAB"):
+        raise ValueError(f"the range of pixels of the mode {image.mode} is not known")
+    turned = ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+    if sixteen:
+        # `convert` would clip at 255.
+        turned = Image.fromarray(np.rint(np.asarray(turned, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
+    return turned.convert("RGB")
+
+
+def _orientation(image: Any) -> int:
+    """The orientation in the EXIF data of an image, 1 (as it is) where these say none or are damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        # Damaged data raise whatever their parser meets; viewers then show the image as it is.
+        return 1
 
 
 def _checked_images(rows: Sequence[RawRow]) -> tuple[bytes, ...]:
