@@ -1,23 +1,20 @@
 """Read labelled data from files, folders or the hub, and check it.
 
-This is the only module that imports the library `datasets`. It finds the columns, the kind of rows and the classes, and
-turns whatever the library raises into one sentence.
+`location.py` finds the files and reads them; this module finds the columns, the kind of rows and the classes. Texts and
+classes are strings as the data holds them: `007` is no 7, and `01` and `1` are two classes.
 """
 
 import math
-import tempfile
-import warnings
+import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from nas.data.location import encoded_images, located
 from nas.data.split import Data, InputKind, Preprocessor, RawRow
 from nas.data.table import Table, prepare_data
 from nas.data.tasks import CLASSIFICATION, Classification, Regression, Task, TokenClassification
 from nas.errors import UserError
-from nas.quiet import quiet
 
 _TEXT = ("text", "sentence", "content", "review", "question", "document", "tweet", "comment", "utterance")
 _IMAGE = ("image", "img", "picture", "photo")
@@ -25,15 +22,8 @@ _LABEL = ("label", "labels", "target", "class", "category", "sentiment", "intent
 _NUMBER = ("score", "rating", "value", "stars", "similarity_score", *_LABEL)
 _WORDS = ("tokens", "words", *_TEXT)
 _TAGS = ("tags", "ner_tags", "pos_tags", "chunk_tags", "ner", *_LABEL)
-_BUILDERS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".json": "json",
-    ".jsonl": "json",
-    ".ndjson": "json",
-}
-_SPLITS = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+_NUMERAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_NO_LABEL = (None, "", -1, -100, "-1", "-100")
 _MAX_CLASSES = 10_000
 
 
@@ -91,12 +81,11 @@ def read_table(source: Source) -> Table:
         UserError: the data does not exist, is empty or not readable, lacks a column or labels, or has one class only.
     """
     form = _FORMS[type(source.task)]
-    with _quiet(), tempfile.TemporaryDirectory(prefix="nas-data-", ignore_cleanup_errors=True) as cache:
-        found = _named(_load(source, cache), source.location)
-        kind, column, label = _columns(source, form, found["train"].column_names)
+    with located(source.location, source.config) as found:
+        kind, column, label = _columns(source, form, found.parts["train"].column_names)
         rows: dict[str, list[RawRow]] = {}
         labels: dict[str, list[Any]] = {}
-        for name, part in found.items():
+        for name, part in found.parts.items():
             values = form.read_labels(part, label, source.location)
             if all(_unlabelled(value) for value in values):
                 continue
@@ -112,93 +101,19 @@ def read_table(source: Source) -> Table:
                 f"column {label} of {source.location} must hold labels, but none of its training rows has one"
             )
         _as_long(rows, labels, source.location)
-        names = _names(found["train"].features[label])
+        names = _names(found.parts["train"].features[label])
+        unlabelled = {name: part.num_rows for name, part in found.parts.items() if name not in labels}
     classes, indices = form.classes(labels, names, label, source.location)
     parts = {name: (rows[name], source.task.labels(indices[name])) for name in labels}
-    return Table(kind, tuple(str(value) for value in classes), parts, source.task)
+    return Table(
+        kind, tuple(str(value) for value in classes), parts, source.task, (*found.notes, *_counts(rows, unlabelled))
+    )
 
 
-def _quiet() -> AbstractContextManager[None]:
-    """Suppress the progress bars and log lines of `datasets` and of the hub's client."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    loggers = ("datasets", "huggingface_hub")
-    return quiet(loggers, lambda: not are_progress_bars_disabled(), disable_progress_bars, enable_progress_bars)
-
-
-def _load(source: Source, cache: str) -> Any:
-    import datasets
-
-    path = Path(source.location).expanduser()
-    if path.is_file():
-        return _load_file(path, cache)
-    if path.is_dir():
-        if not any(item.is_file() for item in path.rglob("*")):
-            raise UserError(f"the data folder {path} must hold files, it is empty")
-        return _readable(lambda: datasets.load_dataset(str(path.resolve()), cache_dir=cache), str(path))
-    if path.suffix in {*_BUILDERS, ".gz"} or source.location.startswith((".", "/", "~")) or len(path.parts) > 2:
-        raise UserError(f"the data must be a file, a folder or the name of a hub data set, there is no {path}")
-    return _readable(lambda: datasets.load_dataset(source.location, source.config), source.location)
-
-
-def _load_file(path: Path, cache: str) -> Any:
-    import datasets
-
-    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
-    builder = _BUILDERS.get(suffixes[-1].lower()) if suffixes else None
-    if builder is None:
-        raise UserError(f"the data file must end in {', '.join(_BUILDERS)} (or these with .gz), got {path.name}")
-    if not path.stat().st_size:
-        raise UserError(f"the data file {path} must hold rows, it is empty")
-    options: dict[str, Any] = {"data_files": {"train": str(path)}, "cache_dir": cache}
-    if builder == "csv":
-        # pandas would read a text "NA" or "null" as missing, and would take the first field as a row name when a row
-        # has more fields than the header.
-        separator = "\t" if suffixes[-1].lower() == ".tsv" else ","
-        options |= {"keep_default_na": False, "index_col": False, "sep": separator}
-    return _readable(lambda: datasets.load_dataset(builder, **options), str(path))
-
-
-def _readable(load: Callable[[], Any], name: str) -> Any:
-    """Call `load`; anything that `datasets` raises becomes a UserError with the innermost cause."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Length of header or names does not match")
-            return load()
-    except Exception as error:
-        # The library wraps the error that a user can act on in several of its own.
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        lines = str(cause).strip().splitlines() or [""]
-        if "corresponds to no data" in lines[0]:
-            raise UserError(f"the data in {name} must hold rows, it is empty") from error
-        if "Length of header" in lines[0]:
-            raise UserError(
-                f"every row of {name} must have as many fields as its header; put quotes around a text with a separator"
-            ) from error
-        if isinstance(error, ConnectionError):
-            raise UserError(
-                f"there is no file or folder {name}, and no such data set can be reached on the hub"
-            ) from error
-        raise UserError(f"{name} cannot be read as a data set: {type(cause).__name__}: {lines[0][:300]}") from error
-
-
-def _named(found: Any, location: str) -> dict[str, Any]:
-    """The splits under the names train, validation and test; other and empty splits are ignored."""
-    filled = {str(name): part for name, part in found.items() if part.num_rows}
-    if not filled:
-        raise UserError(f"the data in {location} must hold rows, it is empty")
-    named = {"train": filled["train"]} if "train" in filled else {}
-    if not named and len(filled) == 1:
-        return {"train": next(iter(filled.values()))}
-    if not named:
-        raise UserError(f"the data in {location} must have a train split, got the splits {', '.join(filled)}")
-    for name, aliases in _SPLITS.items():
-        alias = next((alias for alias in aliases if alias in filled), None)
-        if alias is not None:
-            named[name] = filled[alias]
-    return named
+def _counts(rows: Mapping[str, Sequence[RawRow]], unlabelled: Mapping[str, int]) -> list[str]:
+    """Sentences with the numbers of rows that were read, and of those without labels."""
+    read = f"Rows read: {', '.join(f'{len(part):,} {name}' for name, part in rows.items())}"
+    return [read, *(f"Rows of {name} left out, none has a label: {count:,}" for name, count in unlabelled.items())]
 
 
 def _columns(source: Source, form: "_Form", columns: Sequence[str]) -> tuple[InputKind, str, str]:
@@ -236,20 +151,7 @@ def _texts(part: Any, column: str) -> list[RawRow]:
 
 
 def _images(part: Any, column: str) -> list[RawRow]:
-    import datasets
-
-    if isinstance(part.features[column], datasets.Image):
-        part = part.cast_column(column, datasets.Image(decode=False))
-    rows: list[RawRow] = []
-    for number, value in enumerate(part[column][:]):
-        # `datasets` gives the bytes of an image from a table, and the path of one from a folder.
-        if isinstance(value, dict):
-            value = value.get("bytes") or (Path(value["path"]).read_bytes() if value.get("path") else None)
-        if not isinstance(value, bytes | None):
-            raise UserError(f"column {column} must hold encoded images (bytes), row {number + 1} holds something else")
-        # An empty value is no image; `prepare_data` then counts it among the images that cannot be decoded.
-        rows.append(value or b"")
-    return rows
+    return list(encoded_images(part, column))
 
 
 _READERS: Mapping[InputKind, Callable[[Any, str], list[RawRow]]] = {"text": _texts, "image": _images}
@@ -279,12 +181,12 @@ def _as_long(rows: Mapping[str, Sequence[RawRow]], labels: "_RawLabels", locatio
 
 def _unlabelled(value: Any) -> bool:
     """Whether a value means "no label"; -1 does so in test sets whose labels are secret."""
-    return all(map(_unlabelled, value)) if isinstance(value, list) else value in (None, "", -1, -100)
+    return all(map(_unlabelled, value)) if isinstance(value, list) else value in _NO_LABEL
 
 
 def _missing(value: Any) -> bool:
     if isinstance(value, list):
-        return not value or any(tag in (None, "", -1, -100) for tag in value)
+        return not value or any(tag in _NO_LABEL for tag in value)
     return value is None or value == ""
 
 
@@ -299,15 +201,30 @@ def _raw_labels(part: Any, label: str, location: str) -> list[Any]:
     feature, values = part.features[label], part[label][:]
     if getattr(feature, "names", None):
         return [_named_class(feature, value) for value in values]
+    values = [value.strip() if isinstance(value, str) else value for value in values]
     if all(value is None or (isinstance(value, float) and value.is_integer()) for value in values):
         return [None if value is None else int(value) for value in values]
-    wrong = next((value for value in values if not isinstance(value, (int, str, type(None)))), None)
+    there = [value for value in values if value not in (None, "")]
+    numerals = all(isinstance(value, str) and _NUMERAL.fullmatch(value) for value in there)
+    wrong = next((value for value in there if not isinstance(value, (int, str))), None)
+    if wrong is None and numerals:
+        wrong = next((value for value in there if not float(value).is_integer()), None)
     if wrong is not None:
         raise UserError(
-            f"column {label} of {location} must hold one class a row (whole numbers or words), got {wrong!r}; "
+            f"column {label} of {location} must hold one class a row (whole numbers or words), got {wrong}; "
             "numbers to predict are the task regression, lists of tags token-classification"
         )
-    return [value.strip() if isinstance(value, str) else value for value in values]
+    return _plain_classes(values, there)
+
+
+def _plain_classes(values: list[Any], there: Sequence[Any]) -> list[Any]:
+    """Whole numbers that are all written as 1.0, and truth values, under the names that they have in other files."""
+    if there and all(isinstance(value, str) for value in there):
+        if all(value.endswith(".0") and _NUMERAL.fullmatch(value) for value in there):
+            return [value.removesuffix(".0") if value else value for value in values]
+        if {value.lower() for value in there} <= {"true", "false"}:
+            return [value.capitalize() if value else value for value in values]
+    return values
 
 
 def _named_class(feature: Any, value: Any) -> Any:
@@ -316,11 +233,20 @@ def _named_class(feature: Any, value: Any) -> Any:
 
 def _raw_numbers(part: Any, label: str, location: str) -> list[Any]:
     """Numbers of a regression, None where the value is missing."""
-    values = [None if value is None or value != value else value for value in part[label][:]]
+    values = [_number(value) for value in part[label][:]]
     wrong = next((v for v in values if v is not None and not (isinstance(v, int | float) and math.isfinite(v))), None)
     if wrong is not None:
         raise UserError(f"column {label} of {location} must hold one number a row, got {wrong!r}")
     return values
+
+
+def _number(value: Any) -> Any:
+    """The number that a string writes; None for a missing one, and other values as they are."""
+    if isinstance(value, str):
+        value = value.strip()
+        numeral = _NUMERAL.fullmatch(value) or value.lower().strip("+-") == "inf"
+        return float(value) if numeral else value or None
+    return None if value is None or value != value else value
 
 
 def _raw_tags(part: Any, label: str, location: str) -> list[Any]:
@@ -383,13 +309,13 @@ _FORMS: Mapping[type[Task], _Form] = {
 def _ordered(values: set[Any], names: Sequence[str] | None, location: str) -> list[Any]:
     """Order the distinct labels as classes: in the order of `names`, else numbers ascending, else words sorted."""
     if len(values) < 2:
-        raise UserError(f"the labels in {location} must have at least two classes, all are {next(iter(values))!r}")
+        raise UserError(f"the labels in {location} must have at least two classes, all are {next(iter(values))}")
     if len(values) > _MAX_CLASSES:
         raise UserError(f"the labels in {location} must have at most {_MAX_CLASSES} classes, got {len(values)}")
     # Classes without any row are left out: nothing could be learned about them.
     if names is not None:
         return [name for name in names if name in values]
     try:
-        return sorted(values, key=int)
+        return sorted(values, key=lambda value: (int(value), str(value)))
     except ValueError:
         return sorted(values, key=str)

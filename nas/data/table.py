@@ -28,12 +28,14 @@ class Table:
         classes: names of the network's outputs: classes, tags, or the name of the number of a regression.
         parts: split name ("train", and "validation" and "test" where the data has them) -> its rows and labels.
         task: the kind of labels; `prepare_data` fits a regression to the training rows.
+        notes: sentences for the user: how many rows were read, and what was left out.
     """
 
     kind: InputKind
     classes: tuple[str, ...]
     parts: Mapping[str, LabelledRows]
     task: Task = CLASSIFICATION
+    notes: tuple[str, ...] = ()
 
 
 def prepare_data(

@@ -55,6 +55,8 @@ def prepare(model: str, data: DataSettings, own: ModelSettings, elastic: SpaceSe
         raise UserError("--data must name the rows to fine-tune on: a file, a folder or a hub data set")
     task = TASKS[data.task]
     table = read_table(Source(data.data, data.text, data.image, data.label, data.data_config, task))
+    for note in table.notes:
+        say(note)
     module, preprocessor = load_network(model, own, table.classes, table.kind, task, seed)
     ready = prepare_data(table, preprocessor, seed=seed, max_tokens=data.max_tokens)
     for what, count in (
