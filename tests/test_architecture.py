@@ -28,7 +28,7 @@ ON_TOP = {
 
 HOMES = {
     "accelerate": {"nas.learning.processes"},
-    "datasets": {"nas.data.reading"},
+    "datasets": {"nas.data.location"},
     "matplotlib": {"nas.reporting.pictures"},
     "moocore": {"nas.searching.pareto"},
     "nncf": {"hardware.quantized"},
