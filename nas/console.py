@@ -1,6 +1,6 @@
-"""What a person sees while work goes on and when it is done; the only home of rich.
+"""Console output for people: progress, messages and tables (the only home of rich).
 
-Progress goes to standard error: bars in a terminal, elsewhere one plain line now and then.
+Progress goes to standard error: as bars in a terminal, otherwise as a plain line from time to time.
 """
 
 import sys
@@ -16,6 +16,7 @@ from rich.table import Table
 from nas.objectives import is_latency, quantity
 
 PLAIN_EVERY_S = 30.0
+# Number of last updates from which the remaining time is estimated.
 _RECENT = 20
 
 
@@ -52,7 +53,7 @@ class Bar:
             self._print_line()
 
     def update(self, done: int, figures: str) -> None:
-        """Show that `done` of the total are done, with the figures of the moment."""
+        """Show that `done` of the total are done, with the current figures."""
         self._last = (done, figures)
         self._recent.append((time.monotonic(), done))
         if self._progress is not None:
@@ -69,7 +70,10 @@ class Bar:
         print(f"{self._title}: {done}/{self._total}, {figures}, {seconds:.0f} s{ahead}", file=self._stream, flush=True)
 
     def _seconds_left(self) -> float | None:
-        """By the pace of the last updates, so that what a resumed work finds done does not count; None at the end."""
+        """Remaining time from the rate of the last updates; None if it is unknown or the work is done.
+
+        A resumed stage starts with part of the total done, which took no time here and must not count.
+        """
         (first, before), (last, done) = self._recent[0], self._recent[-1]
         if done <= before or done >= self._total:
             return None
@@ -77,12 +81,19 @@ class Bar:
 
 
 def say(message: str, stream: TextIO | None = None) -> None:
-    """One line for the person who waits, on standard error."""
+    """Print a line for people on standard error."""
     print(message, file=sys.stderr if stream is None else stream, flush=True)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]], stream: TextIO) -> None:
-    """A table with a named row each: the first column holds the names, the others `columns`."""
+    """Print a table.
+
+    Args:
+        title: title of the table.
+        columns: heads of the columns after the first, which holds the names of the rows.
+        rows: cells by the name of the row.
+        stream: where it is printed.
+    """
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for column in columns:
@@ -94,7 +105,7 @@ def print_table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[
 
 
 def print_object(result: Mapping[str, Any], stream: TextIO) -> None:
-    """A line for each entry of `result`; entries of a nested one are indented."""
+    """Print one line for each entry of `result`, with nested entries indented."""
     for name, value in result.items():
         label = name.replace("_", " ")
         if isinstance(value, Mapping):
@@ -118,9 +129,9 @@ _HEADS = {"today": "full, today", "full": "full", "chosen": "chosen"}
 
 
 def print_comparison(result: Mapping[str, Any], out: TextIO) -> None:
-    """Print the result of an export: the full network as it is today and in the deployment, and the chosen one."""
+    """Print the result of an export: the full network, today and in the deployment, and the chosen one."""
     metric = "accuracy" if "test_accuracy" in result["chosen"] else "r2"
-    # In eager PyTorch the full network is what it is today: one column says so.
+    # If the deployment is eager PyTorch, the two columns of the full network are equal, and one is enough.
     names = [name for name in _HEADS if name != "full" or result["full"] != result["today"]]
     networks = [result[name] for name in names]
     today, chosen = result["today"], result["chosen"]

@@ -1,13 +1,13 @@
-"""The errors that a user can cause; the command line turns each into one sentence and an exit status."""
+"""Errors that users can cause; the command line prints each as one sentence and returns an exit status."""
 
 
 class UserError(ValueError):
-    """The input is wrong: the message says what must hold, what came, and what to do (exit status 2)."""
+    """Invalid input; the message says what is required, what was given, and what to do (exit status 2)."""
 
 
 class NotTaken(UserError):
-    """A runtime does not take one network: the others may do."""
+    """A runtime does not support one network, although it may support others."""
 
 
 class NoFeasible(ValueError):
-    """No measured candidate meets the limits: the message names the nearest one (exit status 3)."""
+    """No measured candidate meets the limits; the message names the nearest one (exit status 3)."""

@@ -1,4 +1,7 @@
-"""Files: written so that a kill at any moment leaves the old content or the new one, read as if by a stranger."""
+"""Read and write files safely.
+
+A kill at any moment leaves either the old or the new content, and content that is read is not trusted.
+"""
 
 import json
 import os
@@ -9,7 +12,12 @@ from typing import Any
 
 
 def read_json(path: Path, most_bytes: int = 1 << 24) -> Any:
-    """The value in a file of JSON; raises OSError, and ValueError where it is damaged, too large or too deep."""
+    """Read a JSON file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON, larger than `most_bytes`, or nested too deeply.
+    """
     size = path.stat().st_size
     if size > most_bytes:
         raise ValueError(f"it has {size} bytes, more than {most_bytes}")
@@ -20,7 +28,8 @@ def read_json(path: Path, most_bytes: int = 1 << 24) -> Any:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write `text` beside `path`, flush it to the disk and rename it over `path`; raises OSError."""
+    """Write `text` to a temporary file, flush that to the disk and rename it to `path`; raises OSError."""
+    # In the same folder, because renaming is atomic only within one file system.
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with beside.open("w", encoding="utf-8") as file:
@@ -33,15 +42,15 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON (no NaN) like `write_text_atomic`."""
+    """Write `value` as indented JSON, as `write_text_atomic`; raises ValueError for NaN and infinity."""
     write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write into a new folder beside `path`, then put it in the place of `path`.
+    """Let `fill` write into a new folder, then replace the folder `path` by it.
 
-    A kill leaves either the old folder, or for the instant between two renames the old one as `.<name>.old`, which
-    `recover_folder` puts back.
+    A kill leaves the old or the new folder. Between the two renames at the end there is only `.<name>.old`, from which
+    `recover_folder` restores the old one.
     """
     path = path.resolve()
     beside, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
@@ -64,7 +73,7 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def recover_folder(path: Path) -> None:
-    """Undo a `replace_folder` of `path` that was killed between its two renames; nothing to do otherwise."""
+    """Restore `path` after a `replace_folder` that was killed between its two renames; remove its leftovers."""
     old = path.with_name(f".{path.name}.old")
     if old.exists() and not path.exists():
         old.replace(path)
@@ -73,6 +82,6 @@ def recover_folder(path: Path) -> None:
 
 
 def located(name: str) -> str:
-    """A path as seen from everywhere, or the name as it is."""
+    """The absolute path of an existing file or folder; otherwise `name` itself, which may be a name on a hub."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name

@@ -1,10 +1,11 @@
-"""The memory that a command needed."""
+"""Peak memory of a command."""
 
 import resource
 import sys
 
 
 def peak_memory_mib() -> float:
-    """The largest resident memory of this process or any of its children, in MiB."""
+    """Peak resident memory of this process or of its largest finished child, in MiB."""
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    # ru_maxrss is in bytes on macOS and in KiB on Linux.
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,4 +1,4 @@
-"""The quantities that a network can be searched for: one table, from which limits, tables, pictures and help come."""
+"""The table of quantities that a search can optimise, from which limits, tables, plots and help are derived."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,16 +10,17 @@ Direction = Literal["minimize", "maximize"]
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is known of an objective beside its values.
+    """The properties of an objective.
 
     Args:
-        name: as commands, studies and JSON have it; it ends in its unit where it has one.
-        direction: which way is better.
-        label: for people, without the unit.
-        unit: of a value as it is shown; empty where there is none.
-        scale: a shown value is the raw one times this.
-        decimals: of a shown value.
-        source: "score" (of the task, on validation rows), "formula" (of the sizes) or "measured" (by running it).
+        name: name in commands, studies and JSON; ends in the unit if there is one.
+        direction: whether it is minimised or maximised.
+        label: name for people, without the unit.
+        unit: unit of displayed values; empty if there is none.
+        scale: a displayed value is the raw value times this.
+        decimals: number of decimals of displayed values.
+        source: "score" (of the task, on validation rows), "formula" (computed from sizes) or "measured" (by running
+            the network).
     """
 
     name: str
@@ -32,16 +33,16 @@ class Quantity:
 
     @property
     def limit_name(self) -> str:
-        """The name of its limit, e.g. `max_latency_ms`."""
+        """Name of its limit, e.g. `max_latency_ms`."""
         return f"{'max' if self.direction == 'minimize' else 'min'}_{self.name}"
 
     @property
     def axis(self) -> str:
-        """Label and unit, for the axis of a picture or the head of a column."""
+        """Label and unit, for the axis of a plot or the head of a column."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def shown(self, value: float) -> str:
-        """A raw value for people, with its unit."""
+        """Format a raw value for people, with its unit."""
         text = f"{value * self.scale:,.{self.decimals}f}"
         return f"{text} {self.unit}" if self.unit else text
 
@@ -57,7 +58,7 @@ TABLE = (
     Quantity("energy_mj", "minimize", "energy", "mJ"),
     Quantity("memory_mib", "minimize", "memory", "MiB", decimals=0),
 )
-"""In the order in which help and tables list them."""
+"""All quantities, in the order of help and tables."""
 
 _BY_NAME = {each.name: each for each in TABLE}
 NAMES = tuple(_BY_NAME)
@@ -67,12 +68,12 @@ SCORES, FORMULAS, MEASURED = (
 
 
 def is_latency(name: str) -> bool:
-    """Whether an objective is a latency: `latency_ms`, or `latency_ms_<profile>` of one of several devices."""
+    """Whether an objective is a latency: `latency_ms`, or `latency_ms_<profile>` for one of several devices."""
     return name == LATENCY or name.startswith(f"{LATENCY}_")
 
 
 def quantity(name: str) -> Quantity:
-    """The entry of an objective; of a name that is not in the table, one that is minimised and has no unit."""
+    """The properties of an objective; a name that is not in the table is minimised and has no unit."""
     if name in _BY_NAME:
         return _BY_NAME[name]
     if is_latency(name):
@@ -82,7 +83,7 @@ def quantity(name: str) -> Quantity:
 
 
 def known_quantity(name: str) -> Quantity:
-    """As `quantity`; UserError for a name that is neither in the table nor a function `module:function`."""
+    """As `quantity`, but raises UserError for a name that is neither in the table nor a function `module:function`."""
     if name not in _BY_NAME and ":" not in name:
         raise UserError(f"an objective must be one of {', '.join(NAMES)} or your own module:function, got {name!r}")
     return quantity(name)

@@ -1,4 +1,4 @@
-"""Libraries that print while they load: silenced, and put back as they were."""
+"""Temporarily silence libraries that log or show progress bars while they load."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 def quiet(
     loggers: Sequence[str], shown: Callable[[], bool], hide: Callable[[], None], show: Callable[[], None]
 ) -> Iterator[None]:
-    """No log lines and no progress bars inside; levels and bars are put back.
+    """Suppress log messages and progress bars inside the context; both are restored afterwards.
 
     Args:
-        loggers: their names.
-        shown: whether the library shows progress bars now.
-        hide: turns them off.
-        show: turns them on.
+        loggers: names of the loggers to suppress.
+        shown: returns whether the library shows progress bars now.
+        hide: turns progress bars off.
+        show: turns progress bars on.
     """
     logs, bars = [logging.getLogger(name) for name in loggers], shown()
     levels = [log.level for log in logs]

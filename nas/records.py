@@ -1,6 +1,6 @@
-"""Records that commands keep as JSON: strict schemas, written as a whole, refused where damaged or of another version.
+"""Records that commands store as JSON: strict schemas, written atomically, rejected if damaged or of another version.
 
-A record may come from somebody else, so it is bounded in size and holds what its schema says and nothing more.
+A record may come from somebody else, so its size is limited and unknown fields are rejected.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _RECORDED = ("supersieve", "torch", "transformers", "accelerate", "datasets", "o
 
 
 class Record(pydantic.BaseModel):
-    """The base of all records: no unknown keys, no conversion of types, no change after it was made."""
+    """The base of all records: no unknown keys, no conversion of types, no change after creation."""
 
     model_config = pydantic.ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_by_name=True
@@ -38,7 +38,7 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def recorded_versions() -> dict[str, str]:
-    """The versions of what figures depend on."""
+    """Versions of the installed packages that results depend on."""
     found = {}
     for name in _RECORDED:
         try:
@@ -49,7 +49,7 @@ def recorded_versions() -> dict[str, str]:
 
 
 def same_request(path: Path, before: Mapping[str, Scalar], now: Mapping[str, Scalar]) -> None:
-    """UserError, naming the first setting that differs, unless both requests are equal."""
+    """Raise UserError, which names the first difference, unless both requests have equal settings."""
     for name in [*before, *now]:
         old, new = before.get(name), now.get(name)
         if old != new:
@@ -59,7 +59,7 @@ def same_request(path: Path, before: Mapping[str, Scalar], now: Mapping[str, Sca
 
 
 def read_record(path: Path, schema: type[_AnyRecord]) -> _AnyRecord:
-    """A record that `write_record` wrote; UserError where it is missing, damaged or of another version."""
+    """Read a record that `write_record` wrote; raises UserError if it is missing, damaged or of another version."""
     if not path.is_file():
         raise UserError(f"{path} must be there, it is not; begin anew in another folder")
     if path.stat().st_size > MAX_JSON_BYTES:

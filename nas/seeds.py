@@ -1,4 +1,4 @@
-"""Random generators seeded by (seed, purpose, index), so that no draw depends on what was drawn before."""
+"""Random generators seeded by (seed, purpose, index), so that draws for one purpose do not affect another."""
 
 import zlib
 
@@ -6,14 +6,15 @@ import numpy as np
 
 
 def _sequence(seed: int, purpose: str, index: int) -> np.random.SeedSequence:
+    # Not hash(), which Python randomises in every process.
     return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), index])
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """A generator of its own for every (seed, purpose, index); seed and index are at least 0."""
+    """A NumPy generator, independent for every (seed, purpose, index); seed and index must not be negative."""
     return np.random.default_rng(_sequence(seed, purpose, index))
 
 
 def torch_seed(seed: int, purpose: str, index: int = 0) -> int:
-    """A number for `torch.manual_seed`, of its own for every (seed, purpose, index)."""
+    """A seed for `torch.manual_seed`, independent for every (seed, purpose, index)."""
     return int(_sequence(seed, purpose, index).generate_state(1, np.uint64)[0] >> 1)

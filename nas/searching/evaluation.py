@@ -1,8 +1,9 @@
-"""The order in which measurements are committed and seen by a search.
+"""The order in which results are committed and become visible to a search.
 
-A search proposes encoded candidates and asks for the results that it may see. Chunks of candidates go through a `Map`,
-results are committed to the record in the order of the proposals, and proposal i sees results 0 .. i - lag only. So a
-search is a function of its seed and of the committed results, whatever runs beside it and however often it is killed.
+A search proposes encoded candidates and reads the results that are visible to it. Candidates are evaluated in chunks
+through a `Map`, possibly in parallel. Results are committed to the record in the order of the proposals, not of their
+arrival, and proposal i sees exactly the results 0 .. i - lag. The search is therefore a function of its seed and of the
+committed results: neither the number and speed of workers nor an interruption changes what it proposes.
 """
 
 import math
@@ -26,7 +27,7 @@ OnResult = Callable[[Measurement, int], None]
 
 
 class Map(Protocol):
-    """How chunks are measured: results in the order of the chunks. The built-in `map` is the serial one."""
+    """A function that evaluates chunks and yields their results in order; the built-in `map` is the serial one."""
 
     def __call__(
         self, function: Callable[[list[Candidate]], list[Measurement]], chunks: Iterable[list[Candidate]], /
@@ -35,19 +36,25 @@ class Map(Protocol):
 
 
 class Record(Protocol):
-    """Where results are kept: what an earlier run of the same search committed, and room for more."""
+    """A store of results, which may hold those of an interrupted run of the same search."""
 
     @property
     def measurements(self) -> list[Measurement]:
-        """Everything committed, in order."""
+        """All committed results, in order."""
 
     def commit(self, measurement: Measurement) -> None:
-        """Keep one more result."""
+        """Store one more result."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a search may see: `rows` (n, k) encoded, `values` (n, m) minimised (NaN: failed), `violations` (n,)."""
+    """The results that are visible to a search.
+
+    Args:
+        rows: encoded candidates (n, k).
+        values: their values (n, m), with signs such that all objectives are minimised; NaN where it failed.
+        violations: by how much each candidate breaks the limits (n,), see `measurement.violations`.
+    """
 
     rows: IntArray
     values: FloatArray
@@ -58,12 +65,12 @@ class Results:
 
     @property
     def good(self) -> npt.NDArray[np.bool_]:
-        """Which rows were measured (n,)."""
+        """Which candidates were evaluated without failure (n,)."""
         return np.asarray(np.isfinite(self.values).all(axis=1))
 
 
 def check_counts(**counts: int | None) -> None:
-    """UserError for a count that is given and below 1."""
+    """Raise UserError if a count is below 1; None is accepted."""
     for name, value in counts.items():
         if value is not None and value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
@@ -72,24 +79,30 @@ def check_counts(**counts: int | None) -> None:
 class Evaluations:
     """The proposals of one search and their results.
 
-    What `record` already holds is replayed: it is committed again in memory, not measured. Where it differs from the
-    proposals (a record carried to another machine, whose arithmetic differs in the last digit) the record wins.
+    Results that `record` already contains are replayed: they are used in place of an evaluation. If a proposal differs
+    from the record (on another machine, whose arithmetic may differ in the last digit), the record takes precedence.
 
     Args:
-        evaluate: all objectives of a candidate, or a `Staged` one, whose one part stays in this process.
-        budget: number of candidates in the end, failed ones included and known ones not.
-        chunk_size: the longest list that `evaluate` gets.
-        lag: proposal i sees results 0 .. i - lag.
-        on_result: called after each commitment with the measurement and how many there are now, replayed ones included
-            (where anything is left to measure) and known ones not.
-        known: results from elsewhere, seen by every proposal and never proposed; one without values for the objectives
-            that stay in this process gets them here.
-        patience: stop when so many results in a row did not enlarge the hypervolume; None: never.
-        give_up: raise UserError where the first candidates measured here have all failed, or have equal values
-            (`nas.searching.giving_up`).
+        space: the space that candidates are encoded in.
+        evaluate: evaluates all objectives of a list of candidates; a `Staged` evaluation has one part that stays in
+            this process.
+        objectives: the objectives, in the order of the values that `evaluate` returns.
+        record: where results are committed.
+        budget: total number of candidates, including failed ones but not known ones.
+        chunk_size: largest number of candidates in one call of `evaluate`.
+        lag: proposal i sees results 0 .. i - lag. A lag of 1 is a serial search; a larger one lets as many candidates
+            be evaluated in parallel.
+        on_result: called after each commit with the measurement and the number of results so far, which includes
+            replayed results but not known ones.
+        known: results from another search, which are visible to every proposal and never proposed. Objectives that are
+            measured in this process are measured for them here.
+        patience: stop after this many consecutive results that did not increase the hypervolume; None: never.
+        give_up: raise UserError if the first candidates measured by this process all failed or have equal values, see
+            `nas.searching.giving_up`.
+        run_chunks: evaluates chunks of candidates, possibly in parallel.
 
     Raises:
-        UserError: budget, chunk_size, lag or patience below 1; later, where the search is given up.
+        UserError: budget, chunk_size, lag or patience below 1; in later calls, if the search is given up.
     """
 
     def __init__(
@@ -124,57 +137,60 @@ class Evaluations:
         self._replay = list(record.measurements)[len(known) :]
         self._replay_rows = space.encode([measurement.candidate for measurement in self._replay])
         total = min(budget, space.size() - len(known))
+        # A complete record is left as it is: nothing is proposed or replayed.
         self._total = total if len(self._replay) < total else 0
 
     @property
     def proposed(self) -> int:
-        """Number of proposals so far, all distinct."""
+        """Number of proposals so far; all are distinct."""
         return len(self._rows)
 
     @property
     def remaining(self) -> int:
-        """Number of proposals still to make: 0 when the budget is spent, the space is exhausted or patience is over."""
+        """Number of further proposals; 0 if the budget is spent, the space exhausted or the patience over."""
         return max(0, self._total - len(self._rows))
 
     @property
     def known(self) -> int:
-        """Number of results that were given."""
+        """Number of known results."""
         return len(self._known)
 
     @property
     def pending(self) -> IntArray:
-        """What was proposed and is not in `results()` (n, k): a proposal should not lie beside it by chance."""
+        """Proposals whose results are not visible yet (n, k), so that a search can avoid similar candidates."""
         hidden = self._rows[max(0, self.proposed - self._lag + 1) :]
         return np.array(hidden, dtype=np.int64).reshape(len(hidden), len(self._space.choices))
 
     def is_new(self, rows: IntArray) -> npt.NDArray[np.bool_]:
-        """Which canonical rows (n, k) were not proposed before, (n,)."""
+        """Which of the canonical rows (n, k) are neither proposed nor known, (n,)."""
         return np.array([row.tobytes() not in self._seen for row in rows], dtype=np.bool_)
 
     def propose(self, rows: IntArray, rng: np.random.Generator) -> None:
-        """Add the new ones of `rows` (n, k) up to the budget; when none is new, one random new candidate."""
+        """Propose the new candidates among `rows` (n, k), within the budget; if none is new, a random new one."""
         if self._out_of_patience():
             self._total = self.proposed
         start = self.proposed
         self._add(rows)
         if self.proposed == start and self.remaining:
             self._add(self._random_new(rng))
-        known = max(start, min(self.proposed, len(self._replay)))
-        self._running.append(iter([self._replay[start:known]]))
-        if self.proposed > known:
-            candidates = self._space.decode(np.array(self._rows[known:]))
+        # Proposals up to here have results in the record; the others are evaluated.
+        replayed = max(start, min(self.proposed, len(self._replay)))
+        self._running.append(iter([self._replay[start:replayed]]))
+        if self.proposed > replayed:
+            candidates = self._space.decode(np.array(self._rows[replayed:]))
             chunks = [candidates[i : i + self._chunk_size] for i in range(0, len(candidates), self._chunk_size)]
             self._running.append(self._map(self._function, chunks))
 
     def results(self) -> Results:
-        """What the next proposal may see, measured now where it is not yet."""
+        """The results that are visible to the next proposal; waits for those that are still being evaluated."""
         return self._first(max(0, self.proposed - self._lag + 1))
 
     def finish(self) -> Results:
-        """Everything proposed, measured now where it is not yet."""
+        """The results of all proposals; waits for those that are still being evaluated."""
         return self._first(self.proposed)
 
     def _out_of_patience(self) -> bool:
+        # Only visible results count: the decision must not depend on how fast workers are.
         if self._patience is None or self.proposed - self._lag + 1 < self._patience:
             return False
         seen = self.results()
@@ -201,6 +217,7 @@ class Evaluations:
             self._rows.append(row)
 
     def _random_new(self, rng: np.random.Generator) -> IntArray:
+        # Sampling fails only if nearly all candidates are used, and then the space is small enough to enumerate.
         for _ in range(50):
             rows = self._space.random(100, rng)
             new = rows[self.is_new(rows)]
@@ -210,7 +227,7 @@ class Evaluations:
         return rng.permutation(rows[self.is_new(rows)])[:1]
 
     def _commit_known(self, known: Sequence[Measurement]) -> list[Measurement]:
-        """The known results, taken from the record where it has them, else completed and committed."""
+        """Commit the known results that the record does not contain yet, with their missing objectives measured."""
         found = list(self._record.measurements)[: len(known)]
         for measurement in known[len(found) :]:
             measurement = self._staged.completed(replace(measurement, known=True))
@@ -223,11 +240,13 @@ class Evaluations:
         return found
 
     def _commit_next(self) -> None:
+        """Wait for the next result in the order of proposals, and commit it unless it is a replayed one."""
         while not self._arrived:
             self._arrived.extend(next(self._running[0], ()))
             if not self._arrived:
                 self._running.popleft()
         measurement = self._arrived.popleft()
+        # Objectives of this process are measured here, one candidate after another, in the order of proposals.
         if len(self._values) >= len(self._replay):
             measurement = self._staged.completed(measurement)
             self._record.commit(measurement)

@@ -1,4 +1,4 @@
-"""When a search is given up before its end: everything failed, or nothing tells the candidates apart."""
+"""Stop a search that cannot succeed: all candidates fail, or all have equal values."""
 
 from collections.abc import Sequence
 
@@ -6,26 +6,27 @@ from nas.errors import UserError
 from nas.searching.measurement import Measurement, Objective
 
 ENOUGH = 20
-"""After so many failures and nothing else, or so many of the same values, a search gives up."""
+"""A search is given up after this many candidates that all failed, or that all have the same values."""
 
 
 def refuse_hopeless(objectives: Sequence[Objective], measurements: Sequence[Measurement]) -> None:
-    """Raise UserError where the first candidates have all failed, or have equal values: the others will fare alike.
+    """Raise UserError if the first candidates have all failed or have equal values.
 
     Args:
-        objectives: of the search.
-        measurements: those made since the search began or went on; what failed before may have been mended since.
+        objectives: the objectives of the search.
+        measurements: those of this process. Earlier ones do not count, because the cause of a failure may have been
+            fixed before the search was continued.
     """
     if len(measurements) < ENOUGH:
         return
     refuse_failed(measurements)
-    # Once: later candidates may differ, and then the first ones do not matter.
+    # Check only once: if later candidates differ, it does not matter that the first ones were equal.
     if len(measurements) == ENOUGH:
         refuse_constant(objectives, measurements)
 
 
 def refuse_failed(measurements: Sequence[Measurement], remedy: str = "mend that and repeat the command") -> None:
-    """Raise UserError where every candidate failed, with the first reason and what to do about it."""
+    """Raise UserError, with the first reason and the remedy, if every candidate failed."""
     if any(m.state == "measured" for m in measurements):
         return
     reason = measurements[0].reason if measurements else "none was proposed"
@@ -33,7 +34,7 @@ def refuse_failed(measurements: Sequence[Measurement], remedy: str = "mend that 
 
 
 def refuse_constant(objectives: Sequence[Objective], measurements: Sequence[Measurement]) -> None:
-    """Raise UserError where no objective tells the measured candidates apart."""
+    """Raise UserError if every objective has the same value for all measured candidates."""
     constant = constant_objectives(objectives, measurements)
     if constant and len(constant) == len(objectives):
         raise UserError(
@@ -42,7 +43,7 @@ def refuse_constant(objectives: Sequence[Objective], measurements: Sequence[Meas
 
 
 def constant_objectives(objectives: Sequence[Objective], measurements: Sequence[Measurement]) -> dict[str, float]:
-    """The objectives that have one value in all of at least two measured candidates, with that value."""
+    """Objectives with the same value for all measured candidates, with that value; empty for fewer than two."""
     good = [m for m in measurements if m.state == "measured"]
     if len(good) < 2:
         return {}
@@ -50,7 +51,7 @@ def constant_objectives(objectives: Sequence[Objective], measurements: Sequence[
 
 
 def described_constants(constant: dict[str, float], measurements: Sequence[Measurement]) -> str:
-    """Which objectives are constant, for a sentence."""
+    """Describe constant objectives, as the beginning of a sentence."""
     count = sum(m.state == "measured" for m in measurements)
     values = " and ".join(f"{name} is {value:.6g}" for name, value in constant.items())
     return f"{values} for all of {count} sub-networks measured"

@@ -1,4 +1,4 @@
-"""Objectives, and what measuring candidates gives: values, or why there are none."""
+"""Objectives, and the measurements of candidates: values, or the reason of a failure."""
 
 import errno
 import math
@@ -18,7 +18,8 @@ from search_spaces.space import Candidate
 
 Exact = Callable[[IntArray], FloatArray]
 Evaluate = Callable[[Sequence[Candidate]], npt.ArrayLike]
-Own = Callable[[Candidate], float]
+MeasureValue = Callable[[Candidate], float]
+"""Measures the raw value of one objective for one candidate."""
 
 _MAX_REASON = 500
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -26,17 +27,17 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 @dataclass(frozen=True)
 class Objective:
-    """One quantity to improve.
+    """A quantity to optimise.
 
     Args:
         name: e.g. `accuracy`, `latency_ms`, `macs`.
         direction: "minimize" or "maximize".
-        limit: bound that a selected candidate must meet, a raw value: at most when minimised, at least when maximised.
-        exact: encoded candidates (n, k) -> raw values (n,); such an objective is computed and never predicted.
-        source: what `exact` was made of, such as a digest of data: a study goes on with the same only.
+        limit: bound on the raw value of a selected candidate: an upper bound if minimised, a lower bound if maximised.
+        exact: computes raw values (n,) of encoded candidates (n, k); such an objective is never predicted.
+        source: fingerprint of the data behind `exact`; a study can only be continued with the same one.
 
     Raises:
-        UserError: an empty name, another direction, a limit that is not finite.
+        UserError: an empty name, an unknown direction, or a limit that is not finite.
     """
 
     name: str
@@ -55,15 +56,21 @@ class Objective:
 
     @property
     def sign(self) -> float:
-        """1 where smaller is better, -1 where larger is: raw value times sign is minimised."""
+        """1 if minimised, -1 if maximised, so that the raw value times the sign is minimised."""
         return 1.0 if self.direction == "minimize" else -1.0
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What became of one candidate: raw values by objective name, empty when it failed for `reason`.
+    """The result of one candidate.
 
-    `known`: it was measured elsewhere and given to the search, outside of its budget.
+    Args:
+        candidate: the sub-network.
+        values: raw values by the name of the objective; empty if the candidate failed.
+        state: whether the evaluation succeeded.
+        reason: why it failed; None if it did not.
+        seconds: time that the evaluation took.
+        known: whether the result comes from another search, and does not count towards the budget.
     """
 
     candidate: Candidate
@@ -78,7 +85,15 @@ class Measurement:
 
 
 def violations(values: FloatArray, objectives: Sequence[Objective]) -> FloatArray:
-    """By how much each row of minimised `values` (n, m) breaks the limits, (n,): a sum of shares of the limits."""
+    """By how much candidates break the limits.
+
+    Args:
+        values: minimised values (n, m); NaN breaks a limit infinitely.
+        objectives: the m objectives with their limits.
+
+    Returns:
+        Sums (n,) of the excesses over the limits, each relative to its limit; 0 for feasible candidates.
+    """
     total = np.zeros(len(values))
     for column, objective in zip(np.asarray(values, dtype=np.float64).T, objectives, strict=True):
         if objective.limit is not None:
@@ -88,19 +103,23 @@ def violations(values: FloatArray, objectives: Sequence[Objective]) -> FloatArra
 
 
 def measure(evaluate: Evaluate, candidates: list[Candidate], objectives: Sequence[Objective]) -> list[Measurement]:
-    """Evaluate one chunk; a candidate with an exception or a value that is not finite has failed, the others have not.
+    """Evaluate a chunk of candidates.
+
+    A candidate that raises an exception or has a value that is not finite is marked as failed. If a chunk of several
+    raises, its candidates are evaluated one by one, so that only those at fault fail.
 
     Raises:
-        UserError: `evaluate` gave an array of another shape than (candidates, objectives), or raised one itself.
-        OSError: the disk takes no more, as `evaluate` found.
+        UserError: `evaluate` raised it, or returned an array whose shape is not (candidates, objectives).
+        OSError: `evaluate` found the disk full.
     """
     start = time.perf_counter()
     try:
         raw = evaluate(candidates)
     except UserError:
-        # Wrong settings: no candidate is to blame, and the next one would fare alike.
+        # Wrong settings are not the fault of a candidate, and every other candidate would fail as well.
         raise
     except Exception as error:
+        # Nothing could be recorded on a full disk, so the search must stop instead of failing every candidate.
         if isinstance(error, OSError) and error.errno in _FULL_DISK:
             raise
         if len(candidates) > 1:
@@ -140,35 +159,37 @@ def _measurement(
 
 @dataclass(frozen=True)
 class Staged:
-    """An evaluation in two stages: what any process can measure, and what only this one may.
+    """An evaluation in two stages: one that any worker can run, and one that must run in this process.
 
-    Latencies compare only where they were measured side by side in one process, so they stay here, one candidate at a
-    time and in order, whatever the workers do meanwhile.
+    Latencies compare only if they are measured side by side in one process, undisturbed by each other. They are
+    therefore measured here, one candidate at a time and in order, while workers evaluate the other objectives.
 
     Args:
-        anywhere: candidates -> (n, m - h), the objectives that are not in `here`, in their order.
-        here: candidate -> raw value, by the name of the objective; called where the others did not fail.
-        objectives: all of them, in their order.
+        anywhere: evaluates n candidates in any process; returns the values (n, m - h) of the objectives that are not in
+            `here`, in their order.
+        here: by the name of the objective, the functions that measure it in this process; not called for candidates
+            that failed in the first stage.
+        objectives: all m objectives, in order.
     """
 
     anywhere: Evaluate
-    here: Mapping[str, Own]
+    here: Mapping[str, MeasureValue]
     objectives: tuple[Objective, ...]
 
     @property
     def function(self) -> Callable[[list[Candidate]], list[Measurement]]:
-        """Measures a chunk, as far as that can be done anywhere; all that it needs can be sent to another process."""
-        # The formulas of exact objectives stay here: they are not needed and may be large.
-        elsewhere = tuple(replace(o, exact=None) for o in self.objectives if o.name not in self.here)
-        return partial(measure, self.anywhere, objectives=elsewhere)
+        """The first stage as a function of a chunk; it can be pickled if `anywhere` can."""
+        # Drop the formulas of exact objectives, which are not needed in workers and may be large.
+        first_stage = tuple(replace(o, exact=None) for o in self.objectives if o.name not in self.here)
+        return partial(measure, self.anywhere, objectives=first_stage)
 
     def completed(self, measurement: Measurement) -> Measurement:
-        """The measurement with the objectives that stay in this process; raises as `measure`."""
+        """Run the second stage and return the measurement with all objectives; raises as `measure`."""
         if not self.here or measurement.state == "failed":
             return measurement
 
         def evaluate(candidates: Sequence[Candidate]) -> list[list[float]]:
-            return [[own(candidate) for own in self.here.values()] for candidate in candidates]
+            return [[measure_value(candidate) for measure_value in self.here.values()] for candidate in candidates]
 
         added = measure(evaluate, [measurement.candidate], [Objective(name) for name in self.here])[0]
         seconds = measurement.seconds + added.seconds

@@ -1,4 +1,4 @@
-"""What a search is for: objectives by their names, each with its limit."""
+"""Create the objectives of a search from their names and limits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,13 +9,17 @@ from nas.searching.measurement import Objective
 
 
 def objective(name: str, *, limit: float | None = None) -> Objective:
-    """The objective of a name in `nas.objectives`, or of the user's own `module:function`.
+    """Create the objective of a name in `nas.objectives` or of a function `module:function`.
 
-    A function of the user's own takes the extracted sub-network and returns a number to minimise (make the `Objective`
-    yourself to maximise it).
+    Such a function of the user receives the extracted sub-network and returns a number to minimise. To maximise it,
+    create the `Objective` directly.
+
+    Args:
+        name: name of the objective.
+        limit: bound that a selected candidate must meet.
 
     Raises:
-        UserError: no such objective.
+        UserError: an unknown name.
     """
     return Objective(name, known_quantity(name).direction, limit)
 
@@ -24,13 +28,14 @@ def objective_names(given: str | None, limits: Mapping[str, float], metric: str,
     """The names of a search's objectives, separated by commas.
 
     Args:
-        given: as `--objectives` has them; None: the metric, and what is limited, else latency.
+        given: the value of `--objectives`; None selects the metric and the quantities with a limit, or latency if there
+            is no limit.
         limits: by flag name, e.g. `max_latency_ms`.
-        metric: of the task, e.g. `accuracy`.
-        profiled: the latencies that device profiles predict: they take the place of `latency_ms`.
+        metric: the metric of the task, e.g. `accuracy`.
+        profiled: names of the latencies that device profiles predict, which replace `latency_ms`.
 
     Raises:
-        UserError: only some of the profiled latencies are named.
+        UserError: only some of the profiled latencies are given.
     """
     if given is not None:
         names = [name.strip() for name in given.split(",")]
@@ -47,7 +52,16 @@ def objective_names(given: str | None, limits: Mapping[str, float], metric: str,
 
 
 def named_objectives(names: str, limits: Mapping[str, float], profiled: Sequence[str] = ()) -> list[Objective]:
-    """Objectives by their names, separated by commas, each with its limit; UserError for an unknown name or limit."""
+    """Create objectives from names separated by commas, each with its limit.
+
+    Args:
+        names: the names.
+        limits: by flag name, e.g. `max_latency_ms`.
+        profiled: names of the latencies that device profiles predict.
+
+    Raises:
+        UserError: no name, an unknown name, or a limit on a quantity that is not among the names.
+    """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if not wanted:
         raise UserError("--objectives must name at least one objective, e.g. accuracy,latency_ms")
@@ -62,7 +76,7 @@ def named_objectives(names: str, limits: Mapping[str, float], profiled: Sequence
 
 
 def on_every_device(limits: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    """The limits; one on `latency_ms` holds on each device where the objectives are latencies of several."""
+    """Expand a limit on `latency_ms` to every device if the objectives are the latencies of several devices."""
     found: dict[str, float] = {}
     for flag, bound in limits.items():
         side, _, name = flag.partition("_")

@@ -1,9 +1,12 @@
-"""Latency of candidates in a search: comparable from process to process, because the full network runs beside each.
+"""Latency of candidates in a search, comparable across processes because each is measured beside the full network.
 
-Only what was measured interleaved in one process compares, and a search may be killed and go on in another process. So
-every candidate is measured interleaved with the full network, and its latency is the median of its ratio to the full
-network's, times the latency of the full network as measured once, when the search began. That number is kept beside the
-study (`<study>.latency.json`), with the range of the full network's medians since: their drift.
+Latencies compare only if they are measured interleaved in one process, but a search may be interrupted and continued in
+another process. Every candidate is therefore measured interleaved with the full network, and its latency is
+
+    median over rounds of (candidate / full network) * latency of the full network, measured once at the start.
+
+The latter is stored beside the study (`<study>.latency.json`), together with the range of the full network's medians
+since then, which shows the drift of the machine.
 """
 
 import math
@@ -19,25 +22,30 @@ from hardware.deployment import Deployment
 from hardware.inputs import Inputs, is_tokens, split
 from hardware.latency import measure_latency
 from hardware.profile import Device, Precision
+from hardware.protocol import Runnable
 from nas.errors import UserError
 from nas.files import read_json, write_json_atomic
-from nas.searching.runners import Runnable, Runners
+from nas.searching.runners import Runners
 from search_spaces import Candidate
 from search_spaces.arrays import FloatArray
 
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """How latency, energy and memory of candidates are measured, at batch 1.
+    """How latency, energy and memory of candidates are measured, at a batch size of 1.
 
     Args:
-        tokens: length of the text; images keep their size.
-        threads: of the runtime.
-        repeats: timed rounds for every candidate; the full network alone gets three times as many, once.
-        warmup: rounds before them.
-        runtime: what runs the network: pytorch (eager), onnxruntime or openvino.
-        precision: in which it computes. A network in int8 is calibrated on its example: its latency does not depend on
-            the ranges of the activations.
+        tokens: length of the text in tokens; ignored for images.
+        threads: number of threads of the runtime.
+        repeats: number of timed rounds of every candidate; the full network alone is measured once with three times as
+            many.
+        warmup: number of rounds before these that are not timed.
+        runtime: pytorch (eager), onnxruntime or openvino.
+        precision: precision of the computation. Networks in int8 are calibrated on the example input, because latency
+            does not depend on the ranges of activations.
+
+    Raises:
+        UserError: a number below its minimum.
     """
 
     tokens: int = 128
@@ -53,21 +61,25 @@ class LatencySettings:
                 raise UserError(f"{name} of latency must be at least {least}, got {getattr(self, name)}")
 
     def deployment(self, row: Inputs, device: torch.device) -> Deployment:
-        """What runs the networks.
+        """The deployment that these settings describe.
 
         Args:
-            row: an input of one row; its length counts, not `tokens`, which a model may not read.
-            device: that the super-network is on.
+            row: an input of one row. Its length is used in place of `tokens`, which may exceed what the model accepts.
+            device: device of the super-network.
         """
         on: Device = "cuda" if device.type == "cuda" and self.runtime != "openvino" else "cpu"
         return Deployment(self.runtime, self.precision, self.threads, 1, _tokens(row), on)
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The full network's latency: once when the search began, and the range of its medians beside candidates since.
+class FullLatency:
+    """Latency of the full network in milliseconds.
 
-    A file that holds it holds also how and on what it was measured.
+    Args:
+        median_ms: its median at the start of the search, which all latencies are relative to.
+        lowest_ms: smallest median beside a candidate since then.
+        highest_ms: largest median beside a candidate since then.
+        count: number of these medians.
     """
 
     median_ms: float
@@ -75,44 +87,45 @@ class Reference:
     highest_ms: float
     count: int
 
-    def seen(self, median_ms: float) -> "Reference":
-        """With one more median in the range."""
+    def with_median(self, median_ms: float) -> "FullLatency":
+        """Include one more median in the range."""
         low, high = min(self.lowest_ms, median_ms), max(self.highest_ms, median_ms)
         return replace(self, lowest_ms=low, highest_ms=high, count=self.count + 1)
 
 
 def reference_path(storage: Path) -> Path:
-    """Where the full network's latency is kept, given the study's file."""
+    """Path of the full network's latency, next to the file of the study."""
     return storage.with_name(f"{storage.name}.latency.json")
 
 
 class RelativeLatency:
-    """Latency of a candidate relative to the full network measured beside it, times the latter's stored latency.
+    """Measures the latency of candidates relative to the full network.
 
     Args:
-        runners: the networks as they run.
+        runners: the networks in their deployment.
         settings: how they are timed.
-        path: where the full network's latency is kept; None: in memory.
+        path: file of the full network's latency; None keeps it in memory only.
 
     Raises:
-        UserError: the file is damaged, or of a search that measured otherwise.
+        UserError: the file is damaged, or was measured under other conditions.
     """
 
     def __init__(self, runners: Runners, settings: LatencySettings, path: Path | None) -> None:
         self._runners, self._settings, self._path = runners, settings, path
-        self._conditions = _recorded(runners.deployment, settings)
-        self._reference = None if path is None else _read_reference(path, self._conditions)
+        self._conditions = _conditions(runners.deployment, settings)
+        self._full = None if path is None else _read_full_latency(path, self._conditions)
 
     def __call__(self, candidate: Candidate) -> float:
-        """Milliseconds."""
-        reference = self._reference or self._first()
+        """Latency of a candidate in milliseconds."""
+        stored = self._full or self._measure_full()
         small, full = self._interleaved([self._runners(candidate), self._runners.full()], 1)
-        self._keep(reference.seen(float(np.median(full))))
-        return reference.median_ms * float(np.median(small / full))
+        self._store(stored.with_median(float(np.median(full))))
+        # The median of ratios, not the ratio of medians: both networks of a round meet the same state of the machine.
+        return stored.median_ms * float(np.median(small / full))
 
-    def _first(self) -> Reference:
+    def _measure_full(self) -> FullLatency:
         median = float(np.median(self._interleaved([self._runners.full()], 3)[0]))
-        return Reference(median, median, median, 1)
+        return FullLatency(median, median, median, 1)
 
     def _interleaved(self, networks: list[Runnable], times: int) -> list[FloatArray]:
         found = measure_latency(
@@ -124,21 +137,21 @@ class RelativeLatency:
         )
         return [np.array(each.samples) for each in found]
 
-    def _keep(self, reference: Reference) -> None:
-        self._reference = reference
+    def _store(self, full: FullLatency) -> None:
+        self._full = full
         if self._path is not None:
-            write_json_atomic(self._path, {**asdict(reference), "measured_on": self._conditions})
+            write_json_atomic(self._path, {**asdict(full), "measured_on": self._conditions})
 
 
 def _tokens(row: Inputs) -> int | None:
-    """Length of a text (second axis of integer inputs), None for images."""
+    """Length of a text in tokens; None for images."""
     args, kwargs = split(row)
     lengths = [value.shape[1] for value in (*args, *kwargs.values()) if is_tokens(value)]
     return int(lengths[0]) if lengths else None
 
 
-def _recorded(deployment: Deployment, settings: LatencySettings) -> dict[str, object]:
-    """What a latency depends on, as the file of the full network's latency holds it."""
+def _conditions(deployment: Deployment, settings: LatencySettings) -> dict[str, object]:
+    """The conditions that a latency depends on, as stored with the full network's latency."""
     conditions = deployment.conditions()
     runtime = f"{deployment.runtime} {deployment.version()}"
     rounds = {"repeats": settings.repeats, "warmup": settings.warmup}
@@ -146,15 +159,19 @@ def _recorded(deployment: Deployment, settings: LatencySettings) -> dict[str, ob
     return {**conditions, "runtime": runtime, "tokens": deployment.tokens, **rounds}
 
 
-def _read_reference(path: Path, conditions: Mapping[str, object]) -> Reference | None:
-    """What an earlier process stored; raises UserError where it is damaged or measured otherwise."""
+def _read_full_latency(path: Path, conditions: Mapping[str, object]) -> FullLatency | None:
+    """Read the latency that an earlier process stored; None if there is none.
+
+    Raises:
+        UserError: the file is damaged, or was measured under other conditions.
+    """
     if not path.is_file():
         return None
     try:
         stored = read_json(path)
         there = dict(stored["measured_on"])
         low, high = float(stored["lowest_ms"]), float(stored["highest_ms"])
-        found = Reference(float(stored["median_ms"]), low, high, int(stored["count"]))
+        found = FullLatency(float(stored["median_ms"]), low, high, int(stored["count"]))
         if not 0 < found.median_ms < math.inf:
             raise ValueError(f"median_ms is {found.median_ms}")
     except (ValueError, KeyError, TypeError) as error:

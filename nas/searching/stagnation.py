@@ -1,4 +1,4 @@
-"""When a search has stopped finding anything: the rule of `patience`."""
+"""The rule of `patience`: whether a search has stopped improving."""
 
 import numpy as np
 
@@ -6,14 +6,22 @@ from nas.searching import pareto
 from search_spaces.arrays import FloatArray
 
 LEAST_GAIN = 1e-3
-"""A hypervolume that grew by a smaller share has not grown."""
+"""Relative growth of the hypervolume below which it counts as unchanged."""
 
 
 def stagnant(values: FloatArray, violations: FloatArray, patience: int) -> bool:
-    """Whether the last `patience` rows of minimised `values` (n, m) enlarged the hypervolume by less than 0.1 %.
+    """Whether the last `patience` results increased the hypervolume by at most `LEAST_GAIN`.
 
-    The volume is that of rows within the limits (`violations` (n,) 0), every objective scaled to its measured range, up
-    to a tenth of the range beyond the worst. Never while nothing before those rows is within the limits.
+    The hypervolume is that of the feasible candidates, with every objective scaled to its measured range. Its reference
+    point lies a tenth of the range beyond the worst value, so that the ends of the front contribute as well.
+
+    Args:
+        values: minimised values (n, m), in the order of the results.
+        violations: by how much each candidate breaks the limits (n,).
+        patience: number of last results to consider.
+
+    Returns:
+        False as long as none of the earlier results is feasible.
     """
     good = np.isfinite(values).all(axis=1)
     feasible = good & (violations <= 0)

@@ -1,6 +1,7 @@
-"""Search the sub-networks of a super-network: measure candidates on validation rows and on this machine.
+"""Search the sub-networks of a super-network, evaluating candidates on validation rows and on this machine.
 
-`search` binds a super-network to an algorithm: it builds `evaluate` and the exact costs, then calls the algorithm.
+`search` connects a super-network to an algorithm: it builds the evaluation and the exact costs, then calls the
+algorithm.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from nas.networks.pretrained import most_tokens
 from nas.networks.recalibration import SubNetworks
 from nas.objectives import FORMULAS, LATENCY, MEASURED, NAMES, SCORES, quantity
 from nas.searching.linas import linas
-from nas.searching.measurement import Evaluate, Exact, Objective, Staged
+from nas.searching.measurement import Evaluate, Exact, MeasureValue, Objective, Staged
 from nas.searching.objectives import objective
 from nas.searching.relative_latency import LatencySettings, RelativeLatency, reference_path
 from nas.searching.runners import Runners
@@ -37,12 +38,9 @@ from nas.searching.workers import Workers
 from search_spaces import Candidate, Space, Supernet, exact_costs
 from search_spaces.arrays import FloatArray, IntArray
 
-Measured = Callable[[Candidate], float]
-"""Gives one candidate's value of an objective."""
-
 
 class Algorithm(Protocol):
-    """A search such as `nas.linas`; settings of its own are bound with `functools.partial`."""
+    """A search algorithm such as `nas.linas`; bind its own settings with `functools.partial`."""
 
     def __call__(
         self,
@@ -54,7 +52,7 @@ class Algorithm(Protocol):
         seed: int,
         **running: Unpack[Running],
     ) -> Study:
-        """Measure `budget` candidates and record them."""
+        """Evaluate `budget` candidates and record them in a study."""
 
 
 def search(
@@ -77,39 +75,42 @@ def search(
 ) -> Study:
     """Search `space` for sub-networks of `supernet`.
 
-    Accuracy, MACs, parameters and size are deterministic; latency, energy and memory are measured once a candidate and
-    then recorded. With several workers these are still measured in this process alone, one candidate at a time, latency
-    beside the full network, because only such latencies compare; the workers measure the rest. Leave a processor free
-    for it.
+    Accuracy, MACs, parameters and size are deterministic. Latency, energy and memory are measured once per candidate
+    and recorded. Even with several workers they are measured in this process only, one candidate at a time, with
+    latency beside the full network, because only such latencies compare; the workers evaluate the other objectives.
+    Leave one processor core free for these measurements.
 
     Args:
-        supernet: measured in evaluation mode, on the device that it is on; its modes are put back.
-        space: that of the super-network, alone or joined with another, or with fewer options.
-        data: validation rows, for accuracy and as example; None where neither is needed.
-        objectives: names (see `objective`) or objectives, most important first; a latency with a formula
-            (`nas.profiling.objective`) is computed, and nothing of it is measured.
-        budget: candidates to measure.
+        supernet: evaluated in evaluation mode on its device; its modes are restored afterwards.
+        space: the space of the super-network, possibly joined with another or with fewer options.
+        data: validation rows, for accuracy and as the example input; None if neither is needed.
+        objectives: names (see `objective`) or objectives, the most important first. A latency with a formula
+            (`nas.profiling.objective`) is computed and not measured.
+        budget: number of candidates to evaluate.
         seed: of the algorithm.
         algorithm: `linas`, `nsga2`, `random_search` or a `functools.partial` of one.
-        example_inputs: one input of the model, for costs and latency; None: the first row of `data`, a text repeated or
-            cut to `latency.tokens` (or to the most that the model reads).
-        latency: how it is measured, and energy and memory with it: in which runtime and precision. Accuracy is always
-            that of float32.
-        latency_file: where the full network's latency is kept, which those of candidates are relative to; None: beside
-            the journal. A study in a database needs one.
-        calibration: training rows, for the batch norms of sub-networks; not needed where there are none.
-        batch_size: of the measurement of accuracy.
-        threads: of PyTorch while accuracy is measured; None: as they are now. Another number may change the last digit,
-            so it is the same in every worker.
+        example_inputs: one input of the model, for costs and latency; None uses the first row of `data`, with texts
+            repeated or cut to `latency.tokens` or to the maximum of the model.
+        latency: how latency, energy and memory are measured, with the runtime and precision. Accuracy is always that of
+            the float32 network.
+        latency_file: file of the full network's latency, which latencies of candidates are relative to; None puts it
+            next to the journal. It is required for a study in a database.
+        calibration: training rows to recompute the batch norms of sub-networks; only needed if there are batch norms.
+        batch_size: batch size when accuracy is measured.
+        threads: number of threads of PyTorch when accuracy is measured; None uses the present number. Every worker uses
+            the same, because another number may change the last digit of the outputs.
         warm_start: a study or CSV file with results of the same super-network and rows, see `nas.searching.warm_start`;
-            latencies among them are measured anew, here.
-        running: where it is recorded and how it is measured, see `nas.searching.study.Running`. On a GPU the workers
-            share the GPUs that are here; a time-out does not count what is measured in this process.
+            latencies are measured again.
+        running: storage, workers and callbacks, see `nas.searching.study.Running`. On a GPU, workers share the GPUs of
+            this machine. A time limit does not include measurements in this process.
+
+    Returns:
+        The study with all results.
 
     Raises:
-        UserError: an unknown objective, or data that an objective needs and that is not given, or batch norms and no
-            training rows, or a warm start of another space.
-        NoFeasible: the smallest sub-network costs more than a limit allows.
+        UserError: an unknown objective, missing data for an objective, batch norms without training rows, or a warm
+            start from another space.
+        NoFeasible: the smallest sub-network already exceeds a limit.
     """
     settings = latency or LatencySettings()
     named = [objective(each) if isinstance(each, str) else each for each in objectives]
@@ -119,13 +120,13 @@ def search(
         named = [replace(each, exact=costs[each.name]) if each.name in FORMULAS else each for each in named]
     _check_limits(space, named)
     networks, threads = SubNetworks(supernet, calibration), threads or torch.get_num_threads()
-    task = _Task(networks, supernet, space, data, batch_size, threads)
+    setup = _Setup(networks, supernet, space, data, batch_size, threads)
     measured = [each.name for each in named if each.name in MEASURED and each.exact is None]
-    here: dict[str, Measured] = {}
+    here: dict[str, MeasureValue] = {}
     if measured:
         path = _latency_file(latency_file, running.get("storage")) if LATENCY in measured else None
         here = _measured_here(measured, supernet, _needed(row, quantity(measured[0]).label), settings, path)
-    anywhere = _Anywhere(task, tuple(each for each in named if each.name not in here))
+    anywhere = _WorkerEvaluation(setup, tuple(each for each in named if each.name not in here))
     if warm_start is not None:
         running["known"] = known_results(warm_start, space, named, without=here, ignored=NAMES)
     running["workers"] = _sharing_gpus(running.get("workers", 1), device_of(supernet))
@@ -143,20 +144,20 @@ def search(
 
 def _measured_here(
     names: Sequence[str], supernet: Supernet, row: Inputs, settings: LatencySettings, path: Path | None
-) -> dict[str, Measured]:
-    """What is measured in this process, by the name of the objective; UserError where this machine cannot."""
+) -> dict[str, MeasureValue]:
+    """Functions that measure in this process, by the name of the objective; raises UserError if this machine cannot."""
     deployment = settings.deployment(row, device_of(supernet))
     try:
         deployment.check()
     except ValueError as error:
         raise UserError(str(error)) from error
     runners = Runners(supernet, row, deployment)
-    made: dict[str, Callable[[], Measured]] = {
+    factories: dict[str, Callable[[], MeasureValue]] = {
         LATENCY: lambda: RelativeLatency(runners, settings, path),
         "energy_mj": runners.energy_mj,
         "memory_mib": lambda: runners.memory_mib,
     }
-    return {name: made[name]() for name in names}
+    return {name: factories[name]() for name in names}
 
 
 def _latency_file(given: Path | None, storage: Storage | None) -> Path | None:
@@ -168,6 +169,7 @@ def _latency_file(given: Path | None, storage: Storage | None) -> Path | None:
 
 
 def _sharing_gpus(workers: int | Workers, device: torch.device) -> Workers:
+    """Divide the GPUs of this machine evenly among the workers, unless the settings say otherwise."""
     chosen = Workers(workers) if isinstance(workers, int) else workers
     if device.type != "cuda" or chosen.gpus:
         return chosen
@@ -175,7 +177,7 @@ def _sharing_gpus(workers: int | Workers, device: torch.device) -> Workers:
 
 
 def _check_limits(space: Space, objectives: Sequence[Objective]) -> None:
-    """NoFeasible where even the smallest sub-network, whose costs are the least, breaks the limit of a cost."""
+    """Raise NoFeasible if even the smallest sub-network, which has the lowest costs, exceeds the limit of a cost."""
     smallest = space.encode([space.smallest()])
     for each in objectives:
         if each.name not in FORMULAS or each.exact is None or each.limit is None or each.direction != "minimize":
@@ -186,7 +188,7 @@ def _check_limits(space: Space, objectives: Sequence[Objective]) -> None:
 
 
 def _example(given: Inputs | None, data: Split | None, tokens: int) -> Inputs | None:
-    """One row: the given one, or the first of the data with `tokens` tokens."""
+    """One row: the first of the given inputs, or the first of the data, with texts of `tokens` tokens."""
     if given is not None:
         return first_row(given)
     if data is None or len(data) == 0:
@@ -207,22 +209,23 @@ def _needed(row: Inputs | None, purpose: str) -> Inputs:
 
 
 def _exact(supernet: Supernet, space: Space, row: Inputs, precision: Precision) -> dict[str, Exact]:
-    """Exact costs of candidates encoded in `space`, which may hold more choices than the super-network cuts.
+    """Functions that compute exact costs of candidates encoded in `space`.
 
-    The size is that of the weights in the precision; a file holds a little more.
+    The size is that of the weights in `precision`; a file is slightly larger. `space` may have choices that are not
+    part of the super-network, so candidates are translated first.
     """
     device = device_of(supernet)
-    # The tracer fixes a batch of one.
+    # The tracer would treat a batch of one as a constant.
     rows = map_inputs(row, lambda value: torch.cat([value, value]).to(device))
     try:
         costs = exact_costs(supernet, dict(rows) if isinstance(rows, Mapping) else rows)
     except ValueError as error:
         raise UserError(str(error)) from error
-    own = translation(space, supernet.space)
+    translate = translation(space, supernet.space)
 
     def bound(name: str) -> Exact:
         def exact(encoded: IntArray) -> FloatArray:
-            return costs[name](own(encoded))
+            return costs[name](translate(encoded))
 
         return exact
 
@@ -231,8 +234,8 @@ def _exact(supernet: Supernet, space: Space, row: Inputs, precision: Precision) 
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What measuring needs."""
+class _Setup:
+    """What the functions that measure objectives need; it is sent to the workers."""
 
     networks: SubNetworks
     supernet: Supernet
@@ -242,42 +245,43 @@ class _Task:
     threads: int
 
 
-class _Anywhere:
-    """Everything but latency, of candidates (n, m), in whatever process it is sent to."""
+class _WorkerEvaluation:
+    """Evaluates the objectives that any process can measure: n candidates to values (n, m)."""
 
-    def __init__(self, task: _Task, objectives: Sequence[Objective]) -> None:
-        self._measures = [_measure(each, task) for each in objectives]
+    def __init__(self, setup: _Setup, objectives: Sequence[Objective]) -> None:
+        self._measures = [_measure(each, setup) for each in objectives]
 
     def __call__(self, candidates: Sequence[Candidate]) -> FloatArray:
         rows = [[measure(candidate) for measure in self._measures] for candidate in candidates]
         return np.array(rows, dtype=np.float64).reshape(len(candidates), len(self._measures))
 
 
-def _measure(wanted: Objective, task: _Task) -> Measured:
-    """A function from a candidate to its value of an objective."""
+def _measure(wanted: Objective, setup: _Setup) -> MeasureValue:
+    """The function that measures an objective; raises UserError if its data are missing or of another metric."""
     exact = wanted.exact
     if exact is not None:
-        return partial(_by_formula, task, exact)
+        return partial(_by_formula, setup, exact)
     if wanted.name in SCORES:
-        if task.data is None or len(task.data) == 0:
+        data = setup.data
+        if data is None or len(data) == 0:
             raise UserError(f"{wanted.name} needs validation rows; give data")
-        if task.data.task.metric != wanted.name:
-            raise UserError(f"the objective of {task.data.task.name} is {task.data.task.metric}, got {wanted.name}")
-        return partial(_score, task, task.data)
-    return partial(_by_own, task, own_function(wanted.name))
+        if data.task.metric != wanted.name:
+            raise UserError(f"the objective of {data.task.name} is {data.task.metric}, got {wanted.name}")
+        return partial(_score, setup, data)
+    return partial(_by_own_function, setup, own_function(wanted.name))
 
 
-def _by_own(task: _Task, function: Callable[[nn.Module], float], candidate: Candidate) -> float:
-    return float(function(task.networks.extract(candidate)))
+def _by_own_function(setup: _Setup, function: Callable[[nn.Module], float], candidate: Candidate) -> float:
+    return float(function(setup.networks.extract(candidate)))
 
 
-def _by_formula(task: _Task, exact: Exact, candidate: Candidate) -> float:
-    return float(exact(task.space.encode([candidate]))[0])
+def _by_formula(setup: _Setup, exact: Exact, candidate: Candidate) -> float:
+    return float(exact(setup.space.encode([candidate]))[0])
 
 
-def _score(task: _Task, data: Split, candidate: Candidate) -> float:
-    """How well a candidate does on the rows, by the metric of their task; NaN where an output is NaN."""
-    with fixed_threads(task.threads):
-        forward = task.networks.forward(candidate)
-        logits = predict(forward, data, batch_size=task.batch_size, device=device_of(task.supernet))
+def _score(setup: _Setup, data: Split, candidate: Candidate) -> float:
+    """Score of a candidate on `data` by the metric of the task; NaN if an output is NaN."""
+    with fixed_threads(setup.threads):
+        forward = setup.networks.forward(candidate)
+        logits = predict(forward, data, batch_size=setup.batch_size, device=device_of(setup.supernet))
     return data.task.score(logits, data)

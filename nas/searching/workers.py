@@ -1,16 +1,17 @@
-"""Measuring in several processes: a `Map` over Ray actors, on this machine or on a cluster (only home of ray).
+"""Evaluate candidates in several processes: a `Map` over Ray actors, local or on a cluster (the only home of ray).
 
-Every worker gets the evaluation once, from the object store, and keeps it; chunks go to whichever worker is free, and
-results come back in the order of the chunks. A worker that dies (killed, out of memory) is replaced and its chunk is
-measured again, a few times at most; then that candidate has failed. So does one that takes too long: its worker is
-ended and replaced. Nothing of this changes what is proposed: that is a matter of the search's `lag`.
+Every worker receives the evaluation function once, through Ray's object store, and keeps it. Chunks go to any free
+worker; results are returned in the order of the chunks. A worker that dies (killed, or out of memory) is replaced and
+its chunk evaluated again, a limited number of times, after which the candidate is marked as failed. A candidate that
+exceeds the time limit fails too, and its worker is replaced. None of this changes what the search proposes, which
+depends only on its `lag`.
 
-One worker without a time-out is this process, by the built-in `map`. A time-out always needs a worker, because only a
-process can be ended soundly: an alarm in this one would be raised between any two instructions, also inside a library
-that holds a lock or catches everything, and not at all during a call into C.
+One worker without a time limit is this process, through the built-in `map`. A time limit always needs a worker, because
+only a process can be stopped safely: an alarm signal in this process would raise an exception at any instruction, even
+in a library that holds a lock or catches all exceptions, and would not interrupt a call into C code.
 
-Workers run with as many threads as this process, so that sums of floats are the same, and look for modules where this
-process does. They run with its rights: evaluations are sent to them pickled, by Ray, in a cluster of the user's own.
+Workers use as many threads as this process, so that floating-point sums are identical, and the same module path. They
+run with the user's permissions: Ray sends them pickled functions, within a cluster that the user controls.
 """
 
 import os
@@ -31,26 +32,28 @@ from nas.searching.evaluation import Map
 from nas.searching.measurement import Measurement
 from search_spaces.space import Candidate
 
-Function = Callable[[list[Candidate]], list[Measurement]]
+MeasureChunk = Callable[[list[Candidate]], list[Measurement]]
 
+# Bytes of the object store, somewhat above the minimum that Ray accepts.
 _LEAST_STORE = 100 * 2**20
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Where candidates are measured.
+    """Where candidates are evaluated.
 
     Args:
-        count: how many at a time; each is a process of its own where there is more than one.
-        ray: a process of its own for a single worker too.
-        address: of a Ray cluster, `host:port` or `auto`, on whose machines this project is installed; None: this one.
-        gpus: share of a GPU that each worker takes.
-        retries: how often a chunk is measured again whose worker died.
-        start_s: how long workers may take to start, in seconds.
+        count: number of workers, which are separate processes if there is more than one.
+        ray: use a separate process even for a single worker.
+        address: address of a Ray cluster, `host:port` or `auto`, on whose machines this project is installed; None uses
+            this machine.
+        gpus: fraction of a GPU that each worker occupies.
+        retries: how often a chunk is evaluated again after its worker died.
+        start_s: time limit for the start of the workers, in seconds.
 
     Raises:
-        UserError: a count below 1, a negative number elsewhere.
+        UserError: a count below 1, or another number below 0.
     """
 
     count: int = 1
@@ -70,15 +73,15 @@ class Workers:
 
 @contextmanager
 def mapped(workers: int | Workers, timeout_s: float | None) -> Iterator[Map]:
-    """A `Map` over the workers, started when the first chunk comes and ended with the context.
+    """A `Map` over workers, which start with the first chunk and stop at the end of the context.
 
     Args:
-        workers: a number, or more precisely.
-        timeout_s: seconds that one candidate may take in a worker; a chunk of n may take n times as long, and is then
-            measured one by one. None: any time.
+        workers: number of workers, or their settings.
+        timeout_s: time limit of one candidate in seconds; None: no limit. A chunk of n candidates may take n times as
+            long; if it takes longer, its candidates are evaluated one by one to find the slow ones.
 
     Raises:
-        UserError: settings out of range; later, where the workers cannot be started.
+        UserError: settings out of range; in later calls, if the workers cannot be started.
     """
     chosen = Workers(workers) if isinstance(workers, int) else workers
     if timeout_s is not None and not timeout_s > 0:
@@ -94,7 +97,7 @@ def mapped(workers: int | Workers, timeout_s: float | None) -> Iterator[Map]:
 
 
 class _Died(Exception):
-    """A worker died, or had to be ended because it took too long."""
+    """A worker died, or was stopped because it exceeded the time limit."""
 
     def __init__(self, reason: str, too_long: bool = False) -> None:
         super().__init__(reason)
@@ -102,7 +105,7 @@ class _Died(Exception):
 
 
 class _Measurer:
-    """What an actor holds: the function that measures chunks."""
+    """The class of the Ray actors: holds the function that evaluates chunks."""
 
     def __init__(self, pickled: bytes, torch_threads: int | None) -> None:
         import ray
@@ -111,7 +114,7 @@ class _Measurer:
             import torch
 
             torch.set_num_threads(torch_threads)
-        self._function: Function = ray.cloudpickle.loads(pickled)
+        self._function: MeasureChunk = ray.cloudpickle.loads(pickled)
 
     def ready(self) -> bool:
         return True
@@ -121,28 +124,30 @@ class _Measurer:
 
 
 class _Pool:
-    """The `Map` over Ray actors: one thread waits for each of them."""
+    """The `Map` over Ray actors; a thread of this process waits for each of them."""
 
     def __init__(self, workers: Workers, timeout_s: float | None) -> None:
         self._workers, self._timeout_s = workers, timeout_s
-        self._function: Function | None = None
+        self._function: MeasureChunk | None = None
         self._threads = ThreadPoolExecutor(workers.count, thread_name_prefix="nas-worker")
+        # Actors that have no chunk at the moment, and all actors that exist.
         self._free: SimpleQueue[Any] = SimpleQueue()
         self._actors: set[Any] = set()
         self._lock = threading.Lock()
         self._closing = False
         self._session: Any = None
 
-    def __call__(self, function: Function, chunks: Iterable[list[Candidate]], /) -> Iterator[list[Measurement]]:
+    def __call__(self, function: MeasureChunk, chunks: Iterable[list[Candidate]], /) -> Iterator[list[Measurement]]:
         if self._function is None:
             self._start(function)
-        assert self._function is function, "the workers hold one function"
-        results = [self._threads.submit(self._measured, chunk) for chunk in chunks]
+        assert self._function is function, "all chunks of a pool are evaluated by the same function"
+        results = [self._threads.submit(self._measure_chunk, chunk) for chunk in chunks]
         return (result.result() for result in results)
 
     def close(self) -> None:
-        """End the workers, and Ray where it was started here."""
+        """Stop the workers, and Ray if this pool started it."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        # From here on no replacement is created, so that the list of actors is final.
         with self._lock:
             self._closing = True
         for actor in list(self._actors):
@@ -151,7 +156,7 @@ class _Pool:
         if self._session is not None:
             self._session.__exit__(None, None, None)
 
-    def _start(self, function: Function) -> None:
+    def _start(self, function: MeasureChunk) -> None:
         import ray
 
         self._function = function
@@ -179,11 +184,12 @@ class _Pool:
         torch = sys.modules.get("torch")
         threads = None if torch is None else torch.get_num_threads()
         needs = {"num_cpus": 1, "num_gpus": self._workers.gpus, "runtime_env": _environment(self._workers)}
-        kind = ray.remote(_Measurer).options(max_restarts=0, **needs)
+        # No restarts by Ray: the pool replaces workers itself, and counts the attempts of each chunk.
+        actor_class = ray.remote(_Measurer).options(max_restarts=0, **needs)
         with self._lock:
             if self._closing:
                 raise RuntimeError("the search has ended")
-            actor = kind.remote(self._payload, threads)
+            actor = actor_class.remote(self._payload, threads)
             self._actors.add(actor)
         return actor
 
@@ -193,26 +199,28 @@ class _Pool:
         self._actors.discard(actor)
         ray.kill(actor, no_restart=True)
 
-    def _measured(self, chunk: list[Candidate]) -> list[Measurement]:
-        """The chunk's results from a free worker; runs in a thread."""
+    def _measure_chunk(self, chunk: list[Candidate]) -> list[Measurement]:
+        """Evaluate a chunk in the next free worker; runs in a thread of the pool."""
         actor = self._free.get()
         try:
+            # A chunk of several is tried once, then its candidates one by one: that separates the one at fault.
             for _ in range(1 if len(chunk) > 1 else self._workers.retries + 1):
                 try:
-                    return self._asked(actor, chunk)
+                    return self._request(actor, chunk)
                 except _Died as death:
                     self._end(actor)
                     actor, reason = self._replacement(), str(death)
+                    # A worker may die through no fault of the candidate, but a slow candidate stays slow.
                     if death.too_long:
                         break
         finally:
             self._free.put(actor)
         if len(chunk) > 1:
-            return [result for candidate in chunk for result in self._measured([candidate])]
+            return [result for candidate in chunk for result in self._measure_chunk([candidate])]
         return [Measurement(chunk[0], {}, "failed", reason, self._timeout_s or 0.0)]
 
-    def _asked(self, actor: Any, chunk: list[Candidate]) -> list[Measurement]:
-        """The chunk's results; raises _Died, or what the evaluation raised that is not a candidate's fault."""
+    def _request(self, actor: Any, chunk: list[Candidate]) -> list[Measurement]:
+        """Evaluate a chunk in one worker; raises _Died, or the exception of the evaluation, see `measure`."""
         import ray
 
         limit = None if self._timeout_s is None else self._timeout_s * len(chunk)
@@ -238,12 +246,12 @@ class _Pool:
         return actor
 
 
-def _pickled(function: Function) -> bytes:
+def _pickled(function: MeasureChunk) -> bytes:
     import ray
 
     try:
         pickled: bytes = ray.cloudpickle.dumps(function)
-    except Exception as error:  # whatever an object of the user's raises when it is pickled
+    except Exception as error:  # objects of the user may raise anything when they are pickled
         raise UserError(
             f"evaluate must be sent to the workers, and it cannot be pickled: {error}; keep open files, locks and "
             "generators out of it, or measure without workers"
@@ -258,7 +266,10 @@ def _last_line(error: BaseException) -> str:
 
 @contextmanager
 def _session(workers: Workers, payload_bytes: int) -> Iterator[None]:
-    """Ray, connected: the user's own session, or one that ends with the context; it prints on standard error alone."""
+    """Connect to Ray: to the session of the user if there is one, otherwise to a new one that ends with the context.
+
+    Messages of Ray go to standard error, since standard output may carry the JSON of a command.
+    """
     import ray
 
     with _ray_on_stderr():
@@ -276,6 +287,8 @@ def _connect(workers: Workers, payload_bytes: int) -> None:
     """Start Ray on this machine, or join a cluster."""
     import ray
 
+    # No usage statistics over the network; and workers without a GPU keep the variables that name visible GPUs, which
+    # later versions of Ray do by default and this one warns about.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -297,24 +310,28 @@ def _settings(workers: Workers, payload_bytes: int) -> dict[str, Any]:
         "address": "local",
         "num_cpus": workers.count,
         "include_dashboard": False,
+        # The store holds the evaluation function; the default of Ray is 30 % of all memory.
         "object_store_memory": max(_LEAST_STORE, 2 * payload_bytes),
         **quiet,
     }
 
 
 def _environment(workers: Workers) -> dict[str, Any]:
-    """As many threads as here; on this machine, modules from where this process has them."""
+    """The environment of workers: as many threads as this process and, on this machine, its module path."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
     variables = {name: os.environ.get(name, threads) for name in _THREADS}
     if workers.address is None:
-        # The current folder last: a function of the user's own may be there.
-        places = [*(path for path in sys.path if path), "."]
-        variables["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in places)
+        # The current folder comes last: it may contain the user's own functions.
+        folders = [*(path for path in sys.path if path), "."]
+        variables["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in folders)
     return {"env_vars": variables}
 
 
 class _ThreadsApart:
-    """Standard output, but for what Ray's own threads write: that goes to standard error."""
+    """Standard output, except that Ray's own threads are redirected to standard error.
+
+    Ray prints warnings and the output of workers from these threads; other threads must not be redirected.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
