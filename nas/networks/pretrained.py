@@ -17,12 +17,17 @@ from torch import Tensor, nn
 
 from nas.data.preprocessing import ImagePreprocessor, PlainImages, TextPreprocessor
 from nas.data.split import InputKind, Preprocessor
-from nas.data.tasks import CLASSIFICATION, Regression, Task, TokenClassification
+from nas.data.tasks import CLASSIFICATION, Classification, Regression, Task, TokenClassification
 from nas.errors import UserError
+from nas.networks.heads import order_head
 from nas.quiet import quiet
 from nas.seeds import torch_seed
 
 _NUMBER = re.compile(r"\.\d+\.")
+# The project computes the loss itself; a pipeline reads from the exported config.json how to turn outputs into scores.
+_PROBLEMS = {Classification: "single_label_classification", Regression: "regression"}
+# What else a configuration may say about the task that the checkpoint was for, and a pipeline goes by.
+_FORMER = ("finetuning_task", "task_specific_params", "function_to_apply", "sentence_transformers")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
@@ -61,13 +66,13 @@ def load_pretrained(
 
     Raises:
         UserError: the model does not exist, has no safetensors weights, needs its own code, has no head for the task,
-            or has weights that do not fit its architecture (the message names the first of them).
+            has weights that do not fit its architecture (the message names the first of them), or a head for the same
+            classes in another order whose outputs cannot be put in order.
     """
     name = _checked(name_or_folder)
     auto = _auto_class(task, kind)
-    # The project computes the loss itself, but the exported config.json should say that the model is a regression.
-    problem = {"problem_type": "regression"} if isinstance(task, Regression) else {}
     with _quiet(), torch.random.fork_rng(devices=[]):
+        trained_for = _output_names(name)
         torch.manual_seed(torch_seed(seed, "head"))
         module, report = _from_hub(
             lambda: auto.from_pretrained(
@@ -80,18 +85,37 @@ def load_pretrained(
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **problem,
+                problem_type=_PROBLEMS.get(type(task)),
             ),
             name,
         )
+    _forget_former_task(module.config)
     replaced = _refuse_new_weights(module, report, name)
     if replaced and say:
         say(f"{name} was trained for {replaced} outputs: its head is made new for {len(classes)}")
+    if not replaced and not isinstance(task, Regression):
+        order_head(module, _body(module), report["missing_keys"], trained_for, classes, name, say)
     preprocessor = load_preprocessor(name, kind, task)
     if isinstance(preprocessor, TextPreprocessor):
         _agree(module, preprocessor.tokenizer, name)
     module.eval()
     return module, preprocessor
+
+
+def _output_names(name: str) -> Sequence[str]:
+    """The names of the outputs that a checkpoint was trained for, in their order."""
+    from transformers import AutoConfig
+
+    config: Any = _from_hub(lambda: AutoConfig.from_pretrained(name, trust_remote_code=False), name)
+    names = getattr(config, "id2label", None) or {}
+    return [str(names[index]) for index in sorted(names)]
+
+
+def _forget_former_task(config: Any) -> None:
+    """Remove from a configuration what it says about the task that the checkpoint was trained for."""
+    for key in _FORMER:
+        if key in vars(config):
+            delattr(config, key)
 
 
 def _agree(module: Any, tokenizer: Any, name: str) -> None:
@@ -353,7 +377,8 @@ def most_tokens(module: nn.Module) -> int | None:
     RoBERTa and its relatives number positions from the padding index + 1, so the first positions are never used.
     """
     positions = getattr(getattr(module, "config", None), "max_position_embeddings", None)
-    if not isinstance(positions, int):
+    # XLNet's -1 says that it has no limit.
+    if not isinstance(positions, int) or positions < 1:
         return None
     tables = [part for part in module.modules() if isinstance(part, nn.Embedding) and part.num_embeddings == positions]
     return positions - max((part.padding_idx + 1 for part in tables if part.padding_idx is not None), default=0)
