@@ -80,7 +80,7 @@ def measure_latency(
     wall: list[list[float]] = [[] for _ in callables]
     cpu: list[list[float]] = [[] for _ in callables]
     with undisturbed(threads), torch.inference_mode():
-        # Warm-up rounds have negative numbers: the order goes on rotating across both parts.
+        # Warm-up rounds have negative numbers: the order keeps rotating across both parts.
         for turn in range(-warmup, repeats):
             for which in _order(len(callables), turn):
                 start, cpu_start = clock(), cpu_clock()

@@ -58,15 +58,15 @@ def convert(
     if sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()) > _MOST_BYTES:
         raise ConversionError("a network of more than 2 GiB does not fit into one ONNX file; choose a smaller one")
     inputs = two_rows(example_inputs)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with evaluating(module):
-            _export_checked(module, inputs, beside, load, opsets)
-        with beside.open("rb") as file:
+            _export_checked(module, inputs, temporary, load, opsets)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -163,12 +163,12 @@ def quantize(path: Path, calibration: Sequence[Inputs], target: Path) -> Path:
     model = quantized(model, names, calibration)
     entry = model.metadata_props.add()
     entry.key, entry.value = _PRECISION, "int8"
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        onnx.save(model, beside)
-        beside.replace(target)
+        onnx.save(model, temporary)
+        temporary.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return target
 
 

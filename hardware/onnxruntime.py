@@ -51,8 +51,8 @@ class OnnxRuntimeBackend:
             return self._write(module, example_inputs, folder / "model.onnx", load=self.load, opsets=OPSETS)
         rows = single_rows(example_inputs) if calibration is None else calibration
         # The float32 file goes into a scratch folder, because `folder` may hold another model.onnx.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as aside:
-            path = Path(aside) / "model.onnx"
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+            path = Path(scratch) / "model.onnx"
             self._write(module, example_inputs, path, load=self.load, opsets=OPSETS_INT8)
             return quantize(path, rows, folder / "model-int8.onnx")
 

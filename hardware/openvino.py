@@ -49,12 +49,12 @@ class OpenVinoBackend:
         precision_name(precision)
         if precision is not torch.int8:
             return self._write(module, example_inputs, folder / "model.onnx", load=self.load)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as aside:
-            path = self._write(module, example_inputs, Path(aside) / "model.onnx", load=self.load)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+            path = self._write(module, example_inputs, Path(scratch) / "model.onnx", load=self.load)
             model = _core().read_model(path)
             names = [port.get_any_name() for port in model.inputs]
             rows = single_rows(example_inputs) if calibration is None else calibration
-            return _save(quantized(model, names, rows), Path(aside), folder)
+            return _save(quantized(model, names, rows), Path(scratch), folder)
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
         """Load and compile a file for a fixed number of threads; inputs that the network does not read are ignored.
@@ -108,11 +108,11 @@ def _is_quantized(model: Any) -> bool:
     return any(each.get_type_name() == "FakeQuantize" for each in model.get_ops())
 
 
-def _save(model: Any, aside: Path, folder: Path) -> Path:
+def _save(model: Any, scratch: Path, folder: Path) -> Path:
     import openvino
 
-    openvino.save_model(model, aside / "model.xml", compress_to_fp16=False)
+    openvino.save_model(model, scratch / "model.xml", compress_to_fp16=False)
     # Move the weights first, since model.xml cannot be loaded without them.
     for name in ("model.bin", "model.xml"):
-        (aside / name).replace(folder / name)
+        (scratch / name).replace(folder / name)
     return folder / "model.xml"

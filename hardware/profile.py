@@ -316,15 +316,15 @@ def write_profile(profile: DeviceProfile, path: Path) -> None:
     data = profile.model_dump_json(indent=1).encode()
     if len(data) > MOST_BYTES:
         raise ValueError(f"a profile must be at most {MOST_BYTES >> 20} MiB, this one has {len(data) >> 20} MiB")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def read_profile(path: Path) -> DeviceProfile:

@@ -63,31 +63,31 @@ class Resizer:
     def _template(self, module: nn.Module, inputs: Inputs, path: Path, opset: int) -> Template | None:
         self.exported += 1
         # Trained weights may hold equal numbers (zeros, ones), so constants could not be recognised by their values.
-        beside, randomised = path.with_name(f".{path.name}.{os.getpid()}.template"), _randomised(module)
+        temporary, randomised = path.with_name(f".{path.name}.{os.getpid()}.template"), _randomised(module)
         try:
             with evaluating(randomised):
-                export(randomised, two_rows(inputs), beside, opset)
-            return Template.read(beside, randomised)
+                export(randomised, two_rows(inputs), temporary, opset)
+            return Template.read(temporary, randomised)
         except ConversionError:
             return None
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def _write_from(
     template: Template, module: nn.Module, inputs: Inputs, path: Path, load: Callable[[Path], Runner]
 ) -> bool:
     """Write `module` to `path` from the template; False if the file does not compute the module's outputs."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        template.write(module, beside)
+        template.write(module, temporary)
         with evaluating(module):
-            check_outputs(module, load(beside), first_row(inputs), "on its example")
-        beside.replace(path)
+            check_outputs(module, load(temporary), first_row(inputs), "on its example")
+        temporary.replace(path)
     except Exception:  # runtimes raise various exceptions for a file that they cannot read
         return False
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return True
 
 

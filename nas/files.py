@@ -30,15 +30,15 @@ def read_json(path: Path, most_bytes: int = 1 << 24) -> Any:
 def write_text_atomic(path: Path, text: str) -> None:
     """Write `text` to a temporary file, flush that to the disk and rename it to `path`; raises OSError."""
     # In the same folder, because renaming is atomic only within one file system.
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with beside.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
@@ -53,22 +53,22 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
     `recover_folder` restores the old one.
     """
     path = path.resolve()
-    beside, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     try:
-        fill(beside)
-        for file in beside.rglob("*"):
+        fill(temporary)
+        for file in temporary.rglob("*"):
             if file.is_file():
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     recover_folder(path)
     if path.exists():
         path.replace(old)
-    beside.replace(path)
+    temporary.replace(path)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -35,7 +35,7 @@ LEAST = 20
 # Largest number of sub-networks that are measured twice, and the number that one fit of the predictor chooses.
 _MAX_REPEATED, _BATCH = 10, 8
 _REFERENCE_TRIES = 5
-# Collecting ends with an error after so many unsupported candidates, if they are also more than the measured ones.
+# Number of unsupported candidates after which collecting fails, if they also outnumber the measured ones.
 _MAX_UNSUPPORTED = 5
 
 

@@ -50,7 +50,7 @@ def main() -> None:
     result_path = folder / "result.json"
     load, runtime_version = RUNTIMES[plan["profile"]["runtime"]](plan["profile"], inputs)
     full = load(folder / "full")
-    result = begun(result_path, plan, runtime_version)
+    result = previous_result(result_path, plan, runtime_version)
     gc.disable()  # a collection during a call would count as latency
     if not result["profile"].get("reference", {}).get("stable"):
         # The full network against itself: the ratio is about one, and its interval shows how steady the device is.
@@ -60,10 +60,10 @@ def main() -> None:
     for order, index in enumerate(plan["order"]):
         if any(row["order"] == order and row["timing"]["stable"] for row in rows):
             continue
-        planned, began = plan["rows"][index], time.monotonic()
+        planned, started = plan["rows"][index], time.monotonic()
         timing = timed(load(folder / planned["folder"]), full, plan["profile"]["protocol"])
         rows[:] = [row for row in rows if row["order"] != order]
-        spent = time.monotonic() - began
+        spent = time.monotonic() - started
         rows.append({"candidate": planned["candidate"], "timing": timing, "order": order, "seconds": spent})
         write(result_path, result)
         note = "" if timing["stable"] else " (not stable)"
@@ -71,7 +71,7 @@ def main() -> None:
     print(f"Done. Copy {result_path} back and read it: nas profile-result MODEL result.json --out profile.json")
 
 
-def begun(path: Path, plan: Json, runtime_version: str) -> Json:
+def previous_result(path: Path, plan: Json, runtime_version: str) -> Json:
     """The result so far, or an empty one; exits if the file is of another plan, device or runtime."""
     profile = {**plan["profile"], "machine": machine(), "runtime_version": runtime_version, "rows": []}
     if path.is_file():
@@ -85,12 +85,12 @@ def begun(path: Path, plan: Json, runtime_version: str) -> Json:
 
 def write(path: Path, result: Json) -> None:
     """Write the result through a temporary file, so that a kill leaves either the old or the new content."""
-    beside = path.with_name(".result.json.part")
-    with beside.open("w", encoding="utf-8") as file:
+    temporary = path.with_name(".result.json.part")
+    with temporary.open("w", encoding="utf-8") as file:
         json.dump(result, file, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
 
 
 def onnxruntime(profile: Json, inputs: dict[str, Any]) -> tuple[Callable[[Path], Run], str]:

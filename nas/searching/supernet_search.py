@@ -164,7 +164,7 @@ def _latency_file(given: Path | None, storage: Storage | None) -> Path | None:
     if given is not None or storage is None:
         return given
     if is_url(storage):
-        raise UserError("latencies in a database need latency_file, the place where the full network's latency is kept")
+        raise UserError("latencies in a database need latency_file, the path where the full network's latency is kept")
     return reference_path(Path(storage))
 
 
