@@ -1,4 +1,4 @@
-"""What a progress bar shows of a search."""
+"""The figures that a progress bar shows during a search."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ from nas.searching.study import Study
 
 
 class SearchFigures:
-    """Called with every result: shows the front's size, its hypervolume, the best within the limits, the predictors.
+    """A callback for every result: shows the size of the front, its hypervolume, the best candidate and the predictors.
 
-    The hypervolume is a share of the box between the full network's costs (and zero of what is maximised) and the
-    ideal, so that it can be compared from one moment of a search to the next; shown once the full network is measured.
-    Predictors are judged by Kendall's tau on what was measured since the last round, each objective on its own. Known
-    results, which are numbered 0, count for the figures and not for the progress.
+    The hypervolume is relative to the box between the ideal and the costs of the full network (0 for maximised
+    objectives), so that it compares between moments of a search; it appears once the full network is measured. The
+    quality of the predictors is Kendall's tau on the candidates measured since the last round, for each objective.
+    Known results, which are numbered 0, count in the figures but not in the progress.
     """
 
     def __init__(self, bar: Bar) -> None:
@@ -21,11 +21,11 @@ class SearchFigures:
         self._study: Study | None = None
 
     def begin(self, study: Study) -> None:
-        """The search begins, or goes on; `study` is what it writes to."""
+        """Start or continue a search, whose results are in `study`."""
         self._study = study
 
     def __call__(self, measurement: Measurement, number: int) -> None:
-        """One more candidate was measured, the `number`-th."""
+        """Show the figures after the `number`-th result."""
         assert self._study is not None, "a search begins before it has results"
         front = self._study.front()
         figures = [f"front {len(front)}"]
