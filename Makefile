@@ -5,6 +5,8 @@ VENV := .venv
 RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip -qq --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt
+# Groups and their order are those of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test exhaustive fast check lint types install install-dev clean
 
@@ -12,13 +14,13 @@ demo: $(VENV)/.installed
 	$(RUN)/nas demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "not exhaustive" $(ARGS)
+	$(PYTEST) -m "not exhaustive" $(ARGS)
 
 exhaustive: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m exhaustive $(ARGS)
+	$(PYTEST) -m exhaustive $(ARGS)
 
 fast: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "not slow and not exhaustive" $(ARGS)
+	$(PYTEST) -m "not slow and not exhaustive" $(ARGS)
 
 check: lint types test
 

@@ -24,6 +24,31 @@ class Answer(NamedTuple):
 Command = Callable[..., Answer]
 
 
+# What takes longest comes first, so that no process is left with it at the end; first of all what waits for others.
+LONGEST = ("workers_ray", "workers", "kill", "readme", "cli_profile", "processes", "bad_input", "checkpoint", "cli")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """One process runs all tests that share what takes long to make: a network of the laws, or a file's fixtures."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    network = parameters.get("name") if item.path.parent.name == "laws" else None
+    item.add_marker(pytest.mark.xdist_group(network or item.path.stem))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, then the laws, network by network, then the rest."""
+
+    def position(item: pytest.Item) -> tuple[int, str]:
+        group = next(item.iter_markers("xdist_group")).args[0]
+        name = item.path.stem.removeprefix("test_")
+        if name in LONGEST:
+            return LONGEST.index(name), ""
+        return len(LONGEST) + (item.path.parent.name != "laws"), group
+
+    items.sort(key=position)
+
+
 def pytest_collection_finish() -> None:
     """Garbage collections leave out what the imports made, and are rarer: they took a seventh of all time."""
     gc.collect()

@@ -46,6 +46,7 @@ def changed(profile: Path, path: Path, **values: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_model_alone_is_profiled_and_the_profile_goes_on(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     shutil.copy(inputs / "model" / "config.json", tmp_path / "model")
@@ -75,6 +76,7 @@ def test_a_model_alone_is_profiled_and_the_profile_goes_on(nas_command: Command,
     assert (answer.status, "batch is 1 in the profile and 2 is requested" in answer.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_search_measures_accuracy_alone_and_then_its_front(
     nas_command: Command, run: Path, profiled: Path, tmp_path: Path
 ) -> None:
@@ -207,6 +209,7 @@ def test_wrong_flags(nas_command: Command, run: Path, inputs: Path, profiled: Pa
     assert answer.status == 2 and "file names of their own" in answer.err
 
 
+@pytest.mark.slow
 def test_networks_that_a_runtime_does_not_take_are_left_out(
     nas_command: Command, run: Path, profiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
