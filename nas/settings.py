@@ -166,7 +166,9 @@ class SearchSettings:
     accuracy_threads: int | None = None
     """Threads of the accuracy measurement, of which 1 is fastest with several workers; None: all processors."""
     workers: int = 1
-    """How many sub-networks are measured at a time, each in a process of its own; never changes the result."""
+    """How many sub-networks are measured at a time, each in a process of its own; a search goes on with any number."""
+    lag: int | None = None
+    """A proposal sees all results but the latest lag - 1; None: as begun, else 1, or 9 for linas on several workers."""
     ray: bool = False
     """Measure in a process of its own (a Ray worker) with one worker too."""
     ray_address: str | None = None

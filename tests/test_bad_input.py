@@ -172,6 +172,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
         (["--max-latency-ms", "nan"], "finite"),
         (["--workers", 0], "--workers must be at least 1, got 0"),
         (["--patience", 0], "--patience must be at least 1, got 0"),
+        (["--lag", 0], "--lag must be at least 1, got 0"),
         (["--accuracy-threads", 0], "--accuracy-threads must be at least 1, got 0"),
         (["--timeout-s", 0], "--timeout-s must be above 0, got 0"),
         (["--storage", "studies.db"], "--storage must be the URL of a database"),

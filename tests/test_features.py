@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nas.searching.features import contrast_features, contrasts, families, one_hot_features
-from nas.searching.linas import LinasConfig, first_rows
+from nas.searching.linas import first_rows
 from search_spaces import Choice, Space
 
 SPACE = Space(
@@ -65,7 +65,7 @@ def test_the_order_of_categories_means_nothing() -> None:
     candidates = straight.decode(straight.random(20, np.random.default_rng(0)))
     here, there = (contrast_features(space).of(space.encode(candidates)) for space in (straight, mixed))
     assert here == pytest.approx(there)
-    batch = [first_rows(space, LinasConfig(), np.random.default_rng(0)) for space in (straight, mixed)]
+    batch = [first_rows(space, 24, np.random.default_rng(0)) for space in (straight, mixed)]
     levels = [space.decode(rows[:15]) for space, rows in zip((straight, mixed), batch, strict=True)]
     assert levels[0] == levels[1]
 

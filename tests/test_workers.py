@@ -74,7 +74,7 @@ def serial(barely: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
 @pytest.mark.parametrize(
     ("hash_seed", "flags"),
     [
-        pytest.param(1, ["--ray"], marks=pytest.mark.exhaustive),
+        pytest.param(1, ["--ray", "--lag", "9"], marks=pytest.mark.exhaustive),
         pytest.param(2, ["--workers", "2"], marks=pytest.mark.exhaustive),
         (3, ["--workers", "4", "--timeout-s", "300"]),
     ],
@@ -85,6 +85,12 @@ def test_the_same_study_with_any_number_of_workers(
     run = Path(shutil.copytree(barely, tmp_path / "run"))
     finish(start(run, hash_seed, *flags))
     assert told(run) == serial
+    # Its lag is recorded, whatever the workers are now; another one is a mistake.
+    finish(start(run, hash_seed, budget=44))
+    assert told(run)[: len(serial)] == serial and len(told(run)) == 44
+    refused = start(run, hash_seed, "--lag", "1", budget=48)
+    assert "begun with another lag (9, here 1)" in refused.communicate(timeout=TIMEOUT_S)[1]
+    assert refused.returncode == 2
 
 
 def children(process: int) -> list[int]:

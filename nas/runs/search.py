@@ -190,7 +190,7 @@ def _checked(folder: RunFolder, request: SearchRequest) -> _Search:
 
 
 def _check_numbers(settings: SearchSettings) -> None:
-    for name in ("budget", "rows", "tokens", "threads", "accuracy_threads", "workers", "patience"):
+    for name in ("budget", "rows", "tokens", "threads", "accuracy_threads", "workers", "lag", "patience"):
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -320,6 +320,7 @@ def _run(
         calibration=loaded.calibration(),
         threads=settings.accuracy_threads,
         on_result=on_result,
+        lag=settings.lag,
         workers=Workers(settings.workers, settings.ray, settings.ray_address),
         timeout_s=settings.timeout_s,
         patience=settings.patience,

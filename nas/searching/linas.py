@@ -10,11 +10,11 @@ candidates on the predictions, and `next_batch` chooses those to measure next.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from itertools import islice
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from nas.searching.evaluation import Evaluations, Results
 from nas.searching.evolution import Genes, Population, Survival, VectorGenome, breed, evolve, nsga2_survival
 from nas.searching.features import Features, contrast_features, one_hot_features, ranks_by_name
 from nas.searching.measurement import Evaluate, Objective, Staged, violations
+from nas.searching.pace import Pace, lag_for, lag_of, recorded_identity
 from nas.searching.study import Running, SearchIdentity, Study, searching
 from nas.searching.surrogate import MakePredictor, Surrogate
 from nas.seeds import generator
@@ -36,6 +37,7 @@ _FIRST_STEPS, _WARM_STEPS = 25, 6
 """Optimizer steps for the parameters of a Gaussian process, from the start and from those of the round before."""
 _SHORT_LIST = 150
 """Candidates for which the expected hypervolume is computed; it is too slow for all candidates of the inner search."""
+_PACE = tuple(field.name for field in fields(Pace))
 _LIKELY = 0.5
 """Lowest predicted probability of success with which a candidate is preferred for measurement."""
 
@@ -56,10 +58,9 @@ class LinasConfig:
     """Settings of LINAS; the defaults are chosen to save measurements, `published()` returns those of the paper.
 
     Args:
-        first_batch: number of candidates that are measured before the first predictors are fitted.
+        first_batch, least_batch, most_batch, growth, lag: the pace, see `Pace`. None: as the study has it recorded; a
+            new study has the lag that suits its workers (`lag_for`), and the sizes that suit the lag (`Pace.of`).
         spread_start: draw the first batch as `first_rows` describes, else uniformly.
-        least_batch, most_batch, growth: a later batch holds `growth` times the number of candidates proposed so far,
-            within the bounds `least_batch` and `most_batch`.
         features: space -> the features of its candidates that predictors see.
         predictor: (groups of the features, predictor of the round before or None) -> a new predictor for one objective.
         inner_population, inner_generations: population and generations of the evolution on the predictions.
@@ -70,19 +71,17 @@ class LinasConfig:
             corner of the measured front, moved outwards by this share of the front's range. None: choose by rank and
             crowding distance, as in the paper.
         samples: samples of the predictions for that expectation; 0: use the predicted means only.
-        lag: proposal i depends on results 0 .. i - lag only, whatever the number of workers. With one more than
-            `least_batch`, as many workers as `least_batch` measure a batch while the next one is chosen.
 
     Raises:
         UserError: a size is below 1, the bounds of the batch are in the wrong order, margin, growth or samples is
             negative, or a probability is outside 0..1.
     """
 
-    first_batch: int = 24
+    first_batch: int | None = None
     spread_start: bool = True
-    least_batch: int = 8
-    most_batch: int = 24
-    growth: float = 0.1
+    least_batch: int | None = None
+    most_batch: int | None = None
+    growth: float | None = None
     features: Callable[[Space], Features] = contrast_features
     predictor: MakePredictor = gaussian_process
     inner_population: int = 100
@@ -92,21 +91,30 @@ class LinasConfig:
     warm_start: bool = True
     margin: float | None = 0.3
     samples: int = 8
-    lag: int = 9
+    lag: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("first_batch", "least_batch", "inner_population", "inner_generations", "lag"):
+        self.pace(1 if self.lag is None else self.lag)
+        for name in ("inner_population", "inner_generations"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.most_batch < self.least_batch:
-            raise UserError(f"most_batch must be at least least_batch {self.least_batch}, got {self.most_batch}")
-        for name in ("margin", "samples", "growth"):
+        for name in ("margin", "samples"):
             if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise UserError(f"{name} must be a number that is not negative, got {getattr(self, name)}")
         for name in ("crossover", "mutation"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"{name} must be between 0 and 1, got {value}")
+
+    def pace(self, lag: int) -> Pace:
+        """The pace with a lag: the sizes that are given here, else those that suit the lag."""
+        sizes = {name: getattr(self, name) for name in _PACE if name != "lag" and getattr(self, name) is not None}
+        return replace(Pace.of(lag), **sizes)
+
+    def completed(self, pace: Mapping[str, Any]) -> "LinasConfig":
+        """These settings with what they leave open of the pace taken from `pace`, where it has numbers."""
+        found: dict[str, Any] = {name: pace.get(name) for name in _PACE if getattr(self, name) is None}
+        return replace(self, **{name: value for name, value in found.items() if type(value) in (int, float)})
 
     @classmethod
     def published(cls) -> "LinasConfig":
@@ -120,6 +128,7 @@ class LinasConfig:
             spread_start=False,
             least_batch=50,
             most_batch=50,
+            growth=0.1,
             features=one_hot_features,
             predictor=published_predictor,
             inner_population=50,
@@ -139,7 +148,6 @@ def linas(
     budget: int,
     seed: int,
     config: LinasConfig | None = None,
-    lag: int | None = None,
     **running: Unpack[Running],
 ) -> Study:
     """Search a space with LINAS (Algorithm 1).
@@ -153,9 +161,7 @@ def linas(
             of the space have been measured.
         seed: the same seed gives the same study, also if the search is killed and resumed.
         config: the settings; None: the defaults.
-        lag: proposal i depends on results 0 .. i - lag only; None: the value in `config`.
-        running: storage, workers and other options that do not change the algorithm; see
-            `nas.searching.study.Running`.
+        running: lag, storage, workers and other options that all algorithms have; see `nas.searching.study.Running`.
 
     Returns:
         The study with all measurements.
@@ -165,19 +171,20 @@ def linas(
             of the wrong shape.
         NoFeasible: each candidate of a small space violates the limit of an objective with a formula.
     """
-    config = config or LinasConfig()
+    config, pace = begun(config or LinasConfig(), running)
     with searching(
         space,
         evaluate,
         objectives,
-        SearchIdentity("linas", config, seed, config.lag if lag is None else lag),
+        SearchIdentity("linas", config, seed, pace.lag),
         budget=budget,
         **running,
     ) as (study, run):
         rng = generator(seed, "linas")
         # 1. Measure the first batch. Known results replace as many of its candidates, but not the smallest,
         # the largest and the middle one.
-        run.propose(first_rows(space, config, rng)[: max(3, config.first_batch - run.known)], rng)
+        first = first_rows(space, pace.first_batch, rng) if config.spread_start else space.random(pace.first_batch, rng)
+        run.propose(first[: max(3, pace.first_batch - run.known)], rng)
         surrogate = Surrogate(objectives, config.features(space), config.predictor)
         while run.remaining:
             # A new generator per round: what a round draws does not depend on how much the rounds before have drawn.
@@ -185,7 +192,7 @@ def linas(
             data = run.results()
             # All candidates have failed so far: there is nothing to learn from.
             if not data.good.any():
-                run.propose(space.random(config.least_batch, rng), rng)
+                run.propose(space.random(pace.least_batch, rng), rng)
                 continue
             # 2. Fit the predictors; this also compares the latest measurements with their predictions.
             quality = surrogate.fit(data)
@@ -193,8 +200,23 @@ def linas(
                 study.quality.append(quality)
             # 3. Search on the predictions. 4. Measure the best new candidates.
             now = Round(space, objectives, config, data, surrogate, run.pending)
-            run.propose(next_batch(now, run, inner_search(now, rng), rng), rng)
+            pool = inner_search(now, rng)
+            run.propose(next_batch(now, run, pool, pace.batch(run.proposed), rng), rng)
     return study
+
+
+def begun(config: LinasConfig, running: Running) -> tuple[LinasConfig, Pace]:
+    """The settings in full and the pace with which a study goes on, or begins.
+
+    What the settings leave open of the pace is as the study has it recorded, else as it suits the workers.
+    """
+    storage = running.get("storage")
+    recorded = recorded_identity(storage)
+    settings = recorded.get("config")
+    config = config.completed(settings if isinstance(settings, Mapping) else {})
+    new = lag_for(running.get("workers", 1)) if config.lag is None else config.lag
+    pace = config.pace(lag_of(running.get("lag"), storage, recorded, new))
+    return config.completed(asdict(pace)), pace
 
 
 @dataclass(frozen=True)
@@ -258,19 +280,17 @@ class Round:
         return everyone.take(nsga2_survival(everyone, self.config.inner_population))
 
 
-def first_rows(space: Space, config: LinasConfig, rng: np.random.Generator) -> IntArray:
-    """The first batch P_0, encoded candidates (n, k).
+def first_rows(space: Space, first_batch: int, rng: np.random.Generator) -> IntArray:
+    """A first batch P_0 of encoded candidates (n, k) that are spread over the front.
 
-    With `spread_start`: the smallest, the largest and the middle candidate; of the others two in three are level rows
-    and the rest are uniform. In a level row all choices are near a common level between smallest and largest, with
+    It has the smallest, the largest and the middle candidate; of the others two in three are level rows and the rest
+    are uniform. In a level row all choices are near a common level between smallest and largest, with
     noise of 0.15, 0.35 or 0.6 of the range. Uniform rows alone would nearly all have a medium total size and leave the
     ends of the front unknown.
     """
-    if not config.spread_start:
-        return space.random(config.first_batch, rng)
     top = space.option_counts - 1
     ends = np.stack([0 * top, top, top // 2])
-    count = max(0, config.first_batch - len(ends))
+    count = max(0, first_batch - len(ends))
     levels = 2 * count // 3
     noise = np.array([0.15, 0.35, 0.6])[np.arange(levels) % 3][:, None]
     share = rng.permutation((np.arange(levels) + rng.random(levels)) / max(1, levels))[:, None]
@@ -282,7 +302,7 @@ def first_rows(space: Space, config: LinasConfig, rng: np.random.Generator) -> I
         if not choice.ordered:
             leaning[:, column] = np.argsort(ranks_by_name(choice))[leaning[:, column]]
     rows = np.concatenate([space.canonical(leaning), space.random(count - levels, rng)])
-    return rows[: config.first_batch]
+    return rows[:first_batch]
 
 
 def inner_search(now: Round, rng: np.random.Generator) -> Population:
@@ -321,18 +341,14 @@ def inner_search(now: Round, rng: np.random.Generator) -> Population:
     return last if config.margin is None else Population.joined(scored)
 
 
-def next_batch(now: Round, run: Evaluations, pool: Population, rng: np.random.Generator) -> IntArray:
-    """The next batch P_(i+1): the best candidates of `pool` that were not proposed before, encoded (n, k).
+def next_batch(now: Round, run: Evaluations, pool: Population, size: int, rng: np.random.Generator) -> IntArray:
+    """The next batch P_(i+1): the best `size` candidates of `pool` that were not proposed before, encoded (n, k).
 
     Without a margin they are chosen by rank and crowding distance, as in the paper. With a margin they are those that
     are expected to add the most hypervolume. If the predictions were poor lately, up to half of the batch are instead
     children of the best measured candidates, as in NSGA-II.
     """
     config = now.config
-    # Batches grow with the search, since fitting takes longer and each new result changes the predictors less. They are
-    # multiples of the smallest batch, so that as many workers all have work.
-    grown = round(config.growth * run.proposed) // config.least_batch * config.least_batch
-    size = min(config.most_batch, max(config.least_batch, grown))
     new = pool.take(np.flatnonzero(run.is_new(pool.genes)))
     if config.margin is None:
         return np.asarray(new.take(nsga2_survival(new, size)).genes)

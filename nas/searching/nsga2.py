@@ -11,6 +11,7 @@ from typing import Unpack
 from nas.errors import UserError
 from nas.searching.evolution import Genes, Population, VectorGenome, evolve, nsga2_survival
 from nas.searching.measurement import Evaluate, Objective, Staged
+from nas.searching.pace import lag_of, recorded_identity
 from nas.searching.study import Running, SearchIdentity, Study, searching
 from nas.seeds import generator
 from search_spaces.space import Space
@@ -49,11 +50,12 @@ def nsga2(
     budget: int,
     seed: int,
     config: Nsga2Config | None = None,
-    lag: int = 1,
     **running: Unpack[Running],
 ) -> Study:
     """Search a space with NSGA-II on measured values; arguments, result and errors as for `nas.linas`."""
     config = config or Nsga2Config()
+    storage = running.get("storage")
+    lag = lag_of(running.get("lag"), storage, recorded_identity(storage), new=1)
     with searching(
         space,
         evaluate,

@@ -5,6 +5,7 @@ from itertools import count
 from typing import Unpack
 
 from nas.searching.measurement import Evaluate, Objective, Staged
+from nas.searching.pace import lag_of, recorded_identity
 from nas.searching.study import Running, SearchIdentity, Study, searching
 from nas.seeds import generator
 from search_spaces.space import Space
@@ -19,13 +20,14 @@ def random_search(
     *,
     budget: int,
     seed: int,
-    lag: int = 1,
     **running: Unpack[Running],
 ) -> Study:
     """Measure `budget` distinct random candidates; arguments, result and errors as for `nas.linas`."""
     # The stop rule is checked between proposals, so with patience fewer candidates are proposed at a time. The
     # candidates and their order stay the same.
     step = min(_BATCH, running.get("patience") or _BATCH)
+    storage = running.get("storage")
+    lag = lag_of(running.get("lag"), storage, recorded_identity(storage), new=1)
     with searching(
         space,
         evaluate,

@@ -118,6 +118,25 @@ def read_study(storage: Storage) -> tuple[Space, list[Objective], list[Measureme
     return _content(path, _in_journal(path, _whole_length(path)))
 
 
+def read_identity(storage: Storage) -> Mapping[str, Any] | None:
+    """Read what decides the study at a storage without changing it; None where no study was begun.
+
+    Raises:
+        UserError: the study is damaged, or the database cannot be reached.
+    """
+    if is_url(storage):
+        url, name = _parts(str(storage))
+        with _connected(storage, url) as database:
+            return _identity(_study_in(storage, database, name))
+    path = Path(storage)
+    return _identity(_in_journal(path, _whole_length(path))) if path.is_file() else None
+
+
+def _identity(stored: optuna.Study | None) -> Mapping[str, Any] | None:
+    found = None if stored is None else stored.user_attrs.get(NAME)
+    return found if isinstance(found, dict) else None
+
+
 def copy_to_journal(storage: Storage, path: Path) -> None:
     """Copy a study from a database to the journal file `path`; a kill never leaves a partial file at `path`.
 

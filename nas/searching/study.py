@@ -173,7 +173,9 @@ class Watcher(Protocol):
 
 
 class Running(TypedDict, total=False):
-    """Keyword arguments of all algorithms that control how a search runs. Only `known` is part of its identity.
+    """Keyword arguments of all algorithms that control how a search runs.
+
+    Only `lag` and `known` are part of its identity.
 
     Args:
         storage: journal file of the study, or URL of a database (`nas.searching.storage`). A study of the same search
@@ -181,8 +183,10 @@ class Running(TypedDict, total=False):
         chunk_size: longest list of candidates that `evaluate` is called with.
         on_result: called after each commitment with the measurement and the number of results so far. A resumed search
             also reports the results that it replays, unless it was complete already.
-        workers: number of candidates measured at the same time, in Ray actors if more than one. It does not change the
-            study.
+        lag: proposal i depends on results 0 .. i - lag only. None: as recorded in the study; a new one has 1, or for
+            LINAS what suits its workers (`nas.searching.pace`).
+        workers: number of candidates measured at the same time, in Ray actors if more than one. Studies of one lag are
+            the same with any number.
         timeout_s: seconds after which a candidate counts as failed; needs Ray even for one worker
             (`nas.searching.workers`).
         patience: stop when this many results in a row have not enlarged the hypervolume; None: never.
@@ -195,6 +199,7 @@ class Running(TypedDict, total=False):
     storage: Storage | None
     chunk_size: int
     on_result: OnResult | None
+    lag: int | None
     workers: int | Workers
     timeout_s: float | None
     patience: int | None
