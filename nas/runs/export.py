@@ -64,7 +64,7 @@ def export_run(request: ExportRequest) -> dict[str, Any]:
 
 def _deployment(folder: RunFolder, chosen: Chosen, request: ExportRequest) -> Deployment:
     """That of the search, unless the request names another."""
-    if request.name in folder.searches():
+    if request.name in folder.searches() or request.profile is not None:
         search = load_search(folder, request.name)
         return search.with_deployment(request.profile, request.runtime, request.precision)
     given = {name: value for name in ("runtime", "precision") if (value := getattr(request, name)) is not None}

@@ -1,5 +1,7 @@
 """The figures that a progress bar shows during a search."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from nas.console import Bar
@@ -29,25 +31,33 @@ class SearchFigures:
         assert self._study is not None, "a search begins before it has results"
         front = self._study.front()
         figures = [f"front {len(front)}"]
-        reference = self._reference(self._study)
+        reference = reference_point(self._study)
         if reference is not None:
-            # The length of a maximised objective is taken as 1, as for an accuracy.
-            box = float(np.prod([abs(value) or 1.0 for value in reference]))
-            figures.append(f"hypervolume {self._study.hypervolume(reference) / box:.3f}")
+            figures.append(f"hypervolume {self._study.hypervolume(reference) / box_of(reference):.3f}")
         if front:
             figures.append("best " + ", ".join(f"{name} {value:.4g}" for name, value in front[0].values.items()))
         figures += self._predictors(self._study)
         self._bar.update(number, ", ".join(figures))
 
-    def _reference(self, study: Study) -> list[float] | None:
-        full = study.find(study.space.full())
-        if full is None:
-            return None
-        costs = {o.name: full.values[o.name] for o in study.objectives if o.direction == "minimize"}
-        worse = {name: value + 0.05 * abs(value) for name, value in costs.items()}
-        return [worse.get(o.name, 0.0) for o in study.objectives]
-
     def _predictors(self, study: Study) -> list[str]:
         newest = study.quality[-1] if study.quality else {}
         taus = {name: quality.kendall_tau for name, quality in newest.items() if quality.kendall_tau is not None}
         return ["predicted " + ", ".join(f"{name} tau {tau:.2f}" for name, tau in taus.items())] if taus else []
+
+
+def reference_point(study: Study) -> list[float] | None:
+    """The reference of the hypervolumes of a search, raw values; None where the full network was not measured.
+
+    It is a little beyond the full network's costs, and zero of what is maximised.
+    """
+    full = study.find(study.space.full())
+    if full is None:
+        return None
+    costs = {o.name: full.values[o.name] for o in study.objectives if o.direction == "minimize"}
+    worse = {name: value + 0.05 * abs(value) for name, value in costs.items()}
+    return [worse.get(o.name, 0.0) for o in study.objectives]
+
+
+def box_of(reference: Sequence[float]) -> float:
+    """The volume between a reference and the ideal; the length of a maximised objective is 1, as for an accuracy."""
+    return float(np.prod([abs(value) or 1.0 for value in reference]))

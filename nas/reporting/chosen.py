@@ -1,0 +1,109 @@
+"""The chosen network beside the full one: as exported, on test rows, and as chosen, on validation rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nas.objectives import is_latency
+from nas.records import Scalar
+from nas.reporting.charts import Value
+from nas.reporting.members import Members
+from nas.reporting.page import Block, Card, Cards, Note
+from nas.reporting.words import Figures
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The comparison of an export on test rows.
+
+    Args:
+        candidate: that was exported.
+        metric: of the task.
+        today, full, chosen: figures of each network by name, see `nas.exporting.comparison.Comparison`.
+        points: chosen minus today, None where it is no number.
+        interval: of the points.
+        said: what the data can tell.
+        conditions: of the latencies.
+    """
+
+    candidate: Mapping[str, Scalar]
+    metric: str
+    today: Mapping[str, Value]
+    full: Mapping[str, Value]
+    chosen: Mapping[str, Value]
+    points: Value
+    interval: Sequence[Value]
+    said: str
+    conditions: Mapping[str, Scalar]
+
+
+def comparison(members: Members, exported: Exported | None, nothing_fits: str) -> tuple[Block, ...]:
+    """The exported sub-network on test rows, where there is one, and the chosen one on validation rows.
+
+    Args:
+        members: the front, with the full and the chosen network.
+        exported: the comparison of an export.
+        nothing_fits: why there is no chosen one.
+    """
+    validation = _on_validation_rows(members, nothing_fits, advise=exported is None)
+    return (*_on_test_rows(exported, members), *validation)
+
+
+def _on_test_rows(exported: Exported | None, members: Members) -> tuple[Block, ...]:
+    if exported is None:
+        return ()
+    found = next((m for m in members.shown if dict(m.measurement.candidate) == dict(exported.candidate)), None)
+    which = "a sub-network" if found is None else f"number {found.number}" if found.number else f"the {found.role}"
+    conditions = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in exported.conditions.items())
+    return (
+        Cards(f"On test rows: {which}, as it was exported", _exported_cards(exported)),
+        Note(exported.said, quiet=False),
+        Note(f"Neither training nor search has seen these rows. Conditions: {conditions}."),
+    )
+
+
+def _on_validation_rows(members: Members, nothing_fits: str, *, advise: bool) -> tuple[Block, ...]:
+    chosen, full = members.chosen, members.full
+    if chosen is None:
+        return (Note(nothing_fits or "Nothing is chosen yet.", quiet=False),)
+    cards = []
+    for objective in members.study.objectives:
+        words, value = members.words[objective.name], chosen.delivered(objective.name)
+        label = words.known.label
+        if full is None:
+            cards.append(Card(label, words(value)))
+            continue
+        whole = full.delivered(objective.name)
+        share = value / whole if objective.direction == "minimize" and whole > 0 and value >= 0 else None
+        cards.append(Card(label, words(value), words.change(value, whole), f"full network {words(whole)}", share))
+    which = f"number {chosen.number}, the chosen one" if chosen.number else "the chosen one"
+    advice = "; nas export compares it on test rows, and the next report shows that" if advise else ""
+    said = f"It was chosen by these rows, which flatters it a little{advice}."
+    return (Cards(f"On validation rows: {which}", tuple(cards)), Note(said))
+
+
+def _exported_cards(exported: Exported) -> tuple[Card, ...]:
+    """The figures of a comparison on test rows, as cards."""
+    today, full, chosen = exported.today, exported.full, exported.chosen
+    cards = []
+    score, before = (each.get(f"test_{exported.metric}") for each in (chosen, today))
+    if score is not None and before is not None:
+        words = Figures(exported.metric, [score, before])
+        cards.append(Card(words.known.label, words(score), _difference(exported), f"full network {words(before)}"))
+    for name in ("latency_ms", "macs", "parameters", "size_mib"):
+        value, whole, now = chosen.get(name), full.get(name), today.get(name)
+        if value is None or whole is None:
+            continue
+        words = Figures(name, [value, whole])
+        beside = f"full network {words(whole)}"
+        if is_latency(name) and now is not None and now != whole:
+            beside += f", today {words(now)}"
+        share = value / whole if whole > 0 else None
+        cards.append(Card(words.known.label, words(value), words.change(value, whole), beside, share))
+    return tuple(cards)
+
+
+def _difference(exported: Exported) -> str:
+    low, high = exported.interval
+    if exported.points is None or low is None or high is None:
+        return ""
+    return f"{exported.points:+.1f} points [{low:+.1f}, {high:+.1f}]".replace("-", "−")
