@@ -44,6 +44,7 @@ HOMES = {
         "nas.learning.finetuned",
         "nas.profiling.front",
         "nas.records",
+        "nas.runs.exported",
         "nas.runs.folder",
     },
     "ray": {"nas.searching.workers"},

@@ -34,6 +34,7 @@ def test_wheel_holds_the_four_packages_only(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
     assert {f"{package}/py.typed" for package in PACKAGES} | {"nas/__init__.pyi"} <= set(names)
+    assert {f"nas/reporting/assets/page.{kind}" for kind in ("css", "js")} <= set(names)
 
 
 @pytest.mark.slow

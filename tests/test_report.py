@@ -95,7 +95,7 @@ def test_training_over_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, m
 def test_a_run_that_was_not_searched(nas_command: Command, finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     searched = json.loads(nas_command("report", run, "--json").out)
-    assert {"training", "picture", "table"} <= searched.keys()
+    assert {"training", "report", "picture", "table"} <= searched.keys()
     (run / "training.png").unlink()
     shutil.rmtree(run / "searches")
     report = json.loads(nas_command("report", run, "--json").out)

@@ -75,13 +75,15 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
     found = search_run(SearchRequest(run, replace(SEARCH, profile=(profile,)), common=common))
     stages.end("search and measuring its front")
     limits = Limits(max_latency_ms=profiled["full_network_ms"] / SPEEDUP)
-    report = report_run(ReportRequest(run, limits=limits, common=common))
     exported = export_run(ExportRequest(run, out / "export", limits=limits, common=common))
-    stages.end("report, comparison and export")
+    # After the export, whose comparison it shows.
+    report = report_run(ReportRequest(run, limits=limits, common=common))
+    stages.end("comparison, export and report")
     return {
         **exported,
         "measured": found["measured"],
         "picture": report["picture"],
+        "report": report["report"],
         "profile": profiled,
         "verified": found.get("verified"),
         "stages": stages.seconds,
@@ -115,6 +117,6 @@ def show(result: Mapping[str, Any], out: TextIO) -> None:
             f"{verified['mape']:.1f} % apart, {left} of {count} still on the front.",
             file=out,
         )
-    print(f"All measured candidates: {result['picture']}.", file=out)
+    print(f"All measured candidates: {result['report']} (open it in a browser), {result['picture']}.", file=out)
     parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in result["stages"].items())
     print(f"This took {minutes:.1f} minutes ({parts}) and {memory:,.0f} MiB at most.", file=out)

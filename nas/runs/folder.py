@@ -9,7 +9,7 @@ tracking/                what trackers write
 supernet/                the fine-tuned super-network, its tokenizer or image processor; there when fine-tuning is done
 training.png             how the largest, smallest and random sub-networks did while fine-tuning
 searches/<name>/         search.json (the request), the study, front.csv, the report; with device profiles these, in
-                         profiles/, and verified.json: what was measured again
+                         profiles/; verified.json: what was measured again; exported.json: what the latest export was
 further/<digest>/        one sub-network refined for an export, by the path of that: further.json (the request),
                          checkpoint/, weights/
 ```

@@ -1,78 +1,146 @@
-"""`nas report`: pictures of how a fine-tuning and a search went, and the table of the front."""
+"""`nas report`: a page and pictures of how a fine-tuning and a search went, and the table of the front."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nas.console import say
+from nas.errors import NoFeasible
 from nas.profiling.front import agreement_record
 from nas.profiling.verification import Verified
+from nas.reporting.chosen import Exported
+from nas.reporting.page import write_page
 from nas.reporting.pictures import draw_front, draw_training
+from nas.reporting.search_page import Reported, Training, search_page
 from nas.reporting.table import Marks, measured_again, write_front
+from nas.runs.exported import read_exported
 from nas.runs.folder import RunFolder, RunRecord
 from nas.runs.loaded_search import LoadedSearch, conditions_of, load_search
 from nas.runs.requests import ReportRequest
 from nas.searching.measurement import Measurement
-from nas.settings import Limits, SearchSettings
+from nas.settings import SearchSettings
 
 
 def report_run(request: ReportRequest) -> dict[str, Any]:
-    """Draw how the fine-tuning went (training.png), and of a search pareto.png and front.csv with the chosen marked.
+    """Draw how the fine-tuning went (training.png), and of a search report.html, pareto.png and front.csv.
 
-    Before the first search of a run only the fine-tuning is drawn.
+    In these the full network and the chosen one are marked. Before the first search of a run only the fine-tuning is
+    drawn.
 
     Raises:
         UserError: no such search, or a limit on something that it did not measure.
-        NoFeasible: nothing meets the limits.
+        NoFeasible: nothing meets the limits; report.html shows what was measured.
     """
-    run, name, limits = request.run, request.name, request.limits
-    folder = RunFolder(run)
+    run, folder = request.run, RunFolder(request.run)
     record = folder.read()
     with folder.locked():
-        training = _draw_training(folder, record)
-        if training and not folder.searches() and name == SearchSettings.name and not limits.given():
-            return {"run": str(run), **training}
-        return {**_report_search(folder, record, name, limits), **training}
+        training = _training(folder, record)
+        drawn = _draw_training(folder, record, training)
+        only_training = not folder.searches() and request.name == SearchSettings.name and not request.limits.given()
+        if drawn and only_training:
+            return {"run": str(run), **drawn}
+        return {**_report_search(request, record, training), **drawn}
 
 
-def _draw_training(folder: RunFolder, record: RunRecord) -> dict[str, str]:
-    """The picture's path by name; nothing where the fine-tuning is not done or no sub-network was scored on the way."""
-    if not folder.supernet.exists():
+def _draw_training(folder: RunFolder, record: RunRecord, training: Training) -> dict[str, str]:
+    """The picture's path by name; nothing where no sub-network was scored on the way."""
+    if not training.probes:
         return {}
-    finetuned = folder.read_finetuned()
-    if not finetuned.probes:
-        return {}
-    batch = record.request.get("batch_size")
-    rows = record.rows.get("train", 1)
     picture = folder.path / "training.png"
     draw_training(
-        finetuned.probes,
+        training.probes,
         picture,
-        epoch_steps=max(1, -(-rows // batch)) if isinstance(batch, int) and batch > 0 else 1,
-        metric=finetuned.metric,
-        title=f"Fine-tuning of {Path(str(record.request.get('model'))).name}, {finetuned.steps} steps",
+        epoch_steps=training.epoch_steps,
+        metric=training.metric,
+        title=f"Fine-tuning of {Path(str(record.request.get('model'))).name}, {training.steps} steps",
     )
     return {"training": str(picture)}
 
 
-def _report_search(folder: RunFolder, record: RunRecord, name: str, limits: Limits) -> dict[str, Any]:
-    search = load_search(folder, name)
+def _training(folder: RunFolder, record: RunRecord) -> Training:
+    """How the fine-tuning went; without probes where it is not done."""
+    if not folder.supernet.exists():
+        return Training()
+    finetuned = folder.read_finetuned()
+    batch, rows = record.request.get("batch_size"), record.rows.get("train", 1)
+    steps = max(1, -(-rows // batch)) if isinstance(batch, int) and batch > 0 else 1
+    return Training(finetuned.probes, finetuned.metric, steps, finetuned.steps)
+
+
+def _report_search(request: ReportRequest, record: RunRecord, training: Training) -> dict[str, Any]:
+    folder = RunFolder(request.run)
+    search = load_search(folder, request.name)
     study, verified, path = search.study, search.verified, search.folder
-    best = search.best(limits.given())
-    marks = Marks(study.find(study.space.full()), study.find(best.candidate))
+    full, page = study.find(study.space.full()), path / "report.html"
+    reported = _reported(request, record, search, training)
+    try:
+        best = search.best(request.limits.given())
+    except NoFeasible as error:
+        # The page shows what was measured, and why none of it is chosen.
+        write_page(search_page(replace(reported, marks=Marks(full, None), nothing_fits=str(error))), page)
+        say(f"{page} shows what was measured")
+        raise
+    marks = Marks(full, study.find(best.candidate))
     write_front(study, marks, path / "front.csv", verified)
     title = f"Sub-networks of {Path(str(record.request.get('model'))).name}, {study.measured_here} measured"
     draw_front(study, marks, path / "pareto.png", title=title, latency_of=_latency_of(search))
+    write_page(search_page(replace(reported, marks=marks)), page)
     return {
         "run": str(folder.path),
-        "search": name,
+        "search": request.name,
         "measured": study.measured_here,
         "front": len(study.front()),
         "chosen": None if marks.chosen is None else _described(marks.chosen, verified),
         "deployment": conditions_of(search.deployment, search.profiles),
+        "report": str(page),
         "picture": str(path / "pareto.png"),
         "table": str(path / "front.csv"),
         **agreement_record(study, verified),
     }
+
+
+def _reported(request: ReportRequest, record: RunRecord, search: LoadedSearch, training: Training) -> Reported:
+    """What the page says, but for the marks."""
+    model = str(record.request.get("model"))
+    own = not (RunFolder(request.run).supernet / "config.json").is_file()
+    limits = request.limits.given().items()
+    return Reported(
+        run=str(request.run),
+        name=request.name,
+        model=model,
+        study=search.study,
+        marks=Marks(None, None),
+        verified=search.verified,
+        profiles=search.profiles,
+        conditions=conditions_of(search.deployment, search.profiles),
+        finetuning=record.request,
+        search=search.request,
+        classes=record.classes,
+        rows=dict(record.rows.items()),
+        versions=record.versions,
+        training=training,
+        exported=_exported(search.folder),
+        own_model=model if own else None,
+        limits=tuple(part for name, value in limits for part in (f"--{name.replace('_', '-')}", repr(value))),
+    )
+
+
+def _exported(folder: Path) -> Exported | None:
+    record = read_exported(folder)
+    if record is None:
+        return None
+    return Exported(
+        candidate=record.candidate,
+        metric=record.metric,
+        today=record.today,
+        full=record.full,
+        chosen=record.chosen,
+        points=record.points,
+        interval=record.interval,
+        said=record.what_the_data_can_tell,
+        conditions=record.deployment,
+    )
 
 
 def _latency_of(search: LoadedSearch) -> str:
