@@ -21,6 +21,7 @@ from nas.files import read_json
 from nas.networks.loading import maker
 from nas.profiling.front import elsewhere
 from nas.profiling.profiles import Profiles, predictions
+from nas.runs.exported import keep_exported
 from nas.runs.folder import RunFolder
 from nas.runs.loaded_search import LoadedSearch, checked, load_search
 from nas.runs.loading import LoadedRun, load_run
@@ -59,6 +60,8 @@ def export_run(request: ExportRequest) -> dict[str, Any]:
         # 2. Its files, and their figures beside the full network's, from test rows that neither training nor search has
         # seen; the folder takes its place when all of it was checked.
         result = deliver(loaded, chosen, loaded.extract(chosen.candidate), out, request.model)
+        if request.name in folder.searches():
+            keep_exported(folder.search(request.name), result)
     return {**result, "search": {"run": str(request.run), "name": request.name, **chosen.values}}
 
 
