@@ -76,6 +76,7 @@ def measure_latency(
             "measuring needs at least one callable, repeats >= 1, warmup >= 0 and threads >= 1, "
             f"got {len(callables)} callables, repeats={repeats}, warmup={warmup}, threads={threads}"
         )
+    # CUDA kernels run asynchronously: without waiting, a call would return before its work is done.
     wait = waiter(inputs)
     wall: list[list[float]] = [[] for _ in callables]
     cpu: list[list[float]] = [[] for _ in callables]
@@ -124,7 +125,8 @@ def fixed_threads(threads: int) -> Iterator[None]:
 @contextmanager
 def undisturbed(threads: int) -> Iterator[None]:
     """Set the number of threads of torch and switch off the garbage collector; both are restored afterwards."""
-    # No collection beforehand: a full one takes 0.2 s, more than measuring a small network.
+    # A collection during a call would count as its latency. None is run beforehand either: a full one takes 0.2 s,
+    # more than measuring a small network.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -136,6 +138,7 @@ def undisturbed(threads: int) -> Iterator[None]:
 
 
 def _summary(times: list[float], cpu_times: list[float]) -> Latency:
+    # Order statistics, because the times of calls that other processes interrupt are outliers.
     low, median, high, p95 = (float(value) for value in np.percentile(times, (25, 50, 75, 95)))
     return Latency(
         median_ms=median,

@@ -62,6 +62,7 @@ def convert(
     try:
         with evaluating(module):
             _export_checked(module, inputs, temporary, load, opsets)
+        # Flush before renaming, so that even after a power failure `path` is never an incomplete file.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -78,6 +79,7 @@ def _export_checked(
             export(module, inputs, path, opset)
             run = load(path)
             check_outputs(module, run, inputs, "on its example")
+            # A size that the exporter mistook for a constant shows only with inputs of another size.
             check_outputs(module, run, other_size(inputs), "at another batch and length")
             return
         except ConversionError:
@@ -117,6 +119,7 @@ def export(module: nn.Module, inputs: Inputs, path: Path, opset: int) -> None:
                 kwargs=kwargs,
                 dynamo=True,
                 verbose=False,
+                # Inputs keep the names of the keywords, so that a loaded file is called like the module.
                 input_names=list(kwargs) or None,
                 output_names=["logits"],
                 dynamic_shapes=dict(zip(kwargs, axes, strict=True)) if kwargs else tuple(axes),

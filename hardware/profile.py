@@ -18,6 +18,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import pydantic
 
 VERSION = 1
+# Limits far above any real profile, which keep a hostile file from exhausting memory.
 MOST_BYTES = 64 * 2**20
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -32,6 +33,7 @@ _MOST_CALLS, _MOST_NUMBERS = 10_000, 2**28
 # Two networks whose MACs differ by less, relative to the larger, count as the same: the number of labels may vary.
 _MACS_TOLERANCE = 0.01
 
+# Unknown fields, values of another type, NaN and infinity are errors rather than converted or ignored.
 _CONFIG = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 _MODEL_FIELDS = ("family", "space_sha256", "macs")
 _SETTINGS = ("batch", "tokens", "shape", "runtime", "device", "precision", "threads", "multiple_of")
@@ -237,6 +239,7 @@ class DeviceProfile(_StrictModel):
             raise ValueError("every row must have an order of its own")
         if self.shape[0] != self.batch:
             raise ValueError("the first axis of the shape must be the batch")
+        # Commands that use a profile allocate inputs of this shape.
         if math.prod(self.shape) > _MOST_NUMBERS or self.batch * (self.tokens or 1) > _MOST_NUMBERS:
             raise ValueError(f"an input must hold at most {_MOST_NUMBERS} numbers")
         if self.protocol.clock == "cpu" and (self.threads > 1 or self.device != "cpu" or not self.reference.cpu_ms):
@@ -338,6 +341,7 @@ def read_profile(path: Path) -> DeviceProfile:
         raise ValueError(f"{path} must be a device profile, found no such file; make one with nas profile")
     try:
         with path.open("rb") as file:
+            # One byte more than allowed shows that the file is too large without reading all of it.
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ValueError(f"cannot read the device profile {path}: {error.strerror}") from error

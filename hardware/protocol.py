@@ -104,6 +104,7 @@ class _StopWatch:
         call(network, self._inputs)
         self._wait()
         end, cpu_end = self._clock(), self._cpu_clock()
+        # A time of zero would make the ratio infinite.
         if end <= start:
             raise ValueError("the clock must advance during a call, it stood still; measure with a finer clock")
         return 1e3 * (end - start), 1e3 * (cpu_end - cpu_start)
@@ -149,6 +150,7 @@ def _rounds(
         # its own data evicted; alternating cancels that bias in the median ratio.
         if len(own) % 2:
             other.append(watch(reference))
+        # The meter covers the calls of `network` only, not those of the reference.
         stop = meter() if meter is not None else None
         own.append(watch(network))
         if stop is not None:
@@ -213,6 +215,7 @@ def _timing(
         cpu_ms=float(np.median(own[:, 1])),
         noise=(high - low) / median,
         samples=tuple(own[:, 0].tolist()),
+        # The median of the ratios by round, not the ratio of the medians, which drift between rounds would distort.
         ratio=float(np.median(own[:, 0] / other[:, 0])),
         cpu_ratio=float(np.median(own[counted, 1] / other[counted, 1])) if counted.any() else 0.0,
         # JSON has no infinity; the tolerance is far smaller, so the timing is unstable either way.

@@ -34,6 +34,7 @@ def quantized(model: Any, names: Sequence[str], calibration: Sequence[Inputs]) -
             return nncf.quantize(
                 model,
                 nncf.Dataset(samples),
+                # All given rows; nncf would use at most 300 by default.
                 subset_size=len(samples),
                 model_type=nncf.ModelType.TRANSFORMER if _has_attention(model) else None,
             )

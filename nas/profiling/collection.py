@@ -199,6 +199,7 @@ class _Collection:
     def __init__(
         self, profile: DeviceProfile, subject: Subject, effort: Effort, seed: int, clock: Callable[[], float]
     ) -> None:
+        # Without its unstable rows, the candidates of these are measured again.
         stable = tuple(row for row in profile.rows if row.timing.stable)
         self.profile = profile.model_copy(update={"rows": stable})
         self._subject, self._effort, self._seed, self._clock = subject, effort, seed, clock
@@ -275,6 +276,7 @@ def _least_certain(
 
     Uncertainty is relative to the prediction, as the predictor minimises relative errors.
     """
+    # Seeded by the progress so far, so that every batch draws another pool, and a repetition the same ones.
     whole, rng = subject.supernet.space, generator(seed, "profile batch", len(profile.rows) + len(refused))
     candidates = translation(subject.space, whole)(pool(subject.space, rng))
     if refused:

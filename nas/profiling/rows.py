@@ -62,6 +62,7 @@ def held_out(
     rows, ratios = learned_rows(profile, space)
     if len(rows) < 2 * _FOLDS:
         return None
+    # Rows are in the order of measurement, so each fold has some of the random, designed and adaptive ones.
     fold = np.arange(len(rows)) % _FOLDS
     mean, spread = np.zeros((2, len(rows)))
     for each in range(_FOLDS):

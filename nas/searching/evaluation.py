@@ -131,6 +131,7 @@ class Evaluations:
         self._rows: list[IntArray] = []
         self._seen: set[bytes] = set()
         self._values: list[list[float]] = []
+        # Results in the order of proposals, replayed or evaluated, and those that have arrived but are not committed.
         self._running: deque[Iterator[list[Measurement]]] = deque()
         self._arrived: deque[Measurement] = deque()
         self._known = self._commit_known(known)
@@ -211,6 +212,7 @@ class Evaluations:
                 return
             if proposal.tobytes() in self._seen:
                 continue
+            # The record takes precedence over the proposal, so that a continued search repeats the interrupted one.
             replayed = self.proposed < len(self._replay)
             row = self._replay_rows[self.proposed] if replayed else proposal
             self._seen.add(row.tobytes())

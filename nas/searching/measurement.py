@@ -81,6 +81,7 @@ class Measurement:
     known: bool = False
 
     def __post_init__(self) -> None:
+        # A frozen dataclass does not protect its mappings from changes.
         object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
 
 
@@ -98,6 +99,7 @@ def violations(values: FloatArray, objectives: Sequence[Objective]) -> FloatArra
     for column, objective in zip(np.asarray(values, dtype=np.float64).T, objectives, strict=True):
         if objective.limit is not None:
             excess = np.where(np.isnan(column), np.inf, column - objective.sign * objective.limit)
+            # Relative excesses, because limits have different units.
             total += np.maximum(excess, 0.0) / (abs(objective.limit) or 1.0)
     return total
 
@@ -126,6 +128,7 @@ def measure(evaluate: Evaluate, candidates: list[Candidate], objectives: Sequenc
             return [result for candidate in candidates for result in measure(evaluate, [candidate], objectives)]
         reason = f"{type(error).__name__}: {error}"[:_MAX_REASON]
         return [Measurement(candidates[0], {}, "failed", reason, time.perf_counter() - start)]
+    # A chunk is evaluated as a whole, so its time is divided evenly.
     seconds = (time.perf_counter() - start) / len(candidates)
     values = _checked(raw, len(candidates), objectives)
     return [_measurement(c, row, objectives, seconds) for c, row in zip(candidates, values.tolist(), strict=True)]
@@ -191,6 +194,7 @@ class Staged:
         def evaluate(candidates: Sequence[Candidate]) -> list[list[float]]:
             return [[measure_value(candidate) for measure_value in self.here.values()] for candidate in candidates]
 
+        # Through `measure`, so that exceptions mark the candidate as failed in this stage, too.
         added = measure(evaluate, [measurement.candidate], [Objective(name) for name in self.here])[0]
         seconds = measurement.seconds + added.seconds
         if added.state == "failed":

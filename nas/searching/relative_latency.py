@@ -67,6 +67,7 @@ class LatencySettings:
             row: an input of one row. Its length is used in place of `tokens`, which may exceed what the model accepts.
             device: device of the super-network.
         """
+        # OpenVINO computes on the processor here, even if the super-network is on a GPU.
         on: Device = "cuda" if device.type == "cuda" and self.runtime != "openvino" else "cpu"
         return Deployment(self.runtime, self.precision, self.threads, 1, _tokens(row), on)
 
@@ -124,6 +125,7 @@ class RelativeLatency:
         return stored.median_ms * float(np.median(small / full))
 
     def _measure_full(self) -> FullLatency:
+        # More rounds than for a candidate, because an error here changes all latencies of the search.
         median = float(np.median(self._interleaved([self._runners.full()], 3)[0]))
         return FullLatency(median, median, median, 1)
 
@@ -176,6 +178,7 @@ def _read_full_latency(path: Path, conditions: Mapping[str, object]) -> FullLate
             raise ValueError(f"median_ms is {found.median_ms}")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the latency of the full network in {path} is damaged: {error}; start a new search") from error
+    # Ratios compare under the same conditions only: smaller networks gain more on some machines than on others.
     other = [key for key in conditions if there.get(key) != conditions[key]]
     if other:
         key = other[0]

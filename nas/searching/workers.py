@@ -113,6 +113,7 @@ class _Measurer:
         if torch_threads is not None:
             import torch
 
+            # The number may have been set at run time, so the environment variables alone do not suffice.
             torch.set_num_threads(torch_threads)
         self._function: MeasureChunk = ray.cloudpickle.loads(pickled)
 
@@ -229,6 +230,7 @@ class _Pool:
         except ray.exceptions.GetTimeoutError:
             raise _Died(f"took longer than {self._timeout_s:g} s", too_long=True) from None
         except ray.exceptions.RayTaskError as error:
+            # The original exception, such as UserError, in place of Ray's wrapper.
             raise error.cause from error
         except ray.exceptions.RayError as error:
             times = self._workers.retries + 1
