@@ -76,6 +76,7 @@ def runner(
     _supported(precision)
     module = module.eval()
     if precision is not torch.float32:
+        # A copy, because `to` changes the module in place and the caller may still use it.
         module = copy.deepcopy(module).to(precision)
     device = device_of(module)
     network: Any = torch.compile(module) if compiled else module

@@ -213,6 +213,7 @@ def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
     if why is None:
         try:
             require(deployment)
+            # Another version of a runtime may execute the same network with other kernels.
             if deployment.version() != profile.runtime_version:
                 why = f"{profile.runtime} is of version {deployment.version()} here, {profile.runtime_version} there"
         except UserError as error:

@@ -40,6 +40,7 @@ class Verified:
     def with_newer(self, newer: "Verified") -> "Verified":
         """Merge with a later verification of the same candidate, on other devices or repeated; newer values win."""
         measured = {**self.measured, **newer.measured}
+        # A stable measurement supersedes an unstable one.
         unstable = (self.unstable | newer.unstable) - set(measured)
         predicted, refused = {**self.predicted, **newer.predicted}, self.refused | newer.refused
         return Verified(self.candidate, predicted, measured, unstable, refused)
@@ -81,6 +82,7 @@ def verify(
     Returns:
         The predicted and the measured values.
     """
+    # Latencies are kept even if this machine cannot measure them: another one may do so later.
     predicted = {name: value for name, value in member.values.items() if is_latency(name) or name in measures}
     found: dict[str, float | None] = {}
     for name, measure in measures.items():
@@ -141,6 +143,7 @@ def agreements(
             predicted = np.array([again[m.candidate].predicted[name] for m in known])
             left = _non_dominated(best_known(known, verified), objectives)
             tau = kendall_tau(truth, predicted) if len(known) > 1 else None
+            # A percentage of zero is undefined.
             error = mape(truth, predicted) if truth.all() else None
             found[name] = Agreement(len(known), tau, error, left)
     return found

@@ -115,6 +115,7 @@ def search(
     settings = latency or LatencySettings()
     named = [objective(each) if isinstance(each, str) else each for each in objectives]
     row = _example(example_inputs, data, min(settings.tokens, most_tokens(supernet.model) or settings.tokens))
+    # Formulas need a trace of the model and an example input, so they are built only for the costs requested.
     if any(each.name in FORMULAS and each.exact is None for each in named):
         costs = _exact(supernet, space, _needed(row, "costs"), settings.precision)
         named = [replace(each, exact=costs[each.name]) if each.name in FORMULAS else each for each in named]
@@ -126,8 +127,10 @@ def search(
     if measured:
         path = _latency_file(latency_file, running.get("storage")) if LATENCY in measured else None
         here = _measured_here(measured, supernet, _needed(row, quantity(measured[0]).label), settings, path)
+    # What is sent to workers must be picklable, which loaded runtimes are not; those stay in `here`.
     anywhere = _WorkerEvaluation(setup, tuple(each for each in named if each.name not in here))
     if warm_start is not None:
+        # Latencies measured elsewhere or earlier do not compare with those measured here.
         running["known"] = known_results(warm_start, space, named, without=here, ignored=NAMES)
     running["workers"] = _sharing_gpus(running.get("workers", 1), device_of(supernet))
     with keeping_modes(supernet):
