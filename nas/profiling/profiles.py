@@ -13,6 +13,7 @@ from nas.objectives import LATENCY
 from nas.profiling.objective import PredictedLatency, latency_objective, predicted_latency
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject, differences
+from nas.records import Scalar
 from nas.searching.measurement import Objective
 from nas.searching.relative_latency import LatencySettings
 from search_spaces import Space
@@ -63,10 +64,17 @@ def keep_profiles(folder: Path, profiles: Profiles) -> None:
         write_profile(profile, folder / _FOLDER / f"{name}.json")
 
 
-def kept_profiles(folder: Path) -> dict[str, DeviceProfile]:
-    """Read the profiles kept in the folder of a search; empty if the search used none."""
+def kept_profiles(folder: Path, fingerprint: Scalar) -> dict[str, DeviceProfile]:
+    """The profiles in the folder of a search; empty where it measured its latencies, or none.
+
+    Args:
+        folder: of the search.
+        fingerprint: its `profiles_fingerprint`, which has their order: the first decides what the search is for.
+    """
     paths = sorted((folder / _FOLDER).glob(f"{LATENCY}*.json"))
-    return {path.stem: profile_at(path) for path in paths[:_MOST]}
+    order = [part.partition(" ")[0] for part in str(fingerprint).split(", ")]
+    found = {path.stem: profile_at(path) for path in paths[:_MOST]}
+    return {name: found[name] for name in sorted(found, key=lambda name: (*order, name).index(name))}
 
 
 def space_with(space: Space, profiles: Profiles) -> Space:

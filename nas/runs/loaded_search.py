@@ -74,7 +74,7 @@ class LoadedSearch:
 def load_search(folder: RunFolder, name: str) -> LoadedSearch:
     """Read a search; UserError where there is none of that name, or it is damaged."""
     request, path = folder.read_search(name).request, folder.search(name)
-    study, profiles = load_study(path / JOURNAL), kept_profiles(path)
+    study, profiles = load_study(path / JOURNAL), kept_profiles(path, request.get("profile"))
     text = folder.read().kind == "text"
     deployment = search_deployment(request, profiles, text=text)
     return LoadedSearch(path, name, request, study, read_verified(path, study), profiles, deployment)
