@@ -258,7 +258,8 @@ def test_comparison_of_an_export() -> None:
     page = parsed(reported(found, exported=exported))
     for text in (
         "On test rows: number 3, as it was exported",
-        "−0.8 points [−1.6, +0.1]",
+        "−0.8 points",
+        "full network 87.0 %; 95 % interval −1.6 to +0.1",
         "1.50 times as fast",
         "full network 21.0 ms, today 28.0 ms",
         "−50 %",

@@ -88,7 +88,8 @@ def _exported_cards(exported: Exported) -> tuple[Card, ...]:
     score, before = (each.get(f"test_{exported.metric}") for each in (chosen, today))
     if score is not None and before is not None:
         words = Figures(exported.metric, [score, before])
-        cards.append(Card(words.known.label, words(score), _difference(exported), f"full network {words(before)}"))
+        beside = f"full network {words(before)}{_interval(exported)}"
+        cards.append(Card(words.known.label, words(score), _difference(exported), beside))
     for name in ("latency_ms", "macs", "parameters", "size_mib"):
         value, whole, now = chosen.get(name), full.get(name), today.get(name)
         if value is None or whole is None:
@@ -103,7 +104,13 @@ def _exported_cards(exported: Exported) -> tuple[Card, ...]:
 
 
 def _difference(exported: Exported) -> str:
+    return "" if exported.points is None else _signed(exported.points, " points")
+
+
+def _interval(exported: Exported) -> str:
     low, high = exported.interval
-    if exported.points is None or low is None or high is None:
-        return ""
-    return f"{exported.points:+.1f} points [{low:+.1f}, {high:+.1f}]".replace("-", "−")
+    return "" if low is None or high is None else f"; 95 % interval {_signed(low)} to {_signed(high)}"
+
+
+def _signed(value: float, unit: str = "") -> str:
+    return f"{value:+.1f}{unit}".replace("-", "−")

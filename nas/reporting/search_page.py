@@ -167,6 +167,8 @@ def _foreseen_chart(name: str, found: Foreseen) -> Chart:
 def _foreseen_row(item: tuple[str, Foreseen]) -> tuple[str, str]:
     name, found = item
     each = found.quality
+    if len(set(found.truth)) == 1:
+        return quantity(name).label, f"{each.count} results, all alike"
     return quantity(name).label, f"{each.count} results: " + _joined(
         None if each.kendall_tau is None else f"Kendall tau {each.kendall_tau:.2f}",
         None if each.mape is None else f"off by {each.mape:.1f} % in the mean",

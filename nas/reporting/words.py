@@ -1,6 +1,7 @@
 """Figures and names as a report words them."""
 
 import math
+import statistics
 from collections.abc import Iterable
 
 from nas.objectives import quantity
@@ -18,7 +19,7 @@ def name_only(value: object) -> str:
 
 
 class Figures:
-    """Words the values of one objective alike, with as many decimals as the largest of them needs.
+    """Words the values of one objective alike, with as many decimals as the middle one of them needs.
 
     Args:
         name: of the objective.
@@ -29,9 +30,11 @@ class Figures:
         self.known = quantity(name)
         shown = [abs(value * self.known.scale) for value in values]
         self._decimals = self.known.decimals
-        largest = max(shown, default=0.0)
-        if self.known.unit and self.known.unit != "%" and 0 < largest < 10:
-            self._decimals = min(8, 2 - math.floor(math.log10(largest)))
+        middle = statistics.median(shown) if shown else 0.0
+        if self.known.unit and self.known.unit != "%" and 0 < middle < 10:
+            self._decimals = min(8, 2 - math.floor(math.log10(middle)))
+        elif middle >= 1000:
+            self._decimals = 0
 
     def number(self, value: float) -> str:
         """A raw value without its unit."""
