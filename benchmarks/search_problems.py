@@ -21,10 +21,19 @@ from search_spaces.arrays import FloatArray, IntArray
 
 @dataclass(frozen=True)
 class Variant:
-    """A harder variant of a problem: options shuffled and declared unordered, or noise on the first objective."""
+    """A harder variant of a problem.
+
+    Args:
+        shuffled: the options are shuffled and declared unordered.
+        noise: standard deviation of noise on the first objective.
+        rugged: part of a random landscape that is added to the first objective, in standard deviations of random
+            candidates: the effect of each choice depends on three others. The stored front is not that of such a
+            problem, so its hypervolume compares searches only and may exceed 1.
+    """
 
     shuffled: bool = False
     noise: float = 0.0
+    rugged: float = 0.0
 
 
 class Problem:
@@ -49,6 +58,11 @@ class Problem:
         )
         self.objectives = [Objective(each) for each in self._table.objectives]
         self._noise, self._seed = variant.noise, seed
+        self._rugged: _Landscape | None = None
+        if variant.rugged:
+            rows = self.space.random(1000, rng)
+            deviation = variant.rugged * float(self.values(rows)[:, 0].std())
+            self._rugged = _Landscape.drawn(self._genes(rows), max(counts), deviation, rng)
 
     def evaluate(self, candidates: Sequence[Candidate]) -> FloatArray:
         """Values (n, m) of candidates, including noise."""
@@ -61,8 +75,14 @@ class Problem:
 
     def values(self, rows: IntArray) -> FloatArray:
         """True values (n, m) of encoded candidates (n, k)."""
-        genes = np.stack([order[rows[:, gene]] for gene, order in enumerate(self._orders)], axis=1)
-        return np.asarray(self._table.evaluate(genes), dtype=np.float64)
+        genes = self._genes(rows)
+        values = np.asarray(self._table.evaluate(genes), dtype=np.float64)
+        if self._rugged is not None:
+            values[:, 0] += self._rugged.height(genes)
+        return values
+
+    def _genes(self, rows: IntArray) -> IntArray:
+        return np.stack([order[rows[:, gene]] for gene, order in enumerate(self._orders)], axis=1)
 
     def curve(self, candidates: Sequence[Candidate], step: int) -> list[float]:
         """True hypervolume after every `step` candidates, normalised so that the stored front has 1."""
@@ -74,6 +94,33 @@ class Problem:
             front = front[~_dominated(front)]
             found.append(float(self._table.hypervolume(front)))
         return found
+
+
+@dataclass(frozen=True)
+class _Landscape:
+    """A random landscape (an NK model): a sum over genes of random numbers, each for the gene and three others.
+
+    Args:
+        others: the three genes (genes, 3) on which the effect of each gene depends.
+        heights: random number by gene and by the values of it and of those three (genes, options, ...).
+    """
+
+    others: IntArray
+    heights: FloatArray
+
+    @classmethod
+    def drawn(cls, genes: IntArray, options: int, deviation: float, rng: np.random.Generator) -> "_Landscape":
+        """A landscape of that deviation over `genes` (n, k), which have at most so many options."""
+        count = genes.shape[1]
+        others = np.stack([np.resize(rng.permutation(np.delete(np.arange(count), gene)), 3) for gene in range(count)])
+        plain = cls(others, rng.standard_normal((count, *[options] * 4)))
+        return cls(others, plain.heights * deviation / plain.height(genes).std())
+
+    def height(self, genes: IntArray) -> FloatArray:
+        """Height (n,) at genes (n, k)."""
+        each = np.arange(genes.shape[1])
+        first, second, third = (genes[:, self.others[:, other]] for other in range(3))
+        return np.asarray(self.heights[each, genes, first, second, third].sum(axis=1))
 
 
 def _dominated(values: FloatArray) -> npt.NDArray[np.bool_]:

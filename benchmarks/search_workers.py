@@ -1,5 +1,8 @@
 """Scaling of a whole search with the number of workers: default LINAS with evaluations that sleep, 1 to 8 Ray workers.
 
+All searches have the lag of several workers. A search that is begun with one worker has a lag of 1 else, and then the
+studies would differ.
+
 Efficiency is the total sleeping time divided by the number of workers and by the wall time from the start of the first
 evaluation to the end of the search. So it includes proposals, fits and storage, but not the start of Ray. The studies
 must be identical for all numbers of workers.
@@ -14,6 +17,7 @@ import numpy as np
 from harness import Figures
 
 import nas
+from nas.searching.pace import Pace
 from search_spaces import Candidate, Choice, Space
 
 WORKERS = (1, 2, 4, 8)
@@ -57,6 +61,7 @@ def run(workers: int, *, evaluations: int, seconds: float) -> tuple[float, list[
             budget=evaluations,
             seed=0,
             storage=Path(folder) / "study.journal",
+            lag=Pace.lag,
             workers=nas.Workers(workers, ray=True),
             on_result=(ends := _Last()),
         )

@@ -84,6 +84,31 @@ def test_figures_are_the_first_evaluations_that_reach_the_peers(tmp_path: Path) 
     assert found["big_linas_250"] == pytest.approx(0.25) and found["big_reached_nsga2"] == 1
 
 
+def test_the_gaps_are_the_largest_shortfalls_against_the_record() -> None:
+    counts = {label: list(counts) for label, counts in search.COMPARED.items()}
+    record = {"seeds": [0, 1, 2]} | {
+        label: {"evaluations": each, "problems": {"easy": {"medians": [0.5] * len(each)}}}
+        for label, each in counts.items()
+    }
+    plain, other = search.Run("easy", "linas", 1000, range(4)), search.Run("easy", "nsga2", 1000, range(4))
+    hard = search.Run("easy", "linas", 1000, range(4), "noisy_")
+    # The fourth seed is not among the recorded ones; a search that has ended counts with its last value.
+    curves = [[0.4] * 15 + [0.6], [0.55], [0.7], [0.0]]
+    good, bad = ([{"curve": curve} for curve in found] for found in (curves, [[0.0]] * 4))
+    found = search.behind({plain: good, other: bad, hard: bad}, record)
+    assert found == {"few_gap": pytest.approx(-0.05), "late_gap": pytest.approx(-0.1)}
+    assert search.behind({other: bad}, record) == {}
+
+
+def test_a_rugged_problem_differs_in_the_first_objective_alone(folder: Path) -> None:
+    plain, rugged, again = (Problem(folder, "rough", variant, 3) for variant in (Variant(), *[Variant(rugged=0.5)] * 2))
+    rows = plain.space.random(50, np.random.default_rng(0))
+    apart = rugged.values(rows) - plain.values(rows)
+    assert (apart[:, 1] == 0).all() and 0.2 < apart[:, 0].std() / plain.values(rows)[:, 0].std() < 1
+    assert (rugged.values(rows) == again.values(rows)).all()
+    assert rugged.evaluate(plain.space.decode(rows)).tolist() == rugged.values(rows).tolist()
+
+
 def test_a_level_that_is_never_reached_counts_as_the_whole_budget() -> None:
     assert search.first_at([0.1, 0.2], 0.5, 1000) == 1000 and search.first_at([0.1, 0.6], 0.5, 1000) == 10
     assert search.median_curve([{"curve": [1.0]}, {"curve": [2.0, 4.0]}, {"curve": [3.0, 5.0]}]) == [2.0, 4.0]
