@@ -37,6 +37,8 @@ _FIRST_STEPS, _WARM_STEPS = 25, 6
 """Optimizer steps for the parameters of a Gaussian process, from the start and from those of the round before."""
 _SHORT_LIST = 150
 """Candidates for which the expected hypervolume is computed; it is too slow for all candidates of the inner search."""
+_UNSURE, _SURE = 100, 250
+"""Numbers of results up to which a batch is chosen by the predicted means alone, and from which by the whole spread."""
 _PACE = tuple(field.name for field in fields(Pace))
 _LIKELY = 0.5
 """Lowest predicted probability of success with which a candidate is preferred for measurement."""
@@ -370,6 +372,9 @@ def promising(now: Round, new: Population, count: int, rng: np.random.Generator)
     new = new.take(likely) if len(likely) >= count else new
     short = new.take(now.frame.nearest(new.values, now.expected, _SHORT_LIST))
     mean, spread = now.surrogate.predict(short.genes)
+    # With few results the spread is mostly that of the predictor's own parameters, which is large for all candidates
+    # that are not close to a measured one. Sampling it would then prefer what is far away to what is good.
+    spread = spread * np.clip((len(now.data) - _UNSURE) / (_SURE - _UNSURE), 0, 1)
     # Antithetic samples: each draw is used with both signs, so that the samples have the predicted mean exactly.
     half = rng.standard_normal((now.config.samples // 2, *mean.shape))
     draws = np.concatenate([half, -half]) if len(half) else np.zeros((1, *mean.shape))
