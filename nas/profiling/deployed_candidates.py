@@ -1,21 +1,26 @@
 """Score and size of candidates, measured on the files of their deployment."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
 
 from hardware.backend import ConversionError
 from hardware.deployment import Deployment
 from hardware.inputs import Inputs
 from hardware.resizing import Resizer
-from nas.data.accuracy import predict
 from nas.data.split import Split
 from nas.errors import NotTaken, UserError
 from nas.exporting.deployed import Deployed, deploy
 from nas.exporting.network_files import Factory
 from nas.networks.recalibration import SubNetworks
+from nas.objectives import SCORES
 from nas.profiling.verification import MeasureAgain
+from nas.searching.estimation import Hits
+from nas.searching.rescoring import Scorer
 from search_spaces import Candidate
 
 
@@ -30,7 +35,7 @@ class DeployedCandidates:
         deployment: how the files are executed.
         example: inputs of two rows, by name.
         calibration: training rows as inputs of one row each, for INT8.
-        rows: the validation rows of the search, on which the score is measured.
+        rows: the validation rows on which the score is measured.
         factory: creates the full network if its class is not part of transformers.
     """
 
@@ -45,6 +50,14 @@ class DeployedCandidates:
         default=None, init=False, repr=False
     )
 
+    def __post_init__(self) -> None:
+        self._score = Scorer(lambda candidate: self._files(candidate).run, self.rows)
+
+    @property
+    def hits(self) -> dict[Candidate, Hits]:
+        """Which rows each scored candidate has right; empty for a score that is not a share of rows."""
+        return self._score.hits
+
     def measures(self, names: Sequence[str]) -> dict[str, MeasureAgain]:
         """Functions that measure those of the objectives `names` that depend on the files: the score and the size."""
         of_files: dict[str, MeasureAgain] = {self.rows.task.metric: self.score, "size_mib": self.size_mib}
@@ -52,7 +65,7 @@ class DeployedCandidates:
 
     def score(self, candidate: Candidate) -> float:
         """Score of a candidate's files, by the metric of the task; raises NotTaken if the runtime cannot run it."""
-        return self.rows.task.score(predict(self._files(candidate).run, self.rows), self.rows)
+        return self._score(candidate)
 
     def size_mib(self, candidate: Candidate) -> float:
         """Size in MiB of the files that the runtime loads; raises as `score`."""
@@ -88,3 +101,46 @@ class DeployedCandidates:
         if self._last is not None:
             self._last[2].cleanup()
             self._last = None
+
+
+@contextmanager
+def measures_of_files(
+    networks: SubNetworks,
+    deployment: Deployment,
+    rows: Split,
+    names: Sequence[str],
+    *,
+    example: Inputs,
+    calibration: Callable[[], Sequence[Inputs]],
+    device: torch.device,
+    threads: int | None = None,
+    factory: Factory | None = None,
+) -> Iterator[tuple[dict[str, MeasureAgain], Mapping[Candidate, Hits]]]:
+    """What measures candidates as they are delivered: functions by the name of the objective, and their hits.
+
+    In eager PyTorch and float32 the networks are those of the search, so nothing is written and only the score is
+    measured, on all rows.
+
+    Args:
+        networks: the sub-networks.
+        deployment: what runs them.
+        rows: all validation rows.
+        names: the objectives of the search.
+        example: inputs of two rows, by name.
+        calibration: training rows as inputs of one row each, for INT8.
+        device: that the super-network is on.
+        threads: of PyTorch where the networks are scored as they are.
+        factory: creates the full network if its class is not part of transformers.
+    """
+    if deployment.is_eager_float32:
+        scorer = Scorer(networks.forward, rows, device, threads)
+        # Only a share of right rows is estimated; any other score was measured by the search.
+        score = {rows.task.metric: scorer} if rows.task.metric == SCORES[0] else {}
+        yield {name: measure for name, measure in score.items() if name in names}, scorer.hits
+        return
+    rounded = calibration() if deployment.precision == "int8" else ()
+    files = DeployedCandidates(networks, deployment, example, rounded, rows, factory)
+    try:
+        yield files.measures(names), files.hits
+    finally:
+        files.close()

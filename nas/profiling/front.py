@@ -23,6 +23,7 @@ from nas.profiling.objective import PredictedLatency
 from nas.profiling.subject import Subject
 from nas.profiling.verification import MeasureAgain, Verified, agreements, best_known, offered, verify
 from nas.records import Record, Scalar, read_record, write_record
+from nas.searching.estimation import Hits
 from nas.searching.measurement import Measurement
 from nas.searching.objectives import on_every_device
 from nas.searching.selection import select
@@ -37,13 +38,18 @@ _MAX_FURTHER = 10
 
 
 class VerifiedRow(Record):
-    """The JSON of a `Verified`: predicted and measured values of one sub-network by the name of the objective."""
+    """The JSON of a `Verified`: predicted and measured values of one sub-network by the name of the objective.
+
+    `hits` are the bits of the right ones of `rows` validation rows, as hexadecimal digits.
+    """
 
     candidate: dict[str, Scalar]
     predicted: dict[str, float]
     measured: dict[str, float]
     unstable: list[str]
     refused: list[str] = pydantic.Field(default_factory=list)
+    hits: str | None = None
+    rows: int = 0
 
 
 class Verification(Record):
@@ -53,7 +59,14 @@ class Verification(Record):
     rows: list[VerifiedRow] = pydantic.Field(max_length=10_000)
 
 
-def verify_front(folder: Path, study: Study, measures: Mapping[str, MeasureAgain]) -> list[Verified]:
+def verify_front(
+    folder: Path,
+    study: Study,
+    measures: Mapping[str, MeasureAgain],
+    *,
+    rivals: Sequence[Measurement] = (),
+    hits: Mapping[Candidate, Hits] | None = None,
+) -> list[Verified]:
     """Measure the front again and, if there are limits, the best candidates until one meets them as measured.
 
     Results of an earlier call are reused, and every new result is written at once, so that an interrupted verification
@@ -63,6 +76,8 @@ def verify_front(folder: Path, study: Study, measures: Mapping[str, MeasureAgain
         folder: folder of the search.
         study: the study of the search.
         measures: functions that measure, by the name of the objective.
+        rivals: candidates off the front that are measured too, because noise may have kept them off it.
+        hits: filled by the function that measures the score: which rows each candidate has right.
 
     Returns:
         All verified candidates, including those of earlier calls.
@@ -79,13 +94,15 @@ def verify_front(folder: Path, study: Study, measures: Mapping[str, MeasureAgain
         return {name: measure for name, measure in measures.items() if before is None or name not in before.done}
 
     def measure(member: Measurement) -> Verified:
-        before, new = found.get(member.candidate), verify(member, missing(member.candidate), _say_refused)
+        before, new = found.get(member.candidate), verify(member, missing(member.candidate), _say_refused, hits)
         # Keep what was measured on other devices: the folder may be carried from one to the next.
         found[member.candidate] = before.with_newer(new) if before else new
         _write(folder, list(found.values()))
         return found[member.candidate]
 
     front = _spread([member for member in study.front() if missing(member.candidate)])
+    known = {member.candidate for member in study.front()}
+    front += [member for member in rivals if member.candidate not in known and missing(member.candidate)]
     with Bar("Measuring the front", len(front)) as bar:
         for number, member in enumerate(front, 1):
             bar.update(number, _shown(measure(member)))
@@ -130,6 +147,7 @@ def read_verified(folder: Path, study: Study) -> list[Verified]:
                 row.measured,
                 frozenset(row.unstable),
                 frozenset(row.refused),
+                None if row.hits is None else Hits.from_hex(row.hits, row.rows),
             )
             for row in read_record(path, Verification).rows
         ]
@@ -247,6 +265,8 @@ def _write(folder: Path, found: Sequence[Verified]) -> None:
             measured=dict(each.measured),
             unstable=sorted(each.unstable),
             refused=sorted(each.refused),
+            hits=None if each.hits is None else each.hits.to_hex(),
+            rows=0 if each.hits is None else each.hits.rows,
         )
         for each in found
     ]

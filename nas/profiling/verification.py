@@ -8,7 +8,10 @@ import numpy as np
 from nas.errors import NotTaken
 from nas.objectives import is_latency
 from nas.searching import pareto
+from nas.searching.estimation import Estimate, Hits
 from nas.searching.measurement import Measurement, Objective
+from nas.searching.rescoring import estimates
+from nas.searching.selection import with_estimates
 from nas.searching.study import Study
 from predictors import kendall_tau, mape
 from search_spaces import Candidate
@@ -24,6 +27,7 @@ class Verified:
         measured: values measured afterwards, without unstable ones.
         unstable: objectives whose measurement did not become stable.
         refused: objectives whose runtime does not support the sub-network, which can then not be chosen.
+        hits: which validation rows are right; None if the score was not measured again, or is not a share of rows.
     """
 
     candidate: Candidate
@@ -31,6 +35,7 @@ class Verified:
     measured: Mapping[str, float]
     unstable: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
+    hits: Hits | None = None
 
     @property
     def done(self) -> frozenset[str]:
@@ -43,7 +48,7 @@ class Verified:
         # A stable measurement supersedes an unstable one.
         unstable = (self.unstable | newer.unstable) - set(measured)
         predicted, refused = {**self.predicted, **newer.predicted}, self.refused | newer.refused
-        return Verified(self.candidate, predicted, measured, unstable, refused)
+        return Verified(self.candidate, predicted, measured, unstable, refused, newer.hits or self.hits)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ def verify(
     member: Measurement,
     measures: Mapping[str, MeasureAgain],
     on_refused: Callable[[str, NotTaken], None] | None = None,
+    hits: Mapping[Candidate, Hits] | None = None,
 ) -> Verified:
     """Measure a member of a front again.
 
@@ -93,7 +99,7 @@ def verify(
                 on_refused(name, error)
     measured = {name: value for name, value in found.items() if value is not None}
     unstable, refused = frozenset(found) - set(measured), frozenset(measures) - set(found)
-    return Verified(member.candidate, predicted, measured, unstable, refused)
+    return Verified(member.candidate, predicted, measured, unstable, refused, (hits or {}).get(member.candidate))
 
 
 def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> list[Measurement]:
@@ -111,15 +117,21 @@ def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> 
     ]
 
 
+def estimates_of(study: Study, verified: Sequence[Verified]) -> dict[Candidate, Estimate]:
+    """The accuracy to expect on new rows, of the candidates whose right rows are known."""
+    hits = {each.candidate: each.hits for each in verified if each.hits is not None}
+    return estimates(best_known(study.measurements, verified), study.objectives, hits)
+
+
 def offered(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
-    """The candidates that may be chosen, with the values of `best_known`.
+    """The candidates that may be chosen, with the values of `best_known` and accuracies as estimated where they are.
 
     Without any verification these are all candidates of the study. Otherwise they are the verified ones and the rest of
     the front. The rest is left out if scores were verified, because accuracies of the float32 network do not compare
     with those of files in another precision.
     """
     again = {each.candidate for each in verified if each.measured}
-    members = best_known(study.measurements, verified)
+    members = with_estimates(best_known(study.measurements, verified), estimates_of(study, verified))
     if not again:
         return members
     found = [m for m in members if m.candidate in again]

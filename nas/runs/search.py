@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware.deployment import Deployment
+from hardware.inputs import device_of
 from hardware.profile import DeviceProfile
 from nas.console import Bar, say
 from nas.data.split import Split
@@ -22,7 +23,7 @@ from nas.errors import NoFeasible, UserError
 from nas.memory import peak_memory_mib
 from nas.networks.loading import maker
 from nas.objectives import MEASURED
-from nas.profiling.deployed_candidates import DeployedCandidates
+from nas.profiling.deployed_candidates import measures_of_files
 from nas.profiling.front import agreement_record, on_devices, read_verified, say_agreement, verify_front
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.profiles import (
@@ -33,7 +34,7 @@ from nas.profiling.profiles import (
     space_with,
     with_predictions,
 )
-from nas.profiling.verification import MeasureAgain, Verified, offered
+from nas.profiling.verification import Verified, offered
 from nas.records import Scalar, recorded_versions, same_request, write_record
 from nas.reporting.table import Marks, measured_again, write_front
 from nas.runs.folder import JOURNAL, RequestRecord, RunFolder
@@ -48,6 +49,7 @@ from nas.searching.objectives import named_objectives, objective_names
 from nas.searching.progress import SearchFigures
 from nas.searching.random_search import random_search
 from nas.searching.relative_latency import LatencySettings, reference_path
+from nas.searching.rescoring import rivals
 from nas.searching.selection import select
 from nas.searching.storage import Storage, copy_to_journal, is_url, shown
 from nas.searching.study import Study, load_study
@@ -325,6 +327,8 @@ def _run(
         timeout_s=settings.timeout_s,
         patience=settings.patience,
         give_up=True,
+        # The command scores the front by itself, so that what is done is kept.
+        estimate=False,
         warm_start=made.warm_start,
     )
 
@@ -354,29 +358,29 @@ def _study_at(name: str, besides: Path) -> Storage:
 
 
 def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:
-    """The front measured again: as the deployment's files where these are not the networks that the search scored."""
-    measures: dict[str, MeasureAgain] = on_devices(made.predicted)
+    """The front and its rivals measured again, as they are delivered, on all validation rows and the devices here."""
     deployment, loaded = made.deployment, made.loaded
-    if deployment.is_eager_float32:
-        return verify_front(path, study, measures)
+    on_device = on_devices(made.predicted)
     try:
         deployment.check()
     except ValueError as error:
         say(f"The front is not written in its deployment here: {error}")
-        return verify_front(path, study, measures)
-    files = DeployedCandidates(
+        return verify_front(path, study, on_device)
+    with measures_of_files(
         loaded.networks(),
         deployment,
-        loaded.example(deployment.tokens or 1),
-        loaded.int8_calibration() if deployment.precision == "int8" else (),
-        made.rows,
-        maker(made.request.model, len(loaded.record.classes)),
-    )
-    try:
-        names = [objective.name for objective in study.objectives]
-        return verify_front(path, study, {**files.measures(names), **measures})
-    finally:
-        files.close()
+        loaded.split("validation"),
+        [objective.name for objective in study.objectives],
+        example=loaded.example(deployment.tokens or 1),
+        calibration=loaded.int8_calibration,
+        device=device_of(loaded.supernet),
+        threads=made.settings.accuracy_threads,
+        factory=maker(made.request.model, len(loaded.record.classes)),
+    ) as (of_files, hits):
+        others = rivals(study.measurements, study.objectives, len(made.rows)) if of_files else []
+        full = study.find(study.space.full())
+        others += [full] if of_files and full is not None else []
+        return verify_front(path, study, {**of_files, **on_device}, rivals=others, hits=hits)
 
 
 def _summary(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:

@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from nas.errors import NoFeasible, UserError
+from nas.objectives import SCORES
+from nas.searching.estimation import Estimate
 from nas.searching.measurement import Measurement, Objective
+from search_spaces import Candidate
 
 Bound = tuple[str, float, float]
 """(objective, 1 for an upper and -1 for a lower bound, bound as a raw value)."""
@@ -40,6 +44,15 @@ def select(
     wanted = " and ".join(f"{name} {'<=' if sign > 0 else '>='} {bound:g}" for name, sign, bound in bounds)
     has = ", ".join(f"{name} {value:.6g}" for name, value in nearest.values.items())
     raise NoFeasible(f"none of {len(measured)} measured candidates meets {wanted}; the nearest has {has}")
+
+
+def with_estimates(measurements: Sequence[Measurement], found: Mapping[Candidate, Estimate]) -> list[Measurement]:
+    """The measurements with accuracies as estimated for new rows, where they are."""
+    score = SCORES[0]
+    return [
+        replace(m, values={**m.values, score: found[m.candidate].value}) if m.candidate in found else m
+        for m in measurements
+    ]
 
 
 def _excess(measurement: Measurement, bounds: Sequence[Bound]) -> float:

@@ -17,9 +17,10 @@ import pandas as pd
 from nas.errors import NoFeasible, UserError
 from nas.searching import pareto
 from nas.searching.enumeration import every_row
+from nas.searching.estimation import Estimate
 from nas.searching.evaluation import Evaluations, OnResult, check_counts
 from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, violations
-from nas.searching.selection import select
+from nas.searching.selection import select, with_estimates
 from nas.searching.storage import Storage, open_study, read_study
 from nas.searching.trials import in_memory
 from nas.searching.workers import Workers, mapped
@@ -75,6 +76,7 @@ class Study:
         self._measurements = list(measurements)
         self._keep = keep
         self.quality: list[dict[str, Quality]] = []
+        self.estimates: dict[Candidate, Estimate] = {}
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -115,7 +117,8 @@ class Study:
             UserError: a limit does not name an objective of this study, or is not a finite number.
             NoFeasible: no measured candidate meets the limits; the message names the nearest one.
         """
-        return select(self._measurements, self.objectives, {**(limits or {}), **named})
+        known = with_estimates([m for m in self._measurements if m.candidate in self.estimates], self.estimates)
+        return select(known or self._measurements, self.objectives, {**(limits or {}), **named})
 
     def hypervolume(self, reference: Sequence[float]) -> float:
         """Hypervolume of the measured candidates.

@@ -29,6 +29,7 @@ from nas.searching.linas import linas
 from nas.searching.measurement import Evaluate, Exact, MeasureValue, Objective, Staged
 from nas.searching.objectives import objective
 from nas.searching.relative_latency import LatencySettings, RelativeLatency, reference_path
+from nas.searching.rescoring import Scorer, rescored
 from nas.searching.runners import Runners
 from nas.searching.storage import Storage, is_url
 from nas.searching.study import Running, Study
@@ -70,6 +71,7 @@ def search(
     calibration: Split | None = None,
     batch_size: int = 64,
     threads: int | None = None,
+    estimate: bool = True,
     warm_start: Storage | None = None,
     **running: Unpack[Running],
 ) -> Study:
@@ -99,6 +101,8 @@ def search(
         batch_size: batch size when accuracy is measured.
         threads: number of threads of PyTorch when accuracy is measured; None uses the present number. Every worker uses
             the same, because another number may change the last digit of the outputs.
+        estimate: after a search for accuracy, compute once more which rows the front and its rivals have right, so that
+            `Study.select` goes by what to expect on new rows (`Study.estimates`).
         warm_start: a study or CSV file with results of the same super-network and rows, see `nas.searching.warm_start`;
             latencies are measured again.
         running: storage, workers and callbacks, see `nas.searching.study.Running`. On a GPU, workers share the GPUs of
@@ -135,7 +139,7 @@ def search(
     running["workers"] = _sharing_gpus(running.get("workers", 1), device_of(supernet))
     with keeping_modes(supernet):
         supernet.eval()
-        return algorithm(
+        study = algorithm(
             space,
             Staged(anywhere, here, tuple(named)),
             named,
@@ -143,6 +147,10 @@ def search(
             seed=seed,
             **running,
         )
+        if estimate and data is not None and any(each.name == SCORES[0] for each in named):
+            scorer = Scorer(networks.forward, data, device_of(supernet), threads)
+            study.estimates = rescored(study, scorer, len(data))
+        return study
 
 
 def _measured_here(

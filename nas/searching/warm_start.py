@@ -19,6 +19,7 @@ from nas.searching.study import load_study
 from search_spaces.space import Candidate, Choice, Option, Space
 
 _OURS = ("number", "state", "reason", "seconds", "known", "role")
+_PREFIXES = ("values_", "measured_", "estimated_", "latency_ms_")
 _MAX_ROWS = 100_000
 
 
@@ -120,7 +121,7 @@ def _columns(
         if name in choices or name in wanted:
             columns[column] = name
         # Columns that this project's own tables have besides are skipped; any other is more likely a misspelled choice.
-        elif column not in (*_OURS, *ignored) and not column.startswith(("values_", "measured_", "latency_ms_")):
+        elif column not in (*_OURS, *ignored) and not column.startswith(_PREFIXES):
             unknown.append(column)
     missing = [name for name in (*choices, *wanted) if name not in columns.values()]
     if unknown:

@@ -1,0 +1,122 @@
+"""The members of a front and their rivals, scored once more on all validation rows, and what is estimated from that."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from hardware.latency import fixed_threads
+from nas.data.accuracy import predict
+from nas.data.split import Split
+from nas.objectives import SCORES
+from nas.searching import pareto
+from nas.searching.estimation import Estimate, Hits, estimated
+from nas.searching.measurement import Measurement, Objective, violations
+from nas.searching.study import Study
+from search_spaces import Candidate
+from search_spaces.arrays import FloatArray
+
+MOST_RIVALS = 12
+"""At most so many candidates beside a front are scored again: those that noise is most likely to have kept off it."""
+
+
+class Scorer:
+    """Scores candidates on rows, and keeps which rows each has right.
+
+    Args:
+        forward: a callable that computes a candidate.
+        rows: all validation rows.
+        device: that the inputs are moved to.
+        threads: of PyTorch; None: as they are.
+
+    Attributes:
+        hits: by candidate; nothing where a score is not a share of right rows, as R squared.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Candidate], Callable[..., Any]],
+        rows: Split,
+        device: torch.device | str = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        self._forward, self._rows, self._device, self._threads = forward, rows, device, threads
+        self.hits: dict[Candidate, Hits] = {}
+
+    def __call__(self, candidate: Candidate) -> float:
+        """The score by the metric of the task."""
+        with fixed_threads(self._threads or torch.get_num_threads()):
+            outputs = predict(self._forward(candidate), self._rows, device=self._device)
+        right = self._rows.task.correct(outputs, self._rows)
+        if right is not None:
+            self.hits[candidate] = Hits.of(right)
+        return self._rows.task.score(outputs, self._rows)
+
+
+def rivals(measurements: Sequence[Measurement], objectives: Sequence[Objective], rows: int) -> list[Measurement]:
+    """Measured candidates off the front that may belong on it, since their score was measured on few rows.
+
+    They are those that no other dominates once their score is raised by its standard error; where there are more than
+    `MOST_RIVALS`, those that are dominated by the least.
+
+    Args:
+        measurements: of a search.
+        objectives: of the search.
+        rows: that its scores were measured on.
+    """
+    score = next((column for column, o in enumerate(objectives) if o.name == SCORES[0]), None)
+    good = [m for m in measurements if m.state == "measured"]
+    if score is None or not good:
+        return []
+    values = np.array([[o.sign * m.values[o.name] for o in objectives] for m in good])
+    broken = violations(values, objectives)
+    on_front = pareto.front(values, broken)
+    share = np.clip(-values[:, score], 0.0, 1.0)
+    error = np.sqrt(share * (1 - share) / rows)
+    lag = np.array([_behind(values, row, score) for row in values])
+    order = np.argsort(lag / np.maximum(error, 1e-9), kind="stable")
+    near = [index for index in order if not (on_front[index] or broken[index]) and lag[index] <= error[index]]
+    return [good[index] for index in near[:MOST_RIVALS]]
+
+
+def _behind(values: FloatArray, row: FloatArray, score: int) -> float:
+    """By how much the score of a row is below the best of those that are no worse in all other objectives."""
+    others = np.delete(values, score, axis=1) <= np.delete(row, score)
+    return float(row[score] - values[others.all(axis=1), score].min())
+
+
+def estimates(
+    measurements: Iterable[Measurement], objectives: Sequence[Objective], hits: Mapping[Candidate, Hits]
+) -> dict[Candidate, Estimate]:
+    """Estimate the accuracies of the candidates whose hits are known on the same rows.
+
+    Args:
+        measurements: with the best values that are known of the costs.
+        objectives: of the search.
+        hits: of some candidates.
+    """
+    rows = max((each.rows for each in hits.values()), default=0)
+    members = [m for m in measurements if m.candidate in hits and hits[m.candidate].rows == rows]
+    if not members:
+        return {}
+    names = [o.name for o in objectives if o.direction == "minimize"]
+    costs = np.array([[m.values[name] for name in names] for m in members]).reshape(len(members), len(names))
+    costs = costs[:, (costs > 0).all(axis=0)]
+    found = estimated(np.array([hits[m.candidate].array() for m in members]), costs)
+    return {m.candidate: each for m, each in zip(members, found, strict=True)}
+
+
+def rescored(study: Study, scorer: Scorer, rows: int) -> dict[Candidate, Estimate]:
+    """Score the front, its rivals and the full network on all rows, and estimate from that what to expect on new rows.
+
+    Args:
+        study: of a search for accuracy.
+        scorer: on all validation rows.
+        rows: that the search scored candidates on.
+    """
+    full = study.find(study.space.full())
+    members = [*study.front(), *rivals(study.measurements, study.objectives, rows), *([full] if full else [])]
+    for candidate in dict.fromkeys(member.candidate for member in members):
+        scorer(candidate)
+    return estimates(study.measurements, study.objectives, scorer.hits)
