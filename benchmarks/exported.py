@@ -12,8 +12,8 @@ import gzip
 import itertools
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from statistics import median
 
 import cifar_networks
 import pandas
-from exported_process import FreshProcess, ProjectProcess, TimedProcess, read_card
+from exported_process import FreshProcess, ProjectProcess, Stated, TimedProcess, read_card
 from harness import Figures, Harness, parser
 
 from hardware.deployment import Deployment
@@ -32,7 +32,7 @@ from nas.runs.export import export_run
 from nas.runs.finetune import finetune_run
 from nas.runs.folder import RunFolder
 from nas.runs.loaded_search import load_search
-from nas.runs.loading import load_run
+from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import ExportRequest, FinetuneRequest, SearchRequest
 from nas.runs.search import search_run
 from nas.settings import DataSettings, ModelSettings, SearchSettings, SpaceSettings, TrainingSettings
@@ -57,7 +57,7 @@ TARGETS = {
 }
 OWN = "cifar_networks:resnet20"
 STEPS, BUDGET, SEARCHED_ROWS, TOKENS = 4, 4, 50, 64
-WARMUP, ROUNDS = 15, 60
+WARMUP, ROUNDS = 15, 150
 SEED = 0
 
 
@@ -86,6 +86,14 @@ class Subject:
             finetune_run(request)
             self._run = request.out
         return self._run
+
+    def exported(self, deployment: Deployment) -> Path:
+        """Where the export for a deployment goes."""
+        return self.folder / "exports" / _name(deployment)
+
+
+def _name(deployment: Deployment) -> str:
+    return f"{deployment.runtime}_{deployment.precision}"
 
 
 def _texts(data: Path, folder: Path) -> FinetuneRequest:
@@ -134,7 +142,7 @@ def _images(data: Path, folder: Path) -> FinetuneRequest:
 
 def _delivered(subject: Subject, wanted: Deployment) -> Path:
     """Search for a deployment and export what was found; the exported folder."""
-    run, name = subject.run(), f"{wanted.runtime}_{wanted.precision}"
+    run, name = subject.run(), _name(wanted)
     settings = SearchSettings(
         objectives="accuracy,latency_ms",
         budget=BUDGET,
@@ -144,34 +152,52 @@ def _delivered(subject: Subject, wanted: Deployment) -> Path:
     )
     settings = replace(settings, runtime=wanted.runtime, precision=wanted.precision)
     search_run(SearchRequest(run, settings, model=subject.model))
-    out = subject.folder / "exports" / name
+    out = subject.exported(wanted)
     out.parent.mkdir(exist_ok=True)
     export_run(ExportRequest(run, out, name=name, model=subject.model))
     return out
 
 
-def _measured(subject: Subject, wanted: Deployment) -> Figures:
-    """The figures of one deployment, by the names of `TARGETS`."""
-    exported, search = _delivered(subject, wanted), f"{wanted.runtime}_{wanted.precision}"
-    loaded = load_run(RunFolder(subject.run()), "cpu", subject.model)
-    tokens = load_search(loaded.folder, search).deployment.tokens
-    example = dict(split(first_row(loaded.example(tokens or 1)))[1])
-    rows, stated = loaded.split("test"), read_card((exported / "README.md").read_text(encoding="utf-8"))
+def _gaps(subject: Subject, wanted: Deployment) -> Figures:
+    """What the exported files are, less what their card states."""
+    rows = _loaded(subject).split("test")
+    with _fresh(subject, _delivered(subject, wanted), wanted) as (fresh, stated):
+        right = fresh.right()
     assert stated.rows == len(rows), "the accuracy on the card must be of the test rows"
-    build = None if subject.model is None else (cifar_networks.__file__, subject.model.partition(":")[2])
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as ends:
-        fresh = FreshProcess(stated, exported, rows, example, Path(scratch), build)
-        ends.callback(fresh.close)
-        project = ProjectProcess(exported, subject.run(), search, subject.model)
+    return {
+        "accuracy_gap": 100 * (right - stated.right) / len(rows),
+        "size_gap": float(fresh.size_bytes - stated.size_bytes),
+    }
+
+
+def _ratios(subject: Subject, wanted: Deployment) -> Figures:
+    """How long the exported files take in the fresh process, over how long they take in this project."""
+    exported = subject.exported(wanted)
+    with _fresh(subject, exported, wanted) as (fresh, _), ExitStack() as ends:
+        project = ProjectProcess(exported, subject.run(), _name(wanted), subject.model)
         ends.callback(project.close)
         (there, there_cpu), (here, here_cpu) = _in_turns(fresh, project)
-    return {
-        "accuracy_gap": 100 * (fresh.right - stated.right) / len(rows),
-        "size_gap": float(fresh.size_bytes - stated.size_bytes),
-        "latency_ratio": there / here,
-        "cpu_ratio": there_cpu / here_cpu,
-        "latency_ms": there,
-    }
+    return {"latency_ratio": there / here, "cpu_ratio": there_cpu / here_cpu, "latency_ms": there}
+
+
+@contextmanager
+def _fresh(subject: Subject, exported: Path, wanted: Deployment) -> Iterator[tuple[FreshProcess, Stated]]:
+    """The exported folder in a process of its own, and what its card states."""
+    loaded = _loaded(subject)
+    tokens = load_search(loaded.folder, _name(wanted)).deployment.tokens
+    example = dict(split(first_row(loaded.example(tokens or 1)))[1])
+    stated = read_card((exported / "README.md").read_text(encoding="utf-8"))
+    build = None if subject.model is None else (cifar_networks.__file__, subject.model.partition(":")[2])
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh = FreshProcess(stated, exported, loaded.split("test"), example, Path(scratch), build)
+        try:
+            yield fresh, stated
+        finally:
+            fresh.close()
+
+
+def _loaded(subject: Subject) -> LoadedRun:
+    return load_run(RunFolder(subject.run()), "cpu", subject.model)
 
 
 def _in_turns(*processes: TimedProcess) -> list[tuple[float, float]]:
@@ -189,22 +215,24 @@ def _in_turns(*processes: TimedProcess) -> list[tuple[float, float]]:
 
 def _figures(harness: Harness, subjects: list[Subject], names: list[str]) -> Figures:
     figures: Figures = {}
-    for subject, name in itertools.product(subjects, names):
-        try:
-            DEPLOYMENTS[name].check()
-        except ValueError as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
-            continue
-        found = harness.stage(
-            f"{subject.prefix}{name}",
-            partial(_measured, subject, DEPLOYMENTS[name]),
-            budget=BUDGET,
-            rows=SEARCHED_ROWS,
-            tokens=TOKENS,
-            rounds=ROUNDS,
-        )
-        figures |= {f"{subject.prefix}{figure}_{name}": value for figure, value in found.items()}
+    usable = [name for name in names if _usable(name)]
+    # The latencies last: until then nothing has to be quiet.
+    for measure, rounds in ((_gaps, 0), (_ratios, ROUNDS)):
+        for subject, name in itertools.product(subjects, usable):
+            stage = f"{subject.prefix}{name}_{measure.__name__.removeprefix('_')}"
+            compute = partial(measure, subject, DEPLOYMENTS[name])
+            found = harness.stage(stage, compute, budget=BUDGET, rows=SEARCHED_ROWS, tokens=TOKENS, rounds=rounds)
+            figures |= {f"{subject.prefix}{figure}_{name}": value for figure, value in found.items()}
     return figures
+
+
+def _usable(name: str) -> bool:
+    try:
+        DEPLOYMENTS[name].check()
+    except ValueError as error:
+        print(f"{name} is left out: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _deployments(text: str) -> list[str]:

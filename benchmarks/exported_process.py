@@ -147,8 +147,11 @@ class FreshProcess(TimedProcess):
             names = opened()
         self.size_bytes = sum((exported / name).stat().st_size for name in names)
         """Of the files in the folder that were opened to load the network."""
-        self.right = int(self.heard())
-        """Rows that it classified correctly."""
+
+    def right(self) -> int:
+        """Score the rows there: how many it classifies correctly."""
+        self.say("score")
+        return int(self.heard())
 
 
 def _rows(split: Split, scratch: Path) -> dict[str, Any]:

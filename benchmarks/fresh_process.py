@@ -1,8 +1,8 @@
 """Runs an exported folder as a stranger would: by the lines of its card, without this project.
 
 `exported_process.py` starts it in that folder, in Python's isolated mode. It reads a request, one line of JSON; loads
-the network, answers "loaded", scores the rows and answers how many are right; then it times one call for every further
-line, and answers with its milliseconds: of wall time, and of the processor's.
+the network and answers "loaded". To the line "score" it answers how many rows are right; for every other line it times
+one call, and answers with its milliseconds: of wall time, and of the processor's.
 """
 
 import gc
@@ -78,11 +78,13 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     run = _loaded(request)
     print("loaded", flush=True)
-    print(_right(run, request), flush=True)
     with np.load(request["example"], allow_pickle=False) as file:
         example = {name: file[name] for name in file.files}
     gc.disable()
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line == "score\n":
+            print(_right(run, request), flush=True)
+            continue
         began, cpu = time.perf_counter(), time.process_time()
         run(example)
         print(1e3 * (time.perf_counter() - began), 1e3 * (time.process_time() - cpu), flush=True)

@@ -53,7 +53,7 @@ def test_a_fresh_process_finds_what_the_card_states(tmp_path: Path, deployment: 
     build = (str(Path(__file__).parents[1] / "benchmarks" / "cifar_networks.py"), "resnet20")
     fresh = FreshProcess(stated, folder, rows, example, tmp_path, build)
     try:
-        assert (fresh.right, fresh.size_bytes) == made[0]
+        assert (fresh.right(), fresh.size_bytes) == made[0]
         assert min(fresh.call_ms()) > 0
     finally:
         fresh.close()
