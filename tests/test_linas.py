@@ -206,7 +206,7 @@ def test_the_first_batch_has_the_ends_and_levels_or_is_uniform() -> None:
     assert len(first_rows(SPACE, 2, rng)) == 2
 
 
-@pytest.mark.parametrize(("lag", "first", "later"), [(1, 16, {4, 8, 12, 16, 20}), (9, 24, {8, 16})])
+@pytest.mark.parametrize(("lag", "first", "later"), [(1, 12, {2, 4, 6, 8, 10, 12, 14, 16, 18, 20}), (9, 24, {8, 16})])
 def test_batches_grow_with_what_is_measured(lag: int, first: int, later: set[int]) -> None:
     class Watch(Ridge):
         def fit(self, x: Any, y: Any) -> "Watch":
@@ -251,10 +251,10 @@ def test_where_predictions_fail_they_are_doubted_and_the_search_breeds_from_the_
         for count in (60, 120):
             surrogate.fit(Results(rows[:count], values[:count], np.zeros(count)))
         assert (surrogate.doubt > 0.5) == doubted
-    guarded = _run(budget=100, config=config)
+    guarded = _run(budget=100, config=config, lag=9)
     assert guarded.hypervolume(REFERENCE) > _run(random_search, budget=100).hypervolume(REFERENCE)
     monkeypatch.setattr(Surrogate, "doubt", 0.0)
-    assert _told(guarded) != _told(_run(budget=100, config=config))
+    assert _told(guarded) != _told(_run(budget=100, config=config, lag=9))
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5])
@@ -335,7 +335,9 @@ def test_results_are_told_as_they_come_and_settings_are_checked() -> None:
     told: list[tuple[Measurement, int]] = []
     study = _run(budget=25, on_result=lambda m, count: told.append((m, count)))
     assert [m for m, _ in told] == study.measurements and [count for _, count in told] == list(range(1, 26))
-    for wrong in ({"first_batch": 0}, {"most_batch": 2}, {"crossover": 1.5}, {"mutation": -1.0}, {"samples": -1}):
+    with pytest.raises(UserError, match="most_batch must be at least least_batch 8, got 2"):
+        _run(config=LinasConfig(most_batch=2), lag=9)
+    for wrong in ({"first_batch": 0}, {"most_batch": 1}, {"crossover": 1.5}, {"mutation": -1.0}, {"samples": -1}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             LinasConfig(**wrong)
     with pytest.raises(UserError, match="budget"):

@@ -258,6 +258,8 @@ class Round:
 
         Counting pending candidates as measured keeps a batch from choosing close neighbours of the batch before.
         """
+        if not len(self.pending):
+            return self.front
         values = self.surrogate.mean(self.pending)
         return np.concatenate([self.front, values[violations(values, self.objectives) <= 0]])
 
