@@ -41,7 +41,11 @@ class PyTorchBackend:
         """Write the weights as `weights.safetensors`; the example is not used. Raises ValueError for int8."""
         _supported(precision)
         path = folder / "weights.safetensors"
+        # safetensors makes a file that its owner alone can read; the mode is that of a usual file instead.
+        path.touch()
+        mode = path.stat().st_mode & 0o777
         save_model(module, str(path))
+        path.chmod(mode)
         self._modules[path] = module
         return path
 

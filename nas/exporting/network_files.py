@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from nas.files import read_json
+from search_spaces.families.plain_attention import fused_attention
+from search_spaces.weights import save_tensors
 
 _FORMAT = 2
 _KEY = "subnetwork"
@@ -68,9 +69,12 @@ def write_network(network: nn.Module, folder: Path, factory: Factory | None = No
         ExportError: the network holds other modules than its class, or the factory, makes.
     """
     source = network_class(network, factory)
+    if source.is_transformers:
+        # Its class makes nn.MultiheadAttention, which was fine-tuned in plain layers.
+        network = fused_attention(network)
     config = _config(network, factory, source)
     (folder / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    save_file(_tensors(network), folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(_tensors(network), folder / "model.safetensors")
     return source
 
 

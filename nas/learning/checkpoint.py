@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nas.errors import UserError
 from nas.files import read_json, recover_folder, replace_folder, write_json_atomic
+from search_spaces.weights import save_tensors
 
 _VERSION = 2
 _MOST_BYTES = 256 << 20
@@ -71,7 +72,6 @@ def save_checkpoint(
         OSError: the folder cannot be written; an older checkpoint is still there.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     state = _state(module, optimizer) | {f"best.{name}": tensor for name, tensor in progress.best.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -86,7 +86,7 @@ def save_checkpoint(
 
     def fill(beside: Path) -> None:
         try:
-            save_file(tensors, beside / "state.safetensors")
+            save_tensors(tensors, beside / "state.safetensors")
         except SafetensorError as error:
             raise OSError(f"cannot write the checkpoint {folder}: {error}") from error
         write_json_atomic(beside / "state.json", meta | {"sha256": _sha256(beside / "state.safetensors")})

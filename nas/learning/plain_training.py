@@ -22,6 +22,7 @@ from nas.learning.progress import TrainingFigures
 from nas.learning.training import History, Step, TrainingConfig, TrainingFailed, fine_tune
 from nas.memory import peak_memory_mib
 from nas.records import read_record, write_record
+from search_spaces.weights import save_weights
 
 _LAST_STEPS = 20
 
@@ -115,9 +116,7 @@ def estimate_of(seconds: Sequence[float], steps: int) -> dict[str, float]:
 
 
 def _save(module: nn.Module, finetuned: Finetuned, folder: Path) -> None:
-    from safetensors.torch import save_model
-
-    save_model(module, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    save_weights(module, folder / "model.safetensors")
     write_record(folder / "finetuned.json", finetuned)
 
 

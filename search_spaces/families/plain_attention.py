@@ -43,6 +43,13 @@ class PlainAttention(nn.Module):
             parameter.requires_grad_(own.requires_grad)
         self.train(source.training)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has all heads of its width, as `nn.MultiheadAttention` must have."""
+        width = self.out.out_features
+        sizes = [size for part in (self.q, self.k, self.v, self.out) for size in part.weight.shape]
+        return set(sizes) == {width} and width % self.head_size == 0
+
     def forward(
         self,
         query: Tensor,
@@ -125,6 +132,48 @@ def plain_attention(model: nn.Module) -> nn.Module:
                 # An attention that is shared under two names stays shared.
                 parent._modules[name] = plain.setdefault(id(child), PlainAttention(child))
     return twin
+
+
+def fused_attention(model: nn.Module) -> nn.Module:
+    """The opposite of `plain_attention`: a copy of a model in which attention of full size is `nn.MultiheadAttention`.
+
+    Attention that lost heads or features has no such form and stays as it is.
+
+    Args:
+        model: any module; it is left as it is.
+
+    Returns:
+        The copy, or `model` itself if it has no such attention.
+    """
+    found = [part for part in model.modules() if isinstance(part, PlainAttention) and part.is_whole]
+    if not found or isinstance(model, PlainAttention):
+        return model
+    twin = copy.deepcopy(model)
+    fused: dict[int, nn.MultiheadAttention] = {}
+    for parent in list(twin.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, PlainAttention) and child.is_whole:
+                parent._modules[name] = fused.setdefault(id(child), _fused(child))
+    return twin
+
+
+def _fused(source: PlainAttention) -> nn.MultiheadAttention:
+    width, bias = source.out.out_features, source.q.bias is not None
+    made = nn.MultiheadAttention(
+        width,
+        width // source.head_size,
+        dropout=source.dropout,
+        bias=bias,
+        batch_first=source.batch_first,
+        device=source.out.weight.device,
+        dtype=source.out.weight.dtype,
+    )
+    weights = source.state_dict()
+    kinds = ("weight", "bias") if bias else ("weight",)
+    named = {f"in_proj_{kind}": torch.cat([weights[f"{part}.{kind}"] for part in _PARTS]) for kind in kinds}
+    made.load_state_dict({**named, **{f"out_proj.{kind}": weights[f"out.{kind}"] for kind in kinds}})
+    made.train(source.training)
+    return made
 
 
 def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_model, save_model
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model
 from torch import nn
 
+from search_spaces.families.plain_attention import plain_attention
 from search_spaces.space import Space
+from search_spaces.weights import save_weights
 
 _WEIGHTS, _SPACE, _CONFIG = "model.safetensors", "space.json", "config.json"
 
@@ -27,7 +30,7 @@ def save(model: nn.Module, space: Space, folder: Path | str) -> None:
         config.architectures = [type(model).__name__]
         config.save_pretrained(folder)
     (folder / _SPACE).write_text(space.to_json(), encoding="utf-8")
-    save_model(model, str(folder / _WEIGHTS), metadata={"format": "pt"})
+    save_weights(model, folder / _WEIGHTS)
 
 
 def load(folder: Path | str, model: nn.Module | None = None) -> tuple[nn.Module, Space]:
@@ -45,13 +48,26 @@ def load(folder: Path | str, model: nn.Module | None = None) -> tuple[nn.Module,
         if not (folder / name).is_file():
             raise ValueError(f"a super-network folder must hold {name}, {folder} does not")
     space = Space.from_json((folder / _SPACE).read_text(encoding="utf-8"))
-    model = _build(folder) if model is None else model
+    if model is None:
+        model = _as_saved(_build(folder), folder / _WEIGHTS)
     try:
         load_model(model, str(folder / _WEIGHTS))
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ValueError(f"the weights in {folder / _WEIGHTS} must fit {type(model).__name__}: {reason}") from error
     return model, space
+
+
+def _as_saved(model: nn.Module, weights: Path) -> nn.Module:
+    """The model with its `nn.MultiheadAttention` in plain layers where the weights are of these."""
+    attention = next((path for path, part in model.named_modules() if isinstance(part, nn.MultiheadAttention)), None)
+    if attention is None:
+        return model
+    try:
+        with safe_open(weights, "pt") as file:
+            return model if f"{attention}.in_proj_weight" in file.keys() else plain_attention(model)  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"the weights in {weights} cannot be read: {error}") from error
 
 
 def _build(folder: Path) -> nn.Module:
