@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +24,8 @@ OPSETS = (23, 18)
 # ONNX Runtime fails on the attention operator when its inputs are quantised.
 OPSETS_INT8 = (18,)
 _PRECISION = "supersieve.precision"
+# What the exporter says where it cannot promote the types of a number minus a tensor of integers.
+_RSUB_FAILS = "compatible OpOverload for aten.sub"
 # A protobuf message holds at most 2 GiB; 64 MiB are left for the graph.
 _MOST_BYTES = 2 * 2**30 - 64 * 2**20
 _NOISY = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir")
@@ -107,28 +110,57 @@ def export(module: nn.Module, inputs: Inputs, path: Path, opset: int) -> None:
     Raises:
         ConversionError: torch cannot export the module.
     """
+    try:
+        try:
+            _export(module, inputs, path, opset)
+        except Exception as error:
+            if _RSUB_FAILS not in str(error):
+                raise
+            _export(_without_rsub(module, inputs), inputs, path, opset)
+    except Exception as error:
+        cause: BaseException = error
+        # The exporter wraps the reason in an error of its own, whose first line is advice in colours.
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        first_line = str(cause).strip().partition("\n")[0]
+        raise ConversionError(f"torch cannot export this network to ONNX: {first_line}") from error
+
+
+def _export(network: nn.Module | torch.export.ExportedProgram, inputs: Inputs, path: Path, opset: int) -> None:
     args, kwargs = split(inputs)
     rows = batch_size(inputs)
     axes = [_free_axes(value, rows) for value in [*args, *kwargs.values()]]
-    try:
-        with _quiet(), torch.no_grad():
-            torch.onnx.export(
-                module,
-                args,
-                str(path),
-                kwargs=kwargs,
-                dynamo=True,
-                verbose=False,
-                # Inputs keep the names of the keywords, so that a loaded file is called like the module.
-                input_names=list(kwargs) or None,
-                output_names=["logits"],
-                dynamic_shapes=dict(zip(kwargs, axes, strict=True)) if kwargs else tuple(axes),
-                external_data=False,
-                opset_version=opset,
-            )
-    except Exception as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise ConversionError(f"torch cannot export this network to ONNX: {first_line}") from error
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            network,
+            args,
+            str(path),
+            kwargs=kwargs,
+            dynamo=True,
+            verbose=False,
+            # Inputs keep the names of the keywords, so that a loaded file is called like the module.
+            input_names=list(kwargs) or None,
+            output_names=["logits"],
+            dynamic_shapes=dict(zip(kwargs, axes, strict=True)) if kwargs else tuple(axes),
+            external_data=False,
+            opset_version=opset,
+        )
+
+
+def _without_rsub(module: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    """The graph of a module in which a number minus a tensor, as in XLNet's `1.0 - mask`, became a sum."""
+    args, kwargs = split(inputs)
+    rows = batch_size(inputs)
+    free = [dict.fromkeys(_free_axes(value, rows), torch.export.Dim.DYNAMIC) for value in [*args, *kwargs.values()]]
+    shapes: Any = dict(zip(kwargs, free, strict=True)) if kwargs else tuple(free)
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(module, args, kwargs=kwargs, dynamic_shapes=shapes, strict=False)
+        sums: torch.export.ExportedProgram = program.run_decompositions({torch.ops.aten.rsub.Scalar: _taken_from})
+        return sums
+
+
+def _taken_from(tensor: torch.Tensor, number: float, alpha: float = 1) -> torch.Tensor:
+    return torch.neg(tensor) * alpha + number
 
 
 def _free_axes(value: torch.Tensor, rows: int) -> dict[int, str]:

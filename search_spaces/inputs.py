@@ -37,8 +37,10 @@ def default_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
     config: Any = getattr(model, "config", None)
     name = getattr(model, "main_input_name", None)
     if name == "input_ids" and hasattr(config, "vocab_size"):
+        most = getattr(config, "max_position_embeddings", None)
         # RoBERTa counts positions from its padding id + 1, so a text must be a few tokens shorter than the table.
-        tokens = min(16, int(getattr(config, "max_position_embeddings", 16)) - 4)
+        # A network without a limit says so by None, or XLNet by -1.
+        tokens = min(16, most if isinstance(most, int) and most > 0 else 16) - 4
         # Ids begin at 3: the first few are often special tokens (padding, start, end), which models treat differently.
         ids = torch.arange(2 * tokens).reshape(2, tokens) % max(1, config.vocab_size - 4) + 3
         mask = torch.ones(2, tokens, dtype=torch.long)

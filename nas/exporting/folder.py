@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import torch
@@ -108,6 +109,31 @@ def export(
     with _failures(target):
         replace_folder(target, fill)
     return target
+
+
+def check_exportable(
+    module: nn.Module, example_inputs: Inputs, *, factory: Factory | None = None, onnx: bool = True
+) -> None:
+    """Make the files of `export` in a temporary folder and check them; raises ExportError.
+
+    Args:
+        module: as for `export`.
+        example_inputs: as for `export`.
+        factory: as for `export`.
+        onnx: whether to make the ONNX file too, which takes seconds to a minute.
+    """
+    network = copy.deepcopy(module).cpu().eval()
+    inputs = map_inputs(example_inputs, lambda value: value.detach().cpu())
+    source = network_class(network, factory)
+    try:
+        with TemporaryDirectory() as scratch:
+            write_network(network, Path(scratch), factory)
+            if source.loadable:
+                _check_loader(network, source, factory, inputs, Path(scratch))
+            if onnx:
+                OnnxRuntimeBackend().convert(network, inputs, Path(scratch))
+    except ConversionError as error:
+        raise ExportError(str(error)) from error
 
 
 def check_target(target: Path) -> None:

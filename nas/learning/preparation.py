@@ -14,12 +14,14 @@ from nas.data.split import Data, InputKind, Preprocessor
 from nas.data.table import prepare_data
 from nas.data.tasks import TASKS
 from nas.errors import UserError
+from nas.exporting.folder import check_exportable
+from nas.exporting.network_files import ExportError
 from nas.learning.block_order import block_order
 from nas.learning.checkpoint import model_fingerprint
 from nas.learning.importance import ImportanceConfig
 from nas.learning.instatune import InstaTuneConfig
 from nas.learning.training import TrainingConfig
-from nas.networks.loading import EXAMPLE_TOKENS, load_network
+from nas.networks.loading import EXAMPLE_TOKENS, is_own, load_network, maker
 from nas.networks.own_model import check_outputs
 from nas.networks.pretrained import example_inputs
 from nas.records import Scalar
@@ -29,6 +31,12 @@ from search_spaces.families.drop_order import DropOrder
 
 _SIZES = ("depth", "heads", "ffn", "width", "channels")
 _WITHOUT_INFLUENCE = ("checkpoint_every_s", "trackers")
+# Classes of which the tests export sub-networks of all kinds, so that the minute for an ONNX file need not be spent.
+_EXPORTED = frozenset(
+    f"{name}For{task}"
+    for name in ("Bert", "DistilBert", "Electra", "Roberta", "ViT", "DeiT", "Dinov2", "Beit", "Swin", "ResNet")
+    for task in ("SequenceClassification", "TokenClassification", "ImageClassification")
+)
 _DROP_ORDERS: dict[str, Callable[[int], tuple[int, ...]]] = {"last": last_first, "spread": spread}
 
 
@@ -67,7 +75,9 @@ def prepare(model: str, data: DataSettings, own: ModelSettings, elastic: SpaceSe
         if count:
             say(f"{what}: {count:,}")
     _reads_all(module, ready)
-    return Prepared(_supernet(module, elastic, ready, preprocessor, seed), preprocessor, ready)
+    supernet = _supernet(module, elastic, ready, preprocessor, seed)
+    _can_be_exported(model, supernet, ready, preprocessor)
+    return Prepared(supernet, preprocessor, ready)
 
 
 def prepare_again(
@@ -105,6 +115,22 @@ def _reads_all(module: nn.Module, data: Data) -> None:
     )
     # Two rows: one alone hides a network that cannot tell padding.
     check_outputs(module, {name: torch.cat([each, each]) for name, each in row.items()}, len(data.classes), remedy)
+
+
+def _can_be_exported(model: str, supernet: Supernet, data: Data, preprocessor: Preprocessor) -> None:
+    """Export the smallest sub-network into a temporary folder; UserError where that fails."""
+    smallest = supernet.space.candidate({choice.name: choice.options[0] for choice in supernet.space.choices})
+    tokens = max(int(split.inputs.lengths.max()) for split in (data.train, data.validation, data.test))
+    example = example_inputs(supernet.model, data.kind, preprocessor, tokens=tokens)
+    kind = type(supernet.model).__name__
+    factory = maker(model if is_own(model) else None, len(data.classes))
+    try:
+        check_exportable(supernet.extract(smallest), example, factory=factory, onnx=kind not in _EXPORTED)
+    except ExportError as error:
+        raise UserError(
+            f"the sub-networks of {model} could not be exported, so nothing is trained: {error}; leave whole what it "
+            "names (--depth none, --heads none, ...), or take another model"
+        ) from error
 
 
 def training_config(training: TrainingSettings, common: Common) -> TrainingConfig:

@@ -17,9 +17,9 @@ from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import Task
 from nas.errors import UserError
 from nas.networks.own_model import check_outputs, own_model, own_preprocessor
+from nas.networks.plain_layers import in_plain_layers
 from nas.networks.pretrained import example_inputs, load_pretrained
 from nas.settings import ModelSettings
-from search_spaces import plain_attention
 
 EXAMPLE_TOKENS = 8
 
@@ -70,7 +70,7 @@ def bare_network(model: str, outputs: int) -> nn.Module:
     """The user's own network for a run that has its weights; UserError where `model` is no `module:factory`."""
     if not is_own(model):
         raise UserError(f"--model is for a network of your own, named as module:factory, got {model!r}")
-    return plain_attention(own_model(model, None, outputs))
+    return in_plain_layers(own_model(model, None, outputs))
 
 
 def maker(model: str | None, outputs: int) -> Callable[[], nn.Module] | None:
@@ -81,14 +81,11 @@ def maker(model: str | None, outputs: int) -> Callable[[], nn.Module] | None:
     if model is None:
         return None
     made = own_model(model, None, outputs)
-    return partial(own_model, model, None, outputs) if plain_attention(made) is made else None
+    return partial(own_model, model, None, outputs) if in_plain_layers(made) is made else None
 
 
 def _plain(module: nn.Module) -> nn.Module:
-    try:
-        plain = plain_attention(module)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    plain = in_plain_layers(module)
     if plain is not module:
         say("Its nn.MultiheadAttention is turned into an equal form of plain layers, so that heads can be cut")
     return plain

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import UserError
+from nas.networks.plain_layers import in_plain_layers
 from nas.networks.pretrained import most_tokens
 from nas.seeds import generator, torch_seed
 
@@ -21,7 +22,7 @@ def untrained(name_or_folder: str, *, seed: int = 0) -> nn.Module:
         seed: seed of the random weights.
 
     Returns:
-        The network in evaluation mode.
+        The network in evaluation mode, its attention in the form that a fine-tuning gives it.
 
     Raises:
         UserError: there is no such configuration, or its architecture has no classifier of texts or images.
@@ -47,7 +48,7 @@ def untrained(name_or_folder: str, *, seed: int = 0) -> nn.Module:
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             line = (str(error).strip().splitlines() or [""])[0][:300]
             raise UserError(f"{name_or_folder} has no classifier of texts or images: {line}") from error
-    return module.eval()
+    return in_plain_layers(module).eval()
 
 
 def made_inputs(

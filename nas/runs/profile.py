@@ -19,6 +19,7 @@ from nas.files import located
 from nas.learning.preparation import supernet_of
 from nas.networks.loading import device_name, image_size, is_own
 from nas.networks.own_model import own_model, own_preprocessor
+from nas.networks.plain_layers import in_plain_layers
 from nas.networks.pretrained import example_inputs
 from nas.networks.untrained import made_inputs, untrained
 from nas.profiling.bench import Bench
@@ -32,7 +33,7 @@ from nas.runs.loading import load_run
 from nas.runs.requests import ProfileRequest, SubjectRequest
 from nas.settings import KitSettings, ModelSettings, ProfileSettings, SpaceSettings
 from predictors import Quality
-from search_spaces import Candidate, Supernet, plain_attention
+from search_spaces import Candidate, Supernet
 
 NOISY = 0.05
 _MOST = 2**20
@@ -163,7 +164,7 @@ def _of_transformers(request: SubjectRequest, tokens: int, batch: int) -> tuple[
 
 def _own(request: SubjectRequest, tokens: int, batch: int) -> tuple[str, Supernet, Inputs]:
     own = request.own
-    module: nn.Module = plain_attention(own_model(request.subject, own.weights, _OUTPUTS, seed=request.common.seed))
+    module: nn.Module = in_plain_layers(own_model(request.subject, own.weights, _OUTPUTS, seed=request.common.seed))
     kind: InputKind = "image" if own.tokenizer is None else "text"
     preprocessor = own_preprocessor(module, kind, image_size=image_size(own.image_size), tokenizer=own.tokenizer)
     # Two rows at least, so that tracing does not take the batch for a constant.

@@ -13,6 +13,7 @@ from torch import nn
 
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut
 from search_spaces.space import Candidate, Choice, Space
+from search_spaces.supernets.layer_lists import with_kept_blocks
 
 # The cuts of one axis, each with the number of units that a candidate keeps of it.
 _KeptUnits = tuple[tuple[AxisCut, int], ...]
@@ -153,6 +154,8 @@ class Shells:
         self._attributes = cuts_of(space, AttributeCut)
         self._blocks = cuts_of(space, BlockCut)
         self._slicer = slicer
+        # The first one is kept so that no other gets its id.
+        self._configurations: dict[tuple[int, str, tuple[int, ...]], tuple[Any, Any]] = {}
         self._norms = {} if slicer is None else _narrowed_norms(model, slicer)
 
     def make(self, candidate: Candidate) -> nn.Module:
@@ -171,7 +174,21 @@ class Shells:
         for path, kept in self.kept(candidate).items():
             parent = _copied(copies, path)
             parent._modules = {new: parent._modules[old] for old, new in kept.items()}
+            self._cut_configurations(copies, path, kept)
         return root
+
+    def _cut_configurations(self, copies: Mapping[str, nn.Module], path: str, kept: Mapping[str, str]) -> None:
+        """Give the modules around a list of blocks a configuration whose own lists have the kept blocks only."""
+        names = list(self._model.get_submodule(path)._modules)
+        indices = tuple(index for index, name in enumerate(names) if name in kept)
+        for above, module in copies.items():
+            config = getattr(module, "config", None)
+            if config is None or not (above == "" or path.startswith(f"{above}.")):
+                continue
+            key = (id(config), path, indices)
+            if key not in self._configurations:
+                self._configurations[key] = (config, with_kept_blocks(config, len(names), indices))
+            module.config = self._configurations[key][1]
 
     def kept(self, candidate: Candidate) -> dict[str, dict[str, str]]:
         """The blocks that stay in every list that loses some.
