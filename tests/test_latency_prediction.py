@@ -16,7 +16,7 @@ from nas.profiling.objective import latency_objective, predicted_latency
 from nas.profiling.prediction import PREDICTOR_KINDS, LatencyPredictor, PredictorKind
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
-from nas.profiling.verification import Verified, agreements, best_known, offered, verify
+from nas.profiling.verification import Remeasuring, Verified, agreements, best_known, offered, verify
 from nas.searching.measurement import Measurement
 from nas.searching.study import Study
 from nas.searching.translation import translation
@@ -158,8 +158,8 @@ def test_what_is_offered_is_as_measured_on_each_device_and_taken_by_all(subject:
         return 6.0 * profiles.FULL_MS
 
     front = {member.candidate: member for member in study.front()}
-    verified = [verify(front[candidate], {names[0]: laptop}) for candidate in candidates[:2]]
-    verified += [verify(front[candidates[2]], {names[1]: lambda _: 0.4 * profiles.FULL_MS})]
+    verified = [verify(front[candidate], Remeasuring({names[0]: laptop})) for candidate in candidates[:2]]
+    verified += [verify(front[candidates[2]], Remeasuring({names[1]: lambda _: 0.4 * profiles.FULL_MS}))]
     assert [each.refused for each in verified] == [frozenset(), {names[0]}, frozenset()]
     found = {member.candidate: dict(member.values) for member in offered(study, verified)}
     assert list(found) == [candidates[0], candidates[2], candidates[3]]
@@ -183,7 +183,7 @@ def test_a_long_front_is_measured_from_end_to_end_and_all_of_it_is_offered(subje
         asked.append(candidate)
         return 0.5
 
-    measures = {"latency_ms": measure}
+    measures = Remeasuring({"latency_ms": measure})
     verified = verify_front(tmp_path, study, measures)
     assert len(asked) == len(verified) == 60 and {candidates[0], candidates[-1]} <= set(asked)
     assert {member.candidate for member in offered(study, verified)} == set(candidates)

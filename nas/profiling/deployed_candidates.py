@@ -1,7 +1,7 @@
 """Score and size of candidates, measured on the files of their deployment."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from nas.exporting.deployed import Deployed, deploy
 from nas.exporting.network_files import Factory
 from nas.networks.recalibration import SubNetworks
 from nas.objectives import SCORES
-from nas.profiling.verification import MeasureAgain
+from nas.profiling.verification import MeasureAgain, Remeasuring
 from nas.searching.estimation import Hits
 from nas.searching.rescoring import Scorer
 from search_spaces import Candidate
@@ -115,8 +115,8 @@ def measures_of_files(
     device: torch.device,
     threads: int | None = None,
     factory: Factory | None = None,
-) -> Iterator[tuple[dict[str, MeasureAgain], Mapping[Candidate, Hits]]]:
-    """What measures candidates as they are delivered: functions by the name of the objective, and their hits.
+) -> Iterator[Remeasuring]:
+    """What measures candidates as they are delivered.
 
     In eager PyTorch and float32 the networks are those of the search, so nothing is written and only the score is
     measured, on all rows.
@@ -136,11 +136,12 @@ def measures_of_files(
         scorer = Scorer(networks.forward, rows, device, threads)
         # Only a share of right rows is estimated; any other score was measured by the search.
         score = {rows.task.metric: scorer} if rows.task.metric == SCORES[0] else {}
-        yield {name: measure for name, measure in score.items() if name in names}, scorer.hits
+        measures = {name: measure for name, measure in score.items() if name in names}
+        yield Remeasuring(measures, scorer.hits, frozenset(measures))
         return
     rounded = calibration() if deployment.precision == "int8" else ()
     files = DeployedCandidates(networks, deployment, example, rounded, rows, factory)
     try:
-        yield files.measures(names), files.hits
+        yield Remeasuring(files.measures(names), files.hits)
     finally:
         files.close()

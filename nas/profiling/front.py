@@ -21,7 +21,7 @@ from nas.objectives import quantity
 from nas.profiling.bench import Bench, require
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.subject import Subject
-from nas.profiling.verification import MeasureAgain, Verified, agreements, best_known, offered, verify
+from nas.profiling.verification import MeasureAgain, Remeasuring, Verified, agreements, best_known, offered, verify
 from nas.records import Record, Scalar, read_record, write_record
 from nas.searching.estimation import Hits
 from nas.searching.measurement import Measurement
@@ -59,14 +59,7 @@ class Verification(Record):
     rows: list[VerifiedRow] = pydantic.Field(max_length=10_000)
 
 
-def verify_front(
-    folder: Path,
-    study: Study,
-    measures: Mapping[str, MeasureAgain],
-    *,
-    rivals: Sequence[Measurement] = (),
-    hits: Mapping[Candidate, Hits] | None = None,
-) -> list[Verified]:
+def verify_front(folder: Path, study: Study, again: Remeasuring, rivals: Sequence[Measurement] = ()) -> list[Verified]:
     """Measure the front again and, if there are limits, the best candidates until one meets them as measured.
 
     Results of an earlier call are reused, and every new result is written at once, so that an interrupted verification
@@ -75,9 +68,8 @@ def verify_front(
     Args:
         folder: folder of the search.
         study: the study of the search.
-        measures: functions that measure, by the name of the objective.
+        again: what is measured.
         rivals: candidates off the front that are measured too, because noise may have kept them off it.
-        hits: filled by the function that measures the score: which rows each candidate has right.
 
     Returns:
         All verified candidates, including those of earlier calls.
@@ -85,22 +77,22 @@ def verify_front(
     Raises:
         UserError: the record is damaged.
     """
-    if not measures:
+    if not again.measures:
         return read_verified(folder, study)
     found = {each.candidate: each for each in read_verified(folder, study)}
 
-    def missing(candidate: Candidate) -> dict[str, MeasureAgain]:
+    def missing(candidate: Candidate) -> Remeasuring:
         before = found.get(candidate)
-        return {name: measure for name, measure in measures.items() if before is None or name not in before.done}
+        return again if before is None else again.without(before.done)
 
     def measure(member: Measurement) -> Verified:
-        before, new = found.get(member.candidate), verify(member, missing(member.candidate), _say_refused, hits)
+        before, new = found.get(member.candidate), verify(member, missing(member.candidate), _say_refused)
         # Keep what was measured on other devices: the folder may be carried from one to the next.
         found[member.candidate] = before.with_newer(new) if before else new
         _write(folder, list(found.values()))
         return found[member.candidate]
 
-    front = _spread([member for member in study.front() if missing(member.candidate)])
+    front = _spread([member for member in study.front() if missing(member.candidate).measures])
     known = {member.candidate for member in study.front()}
     front += [member for member in rivals if member.candidate not in known and missing(member.candidate)]
     with Bar("Measuring the front", len(front)) as bar:
@@ -183,7 +175,7 @@ def say_agreement(study: Study, verified: Sequence[Verified]) -> None:
         tau = "" if agreement.kendall_tau is None else f", Kendall tau {agreement.kendall_tau:.2f}"
         error = "" if agreement.mape is None else f", off by {agreement.mape:.1f} % in the mean"
         say(
-            f"{name} of {agreement.count} sub-networks measured again: predicted{error}{tau}; "
+            f"{name} of {agreement.count} sub-networks measured again{error}{tau}; "
             f"{agreement.non_dominated} of the front are still on it"
         )
     unstable = sum(len(each.unstable) for each in verified)

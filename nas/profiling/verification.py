@@ -1,7 +1,7 @@
 """Verification: measure members of a front again, on the files of their deployment and on their devices."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -72,34 +72,56 @@ MeasureAgain = Callable[[Candidate], float | None]
 """Measures one value of a candidate; None if it is unstable, and raises NotTaken if the runtime does not support it."""
 
 
+@dataclass(frozen=True)
+class Remeasuring:
+    """What is measured of a candidate after a search.
+
+    Args:
+        measures: functions that measure, by the name of the objective.
+        hits: filled by the function that measures the score: which rows each candidate has right.
+        same: objectives that are measured of the very network that the search measured, on more rows: the search did
+            not predict these.
+    """
+
+    measures: Mapping[str, MeasureAgain]
+    hits: Mapping[Candidate, Hits] = field(default_factory=dict)
+    same: frozenset[str] = frozenset()
+
+    def joined(self, measures: Mapping[str, MeasureAgain]) -> "Remeasuring":
+        """With further measures."""
+        return replace(self, measures={**self.measures, **measures})
+
+    def without(self, names: Collection[str]) -> "Remeasuring":
+        """Without the objectives that are measured already."""
+        return replace(self, measures={name: each for name, each in self.measures.items() if name not in names})
+
+
 def verify(
-    member: Measurement,
-    measures: Mapping[str, MeasureAgain],
-    on_refused: Callable[[str, NotTaken], None] | None = None,
-    hits: Mapping[Candidate, Hits] | None = None,
+    member: Measurement, again: Remeasuring, on_refused: Callable[[str, NotTaken], None] | None = None
 ) -> Verified:
     """Measure a member of a front again.
 
     Args:
         member: the member with its values in the search.
-        measures: functions that measure, by the name of the objective.
+        again: what is measured.
         on_refused: called with the name of the objective if its runtime does not support the sub-network.
 
     Returns:
         The predicted and the measured values.
     """
     # Latencies are kept even if this machine cannot measure them: another one may do so later.
-    predicted = {name: value for name, value in member.values.items() if is_latency(name) or name in measures}
+    names = set(again.measures) - again.same
+    predicted = {name: value for name, value in member.values.items() if is_latency(name) or name in names}
     found: dict[str, float | None] = {}
-    for name, measure in measures.items():
+    for name, measure in again.measures.items():
         try:
             found[name] = measure(member.candidate)
         except NotTaken as error:
             if on_refused is not None:
                 on_refused(name, error)
     measured = {name: value for name, value in found.items() if value is not None}
-    unstable, refused = frozenset(found) - set(measured), frozenset(measures) - set(found)
-    return Verified(member.candidate, predicted, measured, unstable, refused, (hits or {}).get(member.candidate))
+    unstable, refused = frozenset(found) - set(measured), frozenset(again.measures) - set(found)
+    return Verified(member.candidate, predicted, measured, unstable, refused, again.hits.get(member.candidate))
 
 
 def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> list[Measurement]:

@@ -34,7 +34,7 @@ from nas.profiling.profiles import (
     space_with,
     with_predictions,
 )
-from nas.profiling.verification import Verified, offered
+from nas.profiling.verification import Remeasuring, Verified, offered
 from nas.records import Scalar, recorded_versions, same_request, write_record
 from nas.reporting.table import Marks, measured_again, write_front
 from nas.runs.folder import JOURNAL, RequestRecord, RunFolder
@@ -365,7 +365,7 @@ def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:
         deployment.check()
     except ValueError as error:
         say(f"The front is not written in its deployment here: {error}")
-        return verify_front(path, study, on_device)
+        return verify_front(path, study, Remeasuring(on_device))
     with measures_of_files(
         loaded.networks(),
         deployment,
@@ -376,11 +376,11 @@ def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:
         device=device_of(loaded.supernet),
         threads=made.settings.accuracy_threads,
         factory=maker(made.request.model, len(loaded.record.classes)),
-    ) as (of_files, hits):
-        others = rivals(study.measurements, study.objectives, len(made.rows)) if of_files else []
+    ) as again:
+        others = rivals(study.measurements, study.objectives, len(made.rows)) if again.measures else []
         full = study.find(study.space.full())
-        others += [full] if of_files and full is not None else []
-        return verify_front(path, study, {**of_files, **on_device}, rivals=others, hits=hits)
+        others += [full] if again.measures and full is not None else []
+        return verify_front(path, study, again.joined(on_device), others)
 
 
 def _summary(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:

@@ -118,13 +118,16 @@ def _noise(hits: BoolArray) -> FloatArray:
 
 
 def _curve(costs: FloatArray) -> FloatArray:
-    """Columns of a quadratic curve over each cost (c, 1 + 2 k), in logarithms: costs act by ratios."""
+    """Columns that span a quadratic curve over each cost (c, at most 1 + 2 k), in logarithms: costs act by ratios."""
     logs = np.log(np.maximum(costs, 1e-12))
     spread = logs.std(axis=0)
     logs = ((logs - logs.mean(axis=0)) / np.where(spread > 0, spread, 1.0))[:, spread > 0]
     columns = np.concatenate([np.ones((len(costs), 1)), logs, logs**2], axis=1)
     # Few candidates do not determine a curve: a third of their number at most.
-    return columns[:, : max(1, len(costs) // 3)]
+    columns = columns[:, : max(1, len(costs) // 3)]
+    # Costs that go together give columns that do, and candidates of two sizes no curvature: an independent basis.
+    basis, sizes, _ = np.linalg.svd(columns, full_matrices=False)
+    return np.asarray(basis[:, sizes > 1e-6 * sizes[0]])
 
 
 def _likelihood(raw: FloatArray, curve: FloatArray, covariance: FloatArray) -> float:
