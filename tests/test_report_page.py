@@ -10,17 +10,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Command
 from profiles import profile, subject
 from searched import ACCURACY, LATENCY, MACS, R2, SIZE, reported, study
 
 from nas.learning.finetuned import ProbeRecord
+from nas.profiling.verification import Verified, estimates_of
 from nas.reporting.charts import plotly_source
 from nas.reporting.chosen import Exported
 from nas.reporting.page import drawn
 from nas.reporting.search_page import Reported, Training, search_page
 from nas.reporting.strips import Strips
+from nas.searching.estimation import Hits
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.study import Study
 from search_spaces import Choice, Space
@@ -267,6 +270,28 @@ def test_comparison_of_an_export() -> None:
         "runtime openvino, machine another machine",
     ):
         assert text in page.text, text
+
+
+def test_estimates_for_new_rows_stand_beside_what_was_measured() -> None:
+    found = study((ACCURACY, MACS))
+    rng = np.random.default_rng(0)
+    easy = rng.random(1000)
+    rows = {m.candidate: Hits.of(easy < m.values["accuracy"] + rng.normal(0, 0.05, 1000)) for m in found.front()}
+    rows[found.space.full()] = Hits.of(easy < 0.87)
+    verified = [
+        Verified(candidate, {}, {"accuracy": float(hits.array().mean())}, hits=hits) for candidate, hits in rows.items()
+    ]
+    page = parsed(reported(found, verified=verified))
+    expected = estimates_of(found, verified)
+    assert set(expected) == set(rows)
+    assert "accuracy (%) on new rows" in page.text
+    assert "accuracy, estimated" in page.text
+    for member in found.front():
+        each = expected[member.candidate]
+        assert f"{100 * each.value:.1f}\n{100 * each.low:.1f} to {100 * each.high:.1f}" in page.text
+        assert f"{100 * each.raw:.1f}\nsearch {100 * member.values['accuracy']:.1f}" in page.text
+    assert any("on new rows" in text for text in strings(page.figures["front-chart"]))
+    assert "accuracy (%) on new rows" not in parsed(reported(found)).text
 
 
 def test_scores_that_were_no_number_are_gaps() -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from nas.objectives import is_latency
 from nas.records import Scalar
 from nas.reporting.charts import Value
-from nas.reporting.members import Members
+from nas.reporting.members import Members, interval_of
 from nas.reporting.page import Block, Card, Cards, Note
 from nas.reporting.words import Figures
+from nas.searching.estimation import Estimate
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ def _on_validation_rows(members: Members, nothing_fits: str, *, advise: bool) ->
     for objective in members.study.objectives:
         words, value = members.words[objective.name], chosen.delivered(objective.name)
         label = words.known.label
+        if objective.name == members.estimated and chosen.estimate is not None:
+            cards.append(_estimated(chosen.estimate, None if full is None else full.estimate, words, value))
+            continue
         if full is None:
             cards.append(Card(label, words(value)))
             continue
@@ -77,8 +81,19 @@ def _on_validation_rows(members: Members, nothing_fits: str, *, advise: bool) ->
         cards.append(Card(label, words(value), words.change(value, whole), f"full network {words(whole)}", share))
     which = f"number {chosen.number}, the chosen one" if chosen.number else "the chosen one"
     advice = "; nas export compares it on test rows, and the next report shows that" if advise else ""
-    said = f"It was chosen by these rows, which flatters it a little{advice}."
+    estimated = members.estimated is not None and chosen.estimate is not None
+    flatters = "and its estimate for new rows allows for that" if estimated else "which flatters it a little"
+    said = f"It was chosen by these rows, {flatters}{advice}."
     return (Cards(f"On validation rows: {which}", tuple(cards)), Note(said))
+
+
+def _estimated(chosen: Estimate, full: Estimate | None, words: Figures, measured: float) -> Card:
+    """The score on new rows beside the one measured, which a choice among many has made too good."""
+    beside = f"95 % interval {interval_of(chosen, words)}; measured {words(measured)}"
+    if full is None:
+        return Card(f"{words.known.label}, estimated", words(chosen.value), "", beside)
+    change, whole = words.change(chosen.value, full.value), f"full network {words(full.value)}; "
+    return Card(f"{words.known.label}, estimated", words(chosen.value), change, whole + beside)
 
 
 def _exported_cards(exported: Exported) -> tuple[Card, ...]:

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nas.objectives import quantity
-from nas.profiling.verification import Verified
+from nas.objectives import SCORES, quantity
+from nas.profiling.verification import Verified, estimates_of
 from nas.reporting.charts import Axis, Cloud, front_chart
 from nas.reporting.page import Block, Cell, Chart, Drawing, Note, Row, Table
 from nas.reporting.strips import Strips
 from nas.reporting.table import Marks
 from nas.reporting.words import Figures
+from nas.searching.estimation import Estimate
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.study import Study
 
@@ -33,6 +34,7 @@ class Member:
         again: what was measured again, by the name of the objective.
         role: "chosen", "full network", both or nothing.
         command: that exports it.
+        estimate: of its accuracy on new rows, where there is one.
     """
 
     measurement: Measurement
@@ -41,6 +43,7 @@ class Member:
     again: Mapping[str, float]
     role: str
     command: str
+    estimate: Estimate | None = None
 
     def delivered(self, name: str) -> float:
         """The value as measured again where it was, else as the search had it."""
@@ -73,6 +76,7 @@ class Members:
     def of(cls, study: Study, marks: Marks, verified: Sequence[Verified], command: Command) -> "Members":
         """Gather them; `command` makes the command that exports a candidate."""
         front, again = study.front(), {each.candidate: each.measured for each in verified}
+        expected = estimates_of(study, verified)
         numbers = {m.candidate: number for number, m in enumerate(front, 1)}
         measured = [(order, m) for order, m in enumerate(study.measurements, 1) if m.state == "measured"]
         orders = {m.candidate: order for order, m in measured}
@@ -86,7 +90,8 @@ class Members:
             spec = str(number) if number else None if "chosen" in role else "largest"
             out = f"exported-{number or ('chosen' if spec is None else spec)}"
             order = orders.get(m.candidate, 0)
-            shown.append(Member(m, order, number, again.get(m.candidate, {}), role, command(spec, out)))
+            measured_again, estimate = again.get(m.candidate, {}), expected.get(m.candidate)
+            shown.append(Member(m, order, number, measured_again, role, command(spec, out), estimate))
         apart = {m.candidate for m in front} | {m.candidate for m in beside}
         others = [(order, m) for order, m in measured if m.candidate not in apart]
         good = [each for each in others if _meets(each[1], study.objectives)]
@@ -104,6 +109,11 @@ class Members:
     def full(self) -> Member | None:
         """The full network, where it was measured."""
         return next((m for m in self.shown if "full" in m.role), None)
+
+    @property
+    def estimated(self) -> str | None:
+        """The objective of which there are estimates for new rows; None where there are none."""
+        return SCORES[0] if any(m.estimate for m in self.shown) else None
 
     @property
     def front(self) -> list[Member]:
@@ -139,7 +149,11 @@ def table_of(members: Members) -> tuple[Block, ...]:
     if not members.shown:
         return (Note("No measured sub-network meets the limits of the search yet."),)
     objectives, strips = members.study.objectives, Strips.of(members.study.space)
-    heads = ["number", *(quantity(o.name).axis for o in objectives), *(choice.name for choice in strips.singles)]
+    heads = ["number"]
+    for objective in objectives:
+        axis = quantity(objective.name).axis
+        heads += [axis, f"{axis} on new rows"] if objective.name == members.estimated else [axis]
+    heads += [choice.name for choice in strips.singles]
     rows = tuple(_row(member, members, strips) for member in members.shown)
     best = members.chosen or members.shown[0]
     size = (strips.width, strips.height)
@@ -149,6 +163,10 @@ def table_of(members: Members) -> tuple[Block, ...]:
         notes.append("Strips show the sizes of each block relative to the largest; point at one to read them.")
     if any(member.again for member in members.shown):
         notes.append("Large figures are as measured again after the search, small ones as the search had them.")
+    if members.estimated:
+        notes.append(
+            "On new rows: as estimated from all validation rows, with the 95 % interval; the choice goes by it."
+        )
     if len(members.front) < members.count:
         notes.append(f"{len(members.front):,} of the {members.count:,} members are shown; front.csv has all.")
     notes.append("A click on a row shows the command that exports it.")
@@ -162,12 +180,25 @@ def _row(member: Member, members: Members, strips: Strips) -> Row:
         words, name = members.words[objective.name], objective.name
         small = f"search {words.number(values[name])}" if name in member.again else ""
         cells.append(Cell(words.number(member.delivered(name)), member.delivered(name), small))
+        if name == members.estimated:
+            cells.append(_expected(member.estimate, words))
     for choice in strips.singles:
         option = candidate[choice.name]
         cells.append(Cell("–" if option is None else str(option), option))
     if strips.lanes:
         cells.append(Drawing(strips.bars(candidate), "\n".join(strips.said(candidate))))
     return Row(tuple(cells), member.number, "chosen" in member.role, member.command)
+
+
+def _expected(estimate: Estimate | None, words: Figures) -> Cell:
+    if estimate is None:
+        return Cell("–")
+    return Cell(words.number(estimate.value), estimate.value, interval_of(estimate, words))
+
+
+def interval_of(estimate: Estimate, words: Figures) -> str:
+    """The 95 % interval of an estimate."""
+    return f"{words.number(estimate.low)} to {words.number(estimate.high)}"
 
 
 def _clouds(members: Members, steps: bool) -> list[Cloud]:
@@ -183,7 +214,13 @@ def _clouds(members: Members, steps: bool) -> list[Cloud]:
 
     def marks(kind: str, name: str, found: Sequence[Member]) -> Cloud:
         texts = tuple(
-            (*_head(m), *_said(members, m.measurement, m.again), *strips.said(m.measurement.candidate)) for m in found
+            (
+                *_head(m),
+                *_said(members, m.measurement, m.again),
+                *_hoped(members, m),
+                *strips.said(m.measurement.candidate),
+            )
+            for m in found
         )
         numbers = tuple(m.number or 0 for m in found)
         return Cloud(kind, name, _values(names, [(_delivered(names, m), m.order) for m in found]), texts, numbers)
@@ -248,6 +285,13 @@ def _said(members: Members, measurement: Measurement, again: Mapping[str, float]
         text = f"{words.known.label} {words((again or {}).get(name, measurement.values[name]))}"
         lines.append(f"{text} (search: {words(measurement.values[name])})" if again and name in again else text)
     return tuple(lines)
+
+
+def _hoped(members: Members, member: Member) -> tuple[str, ...]:
+    if members.estimated is None or member.estimate is None:
+        return ()
+    words = members.words[members.estimated]
+    return (f"on new rows {words(member.estimate.value)} [{interval_of(member.estimate, words)}]",)
 
 
 def _role(measurement: Measurement, marks: Marks) -> str:
