@@ -113,6 +113,7 @@ def measures_of_files(
     example: Inputs,
     calibration: Callable[[], Sequence[Inputs]],
     device: torch.device,
+    searched_rows: int,
     threads: int | None = None,
     factory: Factory | None = None,
 ) -> Iterator[Remeasuring]:
@@ -129,6 +130,7 @@ def measures_of_files(
         example: inputs of two rows, by name.
         calibration: training rows as inputs of one row each, for INT8.
         device: that the super-network is on.
+        searched_rows: how many of the rows the search scored candidates on.
         threads: of PyTorch where the networks are scored as they are.
         factory: creates the full network if its class is not part of transformers.
     """
@@ -137,7 +139,7 @@ def measures_of_files(
         # Only a share of right rows is estimated; any other score was measured by the search.
         score = {rows.task.metric: scorer} if rows.task.metric == SCORES[0] else {}
         measures = {name: measure for name, measure in score.items() if name in names}
-        yield Remeasuring(measures, scorer.hits, frozenset(measures))
+        yield Remeasuring(measures, scorer.hits, frozenset(measures), searched_rows)
         return
     rounded = calibration() if deployment.precision == "int8" else ()
     files = DeployedCandidates(networks, deployment, example, rounded, rows, factory)

@@ -50,6 +50,7 @@ class VerifiedRow(Record):
     refused: list[str] = pydantic.Field(default_factory=list)
     hits: str | None = None
     rows: int = 0
+    searched_rows: int | None = None
 
 
 class Verification(Record):
@@ -140,6 +141,7 @@ def read_verified(folder: Path, study: Study) -> list[Verified]:
                 frozenset(row.unstable),
                 frozenset(row.refused),
                 None if row.hits is None else Hits.from_hex(row.hits, row.rows),
+                row.searched_rows,
             )
             for row in read_record(path, Verification).rows
         ]
@@ -259,6 +261,7 @@ def _write(folder: Path, found: Sequence[Verified]) -> None:
             refused=sorted(each.refused),
             hits=None if each.hits is None else each.hits.to_hex(),
             rows=0 if each.hits is None else each.hits.rows,
+            searched_rows=each.searched_rows,
         )
         for each in found
     ]

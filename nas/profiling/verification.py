@@ -28,6 +28,7 @@ class Verified:
         unstable: objectives whose measurement did not become stable.
         refused: objectives whose runtime does not support the sub-network, which can then not be chosen.
         hits: which validation rows are right; None if the score was not measured again, or is not a share of rows.
+        searched_rows: on how many of them the search scored the very same network; None if it scored another precision.
     """
 
     candidate: Candidate
@@ -36,6 +37,7 @@ class Verified:
     unstable: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
     hits: Hits | None = None
+    searched_rows: int | None = None
 
     @property
     def done(self) -> frozenset[str]:
@@ -48,7 +50,8 @@ class Verified:
         # A stable measurement supersedes an unstable one.
         unstable = (self.unstable | newer.unstable) - set(measured)
         predicted, refused = {**self.predicted, **newer.predicted}, self.refused | newer.refused
-        return Verified(self.candidate, predicted, measured, unstable, refused, newer.hits or self.hits)
+        scored = newer if newer.hits is not None else self
+        return Verified(self.candidate, predicted, measured, unstable, refused, scored.hits, scored.searched_rows)
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,13 @@ class Remeasuring:
         hits: filled by the function that measures the score: which rows each candidate has right.
         same: objectives that are measured of the very network that the search measured, on more rows: the search did
             not predict these.
+        searched_rows: on how many rows the search scored these very networks; None if it scored another precision.
     """
 
     measures: Mapping[str, MeasureAgain]
     hits: Mapping[Candidate, Hits] = field(default_factory=dict)
     same: frozenset[str] = frozenset()
+    searched_rows: int | None = None
 
     def joined(self, measures: Mapping[str, MeasureAgain]) -> "Remeasuring":
         """With further measures."""
@@ -121,7 +126,8 @@ def verify(
                 on_refused(name, error)
     measured = {name: value for name, value in found.items() if value is not None}
     unstable, refused = frozenset(found) - set(measured), frozenset(again.measures) - set(found)
-    return Verified(member.candidate, predicted, measured, unstable, refused, again.hits.get(member.candidate))
+    hits = again.hits.get(member.candidate)
+    return Verified(member.candidate, predicted, measured, unstable, refused, hits, again.searched_rows)
 
 
 def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> list[Measurement]:
@@ -142,7 +148,8 @@ def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> 
 def estimates_of(study: Study, verified: Sequence[Verified]) -> dict[Candidate, Estimate]:
     """The accuracy to expect on new rows, of the candidates whose right rows are known."""
     hits = {each.candidate: each.hits for each in verified if each.hits is not None}
-    return estimates(best_known(study.measurements, verified), study.objectives, hits)
+    searched_rows = next((each.searched_rows for each in verified if each.hits is not None), None)
+    return estimates(best_known(study.measurements, verified), study.objectives, hits, searched_rows)
 
 
 def offered(study: Study, verified: Sequence[Verified]) -> list[Measurement]:

@@ -374,6 +374,7 @@ def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:
         example=loaded.example(deployment.tokens or 1),
         calibration=loaded.int8_calibration,
         device=device_of(loaded.supernet),
+        searched_rows=len(made.rows),
         threads=made.settings.accuracy_threads,
         factory=maker(made.request.model, len(loaded.record.classes)),
     ) as again:

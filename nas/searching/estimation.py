@@ -74,12 +74,33 @@ class Hits:
         return np.unpackbits(np.frombuffer(self.packed, dtype=np.uint8), count=self.rows).astype(np.bool_)
 
 
-def estimated(hits: BoolArray, costs: FloatArray) -> list[Estimate]:
+@dataclass(frozen=True)
+class Others:
+    """Candidates of the same search whose right rows are not known: they show where the curve lies.
+
+    The candidates that are scored again are the best ones, so a curve through them alone would be too high.
+
+    Args:
+        accuracies: as the search measured them (m,).
+        costs: of these candidates (m, k).
+        rows: that the search measured them on, among those of the other candidates.
+    """
+
+    accuracies: FloatArray
+    costs: FloatArray
+    rows: int
+
+
+def estimated(hits: BoolArray, costs: FloatArray, others: Others | None = None) -> list[Estimate]:
     """Estimate the accuracies of candidates that were measured on the same rows.
 
     Args:
         hits: which rows each candidate has right (c, n).
         costs: of each candidate (c, k), above 0; k may be 0.
+        others: further candidates of the search; None: there are none.
+
+    Returns:
+        Estimates of the c candidates.
 
     Raises:
         UserError: other shapes.
@@ -91,14 +112,33 @@ def estimated(hits: BoolArray, costs: FloatArray) -> list[Estimate]:
     if count < 2 or rows < _FEWEST_ROWS:
         return [_alone(float(value), rows) for value in raw]
     noise = _noise(hits)
+    values = raw
+    if others is not None and len(others.accuracies):
+        noise = _with_others(noise, rows, others)
+        values, costs = np.concatenate([raw, others.accuracies]), np.concatenate([costs, others.costs])
     curve = _curve(costs)
-    spread = max(_SPREADS, key=lambda each: _likelihood(raw, curve, noise + each * np.eye(count)))
-    value, variance = _posterior(raw, curve, noise, float(spread))
+    spread = max(_SPREADS, key=lambda each: _likelihood(values, curve, noise + each * np.eye(len(values))))
+    value, variance = _posterior(values, curve, noise, float(spread))
     half = _Z * np.sqrt(variance)
     return [
         Estimate(float(v), float(max(0.0, v - h)), float(min(1.0, v + h)), float(r), rows)
-        for v, h, r in zip(np.clip(value, 0.0, 1.0), half, raw, strict=True)
+        for v, h, r in zip(np.clip(value[:count], 0.0, 1.0), half[:count], raw, strict=True)
     ]
+
+
+def _with_others(noise: FloatArray, rows: int, others: Others) -> FloatArray:
+    """The covariance with that of further candidates (c + m, c + m), taken to be like that of the known ones.
+
+    Their rows are among those of the known ones, so the covariance between the two kinds is that of all rows.
+    """
+    count, more = len(noise), len(others.accuracies)
+    own = float(np.diag(noise).mean()) * rows
+    shared = min(own, float((noise.sum() - np.trace(noise)) / (count * (count - 1))) * rows)
+    whole = np.full((count + more, count + more), shared / rows)
+    whole[:count, :count] = noise
+    whole[count:, count:] = shared / others.rows
+    whole[range(count, count + more), range(count, count + more)] = own / others.rows
+    return whole
 
 
 def _alone(raw: float, rows: int) -> Estimate:

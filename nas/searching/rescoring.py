@@ -11,7 +11,7 @@ from nas.data.accuracy import predict
 from nas.data.split import Split
 from nas.objectives import SCORES
 from nas.searching import pareto
-from nas.searching.estimation import Estimate, Hits, estimated
+from nas.searching.estimation import Estimate, Hits, Others, estimated
 from nas.searching.measurement import Measurement, Objective, violations
 from nas.searching.study import Study
 from search_spaces import Candidate
@@ -87,23 +87,34 @@ def _behind(values: FloatArray, row: FloatArray, score: int) -> float:
 
 
 def estimates(
-    measurements: Iterable[Measurement], objectives: Sequence[Objective], hits: Mapping[Candidate, Hits]
+    measurements: Iterable[Measurement],
+    objectives: Sequence[Objective],
+    hits: Mapping[Candidate, Hits],
+    searched_rows: int | None = None,
 ) -> dict[Candidate, Estimate]:
     """Estimate the accuracies of the candidates whose hits are known on the same rows.
 
     Args:
-        measurements: with the best values that are known of the costs.
+        measurements: of the search, with the best values that are known of the costs.
         objectives: of the search.
         hits: of some candidates.
+        searched_rows: that the search measured accuracies on; None: it measured networks in another precision.
     """
     rows = max((each.rows for each in hits.values()), default=0)
-    members = [m for m in measurements if m.candidate in hits and hits[m.candidate].rows == rows]
+    measured = [m for m in measurements if m.state == "measured"]
+    members = [m for m in measured if m.candidate in hits and hits[m.candidate].rows == rows]
     if not members:
         return {}
-    names = [o.name for o in objectives if o.direction == "minimize"]
-    costs = np.array([[m.values[name] for name in names] for m in members]).reshape(len(members), len(names))
-    costs = costs[:, (costs > 0).all(axis=0)]
-    found = estimated(np.array([hits[m.candidate].array() for m in members]), costs)
+    names = [o.name for o in objectives if o.direction == "minimize" and all(m.values[o.name] > 0 for m in measured)]
+
+    def costs(of: Sequence[Measurement]) -> FloatArray:
+        return np.array([[m.values[name] for name in names] for m in of]).reshape(len(of), len(names))
+
+    rest = [m for m in measured if m.candidate not in hits] if searched_rows else []
+    others = None
+    if searched_rows and rest:
+        others = Others(np.array([m.values[SCORES[0]] for m in rest]), costs(rest), min(searched_rows, rows))
+    found = estimated(np.array([hits[m.candidate].array() for m in members]), costs(members), others)
     return {m.candidate: each for m, each in zip(members, found, strict=True)}
 
 
@@ -119,4 +130,4 @@ def rescored(study: Study, scorer: Scorer, rows: int) -> dict[Candidate, Estimat
     members = [*study.front(), *rivals(study.measurements, study.objectives, rows), *([full] if full else [])]
     for candidate in dict.fromkeys(member.candidate for member in members):
         scorer(candidate)
-    return estimates(study.measurements, study.objectives, scorer.hits)
+    return estimates(study.measurements, study.objectives, scorer.hits, rows)

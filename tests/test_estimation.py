@@ -1,0 +1,122 @@
+"""Accuracies that hold on new rows: estimates against a known truth, rivals of a front, and the choice by them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nas.errors import UserError
+from nas.searching.estimation import Hits, Others, estimated
+from nas.searching.measurement import Measurement, Objective
+from nas.searching.rescoring import MOST_RIVALS, estimates, rivals
+from nas.searching.study import Study
+from search_spaces import Candidate, Choice, Space
+from search_spaces.arrays import BoolArray, FloatArray
+
+SPACE = Space((Choice("a", tuple(range(100))),))
+OBJECTIVES = (Objective("accuracy", "maximize"), Objective("macs"))
+ROWS, CANDIDATES = 600, 24
+
+
+def drawn(rng: np.random.Generator, rows: int) -> tuple[BoolArray, FloatArray, FloatArray]:
+    """Hits of candidates that find the same rows hard (c, n), their true accuracies (c,) and costs (c,)."""
+    costs = rng.uniform(0.3, 1.0, CANDIDATES)
+    skill = 1.5 + np.log(costs) + rng.normal(0, 0.08, CANDIDATES)
+    hard = rng.normal(0, 2, 200_000)
+    right = 1 / (1 + np.exp(-(skill[:, None] + hard[None])))
+    taken = rng.integers(0, hard.size, rows)
+    return rng.random((CANDIDATES, rows)) < right[:, taken], right.mean(axis=1), costs
+
+
+def test_the_best_estimate_promises_less_too_much_than_the_best_measured() -> None:
+    rng = np.random.default_rng(0)
+    excess: dict[str, list[float]] = {"estimate": [], "hits": []}
+    inside = []
+    for _ in range(40):
+        hits, truth, costs = drawn(rng, ROWS)
+        found = estimated(hits, costs[:, None])
+        inside += [each.low <= true <= each.high for each, true in zip(found, truth, strict=True)]
+        for name, values in (("estimate", [each.value for each in found]), ("hits", hits.mean(axis=1))):
+            best = int(np.argmax(values))
+            excess[name].append(values[best] - truth[best])
+    assert abs(np.mean(excess["estimate"])) < 0.5 * np.mean(excess["hits"])
+    assert 0.9 < np.mean(inside) <= 1.0
+
+
+def test_the_best_few_are_shrunk_towards_a_curve_through_all() -> None:
+    rng = np.random.default_rng(1)
+    alone, beside = [], []
+    for _ in range(40):
+        hits, truth, costs = drawn(rng, ROWS)
+        best = np.argsort(-hits.mean(axis=1))[:6]
+        rest = np.setdiff1d(np.arange(CANDIDATES), best)
+        others = Others(hits[rest].mean(axis=1), costs[rest, None], ROWS)
+        alone.append(np.mean([each.value for each in estimated(hits[best], costs[best, None])] - truth[best]))
+        beside.append(np.mean([each.value for each in estimated(hits[best], costs[best, None], others)] - truth[best]))
+    assert abs(np.mean(beside)) < 0.5 * abs(np.mean(alone))
+
+
+def test_raw_values_are_kept_and_few_rows_are_not_shrunk() -> None:
+    rng = np.random.default_rng(2)
+    hits = rng.random((5, 100)) < 0.8
+    found = estimated(hits, rng.uniform(1, 2, (5, 2)))
+    assert [each.raw for each in found] == list(hits.mean(axis=1)) and {each.rows for each in found} == {100}
+    assert all(0 <= each.low <= each.value <= each.high <= 1 for each in found)
+    few = estimated(hits[:, :10], rng.uniform(1, 2, (5, 1)))
+    assert [each.value for each in few] == list(hits[:, :10].mean(axis=1))
+    one = estimated(hits[:1], np.ones((1, 1)))[0]
+    assert one.value == one.raw and one.low < one.raw < one.high
+
+
+@pytest.mark.parametrize("costs", [np.ones((4, 0)), np.ones((4, 2)), np.array([[1.0], [1e6], [1e6], [1e6]])])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_networks_and_costs_that_do_not_differ(costs: FloatArray, share: float) -> None:
+    hits = np.tile(np.arange(40) < 40 * share, (4, 1))
+    for each in estimated(hits, costs):
+        assert each.value == pytest.approx(share, abs=1e-6) and math.isfinite(each.low + each.high)
+
+
+def test_shapes_that_do_not_fit() -> None:
+    with pytest.raises(UserError, match=r"hits \(c, n\) and costs \(c, k\), got \(2, 30\) and \(3, 1\)"):
+        estimated(np.ones((2, 30), dtype=np.bool_), np.ones((3, 1)))
+
+
+@pytest.mark.parametrize("rows", [1, 8, 13])
+def test_hits_as_text(rows: int) -> None:
+    right = np.random.default_rng(rows).random(rows) < 0.5
+    hits = Hits.of(right)
+    assert Hits.from_hex(hits.to_hex(), rows) == hits and np.array_equal(hits.array(), right)
+    with pytest.raises(ValueError, match="need"):
+        Hits.from_hex(hits.to_hex(), rows + 8)
+
+
+def measured(values: list[tuple[float, float]]) -> list[Measurement]:
+    return [
+        Measurement(Candidate({"a": number}), {"accuracy": accuracy, "macs": macs}, "measured", None, 0.0)
+        for number, (accuracy, macs) in enumerate(values)
+    ]
+
+
+def test_rivals_are_what_one_standard_error_would_put_on_the_front() -> None:
+    error = math.sqrt(0.8 * 0.2 / 400)
+    found = measured([(0.9, 10), (0.8, 5), (0.8 - 0.9 * error, 6), (0.8 - 1.2 * error, 7), (0.7, 11)])
+    assert [member.candidate["a"] for member in rivals(found, OBJECTIVES, 400)] == [2]
+    assert [member.candidate["a"] for member in rivals(found, OBJECTIVES, 100)] == [2, 3]
+    many = measured([(0.9, 1.0), *((0.9 - 1e-4 * i, 2.0) for i in range(1, 50))])
+    assert [member.candidate["a"] for member in rivals(many, OBJECTIVES, 400)] == list(range(1, MOST_RIVALS + 1))
+    assert rivals(many, (Objective("r2", "maximize"),), 400) == []
+
+
+def test_the_choice_goes_by_the_estimates_where_there_are_any() -> None:
+    members = measured([(0.9, 10), (0.8, 5)])
+    study = Study(SPACE, OBJECTIVES, members)
+    rng = np.random.default_rng(0)
+    hits = {
+        member.candidate: Hits.of(rng.random(200) < share) for member, share in zip(members, (0.6, 0.8), strict=True)
+    }
+    assert study.select().candidate == members[0].candidate
+    study.estimates = estimates(members, OBJECTIVES, hits)
+    chosen = study.select()
+    assert chosen.candidate == members[1].candidate
+    assert chosen.values["accuracy"] == study.estimates[chosen.candidate].value
+    assert study.select(min_accuracy=0.7, max_macs=10).candidate == members[1].candidate
