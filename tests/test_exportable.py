@@ -142,8 +142,14 @@ def test_a_network_of_xlnet_has_no_limit_of_length(
 
 def test_a_number_minus_a_mask_of_integers_can_be_exported(tmp_path: Path) -> None:
     class Masked(nn.Module):
-        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            return x * (1.0 - mask)
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(9, 4), nn.Linear(4, 2)
 
-    inputs = {"x": torch.rand(2, 6), "mask": torch.tensor([[0, 0, 1, 0, 1, 1]] * 2)}
-    assert OnnxRuntimeBackend().convert(Masked(), inputs, tmp_path).is_file()
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            padding = 1.0 - attention_mask
+            return self.head((self.words(input_ids) * (1.0 - padding)[..., None]).mean(1))
+
+    ids = torch.arange(12).reshape(2, 6) % 9
+    inputs = {"input_ids": ids, "attention_mask": (ids > 1).long()}
+    assert OnnxRuntimeBackend().convert(Masked().eval(), inputs, tmp_path).is_file()

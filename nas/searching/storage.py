@@ -9,6 +9,7 @@ process. In a database the process that started last owns the study, and an earl
 """
 
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -21,12 +22,14 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
+from nas.console import say
 from nas.errors import UserError
 from nas.searching.measurement import Measurement, Objective
-from nas.searching.trials import from_trial, quiet_optuna, to_trial
-from search_spaces.space import Space
+from nas.searching.trials import check_order, from_trial, is_ours, quiet_optuna, to_trial
+from search_spaces.space import Candidate, Space
 
 Storage = Path | str
 """A journal file, or the URL of a database, e.g. `sqlite:///studies.db#name` with an optional name of the study."""
@@ -38,7 +41,7 @@ VERSION = 1
 _WRITER = f"{NAME}_writer"
 _LINE_START = b'{"op_code":'
 """Beginning of each line of a journal."""
-_WRONG = (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError)
+_WRONG = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError, OverflowError)
 """Exceptions that Optuna raises for damaged content, which it does not check."""
 _UNREACHABLE = (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError)
 """Exceptions of a database that cannot be reached; ImportError when its driver is not installed."""
@@ -85,12 +88,14 @@ def open_study(
             _measurements(storage, stored, space, objectives)
         study, check = begin()
         # Read again after taking over the study, since another process may have written to a database in the meantime.
-        found = _measurements(storage, study, space, objectives)
+        found, strangers = _measurements(storage, study, space, objectives)
+        _say_left_out(storage, strangers)
+        numbers = itertools.count(len(found))
 
         def keep(measurement: Measurement) -> None:
             with _cannot_write(storage):
                 check()
-                study.add_trial(to_trial(space, objectives, measurement))
+                study.add_trial(to_trial(space, objectives, measurement, next(numbers)))
 
         yield found, keep
 
@@ -315,9 +320,11 @@ def _content(storage: Storage, stored: optuna.Study | None) -> tuple[Space, list
     try:
         space = Space.from_json(attributes["space"])
         objectives = [Objective(o["name"], o["direction"], o["limit"]) for o in attributes["objectives"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except _WRONG as error:
         raise UserError(f"the study at {shown(storage)} is damaged: {error}") from error
-    return space, objectives, _measurements(storage, stored, space, objectives)
+    found, strangers = _measurements(storage, stored, space, objectives)
+    _say_left_out(storage, strangers)
+    return space, objectives, found
 
 
 def _refuse_another_search(storage: Storage, stored: optuna.Study, identity: Mapping[str, Any]) -> None:
@@ -340,14 +347,31 @@ def _refuse_another_search(storage: Storage, stored: optuna.Study, identity: Map
 
 def _measurements(
     storage: Storage, stored: optuna.Study, space: Space, objectives: Sequence[Objective]
-) -> list[Measurement]:
-    """The stored measurements in order.
+) -> tuple[list[Measurement], int]:
+    """The stored measurements in order, and the number of trials that another program added to the study.
 
     In a database two processes may both have measured a candidate before one took over; the first result counts.
     """
     try:
-        found = [from_trial(space, objectives, trial) for trial in stored.get_trials(deepcopy=False)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the study at {shown(storage)} is damaged: {error}") from error
-    first = {measurement.candidate: measurement for measurement in reversed(found)}
-    return [measurement for measurement in found if first[measurement.candidate] is measurement]
+        trials = stored.get_trials(deepcopy=False)
+        ours = [trial for trial in trials if is_ours(trial)]
+        directions = [direction.name.lower() for direction in stored.directions]
+        wanted = [objective.direction for objective in objectives]
+        if directions != wanted and (ours or NAME in stored.user_attrs):
+            raise ValueError(f"its directions must be {', '.join(wanted)}, they are {', '.join(directions)}")
+        first: dict[Candidate, tuple[FrozenTrial, Measurement]] = {}
+        for trial in ours:
+            measurement = from_trial(space, objectives, trial)
+            first.setdefault(measurement.candidate, (trial, measurement))
+        check_order([trial for trial, _ in first.values()])
+    except _WRONG as error:
+        raise UserError(
+            f"the study at {shown(storage)} is damaged, or another program changed it: {error}; put a copy in its "
+            "place, or begin another search"
+        ) from error
+    return [measurement for _, measurement in first.values()], len(trials) - len(ours)
+
+
+def _say_left_out(storage: Storage, strangers: int) -> None:
+    if strangers:
+        say(f"Trials of other programs in the study at {shown(storage)}, left out: {strangers:,}")

@@ -14,6 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.searching.measurement import Measurement, Objective
 from search_spaces.space import Candidate, Choice, Space
 
+NUMBER = "supersieve_number"
+"""Attribute of a trial: its number among the measurements of the study."""
+
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
@@ -44,10 +47,13 @@ def _distribution(choice: Choice) -> BaseDistribution:
     return CategoricalDistribution(choice.options)
 
 
-def to_trial(space: Space, objectives: Sequence[Objective], measurement: Measurement) -> FrozenTrial:
+def to_trial(
+    space: Space, objectives: Sequence[Objective], measurement: Measurement, number: int | None = None
+) -> FrozenTrial:
     """Convert a measurement to a finished trial with the options of active choices, raw values and attributes.
 
-    The attributes of the trial hold the seconds, the reason of a failure, and whether the result was known before.
+    The attributes of the trial hold the seconds, the reason of a failure, whether the result was known before, and
+    where it is stored, its number among the measurements.
     """
     # Optuna allows trials without some of the parameters, which is its way to express conditional choices.
     active = {name: option for name, option in measurement.candidate.items() if option is not None}
@@ -57,7 +63,7 @@ def to_trial(space: Space, objectives: Sequence[Objective], measurement: Measure
         values=None if failed else [measurement.values[objective.name] for objective in objectives],
         params=active,
         distributions={name: _distribution(space[name]) for name in active},
-        user_attrs=_attributes(measurement),
+        user_attrs=_attributes(measurement) if number is None else {**_attributes(measurement), NUMBER: number},
     )
     # `create_trial` gives both times the current time; move the start so that Optuna shows the true duration.
     assert trial.datetime_complete is not None
@@ -72,6 +78,20 @@ def _attributes(measurement: Measurement) -> dict[str, Any]:
     if measurement.known:
         attributes["known"] = True
     return attributes
+
+
+def is_ours(trial: FrozenTrial) -> bool:
+    """Whether a trial was made by `to_trial`, and not by another program that uses the same study."""
+    return NUMBER in trial.user_attrs or "seconds" in trial.user_attrs
+
+
+def check_order(trials: Sequence[FrozenTrial]) -> None:
+    """Raise ValueError unless trials, each of another candidate, are all of the measurements in their order."""
+    for number, trial in enumerate(trials):
+        # Studies of earlier versions have no numbers.
+        found = trial.user_attrs.get(NUMBER, number)
+        if found != number:
+            raise ValueError(f"measurement {number} must come next, trial {trial.number} holds measurement {found}")
 
 
 def from_trial(space: Space, objectives: Sequence[Objective], trial: FrozenTrial) -> Measurement:
