@@ -17,6 +17,7 @@ from nas.searching.measurement import Measurement
 from nas.searching.relative_latency import LatencySettings
 from nas.searching.study import Study, load_study
 from nas.settings import Precision, Runtime
+from search_spaces import Space
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,25 @@ def load_search(folder: RunFolder, name: str) -> LoadedSearch:
     """Read a search; UserError where there is none of that name, or it is damaged."""
     request, path = folder.read_search(name).request, folder.search(name)
     study, profiles = load_study(path / JOURNAL), kept_profiles(path, request.get("profile"))
+    _check_of_run(study, folder, path)
     text = folder.read().kind == "text"
     deployment = search_deployment(request, profiles, text=text)
     return LoadedSearch(path, name, request, study, read_verified(path, study), profiles, deployment)
+
+
+def _check_of_run(study: Study, folder: RunFolder, path: Path) -> None:
+    """UserError unless the sub-networks of a study are among those of the run."""
+    try:
+        there = Space.from_json((folder.supernet / "space.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the super-network of the run cannot be read: {error}") from error
+    known = {choice.name: set(choice.options) for choice in there.choices}
+    for choice in study.space.choices:
+        if not set(choice.options) <= known.get(choice.name, set()):
+            raise UserError(
+                f"the study in {path / JOURNAL} must be of this run, which has no choice {choice.name} with these "
+                "options; put a copy in its place, or begin another search"
+            )
 
 
 def search_deployment(
