@@ -162,7 +162,12 @@ def choose(study: Study, verified: Sequence[Verified], limits: Mapping[str, floa
         NoFeasible: no candidate meets the limits.
     """
     bounds = on_every_device(limits, [o.name for o in study.objectives])
-    return select(offered(study, verified), study.objectives, bounds)
+    try:
+        return select(offered(study, verified), study.objectives, bounds)
+    except NoFeasible:
+        # The nearest of all that was measured is named, not only of what was measured again.
+        select(best_known(study.measurements, verified), study.objectives, bounds)
+        raise
 
 
 def agreement_record(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:

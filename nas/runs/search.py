@@ -24,7 +24,7 @@ from nas.memory import peak_memory_mib
 from nas.networks.loading import maker
 from nas.objectives import MEASURED
 from nas.profiling.deployed_candidates import measures_of_files
-from nas.profiling.front import agreement_record, on_devices, read_verified, say_agreement, verify_front
+from nas.profiling.front import agreement_record, choose, on_devices, read_verified, say_agreement, verify_front
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.profiles import (
     keep_profiles,
@@ -34,7 +34,7 @@ from nas.profiling.profiles import (
     space_with,
     with_predictions,
 )
-from nas.profiling.verification import Remeasuring, Verified, offered
+from nas.profiling.verification import Remeasuring, Verified
 from nas.records import Scalar, recorded_versions, same_request, write_record
 from nas.reporting.table import Marks, measured_again, write_front
 from nas.runs.folder import JOURNAL, RequestRecord, RunFolder
@@ -50,7 +50,6 @@ from nas.searching.progress import SearchFigures
 from nas.searching.random_search import random_search
 from nas.searching.relative_latency import LatencySettings, reference_path
 from nas.searching.rescoring import rivals
-from nas.searching.selection import select
 from nas.searching.storage import Storage, copy_to_journal, is_url, shown
 from nas.searching.study import Study, load_study
 from nas.searching.supernet_search import Algorithm, search
@@ -392,7 +391,7 @@ def _summary(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:
         NoFeasible: nothing measured meets the limits; the message names the nearest.
     """
     if any(objective.limit is not None for objective in study.objectives):
-        select(offered(study, verified), study.objectives, {})
+        choose(study, verified, {})
     refuse_constant(study.objectives, study.measurements)
     constant = constant_objectives(study.objectives, study.measurements)
     if constant:
