@@ -2,15 +2,17 @@
 
 The best of many measured accuracies is too good: its own noise is part of why it is the best. So the accuracies of
 some candidates on the same rows are taken as noisy measurements of true ones, which lie around a smooth curve over the
-costs (empirical Bayes; Efron and Morris, 1975). The noise of two candidates is not independent, because they find the
-same rows hard. Its covariance is known from the rows, so differences between candidates, which are far better known
-than their level, are shrunk less.
+costs (empirical Bayes; Efron and Morris, 1975).
+
+The noise of two candidates is not independent, because they find the same rows hard. It is split into a part that all
+share, which moves the level of the curve and no choice, and a part of each candidate, by which it is shrunk. The whole
+covariance, which the rows give, is not used: generalised least squares with strongly correlated noise puts the curve
+far from all measurements (Peelle's puzzle), and then the estimates are too low.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from nas.errors import UserError
 from search_spaces.arrays import BoolArray, FloatArray
@@ -111,34 +113,22 @@ def estimated(hits: BoolArray, costs: FloatArray, others: Others | None = None) 
     raw = hits.mean(axis=1)
     if count < 2 or rows < _FEWEST_ROWS:
         return [_alone(float(value), rows) for value in raw]
-    noise = _noise(hits)
-    values = raw
+    alike = _correlation(hits)
+    values, sizes = raw, np.full(count, rows)
     if others is not None and len(others.accuracies):
-        noise = _with_others(noise, rows, others)
         values, costs = np.concatenate([raw, others.accuracies]), np.concatenate([costs, others.costs])
-    curve = _curve(costs)
-    spread = max(_SPREADS, key=lambda each: _likelihood(values, curve, noise + each * np.eye(len(values))))
-    value, variance = _posterior(values, curve, noise, float(spread))
-    half = _Z * np.sqrt(variance)
+        sizes = np.concatenate([sizes, np.full(len(others.accuracies), others.rows)])
+    # Half a row more of each kind: an accuracy of 0 or 1 is not known without noise.
+    smooth = (values * sizes + 0.5) / (sizes + 1)
+    noise = smooth * (1 - smooth) / sizes
+    own, curve = noise * (1 - alike), _curve(costs)
+    spread = max(_SPREADS, key=lambda each: _likelihood(values, curve, own + each))
+    value, variance = _posterior(values, curve, own, float(spread))
+    half = _Z * np.sqrt(variance + alike * noise)
     return [
         Estimate(float(v), float(max(0.0, v - h)), float(min(1.0, v + h)), float(r), rows)
         for v, h, r in zip(np.clip(value[:count], 0.0, 1.0), half[:count], raw, strict=True)
     ]
-
-
-def _with_others(noise: FloatArray, rows: int, others: Others) -> FloatArray:
-    """The covariance with that of further candidates (c + m, c + m), taken to be like that of the known ones.
-
-    Their rows are among those of the known ones, so the covariance between the two kinds is that of all rows.
-    """
-    count, more = len(noise), len(others.accuracies)
-    own = float(np.diag(noise).mean()) * rows
-    shared = min(own, float((noise.sum() - np.trace(noise)) / (count * (count - 1))) * rows)
-    whole = np.full((count + more, count + more), shared / rows)
-    whole[:count, :count] = noise
-    whole[count:, count:] = shared / others.rows
-    whole[range(count, count + more), range(count, count + more)] = own / others.rows
-    return whole
 
 
 def _alone(raw: float, rows: int) -> Estimate:
@@ -149,12 +139,13 @@ def _alone(raw: float, rows: int) -> Estimate:
     return Estimate(raw, max(0.0, min(raw, centre - half)), min(1.0, max(raw, centre + half)), raw, rows)
 
 
-def _noise(hits: BoolArray) -> FloatArray:
-    """Covariance of the measured accuracies (c, c)."""
-    rows = hits.shape[1]
-    # One row more on which exactly one candidate is right keeps candidates apart that agree on all rows.
-    covariance: FloatArray = np.cov(hits.astype(np.float64)) / rows + np.eye(len(hits)) / rows**2
-    return covariance
+def _correlation(hits: BoolArray) -> float:
+    """Mean correlation of the hits of two candidates, 0 to 0.99: the share of the noise that all have in common."""
+    covariance = np.cov(hits.astype(np.float64))
+    own = float(np.trace(covariance)) / len(hits)
+    shared = float(covariance.sum() - np.trace(covariance)) / (len(hits) * (len(hits) - 1))
+    # Candidates that agree on all rows are still not known to be the same on others.
+    return min(0.99, max(0.0, shared / own)) if own > 0 else 0.0
 
 
 def _curve(costs: FloatArray) -> FloatArray:
@@ -170,24 +161,30 @@ def _curve(costs: FloatArray) -> FloatArray:
     return np.asarray(basis[:, sizes > 1e-6 * sizes[0]])
 
 
-def _likelihood(raw: FloatArray, curve: FloatArray, covariance: FloatArray) -> float:
-    """Restricted log-likelihood, but for a constant (Patterson and Thompson, 1971)."""
-    root = np.linalg.cholesky(covariance)
-    columns, values = np.linalg.solve(root, curve), np.linalg.solve(root, raw)
-    beta = np.linalg.lstsq(columns, values, rcond=None)[0]
-    residual = values - columns @ beta
-    log_det = 2 * np.log(np.diag(root)).sum() + np.linalg.slogdet(columns.T @ columns)[1]
-    return float(-0.5 * (residual @ residual + log_det))
+def _fitted(values: FloatArray, curve: FloatArray, variances: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Coefficients of the curve by weighted least squares (p,), and their covariance (p, p)."""
+    weighted = curve / variances[:, None]
+    uncertain: FloatArray = np.asarray(np.linalg.inv(weighted.T @ curve), dtype=np.float64)
+    return uncertain @ (weighted.T @ values), uncertain
 
 
-def _posterior(
-    raw: FloatArray, curve: FloatArray, noise: FloatArray, spread: float
-) -> tuple[FloatArray, npt.NDArray[np.float64]]:
-    """Means and variances of the true accuracies (c,), with the curve's own uncertainty."""
-    precision = np.linalg.inv(noise + spread * np.eye(len(raw)))
-    uncertain = np.linalg.inv(curve.T @ precision @ curve)
-    beta = uncertain @ (curve.T @ (precision @ raw))
-    value = curve @ beta + spread * (precision @ (raw - curve @ beta))
-    left = curve - spread * (precision @ curve)
-    variance = spread - spread**2 * np.diag(precision) + np.einsum("ij,jk,ik->i", left, uncertain, left)
-    return value, np.maximum(variance, 0.0)
+def _likelihood(values: FloatArray, curve: FloatArray, variances: FloatArray) -> float:
+    """Restricted log-likelihood of variances (c,) around the curve, up to a constant (Patterson and Thompson, 1971)."""
+    beta, uncertain = _fitted(values, curve, variances)
+    residual = values - curve @ beta
+    return float(-0.5 * ((residual**2 / variances).sum() + np.log(variances).sum() - np.linalg.slogdet(uncertain)[1]))
+
+
+def _posterior(values: FloatArray, curve: FloatArray, own: FloatArray, spread: float) -> tuple[FloatArray, FloatArray]:
+    """Means and variances of the true accuracies (c,), with the curve's own uncertainty.
+
+    Args:
+        values: measured (c,).
+        curve: its columns (c, p).
+        own: variances of the noise of each candidate (c,).
+        spread: variance of the true accuracies around the curve.
+    """
+    beta, uncertain = _fitted(values, curve, own + spread)
+    towards = own / (own + spread)
+    value = values + towards * (curve @ beta - values)
+    return value, spread * towards + towards**2 * np.einsum("ij,jk,ik->i", curve, uncertain, curve)
