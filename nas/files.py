@@ -6,7 +6,8 @@ A kill at any moment leaves either the old or the new content, and content that 
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,9 @@ def write_json_atomic(path: Path, value: Any) -> None:
     write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write into a new folder, then replace the folder `path` by it.
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder to write into, which replaces the folder `path` when the context ends without an error.
 
     A kill leaves the old or the new folder. Between the two renames at the end there is only `.<name>.old`, from which
     `recover_folder` restores the old one.
@@ -57,7 +59,7 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        fill(temporary)
+        yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 with file.open("rb") as opened:
@@ -70,6 +72,12 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
         path.replace(old)
     temporary.replace(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write into a new folder, then replace the folder `path` by it, see `replacing_folder`."""
+    with replacing_folder(path) as folder:
+        fill(folder)
 
 
 def recover_folder(path: Path) -> None:

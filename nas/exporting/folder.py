@@ -5,9 +5,9 @@ with its loaders) and the files of the preprocessor.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -33,7 +33,7 @@ from nas.exporting.network_files import (
     network_class,
     write_network,
 )
-from nas.files import replace_folder
+from nas.files import replacing_folder
 
 
 class Saves(Protocol):
@@ -43,16 +43,12 @@ class Saves(Protocol):
         """Write the files into an existing folder."""
 
 
-Describe = Callable[[Deployed], Card]
-"""Makes the card from the deployment's files as they are in the folder, so that it can state figures of these."""
-
-
 def export(
     module: nn.Module,
     folder: Path | str,
     example_inputs: Inputs,
     *,
-    card: Card | Describe | None = None,
+    card: Card | None = None,
     preprocessor: Saves | None = None,
     factory: Factory | None = None,
     deployment: Deployment | None = None,
@@ -67,8 +63,7 @@ def export(
         module: a plain network, such as `Supernet.extract` gives; left as it is.
         folder: a new folder, an empty one, or an earlier export, which is replaced.
         example_inputs: tuple or mapping of tensors; any batch and length.
-        card: what the card says, or a function that makes it of the written files; parameters, MACs (of one row of the
-            example) and size are added where missing.
+        card: what the card says; parameters, MACs (of one row of the example) and size are added where missing.
         preprocessor: its files are written into the folder.
         factory: for a class that transformers does not have: makes the full network. Without it the card has no loader
             for PyTorch.
@@ -81,34 +76,79 @@ def export(
     Raises:
         UserError: the folder holds something else, or cannot be written.
         ExportError: the network cannot be exported, or outputs differ.
+        ValueError: the runtime of the deployment does not have its precision.
     """
     target = Path(folder)
-    check_target(target)
-    network = copy.deepcopy(module).cpu().eval()
-    inputs = map_inputs(example_inputs, lambda value: value.detach().cpu())
-    runs_in = deployment or Deployment()
-    source = network_class(network, factory)
-
-    def fill(part: Path) -> None:
-        write_network(network, part, factory)
-        OnnxRuntimeBackend().convert(network, inputs, part)
-        if preprocessor is not None:
-            preprocessor.save(part)
-        if source.loadable:
-            _check_loader(network, source, factory, inputs, part)
-        deployed = None
-        if deployment is not None or callable(card):
-            deployed = deploy(network, runs_in, part, inputs, factory=factory, calibration=calibration)
-        said = card(deployed) if callable(card) and deployed is not None else card
-        files = sorted([*(relative(each, part) for each in part.rglob("*") if each.is_file()), "README.md"])
-        shown = None if deployed is None else (runs_in, relative(deployed.path, part))
-        stated = said if isinstance(said, Card) else Card()
-        text = write_card(_with_costs(stated, network, inputs), source, inputs, files, shown)
-        (part / "README.md").write_text(text, encoding="utf-8")
-
-    with _failures(target):
-        replace_folder(target, fill)
+    network = NetworkExport.of(module, example_inputs, factory)
+    with staged(target) as part:
+        network.write(part, preprocessor)
+        deployed = None if deployment is None else network.deploy(part, deployment, calibration)
+        network.write_card(part, card or Card(), deployed)
     return target
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A folder to write an export into, which takes the place of `target` when all of it was written.
+
+    Raises:
+        UserError: the target holds something else, or cannot be written.
+        ExportError: a runtime did not take a network inside the context.
+    """
+    check_target(target)
+    with _failures(target), replacing_folder(target) as part:
+        yield part
+
+
+@dataclass(frozen=True)
+class NetworkExport:
+    """A network on its way into a folder: on the processor and in evaluation mode.
+
+    Args:
+        network: a copy of the user's.
+        inputs: an example, on the processor.
+        factory: makes the full network of a class that transformers does not have.
+    """
+
+    network: nn.Module
+    inputs: Inputs
+    factory: Factory | None
+
+    @classmethod
+    def of(cls, module: nn.Module, example_inputs: Inputs, factory: Factory | None = None) -> "NetworkExport":
+        """A copy of `module`, which is left as it is."""
+        inputs = map_inputs(example_inputs, lambda value: value.detach().cpu())
+        return cls(copy.deepcopy(module).cpu().eval(), inputs, factory)
+
+    @property
+    def source(self) -> NetworkClass:
+        """The class of the network."""
+        return network_class(self.network, self.factory)
+
+    def write(self, folder: Path, preprocessor: Saves | None) -> None:
+        """Write what every export has, and check that the files compute what the network does.
+
+        Raises:
+            ConversionError: the network has no ONNX file, or one of other outputs.
+            ExportError: the card's loader does not give its outputs.
+        """
+        write_network(self.network, folder, self.factory)
+        OnnxRuntimeBackend().convert(self.network, self.inputs, folder)
+        if preprocessor is not None:
+            preprocessor.save(folder)
+        if self.source.loadable:
+            _check_loader(self.network, self.source, self.factory, self.inputs, folder)
+
+    def deploy(self, folder: Path, deployment: Deployment, calibration: Sequence[Inputs] | None) -> Deployed:
+        """Write the files of a deployment beside these, and load them; errors as `nas.exporting.deployed.deploy`."""
+        return deploy(self.network, deployment, folder, self.inputs, factory=self.factory, calibration=calibration)
+
+    def write_card(self, folder: Path, card: Card, deployed: Deployed | None) -> None:
+        """Write README.md, which lists the files that are there; costs that the card lacks are added."""
+        files = sorted([*(relative(each, folder) for each in folder.rglob("*") if each.is_file()), "README.md"])
+        shown = None if deployed is None else (deployed.deployment, relative(deployed.path, folder))
+        text = write_card(_with_costs(card, self.network, self.inputs), self.source, self.inputs, files, shown)
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def check_exportable(

@@ -144,6 +144,8 @@ def measures_of_files(
     rounded = calibration() if deployment.precision == "int8" else ()
     files = DeployedCandidates(networks, deployment, example, rounded, rows, factory)
     try:
-        yield Remeasuring(files.measures(names), files.hits)
+        # In float32 the files hold the networks that the search scored; another precision does not compare with these.
+        same = searched_rows if deployment.precision == "float32" else None
+        yield Remeasuring(files.measures(names), files.hits, searched_rows=same)
     finally:
         files.close()

@@ -5,6 +5,7 @@ and precision. The members of the front are therefore measured on such files bef
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -95,17 +96,17 @@ def verify_front(folder: Path, study: Study, again: Remeasuring, rivals: Sequenc
 
     front = _spread([member for member in study.front() if missing(member.candidate).measures])
     known = {member.candidate for member in study.front()}
-    front += [member for member in rivals if member.candidate not in known and missing(member.candidate)]
+    front += [member for member in rivals if member.candidate not in known and missing(member.candidate).measures]
     with Bar("Measuring the front", len(front)) as bar:
         for number, member in enumerate(front, 1):
             bar.update(number, _shown(measure(member)))
-    # Measured values may break a limit that predicted ones met. The best candidate is then another one, perhaps outside
-    # the front, which must be measured as well; this repeats until the best candidate is a measured one.
+    # Measured values may break a limit that those of the search met. The best candidate is then another one, perhaps
+    # outside the front, which must be measured as well.
     for _ in range(_MAX_FURTHER):
-        best = _best(study, list(found.values()))
-        if best is None or best.candidate in found:
+        further = _next(study, list(found.values()))
+        if further is None:
             break
-        measure(best)
+        measure(further)
     return list(found.values())
 
 
@@ -190,15 +191,25 @@ def say_agreement(study: Study, verified: Sequence[Verified]) -> None:
         say(f"{unstable} of these measurements did not get stable; something else runs on this machine")
 
 
-def say_unmeasured(study: Study, verified: Sequence[Verified], profiled: Collection[str]) -> None:
+def say_unmeasured(
+    study: Study, verified: Sequence[Verified], profiled: Collection[str], of_files: Collection[str] = ()
+) -> None:
     """Print how many members of the front have only predicted latencies for the objectives `profiled`."""
     done = {each.candidate: each.done for each in verified}
     front = study.front()
-    missing = sum(not set(profiled) <= done.get(member.candidate, frozenset()) for member in front)
-    if missing:
+
+    def missing(names: Collection[str]) -> int:
+        return sum(not set(names) <= done.get(member.candidate, frozenset()) for member in front)
+
+    if count := missing(profiled):
         say(
-            f"{missing} of the {len(front)} sub-networks of the front have predicted latencies that were not measured "
+            f"{count} of the {len(front)} sub-networks of the front have predicted latencies that were not measured "
             "again; the same nas search, where the device is, measures what is missing"
+        )
+    if count := missing(of_files):
+        say(
+            f"{count} of the {len(front)} sub-networks of the front were not measured as they are delivered; the same "
+            "nas search measures what is missing"
         )
 
 
@@ -209,17 +220,26 @@ def _spread(front: Sequence[Measurement]) -> list[Measurement]:
     return [front[round(index * (len(front) - 1) / (_MAX_MEMBERS - 1))] for index in range(_MAX_MEMBERS)]
 
 
-def _best(study: Study, verified: Sequence[Verified]) -> Measurement | None:
-    """The best candidate of the study within its limits, by measured values where there are any; None without limits.
+def _next(study: Study, verified: Sequence[Verified]) -> Measurement | None:
+    """What to measure next so that the choice within the limits of the study is one that was measured again.
 
-    None also if no candidate meets them.
+    None if it is, if there are no limits, or if no candidate that was not measured again meets them.
     """
     if all(objective.limit is None for objective in study.objectives):
         return None
+    known = best_known(study.measurements, verified)
+    again = {each.candidate for each in verified}
+    rest = [member for member in known if member.candidate not in again]
     try:
-        return select(best_known(study.measurements, verified), study.objectives, {})
+        best = select(known, study.objectives, {})
+        if best.candidate not in again:
+            return best
+        select(offered(study, verified), study.objectives, {})
     except NoFeasible:
-        return None
+        # Estimates may break a limit on accuracy that measured values meet: perhaps another candidate's does not.
+        with suppress(NoFeasible):
+            return select(rest, study.objectives, {})
+    return None
 
 
 def _bench(name: str, predicted: PredictedLatency) -> Bench | None:

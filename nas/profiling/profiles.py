@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hardware.profile import DeviceProfile, digest, read_profile, write_profile
 from nas.errors import UserError
-from nas.objectives import LATENCY
+from nas.objectives import LATENCY, is_latency
 from nas.profiling.objective import PredictedLatency, latency_objective, predicted_latency
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject, differences
@@ -65,16 +65,19 @@ def keep_profiles(folder: Path, profiles: Profiles) -> None:
 
 
 def kept_profiles(folder: Path, fingerprint: Scalar) -> dict[str, DeviceProfile]:
-    """The profiles in the folder of a search; empty where it measured its latencies, or none.
+    """The profiles in the folder of a search; empty where it has none. UserError where one is missing or damaged.
 
     Args:
         folder: of the search.
         fingerprint: its `profiles_fingerprint`, which has their order: the first decides what the search is for.
     """
-    paths = sorted((folder / _FOLDER).glob(f"{LATENCY}*.json"))
-    order = [part.partition(" ")[0] for part in str(fingerprint).split(", ")]
-    found = {path.stem: profile_at(path) for path in paths[:_MOST]}
-    return {name: found[name] for name in sorted(found, key=lambda name: (*order, name).index(name))}
+    if fingerprint is None:
+        # A folder may hold profiles of a search that was cut off before its request was written.
+        return {}
+    names = [part.partition(" ")[0] for part in str(fingerprint).split(", ")][:_MOST]
+    if not all(is_latency(name) and re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names):
+        raise UserError(f"the profiles in the record of a search must be named after latencies, got {fingerprint!r}")
+    return {name: profile_at(folder / _FOLDER / f"{name}.json") for name in names}
 
 
 def space_with(space: Space, profiles: Profiles) -> Space:

@@ -165,7 +165,7 @@ def offered(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
         return members
     found = [m for m in members if m.candidate in again]
     scores = {o.name for o in study.objectives if o.direction == "maximize"}
-    if any(scores & set(each.measured) for each in verified):
+    if any(scores & set(each.measured) and each.searched_rows is None for each in verified):
         return found
     front = {member.candidate for member in study.front()} - again
     return found + [m for m in members if m.candidate in front]

@@ -1,6 +1,6 @@
 """`nas export`: one sub-network of a run as a folder of its own, with figures of its files from the test rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,20 +10,19 @@ from torch import nn
 
 from hardware.cost import cost
 from hardware.deployment import Deployment
-from hardware.inputs import first_row
+from hardware.inputs import Inputs
 from nas.console import say
 from nas.errors import UserError
 from nas.exporting.card import Card
 from nas.exporting.comparison import Comparison, Contender, compare
-from nas.exporting.deployed import Deployed, deploy
-from nas.exporting.folder import check_target, export
+from nas.exporting.folder import NetworkExport, check_target, staged
 from nas.files import read_json
 from nas.networks.loading import maker
 from nas.profiling.front import elsewhere
 from nas.profiling.profiles import Profiles, predictions
 from nas.runs.exported import keep_exported
 from nas.runs.folder import RunFolder
-from nas.runs.loaded_search import LoadedSearch, checked, load_search
+from nas.runs.loaded_search import LoadedSearch, load_search, redeployed
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import ExportRequest
 from nas.settings import Limits
@@ -70,8 +69,7 @@ def _deployment(folder: RunFolder, chosen: Chosen, request: ExportRequest) -> De
     if request.name in folder.searches() or request.profile is not None:
         search = load_search(folder, request.name)
         return search.with_deployment(request.profile, request.runtime, request.precision)
-    given = {name: value for name in ("runtime", "precision") if (value := getattr(request, name)) is not None}
-    return checked(replace(chosen.deployment, **given))
+    return redeployed(chosen.deployment, request.runtime, request.precision)
 
 
 def named_candidate(loaded: LoadedRun, spec: str, name: str, limits: Limits) -> Chosen:
@@ -147,44 +145,39 @@ def deliver(
     inputs = loaded.example(deployment.tokens or 1)
     factory = maker(model, len(loaded.record.classes))
     calibration = loaded.int8_calibration() if deployment.precision == "int8" else None
-    made: list[Comparison] = []
-
-    with TemporaryDirectory() as scratch:
-
-        def contender(network: nn.Module, runs_in: Deployment, name: str) -> Contender:
-            folder = Path(scratch, name)
-            folder.mkdir()
-            deployed = deploy(network, runs_in, folder, inputs, factory=factory, calibration=calibration)
-            return Contender(deployed, cost(network, inputs))
-
-        def describe(deployed: Deployed) -> Card:
-            say("Measuring the full and the chosen network")
-            whole = loaded.extract(loaded.supernet.space.full())
-            today = contender(whole, replace(deployment, runtime="pytorch", precision="float32"), "today")
-            full = today if deployment.is_eager_float32 else contender(whole, deployment, "full")
-            comparison = compare(
-                today, full, Contender(deployed, cost(module, inputs)), loaded.split("test"), first_row(inputs)
-            )
-            made.append(comparison.predicted(*_predicted(loaded, chosen, deployment)))
-            return _card(loaded, made[0], chosen, notes)
-
+    network = NetworkExport.of(module, inputs, factory)
+    with TemporaryDirectory() as scratch, staged(out) as part:
+        # 1. The files.
         say(f"Exporting to {out}")
-        export(
-            module,
-            out,
-            inputs,
-            card=describe,
-            preprocessor=loaded.preprocessor,
-            factory=factory,
-            deployment=deployment,
-            calibration=calibration,
-        )
+        network.write(part, loaded.preprocessor)
+        deployed = network.deploy(part, deployment, calibration)
+        # 2. Their figures, beside those of the full network's files.
+        say("Measuring the full and the chosen network")
+        whole = NetworkExport.of(loaded.extract(loaded.supernet.space.full()), inputs, factory)
+        eager = replace(deployment, runtime="pytorch", precision="float32")
+        today = _contender(whole, eager, Path(scratch, "today"), calibration)
+        same = deployment.is_eager_float32
+        full = today if same else _contender(whole, deployment, Path(scratch, "full"), calibration)
+        exported = Contender(deployed, cost(module, inputs))
+        one_input = loaded.example(deployment.tokens or 1, deployment.batch)
+        comparison = compare(today, full, exported, loaded.split("test"), one_input)
+        comparison = comparison.predicted(*_predicted(loaded, chosen, deployment))
+        # 3. The card that states them.
+        network.write_card(part, _card(loaded, comparison, chosen, notes), deployed)
     return {
-        **made[0].to_json(),
+        **comparison.to_json(),
         "candidate": dict(chosen.candidate),
-        "what_the_data_can_tell": made[0].what_the_data_can_tell(),
+        "what_the_data_can_tell": comparison.what_the_data_can_tell(),
         "export": str(out),
     }
+
+
+def _contender(
+    network: NetworkExport, deployment: Deployment, folder: Path, calibration: Sequence[Inputs] | None
+) -> Contender:
+    """The full network, written into a new folder and loaded from there."""
+    folder.mkdir()
+    return Contender(network.deploy(folder, deployment, calibration), cost(network.network, network.inputs))
 
 
 def _predicted(loaded: LoadedRun, chosen: Chosen, deployment: Deployment) -> tuple[float | None, float | None]:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from hardware.deployment import Deployment
 from hardware.profile import DeviceProfile
 from nas.errors import UserError
-from nas.objectives import LATENCY
+from nas.objectives import LATENCY, SCORES
 from nas.profiling.front import choose, read_verified, say_unmeasured
 from nas.profiling.profiles import kept_profiles
 from nas.profiling.verification import Verified
@@ -15,8 +16,9 @@ from nas.records import Scalar
 from nas.runs.folder import JOURNAL, RunFolder
 from nas.searching.measurement import Measurement
 from nas.searching.relative_latency import LatencySettings
+from nas.searching.storage import Storage, is_url
 from nas.searching.study import Study, load_study
-from nas.settings import Precision, Runtime
+from nas.settings import Precision, Runtime, SearchSettings
 from search_spaces import Space
 
 
@@ -44,7 +46,9 @@ class LoadedSearch:
 
     def best(self, limits: Mapping[str, float]) -> Measurement:
         """The best within the limits, see `nas.profiling.front.choose`; says what of the front was not measured."""
-        say_unmeasured(self.study, self.verified, self.profiles)
+        names = {objective.name for objective in self.study.objectives}
+        of_files = set() if self.deployment.is_eager_float32 else names & {*SCORES, "size_mib"}
+        say_unmeasured(self.study, self.verified, self.profiles, of_files)
         return choose(self.study, self.verified, limits)
 
     def with_deployment(self, profile: str | None, runtime: Runtime | None, precision: Precision | None) -> Deployment:
@@ -59,10 +63,7 @@ class LoadedSearch:
             UserError: no profile of that name, or a deployment that this machine does not have.
         """
         deployment = self.deployment if profile is None else self._of_profile(profile)
-        if runtime is not None and runtime != deployment.runtime:
-            deployment = replace(deployment, runtime=runtime, precision="float32", device="cpu")
-        deployment = replace(deployment, precision=precision or deployment.precision)
-        return checked(deployment)
+        return redeployed(deployment, runtime, precision)
 
     def _of_profile(self, name: str) -> Deployment:
         found = self.profiles.get(name) or self.profiles.get(f"{LATENCY}_{name}")
@@ -105,7 +106,9 @@ def search_deployment(
         return Deployment.of_profile(next(iter(profiles.values())))
     tokens, threads = (_whole(request.get(name), getattr(LatencySettings, name)) for name in ("tokens", "threads"))
     runtime, precision = str(request.get("runtime", "pytorch")), request.get("precision", "float32")
-    known: Precision = "bfloat16" if precision == "bfloat16" else "int8" if precision == "int8" else "float32"
+    known = next((each for each in get_args(Precision) if each == precision), None)
+    if known is None:
+        raise UserError(f"the precision of a search must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     return Deployment(runtime, known, threads, 1, tokens if text else None)
 
 
@@ -118,7 +121,14 @@ def conditions_of(deployment: Deployment, profiles: Mapping[str, DeviceProfile])
     return deployment.conditions_on(machine, profile.runtime_version)
 
 
-def checked(deployment: Deployment) -> Deployment:
+def redeployed(deployment: Deployment, runtime: Runtime | None, precision: Precision | None) -> Deployment:
+    """The deployment with what a user names instead; another runtime begins in float32. UserError as `usable`."""
+    if runtime is not None and runtime != deployment.runtime:
+        deployment = replace(deployment, runtime=runtime, precision="float32", device="cpu")
+    return usable(replace(deployment, precision=precision or deployment.precision))
+
+
+def usable(deployment: Deployment) -> Deployment:
     """The same deployment; UserError where this machine does not have it."""
     try:
         deployment.check()
@@ -129,3 +139,27 @@ def checked(deployment: Deployment) -> Deployment:
 
 def _whole(value: Scalar, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
+
+
+def study_at(name: str, besides: Path) -> Storage:
+    """The study or table that a warm start names, which may be the folder of a search or of a run too.
+
+    Args:
+        name: as the user gave it.
+        besides: the folder of the search that is to begin with it, which a run's folder does not stand for.
+
+    Raises:
+        UserError: a run that has several searches and none with the usual name, or none.
+    """
+    path = Path(name)
+    if is_url(name) or not path.is_dir():
+        return name if is_url(name) else path
+    folder = RunFolder(path)
+    if not folder.run_json.is_file():
+        return path / JOURNAL
+    names = [each for each in folder.searches() if folder.search(each).resolve() != besides.resolve()]
+    chosen = names[0] if len(names) == 1 else SearchSettings.name
+    if chosen not in names:
+        known = ", ".join(names) or "none yet"
+        raise UserError(f"{name} has no search named {chosen} (searches: {known}); name the folder of a search")
+    return folder.search(chosen) / JOURNAL

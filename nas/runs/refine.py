@@ -13,6 +13,7 @@ from nas.learning.training import TrainingConfig, fine_tune
 from nas.records import Scalar, recorded_versions, same_request, write_record
 from nas.runs.export import Chosen, deliver, named_candidate
 from nas.runs.folder import RequestRecord, RunFolder
+from nas.runs.loaded_search import usable
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import RefineRequest
 
@@ -87,6 +88,8 @@ def _checked(folder: RunFolder, request: RefineRequest) -> _Checked:
     check_trackers(config.trackers, folder.further(request.out))
     loaded = load_run(folder, request.common.device, request.model)
     chosen = named_candidate(loaded, request.candidate, request.name, request.limits)
+    # A deployment that this machine does not have is refused before the training, not after it.
+    usable(chosen.deployment)
     if (folder.further(request.out) / "further.json").exists():
         same_request(request.out, folder.read_further(request.out).request, _record(chosen, request))
     return _Checked(loaded, chosen, config)

@@ -22,9 +22,17 @@ from nas.data.tasks import CLASSIFICATION, TASKS
 from nas.errors import NoFeasible, UserError
 from nas.memory import peak_memory_mib
 from nas.networks.loading import maker
-from nas.objectives import MEASURED
+from nas.objectives import MEASURED, is_latency
 from nas.profiling.deployed_candidates import measures_of_files
-from nas.profiling.front import agreement_record, choose, on_devices, read_verified, say_agreement, verify_front
+from nas.profiling.front import (
+    agreement_record,
+    choose,
+    elsewhere,
+    on_devices,
+    read_verified,
+    say_agreement,
+    verify_front,
+)
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.profiles import (
     keep_profiles,
@@ -38,7 +46,7 @@ from nas.profiling.verification import Remeasuring, Verified
 from nas.records import Scalar, recorded_versions, same_request, write_record
 from nas.reporting.table import Marks, measured_again, write_front
 from nas.runs.folder import JOURNAL, RequestRecord, RunFolder
-from nas.runs.loaded_search import checked, conditions_of, search_deployment
+from nas.runs.loaded_search import conditions_of, search_deployment, study_at, usable
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import SearchRequest
 from nas.searching.giving_up import constant_objectives, described_constants, refuse_constant, refuse_failed
@@ -168,13 +176,14 @@ def _checked(folder: RunFolder, request: SearchRequest) -> _Search:
     deployment = search_deployment(wanted, profiles, text=record.kind == "text")
     # A profile may be of a machine elsewhere; without one the networks are measured here.
     if not profiles:
-        deployment = checked(loaded.on_its_device(deployment))
+        deployment = usable(loaded.on_its_device(deployment))
     space = space_with(loaded.supernet.space, profiles)
     predicted = predictions(loaded.subject, profiles, space, tokens=settings.tokens, threads=settings.threads)
+    _measurable_here(names, predicted)
     rows = loaded.split("validation")
     if settings.rows is not None:
         rows = rows.take(settings.rows, generator(request.common.seed, "search rows"))
-    warm = None if settings.warm_start is None else _study_at(settings.warm_start, besides=path)
+    warm = None if settings.warm_start is None else study_at(settings.warm_start, besides=path)
     return _Search(
         replace(request, settings=settings),
         loaded,
@@ -188,6 +197,17 @@ def _checked(folder: RunFolder, request: SearchRequest) -> _Search:
         wanted,
         warm,
     )
+
+
+def _measurable_here(names: str, predicted: Mapping[str, PredictedLatency]) -> None:
+    """UserError where energy or memory would be of this machine and the latencies of another."""
+    first = next(iter(predicted.values()), None)
+    why = None if first is None else elsewhere(first.profile, first.subject)
+    for name in names.split(","):
+        if why is not None and name in MEASURED and not is_latency(name):
+            raise UserError(
+                f"{name} is measured on this machine, and the first --profile is not of it ({why}); leave it out"
+            )
 
 
 def _check_numbers(settings: SearchSettings) -> None:
@@ -218,6 +238,8 @@ def _latency_settings(settings: SearchSettings, profiles: Mapping[str, DevicePro
         return LatencySettings(
             tokens=settings.tokens or _only(profiles, "tokens") or LatencySettings.tokens,
             threads=settings.threads or _only(profiles, "threads") or LatencySettings.threads,
+            runtime=first.runtime,
+            precision=first.precision,
         )
     return LatencySettings(
         tokens=settings.tokens or LatencySettings.tokens,
@@ -237,9 +259,11 @@ def request_record(
 ) -> dict[str, Scalar]:
     """What decides the outcome of a search but its budget, which may grow; defaults of later versions are left out."""
     named: dict[str, Scalar | None] = {"accuracy_threads": settings.accuracy_threads}
-    for flag in ("runtime", "precision"):
-        value = getattr(latency, flag)
-        named[flag] = value if value != getattr(LatencySettings, flag) else None
+    if not settings.profile:
+        # Profiles have their own entry, which stands for these too.
+        for flag in ("runtime", "precision"):
+            value = getattr(latency, flag)
+            named[flag] = value if value != getattr(LatencySettings, flag) else None
     if settings.warm_start is not None:
         named["warm_start"] = shown(settings.warm_start)
     if settings.storage is not None:
@@ -271,6 +295,7 @@ def _storage(folder: RunFolder, settings: SearchSettings) -> Storage:
 @contextmanager
 def _refused_leaves_nothing(path: Path, storage: Storage, new: bool) -> Iterator[None]:
     """Remove the folder of a search that is refused and has measured nothing; what is measured stays."""
+    before = path.exists() and new
     try:
         yield
     except (UserError, NoFeasible):
@@ -278,8 +303,9 @@ def _refused_leaves_nothing(path: Path, storage: Storage, new: bool) -> Iterator
         with suppress(UserError):
             study = load_study(storage)
         measured = study is not None and any(each.state == "measured" for each in study.measurements)
-        # A study that was there before and cannot be read is not ours to remove.
-        if not measured and (new or study is not None):
+        # A study that cannot be read, or a folder that was there without a request, is not ours to remove.
+        ours = (new and not before) or (not new and study is not None)
+        if not measured and ours:
             shutil.rmtree(path, ignore_errors=True)
         raise
 
@@ -330,30 +356,6 @@ def _run(
         estimate=False,
         warm_start=made.warm_start,
     )
-
-
-def _study_at(name: str, besides: Path) -> Storage:
-    """The study or table that a warm start names, which may be the folder of a search or of a run too.
-
-    Args:
-        name: as the user gave it.
-        besides: the folder of the search that is to begin with it, which a run's folder does not stand for.
-
-    Raises:
-        UserError: a run that has several searches and none with the usual name, or none.
-    """
-    path = Path(name)
-    if is_url(name) or not path.is_dir():
-        return name if is_url(name) else path
-    folder = RunFolder(path)
-    if not folder.run_json.is_file():
-        return path / JOURNAL
-    names = [each for each in folder.searches() if folder.search(each).resolve() != besides.resolve()]
-    chosen = names[0] if len(names) == 1 else SearchSettings.name
-    if chosen not in names:
-        known = ", ".join(names) or "none yet"
-        raise UserError(f"{name} has no search named {chosen} (searches: {known}); name the folder of a search")
-    return folder.search(chosen) / JOURNAL
 
 
 def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:

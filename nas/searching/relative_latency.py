@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from hardware.inputs import Inputs, is_tokens, split
 from hardware.latency import measure_latency
 from hardware.profile import Device, Precision
 from hardware.protocol import Runnable
+from hardware.registry import NAMES
 from nas.errors import UserError
 from nas.files import read_json, write_json_atomic
 from nas.searching.runners import Runners
@@ -52,13 +52,15 @@ class LatencySettings:
     threads: int = 1
     repeats: int = 9
     warmup: int = 1
-    runtime: Literal["pytorch", "onnxruntime", "openvino"] = "pytorch"
+    runtime: str = "pytorch"
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name, least in (("tokens", 1), ("threads", 1), ("repeats", 1), ("warmup", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} of latency must be at least {least}, got {getattr(self, name)}")
+        if self.runtime not in NAMES:
+            raise UserError(f"the runtime of latency must be one of {', '.join(NAMES)}, got {self.runtime}")
 
     def deployment(self, row: Inputs, device: torch.device) -> Deployment:
         """The deployment that these settings describe.

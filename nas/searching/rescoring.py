@@ -31,7 +31,7 @@ class Scorer:
         threads: of PyTorch; None: as they are.
 
     Attributes:
-        hits: by candidate; nothing where a score is not a share of right rows, as R squared.
+        hits: by candidate; nothing where a score is no share of right rows, as R squared and the share of right words.
     """
 
     def __init__(
@@ -49,7 +49,8 @@ class Scorer:
         with fixed_threads(self._threads or torch.get_num_threads()):
             outputs = predict(self._forward(candidate), self._rows, device=self._device)
         right = self._rows.task.correct(outputs, self._rows)
-        if right is not None:
+        # Words of one sentence are not independent, so that nothing is estimated from them.
+        if right is not None and len(right) == len(self._rows):
             self.hits[candidate] = Hits.of(right)
         return self._rows.task.score(outputs, self._rows)
 
