@@ -294,9 +294,11 @@ def _write(folder: Path, found: Sequence[Verified]) -> None:
 
 
 def _shown(verified: Verified) -> str:
-    return ", ".join(
-        f"{quantity(name).label} {quantity(name).shown(verified.predicted[name])} predicted, "
-        f"{quantity(name).shown(value)} measured"
-        for name, value in verified.measured.items()
-        if name in verified.predicted
-    )
+    """The measured values for a progress bar, beside the predicted ones where there are any."""
+    parts = []
+    for name, value in verified.measured.items():
+        known = quantity(name)
+        predicted = verified.predicted.get(name)
+        before = "" if predicted is None else f"{known.shown(predicted)} predicted, "
+        parts.append(f"{known.label} {before}{known.shown(value)} measured")
+    return ", ".join(parts)

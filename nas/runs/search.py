@@ -295,7 +295,7 @@ def _storage(folder: RunFolder, settings: SearchSettings) -> Storage:
 @contextmanager
 def _refused_leaves_nothing(path: Path, storage: Storage, new: bool) -> Iterator[None]:
     """Remove the folder of a search that is refused and has measured nothing; what is measured stays."""
-    before = path.exists() and new
+    before = new and (path / JOURNAL).exists()
     try:
         yield
     except (UserError, NoFeasible):
@@ -303,7 +303,7 @@ def _refused_leaves_nothing(path: Path, storage: Storage, new: bool) -> Iterator
         with suppress(UserError):
             study = load_study(storage)
         measured = study is not None and any(each.state == "measured" for each in study.measurements)
-        # A study that cannot be read, or a folder that was there without a request, is not ours to remove.
+        # A study that was there before this search, or cannot be read, is not ours to remove.
         ours = (new and not before) or (not new and study is not None)
         if not measured and ours:
             shutil.rmtree(path, ignore_errors=True)
