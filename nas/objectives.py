@@ -47,9 +47,9 @@ class Quantity:
         return f"{text} {self.unit}" if self.unit else text
 
 
-LATENCY = "latency_ms"
+ACCURACY, LATENCY = "accuracy", "latency_ms"
 TABLE = (
-    Quantity("accuracy", "maximize", "accuracy", "%", 100.0, source="score"),
+    Quantity(ACCURACY, "maximize", "accuracy", "%", 100.0, source="score"),
     Quantity("r2", "maximize", "R squared", decimals=3, source="score"),
     Quantity(LATENCY, "minimize", "latency", "ms"),
     Quantity("macs", "minimize", "multiply-accumulates", "M", 1e-6, source="formula"),

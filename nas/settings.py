@@ -249,7 +249,7 @@ class ResultSettings:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a chosen sub-network must keep, as measured in the search."""
+    """Limits that a chosen sub-network must meet."""
 
     min_accuracy: float | None = None
     """At least this accuracy (0 to 1)."""

@@ -17,7 +17,7 @@ from nas.errors import NotTaken, UserError
 from nas.exporting.deployed import Deployed, deploy
 from nas.exporting.network_files import Factory
 from nas.networks.recalibration import SubNetworks
-from nas.objectives import SCORES
+from nas.objectives import ACCURACY
 from nas.profiling.verification import MeasureAgain, Remeasuring
 from nas.searching.estimation import Hits
 from nas.searching.rescoring import Scorer
@@ -137,7 +137,7 @@ def measures_of_files(
     if deployment.is_eager_float32:
         scorer = Scorer(networks.forward, rows, device, threads)
         # Only a share of right rows is estimated; any other score was measured by the search.
-        score = {rows.task.metric: scorer} if rows.task.metric == SCORES[0] else {}
+        score = {rows.task.metric: scorer} if rows.task.metric == ACCURACY else {}
         measures = {name: measure for name, measure in score.items() if name in names}
         yield Remeasuring(measures, scorer.hits, frozenset(measures), searched_rows)
         return

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nas.objectives import SCORES, quantity
+from nas.objectives import ACCURACY, quantity
 from nas.profiling.verification import Verified, estimates_of
 from nas.reporting.charts import Axis, Cloud, front_chart
 from nas.reporting.page import Block, Cell, Chart, Drawing, Note, Row, Table
@@ -113,7 +113,7 @@ class Members:
     @property
     def estimated(self) -> str | None:
         """The objective of which there are estimates for new rows; None where there are none."""
-        return SCORES[0] if any(m.estimate for m in self.shown) else None
+        return ACCURACY if any(m.estimate for m in self.shown) else None
 
     @property
     def front(self) -> list[Member]:

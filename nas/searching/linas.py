@@ -68,7 +68,8 @@ class LinasConfig:
         inner_population, inner_generations: population and generations of the evolution on the predictions.
         crossover: share of children with two parents in that evolution.
         mutation: probability that a gene changes; None: one over the number of choices.
-        warm_start: start the inner search from the best measured candidates as well as from random ones.
+        warm_start: start the inner search from the best measured candidates and from the end of the one before, as well
+            as from random ones.
         margin: choose the candidates that are expected to add the most hypervolume. Its reference point is the worst
             corner of the measured front, moved outwards by this share of the front's range. None: choose by rank and
             crowding distance, as in the paper.
@@ -188,6 +189,7 @@ def linas(
         first = first_rows(space, pace.first_batch, rng) if config.spread_start else space.random(pace.first_batch, rng)
         run.propose(first[: max(3, pace.first_batch - run.known)], rng)
         surrogate = Surrogate(objectives, config.features(space), config.predictor)
+        last = space.encode([])
         while run.remaining:
             # A new generator per round: what a round draws does not depend on how much the rounds before have drawn.
             rng = generator(seed, "linas", run.proposed)
@@ -201,8 +203,8 @@ def linas(
             if quality:
                 study.quality.append(quality)
             # 3. Search on the predictions. 4. Measure the best new candidates.
-            now = Round(space, objectives, config, data, surrogate, run.pending)
-            pool = inner_search(now, rng)
+            now = Round(space, objectives, config, data, surrogate, run.pending, last)
+            pool, last = inner_search(now, rng)
             run.propose(next_batch(now, run, pool, pace.batch(run.proposed), rng), rng)
     return study
 
@@ -232,6 +234,7 @@ class Round:
         data: the results that this round may use.
         surrogate: the predictors, fitted to `data`.
         pending: encoded candidates (n, k) that were proposed before and whose results this round may not use.
+        last: the last population of the inner search of the round before, encoded (p, k).
     """
 
     space: Space
@@ -240,6 +243,7 @@ class Round:
     data: Results
     surrogate: Surrogate
     pending: IntArray
+    last: IntArray
 
     @cached_property
     def front(self) -> FloatArray:
@@ -309,12 +313,13 @@ def first_rows(space: Space, first_batch: int, rng: np.random.Generator) -> IntA
     return rows[:first_batch]
 
 
-def inner_search(now: Round, rng: np.random.Generator) -> Population:
+def inner_search(now: Round, rng: np.random.Generator) -> tuple[Population, IntArray]:
     """Run the evolution on predicted values.
 
     Returns:
-        The last population; with a margin, all candidates that were predicted, since the candidates with the largest
-        expected hypervolume need not have survived.
+        The candidates to choose from, and the last population, encoded. These are the same without a margin; with one
+        the candidates are all that were predicted, since those with the largest expected hypervolume need not have
+        survived.
     """
     config, objectives = now.config, now.objectives
     scored: list[Population] = []
@@ -326,7 +331,9 @@ def inner_search(now: Round, rng: np.random.Generator) -> Population:
 
     first = now.genome.sample(config.inner_population, rng)
     if config.warm_start:
-        first = np.concatenate([now.best.genes, first])
+        # Too few generations fit into a round to find the predicted front from a few measured candidates. It changes
+        # little from round to round, so the evolution goes on from where it ended.
+        first = np.concatenate([now.best.genes, now.last, first])
     # Crowding distance spreads points poorly over a front of three or more objectives, so directions are used there.
     survival: Survival = nsga2_survival
     if now.frame is not None or len(objectives) > 2:
@@ -342,7 +349,7 @@ def inner_search(now: Round, rng: np.random.Generator) -> Population:
         rng=rng,
     )
     *_, last = islice(generations, config.inner_generations + 1)
-    return last if config.margin is None else Population.joined(scored)
+    return last if config.margin is None else Population.joined(scored), last.genes
 
 
 def next_batch(now: Round, run: Evaluations, pool: Population, size: int, rng: np.random.Generator) -> IntArray:

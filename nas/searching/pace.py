@@ -50,7 +50,7 @@ class Pace:
     @classmethod
     def of(cls, lag: int) -> "Pace":
         """The sizes that go with a lag: small ones where every proposal sees all results."""
-        return cls(lag=1, first_batch=12, least_batch=2) if lag == 1 else cls(lag=lag)
+        return cls(lag=1, first_batch=12, least_batch=2, growth=0.06) if lag == 1 else cls(lag=lag)
 
     def batch(self, proposed: int) -> int:
         """Size of the batch after `proposed` candidates.

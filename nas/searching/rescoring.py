@@ -9,7 +9,7 @@ import torch
 from hardware.latency import fixed_threads
 from nas.data.accuracy import predict
 from nas.data.split import Split
-from nas.objectives import SCORES
+from nas.objectives import ACCURACY
 from nas.searching import pareto
 from nas.searching.estimation import Estimate, Hits, Others, estimated
 from nas.searching.measurement import Measurement, Objective, violations
@@ -66,7 +66,7 @@ def rivals(measurements: Sequence[Measurement], objectives: Sequence[Objective],
         objectives: of the search.
         rows: that its scores were measured on.
     """
-    score = next((column for column, o in enumerate(objectives) if o.name == SCORES[0]), None)
+    score = next((column for column, o in enumerate(objectives) if o.name == ACCURACY), None)
     good = [m for m in measurements if m.state == "measured"]
     if score is None or not good:
         return []
@@ -114,7 +114,7 @@ def estimates(
     rest = [m for m in measured if m.candidate not in hits] if searched_rows else []
     others = None
     if searched_rows and rest:
-        others = Others(np.array([m.values[SCORES[0]] for m in rest]), costs(rest), min(searched_rows, rows))
+        others = Others(np.array([m.values[ACCURACY] for m in rest]), costs(rest), min(searched_rows, rows))
     found = estimated(np.array([hits[m.candidate].array() for m in members]), costs(members), others)
     return {m.candidate: each for m, each in zip(members, found, strict=True)}
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from nas.errors import NoFeasible, UserError
-from nas.objectives import SCORES
+from nas.objectives import ACCURACY
 from nas.searching.estimation import Estimate
 from nas.searching.measurement import Measurement, Objective
 from search_spaces import Candidate
@@ -48,7 +48,7 @@ def select(
 
 def with_estimates(measurements: Sequence[Measurement], found: Mapping[Candidate, Estimate]) -> list[Measurement]:
     """The measurements with accuracies as estimated for new rows, where they are."""
-    score = SCORES[0]
+    score = ACCURACY
     return [
         replace(m, values={**m.values, score: found[m.candidate].value}) if m.candidate in found else m
         for m in measurements

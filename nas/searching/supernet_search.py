@@ -24,7 +24,7 @@ from nas.networks.modes import keeping_modes
 from nas.networks.own_code import own_function
 from nas.networks.pretrained import most_tokens
 from nas.networks.recalibration import SubNetworks
-from nas.objectives import FORMULAS, LATENCY, MEASURED, NAMES, SCORES, quantity
+from nas.objectives import ACCURACY, FORMULAS, LATENCY, MEASURED, NAMES, SCORES, quantity
 from nas.searching.linas import linas
 from nas.searching.measurement import Evaluate, Exact, MeasureValue, Objective, Staged
 from nas.searching.objectives import objective
@@ -147,7 +147,7 @@ def search(
             seed=seed,
             **running,
         )
-        if estimate and data is not None and any(each.name == SCORES[0] for each in named):
+        if estimate and data is not None and any(each.name == ACCURACY for each in named):
             scorer = Scorer(networks.forward, data, device_of(supernet), threads)
             study.estimates = rescored(study, scorer, len(data))
         return study
