@@ -85,6 +85,7 @@ def main() -> None:
         if line == "score\n":
             print(_right(run, request), flush=True)
             continue
+        run(example)  # not timed: after waiting, the processor's caches hold something else
         began, cpu = time.perf_counter(), time.process_time()
         run(example)
         print(1e3 * (time.perf_counter() - began), 1e3 * (time.process_time() - cpu), flush=True)

@@ -41,6 +41,7 @@ def main() -> None:
     print("loaded", flush=True)
     gc.disable()
     for _ in sys.stdin:
+        network(**example)  # not timed, as in the other process
         began, cpu = time.perf_counter(), time.process_time()
         network(**example)
         print(1e3 * (time.perf_counter() - began), 1e3 * (time.process_time() - cpu), flush=True)
