@@ -4,6 +4,9 @@ The best of many measured accuracies is too good: its own noise is part of why i
 some candidates on the same rows are taken as noisy measurements of true ones, which lie around a smooth curve over the
 costs (empirical Bayes; Efron and Morris, 1975).
 
+Networks lie further below such a curve than above it: some architectures are bad, none is far better than its cost
+lets expect. So the spread is another one above than below, or the best would be shrunk too little.
+
 The noise of two candidates is not independent, because they find the same rows hard. It is split into a part that all
 share, which moves the level of the curve and no choice, and a part of each candidate, by which it is shrunk. The whole
 covariance, which the rows give, is not used: generalised least squares with strongly correlated noise puts the curve
@@ -185,6 +188,13 @@ def _posterior(values: FloatArray, curve: FloatArray, own: FloatArray, spread: f
         spread: variance of the true accuracies around the curve.
     """
     beta, uncertain = _fitted(values, curve, own + spread)
-    towards = own / (own + spread)
-    value = values + towards * (curve @ beta - values)
-    return value, spread * towards + towards**2 * np.einsum("ij,jk,ik->i", curve, uncertain, curve)
+    above = values - curve @ beta
+    sides = np.where(above > 0, _spread(above[above > 0], own[above > 0], spread), spread)
+    towards = own / (own + sides)
+    value = values - towards * above
+    return value, sides * towards + towards**2 * np.einsum("ij,jk,ik->i", curve, uncertain, curve)
+
+
+def _spread(above: FloatArray, own: FloatArray, most: float) -> float:
+    """Variance of the true accuracies on one side of the curve, by moments; at most that of both sides."""
+    return min(most, max(0.0, float((above**2 - own).mean()))) if len(above) else most
