@@ -32,8 +32,8 @@ from nas.settings import (
 
 MODEL = "all-MiniLM-L6-v2"
 ELASTIC = SpaceSettings(depth="4,5,6", heads="0.5,0.75,1.0", ffn="0.25,0.5,0.75,1.0", drop_order="spread")
-TRAINING = TrainingSettings(steps=360, batch_size=32, learning_rate=1e-4, freeze_embeddings=True)
-SEARCH = SearchSettings(objectives="accuracy,latency_ms", budget=60, rows=800)
+TRAINING = TrainingSettings(steps=300, batch_size=32, learning_rate=1e-4, freeze_embeddings=True)
+SEARCH = SearchSettings(objectives="accuracy,latency_ms", budget=50, rows=400)
 PROFILE = ProfileSettings(budget=30, minutes=0.9, tolerance=0.1)
 SPEEDUP = 1.7
 """The chosen network is at least so many times as fast as the full one, as measured after the search."""
