@@ -156,11 +156,11 @@ def inner_speed(folder: Path, name: str) -> Figures:
     for label, make in (("ridge", ridge_predictor), ("default", LinasConfig().predictor)):
         surrogate = Surrogate(problem.objectives, contrast_features(problem.space), make)
         surrogate.fit(data)
-        now = Round(problem.space, problem.objectives, LinasConfig(), data, surrogate, rows[:0])
+        now = Round(problem.space, problem.objectives, LinasConfig(), data, surrogate, rows[:0], rows[:0])
         rates = []
         for _ in range(5):
             start = time.perf_counter()
-            pool = inner_search(now, rng)
+            pool, _ = inner_search(now, rng)
             rates.append(len(pool) / (time.perf_counter() - start))
         found[label] = statistics.median(rates)
     return found

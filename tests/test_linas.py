@@ -206,7 +206,7 @@ def test_the_first_batch_has_the_ends_and_levels_or_is_uniform() -> None:
     assert len(first_rows(SPACE, 2, rng)) == 2
 
 
-@pytest.mark.parametrize(("lag", "first", "later"), [(1, 12, {2, 4, 6, 8, 10, 12, 14, 16, 18, 20}), (9, 24, {8, 16})])
+@pytest.mark.parametrize(("lag", "first", "later"), [(1, 12, {2, 4, 6, 8, 10}), (9, 24, {8, 16})])
 def test_batches_grow_with_what_is_measured(lag: int, first: int, later: set[int]) -> None:
     class Watch(Ridge):
         def fit(self, x: Any, y: Any) -> "Watch":
@@ -223,7 +223,7 @@ def test_batches_grow_with_what_is_measured(lag: int, first: int, later: set[int
         config=replace(LinasConfig(predictor=lambda groups, before: Watch()).completed(asdict(Pace.of(lag))), lag=1),
     )
     sizes = np.diff(rounds)
-    assert rounds[0] == first and set(sizes) <= later and {min(later), 16} <= set(sizes)
+    assert rounds[0] == first and set(sizes) <= later and {min(later), max(later)} <= set(sizes)
     assert (np.diff(sizes) >= 0).all()
 
 
