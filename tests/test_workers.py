@@ -63,9 +63,9 @@ def told(run: Path) -> Told:
 
 @pytest.fixture(scope="module")
 def serial(barely: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """What one process finds that nothing disturbs."""
+    """What one process finds that nothing disturbs, with the lag of several workers."""
     run = Path(shutil.copytree(barely, tmp_path_factory.mktemp("serial") / "run"))
-    succeeded(*forked.run([*COMMAND, *search(run)], timeout_s=TIMEOUT_S))
+    succeeded(*forked.run([*COMMAND, *search(run, "--lag", "9")], timeout_s=TIMEOUT_S))
     found = told(run)
     assert len({values["accuracy"] for _, values, _ in found}) > 3, "accuracies must differ, or they prove nothing"
     return found
