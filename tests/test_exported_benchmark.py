@@ -15,8 +15,7 @@ from nas.data.accuracy import predict
 from nas.data.preprocessing import PlainImages
 from nas.data.split import Split, make_split
 from nas.exporting.card import Card
-from nas.exporting.deployed import Deployed
-from nas.exporting.folder import export
+from nas.exporting.folder import NetworkExport, staged
 
 ROWS = 70
 
@@ -39,21 +38,19 @@ def _images() -> Split:
 def test_a_fresh_process_finds_what_the_card_states(tmp_path: Path, deployment: Deployment) -> None:
     rows, example = _images(), {"pixels": torch.zeros(2, 3, 32, 32)}
     torch.manual_seed(0)
-    network, made = resnet20().eval(), []
-
-    def describe(deployed: Deployed) -> Card:
-        right = int((predict(deployed.run, rows).argmax(1) == rows.labels).sum())
-        made.append((right, deployed.size_bytes))
+    network, folder = NetworkExport.of(resnet20(), example, resnet20), tmp_path / "out"
+    with staged(folder) as part:
+        network.write(part, None)
+        deployed = network.deploy(part, deployment, None)
+        right, size = int((predict(deployed.run, rows).argmax(1) == rows.labels).sum()), deployed.size_bytes
         figures = {"chosen": {"test_accuracy": right / ROWS, "size_mib": deployed.size_mib}}
-        return Card(figures=figures, judged=ROWS)
-
-    folder = export(network, tmp_path / "out", example, card=describe, factory=resnet20, deployment=deployment)
+        network.write_card(part, Card(figures=figures, judged=ROWS), deployed)
     stated = read_card((folder / "README.md").read_text(encoding="utf-8"))
-    assert [(stated.right, stated.size_bytes)] == made and stated.rows == ROWS
+    assert (stated.right, stated.rows, stated.size_bytes) == (right, ROWS, size)
     build = (str(Path(__file__).parents[1] / "benchmarks" / "cifar_networks.py"), "resnet20")
     fresh = FreshProcess(stated, folder, rows, example, tmp_path, build)
     try:
-        assert (fresh.right(), fresh.size_bytes) == made[0]
+        assert (fresh.right(), fresh.size_bytes) == (right, size)
         assert min(fresh.call_ms()) > 0
     finally:
         fresh.close()
