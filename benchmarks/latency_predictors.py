@@ -41,10 +41,11 @@ from nas import Objective, nsga2
 from nas.networks.untrained import made_inputs
 from nas.profiling.bench import RATIO_TOLERANCE, Bench
 from nas.profiling.collection import Effort, begin, grow
+from nas.profiling.front import latency_of
 from nas.profiling.objective import latency_objective, predicted_latency
 from nas.profiling.rows import learned_rows
 from nas.profiling.subject import Subject
-from nas.profiling.verification import agreements, verify
+from nas.profiling.verification import Remeasuring, agreements, verify
 from nas.seeds import generator
 from predictors import mape
 from search_spaces import Candidate, Space, Supernet, exact_costs, space, spread
@@ -148,7 +149,8 @@ class Device:
         study = nsga2(whole, evaluate, objectives, budget=self.sizes.searched, seed=SEED, chunk_size=50)
         front = study.front()
         few = [front[i] for i in np.unique(np.linspace(0, len(front) - 1, self.sizes.front).astype(int))]
-        again = verify(few, {"latency_ms": (profile, self.bench.measure)})
+        remeasuring = Remeasuring({"latency_ms": latency_of(self.bench, profile)})
+        again = [verify(member, remeasuring) for member in few]
         found = agreements(few, objectives, again)["latency_ms"]
         tau = {} if found.kendall_tau is None else {"front_tau": found.kendall_tau}
         return {**tau, "front_mape": found.mape or 0.0, "front_non_dominated": found.non_dominated / found.count}

@@ -116,10 +116,12 @@ def on_devices(predicted: Mapping[str, PredictedLatency]) -> dict[str, MeasureAg
     Profiles of other machines are skipped with a message, because latencies measured here would not compare with them.
     """
     benches = {name: _bench(name, each) for name, each in predicted.items()}
-    return {name: _latency_of(bench, predicted[name].profile) for name, bench in benches.items() if bench is not None}
+    return {name: latency_of(bench, predicted[name].profile) for name, bench in benches.items() if bench is not None}
 
 
-def _latency_of(bench: Bench, profile: DeviceProfile) -> MeasureAgain:
+def latency_of(bench: Bench, profile: DeviceProfile) -> MeasureAgain:
+    """A function that measures the latency of a candidate in milliseconds, so that it compares with a profile's."""
+
     def latency_ms(candidate: Candidate) -> float | None:
         timing = bench.measure(candidate)
         # Relative to the profiled full network, so that the value compares with predictions.
