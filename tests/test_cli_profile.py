@@ -109,9 +109,10 @@ def test_a_search_measures_accuracy_alone_and_then_its_front(
     assert "verified" not in json.loads(answer.out)
     (place / "verified.json").write_text(verified, encoding="utf-8")
 
-    least = min(member["measured_latency_ms"] for member in found["front"])
+    # The rivals of the front are measured and offered too, and one of them may be faster than all of it.
+    least = min(row["measured"]["latency_ms"] for row in json.loads(verified)["rows"] if row["measured"])
     report = json.loads(nas_command("report", run, "--name", "predicted", "--max-latency-ms", least, "--json").out)
-    assert report["chosen"]["measured_latency_ms"] == least, "one alone of the front is so fast"
+    assert report["chosen"]["measured_latency_ms"] == least, "one alone of what was measured is so fast"
     exported = json.loads(
         nas_command("export", run, "--name", "predicted", "--out", tmp_path / "sub", "--json", "--debug").out
     )
