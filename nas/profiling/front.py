@@ -135,6 +135,7 @@ def read_verified(folder: Path, study: Study) -> list[Verified]:
     path = folder / _FILE_NAME
     if not path.is_file():
         return []
+    record = read_record(path, Verification)
     try:
         return [
             Verified(
@@ -146,7 +147,7 @@ def read_verified(folder: Path, study: Study) -> list[Verified]:
                 None if row.hits is None else Hits.from_hex(row.hits, row.rows),
                 row.searched_rows,
             )
-            for row in read_record(path, Verification).rows
+            for row in record.rows
         ]
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
