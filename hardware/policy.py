@@ -1,0 +1,51 @@
+"""The precision of every layer of one network: what a search over precisions chooses and a runtime executes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+LayerPrecision = Literal["int4-weights", "int8", "int8-weights", "float32"]
+"""`int8`: weights and inputs; `int8-weights`, `int4-weights`: weights alone, kept small and widened when they are used.
+
+In this order a later one never takes less memory than an earlier one.
+"""
+LAYER_PRECISIONS: tuple[LayerPrecision, ...] = get_args(LayerPrecision)
+FloatPrecision = Literal["bfloat16", "float32"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The precision of each layer of a network.
+
+    Args:
+        layers: precision by the path of a linear layer, convolution or embedding in the network; a layer that is not
+            named computes in floating point.
+        floating: what everything else computes in, attention and layers in `float32` included.
+        asymmetric: the paths of layers in `int8` whose weights have a zero point; those of the others are symmetric.
+
+    Raises:
+        ValueError: an unknown precision, or an asymmetric layer that is not in int8.
+    """
+
+    layers: Mapping[str, LayerPrecision] = field(default_factory=dict)
+    floating: FloatPrecision = "float32"
+    asymmetric: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for path, precision in self.layers.items():
+            if precision not in LAYER_PRECISIONS:
+                raise ValueError(f"{path} must be in one of {', '.join(LAYER_PRECISIONS)}, got {precision}")
+        if self.floating not in get_args(FloatPrecision):
+            raise ValueError(f"the rest of a network must be in {' or '.join(get_args(FloatPrecision))}")
+        odd = [path for path in sorted(self.asymmetric) if self.layers.get(path) != "int8"]
+        if odd:
+            raise ValueError(f"only layers in int8 have asymmetric weights, {odd[0]} is not in int8")
+
+    def of(self, *precisions: LayerPrecision) -> tuple[str, ...]:
+        """The paths of the layers in these precisions."""
+        return tuple(path for path, precision in self.layers.items() if precision in precisions)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether no layer is quantized."""
+        return set(self.layers.values()) <= {"float32"}
