@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from hardware.inputs import Inputs, device_of, map_inputs
+from hardware.policy import Policy
 from nas.data.split import Split
 from nas.errors import UserError
 from nas.seeds import generator
@@ -54,6 +55,10 @@ class SubNetworks:
         """Copy a candidate into a plain module with its own weights and statistics, in evaluation mode."""
         buffers = recalibrate(self._supernet, candidate, self._batches()) if self._norms else None
         return self._supernet.extract(candidate, buffers).eval()
+
+    def policy(self, candidate: Candidate) -> Policy | None:
+        """None: sub-networks compute in float32."""
+        return None
 
     def _batches(self) -> list[Inputs]:
         if not self._inputs and self._train is not None:
