@@ -17,7 +17,8 @@ from hardware.backend import PRECISIONS, Backend, Runner, Writer
 from hardware.inputs import Inputs
 from hardware.machine import processor, usable_cores
 from hardware.onnx import convert
-from hardware.profile import Device, DeviceProfile, Precision
+from hardware.policy import Policy
+from hardware.profile import BY_LAYER, Device, DeviceProfile, Precision
 from hardware.registry import backend, library_of, runtime
 
 
@@ -47,14 +48,36 @@ class Deployment:
         return cls(profile.runtime, profile.precision, profile.threads, profile.batch, profile.tokens, profile.device)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The precision as a torch dtype."""
-        return PRECISIONS[self.precision]
+    def by_layer(self) -> bool:
+        """Whether every network comes with a policy of its own."""
+        return self.precision == BY_LAYER
+
+    def numbers(self, policy: Policy | None = None) -> torch.dtype | Policy:
+        """What a network computes in, as backends take it.
+
+        Args:
+            policy: the precision of every layer of the network, where precision goes by layer.
+
+        Raises:
+            ValueError: the policy is missing, or the deployment has one precision.
+        """
+        if not self.by_layer:
+            if policy is not None:
+                raise ValueError(f"a deployment in {self.precision} takes no network that has a precision by layer")
+            return PRECISIONS[self.precision]
+        if policy is None:
+            raise ValueError("a deployment whose precision goes by layer needs the policy of every network")
+        return policy
 
     @property
     def is_eager_float32(self) -> bool:
         """Whether the network runs unconverted, as in training: eager PyTorch in float32."""
         return self.runtime == "pytorch" and self.precision == "float32"
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its files hold quantized layers, which need rows for their calibration."""
+        return self.precision in ("int8", BY_LAYER)
 
     def version(self) -> str:
         """Version of the runtime's library; raises PackageNotFoundError where it is not installed."""
@@ -113,6 +136,7 @@ class Deployment:
         module: nn.Module,
         inputs: Inputs,
         *,
+        policy: Policy | None = None,
         write: Writer = convert,
         calibration: Sequence[Inputs] | None = None,
     ) -> Runner:
@@ -121,6 +145,7 @@ class Deployment:
         Args:
             module: in evaluation mode.
             inputs: example inputs, named as in later calls.
+            policy: the precision of its layers, see `numbers`.
             write: see `backend`.
             calibration: rows for INT8, see `Backend.convert`.
 
@@ -131,10 +156,10 @@ class Deployment:
             ConversionError: the network cannot be converted for the runtime.
             ValueError: the runtime does not support this precision or device.
         """
-        converter = self.backend(write)
+        converter, precision = self.backend(write), self.numbers(policy)
         with tempfile.TemporaryDirectory() as scratch:
-            path = converter.convert(module, inputs, Path(scratch), precision=self.dtype, calibration=calibration)
-            return converter.load(path, threads=self.threads, precision=self.dtype)
+            path = converter.convert(module, inputs, Path(scratch), precision=precision, calibration=calibration)
+            return converter.load(path, threads=self.threads, precision=precision)
 
 
 def loaded_files(path: Path) -> tuple[Path, ...]:

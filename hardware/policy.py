@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
+
+import pydantic
 
 LayerPrecision = Literal["int4-weights", "int8", "int8-weights", "float32"]
 """`int8`: weights and inputs; `int8-weights`, `int4-weights`: weights alone, kept small and widened when they are used.
@@ -49,3 +51,24 @@ class Policy:
     def is_float(self) -> bool:
         """Whether no layer is quantized."""
         return set(self.layers.values()) <= {"float32"}
+
+
+@dataclass(frozen=True)
+class PrecisionChoices:
+    """The precisions that a search may choose from, as profiles and searches record them.
+
+    Args:
+        layers: of linear layers and convolutions.
+        embeddings: of all embeddings together.
+        floating: of what stays in floating point, of the whole network.
+        asymmetric: whether the INT8 weights of a convolution may have a zero point.
+        keep_float: patterns of the paths of layers that stay in float32, as of `fnmatch`.
+    """
+
+    layers: tuple[LayerPrecision, ...] = ("int8", "float32")
+    embeddings: tuple[LayerPrecision, ...] = ("float32",)
+    floating: tuple[FloatPrecision, ...] = ("float32",)
+    asymmetric: bool = False
+    keep_float: tuple[str, ...] = ()
+
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid")

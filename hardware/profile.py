@@ -13,15 +13,18 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import pydantic
+
+from hardware.policy import PrecisionChoices
 
 VERSION = 1
 # Limits far above any real profile, which keep a hostile file from exhausting memory.
 MOST_BYTES = 64 * 2**20
 
-Precision = Literal["float32", "bfloat16", "int8"]
+BY_LAYER: Final = "by-layer"
+Precision = Literal["float32", "bfloat16", "int8", "by-layer"]
 Device = Literal["cpu", "cuda"]
 # Names are printed, so they must not contain control characters, which a terminal would execute.
 Name = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
@@ -202,7 +205,8 @@ class DeviceProfile(_StrictModel):
         runtime: name of the backend ("pytorch", "onnxruntime", "openvino").
         runtime_version: version of its library.
         device: device of the computation.
-        precision: precision of the computation.
+        precision: precision of the computation; `by-layer` where every sub-network has precisions of its own.
+        precisions: what each layer may compute in, where precision goes by layer.
         threads: number of threads of the runtime.
         batch: rows of an input.
         tokens: length of a text in tokens; None for images.
@@ -221,6 +225,7 @@ class DeviceProfile(_StrictModel):
     runtime_version: Name
     device: Device = "cpu"
     precision: Precision
+    precisions: PrecisionChoices | None = None
     threads: Count
     batch: Count
     tokens: Count | None
@@ -237,6 +242,8 @@ class DeviceProfile(_StrictModel):
             raise ValueError("all rows must name the same choices")
         if len({row.order for row in self.rows}) != len(self.rows):
             raise ValueError("every row must have an order of its own")
+        if (self.precision == BY_LAYER) != (self.precisions is not None):
+            raise ValueError("precisions go with the precision by-layer alone")
         if self.shape[0] != self.batch:
             raise ValueError("the first axis of the shape must be the batch")
         # Commands that use a profile allocate inputs of this shape.

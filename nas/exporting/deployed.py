@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from hardware.backend import Runner, Writer
+from hardware.backend import PRECISIONS, Backend, Runner
 from hardware.deployment import Deployment, loaded_files
 from hardware.inputs import Inputs, map_inputs, split
-from hardware.onnx import convert
+from hardware.policy import Policy
 from hardware.pytorch import runner
 from nas.errors import UserError
 from nas.exporting.loaders import deployment_loader, relative, torch_loader
@@ -38,11 +38,13 @@ class Deployed:
         deployment: how it runs.
         path: the file that the runtime opens.
         run: computes the network, from tensors by name to logits.
+        policy: the precision of its layers, where precision goes by layer.
     """
 
     deployment: Deployment
     path: Path
     run: Runner
+    policy: Policy | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -61,9 +63,10 @@ def deploy(
     folder: Path,
     inputs: Inputs,
     *,
+    policy: Policy | None = None,
     factory: Factory | None = None,
     calibration: Sequence[Inputs] | None = None,
-    write: Writer = convert,
+    backend: Backend | None = None,
 ) -> Deployed:
     """Write the files of a deployment into an existing folder, and load them.
 
@@ -71,12 +74,13 @@ def deploy(
         network: in evaluation mode; it is left as it is.
         deployment: how it will run.
         folder: gets `config.json` and `model.safetensors` (PyTorch), `model.onnx`, `model-int8.onnx` (ONNX Runtime) or
-            `openvino/model.xml` with its weights (OpenVINO in INT8). A `model.safetensors` or `model.onnx` that is
+            `openvino/model.xml` with its weights (OpenVINO in INT8 or by layer). A `model.safetensors` or `model.onnx` that is
             there is used as it is.
         inputs: an example, by name.
+        policy: the precision of its layers, where precision goes by layer.
         factory: makes the full network of a class that transformers does not have.
         calibration: training rows as inputs of one row each, for INT8.
-        write: writes ONNX files, see `Deployment.backend`.
+        backend: of the deployment, which is kept for many networks; None creates one.
 
     Raises:
         ConversionError: the runtime does not take the network.
@@ -88,16 +92,16 @@ def deploy(
         if not weights.is_file():
             write_network(network, folder, factory)
         return load_deployed(weights, deployment, network, network_class(network, factory), factory)
-    converter = deployment.backend(write)
+    converter, precision = backend or deployment.backend(), deployment.numbers(policy)
     whole = folder / "model.onnx"
-    if deployment.precision == "int8":
+    if deployment.is_quantized:
         part = folder / "openvino" if deployment.runtime == "openvino" else folder
         part.mkdir(exist_ok=True)
-        path = converter.convert(network, inputs, part, precision=deployment.dtype, calibration=calibration)
+        path = converter.convert(network, inputs, part, precision=precision, calibration=calibration)
     else:
         # ONNX Runtime and OpenVINO read the same file, and bfloat16 is a setting of the latter.
-        path = whole if whole.is_file() else converter.convert(network, inputs, folder, precision=deployment.dtype)
-    return Deployed(deployment, path, converter.load(path, threads=deployment.threads, precision=deployment.dtype))
+        path = whole if whole.is_file() else converter.convert(network, inputs, folder, precision=precision)
+    return Deployed(deployment, path, converter.load(path, threads=deployment.threads, precision=precision), policy)
 
 
 def load_deployed(
@@ -112,7 +116,9 @@ def load_deployed(
     else:
         loaded = _with_weights(network, path)
     module = loaded.to(deployment.device)
-    return Deployed(deployment, path, runner(module, threads=deployment.threads, precision=deployment.dtype))
+    return Deployed(
+        deployment, path, runner(module, threads=deployment.threads, precision=PRECISIONS[deployment.precision])
+    )
 
 
 def _with_weights(network: nn.Module, path: Path) -> nn.Module:

@@ -14,6 +14,7 @@ from hardware.resizing import Resizer
 from nas.errors import UserError
 from nas.exporting.deployed import deploy, memory_mib
 from nas.exporting.network_files import network_class
+from nas.networks.subnetworks import Networks
 from search_spaces import Candidate, Supernet
 
 _ENERGY_CALLS = 20
@@ -24,6 +25,7 @@ class Runners:
 
     Args:
         supernet: in evaluation mode.
+        networks: say what each candidate computes in, where precision goes by layer.
         row: an input of one row, by name.
         deployment: how the networks are executed.
 
@@ -32,8 +34,8 @@ class Runners:
         deployment: as given.
     """
 
-    def __init__(self, supernet: Supernet, row: Inputs, deployment: Deployment) -> None:
-        self.deployment = deployment
+    def __init__(self, supernet: Supernet, networks: Networks, row: Inputs, deployment: Deployment) -> None:
+        self.deployment, self._networks = deployment, networks
         self.row = map_inputs(row, lambda value: value.to(device_of(supernet)))
         self._supernet, self._write = supernet, Resizer()
         self._full_network: Runnable | None = None
@@ -50,14 +52,14 @@ class Runners:
         """The full network as a callable."""
         if self._full_network is None:
             eager = self.deployment.is_eager_float32
-            self._full_network = self._supernet.model if eager else self._load(self._supernet.space.full())
+            self._full_network = self._supernet.model if eager else self._load(self._networks.full())
         return self._full_network
 
     def _load(self, candidate: Candidate) -> Runnable:
         module = self._supernet.extract(candidate).eval()
         if self.deployment.is_eager_float32:
             return module
-        return self.deployment.runner(module, self.row, write=self._write)
+        return self.deployment.runner(module, self.row, policy=self._networks.policy(candidate), write=self._write)
 
     def memory_mib(self, candidate: Candidate) -> float:
         """Peak resident memory in MiB of a new process that loads a candidate's files and runs one input.
@@ -66,7 +68,8 @@ class Runners:
         """
         module = self._supernet.extract(candidate).eval()
         with TemporaryDirectory() as scratch:
-            deployed = deploy(module, self.deployment, Path(scratch), self.row, write=self._write)
+            policy, backend = self._networks.policy(candidate), self.deployment.backend(self._write)
+            deployed = deploy(module, self.deployment, Path(scratch), self.row, policy=policy, backend=backend)
             return memory_mib(deployed, self.row, network_class(module, None))
 
     def energy_mj(self) -> Callable[[Candidate], float]:
