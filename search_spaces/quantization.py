@@ -12,6 +12,7 @@ the paper kept the bits of dropped blocks as features, and shifted all features 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
+from typing import overload
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -164,8 +165,14 @@ def is_precision(name: str) -> bool:
     return name == FLOATING or name.startswith((_PRECISION, _WEIGHTS))
 
 
-def architecture(joined: Space) -> Space:
-    """The choices of a joined space that are not of precisions."""
+@overload
+def architecture(joined: Space) -> Space: ...
+@overload
+def architecture(joined: Candidate) -> Candidate: ...
+def architecture(joined: Space | Candidate) -> Space | Candidate:
+    """A joined space or its candidate without the choices of precisions."""
+    if isinstance(joined, Candidate):
+        return Candidate({name: option for name, option in joined.items() if not is_precision(name)})
     return Space(tuple(choice for choice in joined.choices if not is_precision(choice.name)))
 
 
