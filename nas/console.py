@@ -125,14 +125,14 @@ def _plain(value: Any) -> str:
 
 
 _ROWS = ("latency_ms", "macs", "parameters", "size_mib")
-_HEADS = {"today": "full, today", "full": "full", "chosen": "chosen"}
+_HEADS = {"today": "full, today", "full": "full", "serving_int8": "full, all INT8", "chosen": "chosen"}
 
 
 def print_comparison(result: Mapping[str, Any], out: TextIO) -> None:
     """Print the result of an export: the full network, today and in the deployment, and the chosen one."""
     metric = "accuracy" if "test_accuracy" in result["chosen"] else "r2"
     # If the deployment is eager PyTorch, the two columns of the full network are equal, and one is enough.
-    names = [name for name in _HEADS if name != "full" or result["full"] != result["today"]]
+    names = [n for n in _HEADS if n in result and (n != "full" or result["full"] != result["today"])]
     networks = [result[name] for name in names]
     today, chosen = result["today"], result["chosen"]
     score = quantity(metric)

@@ -142,7 +142,19 @@ class SupernetSettings(InstaTuneSettings):
 
 
 @dataclass(frozen=True)
-class SearchSettings:
+class PrecisionSettings:
+    """The precision of every layer, chosen together with the sub-network."""
+
+    quantize: bool = False
+    """Choose the precision of every layer, too, for a --runtime that has it by layer: openvino or onnxruntime."""
+    precisions: str | None = None
+    """What layers may compute in, of int4-weights, int8, int8-weights and float32; None: int8,float32."""
+    keep_float: tuple[str, ...] = ()
+    """Layers that stay in float32: a pattern of their paths, e.g. '*.classifier'; may be given several times."""
+
+
+@dataclass(frozen=True)
+class SearchSettings(PrecisionSettings):
     """The search among the sub-networks.
 
     Objectives: accuracy (r2 of a regression), latency_ms, macs, parameters, size_mib, energy_mj, memory_mib, or a
@@ -208,7 +220,7 @@ class _DeviceSettings:
 
 
 @dataclass(frozen=True)
-class ProfileSettings(_DeviceSettings):
+class ProfileSettings(_DeviceSettings, PrecisionSettings):
     """The profile of this machine: how latency is measured, and how much of it."""
 
     runtime: Runtime = "pytorch"

@@ -8,12 +8,18 @@ import torch
 
 from hardware.deployment import Deployment
 from hardware.inputs import Inputs, is_tokens, split
+from hardware.policy import Policy
 from nas.exporting.loaders import deployment_loader, torch_loader
 from nas.exporting.network_files import NetworkClass
 from nas.objectives import quantity
 
 RUNTIME_NAMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-_HEADS = {"today": "full network today", "full": "full network", "chosen": "this network"}
+_HEADS = {
+    "today": "full network today",
+    "full": "full network",
+    "serving_int8": "full network, all INT8",
+    "chosen": "this network",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ def write_card(
     source: NetworkClass,
     inputs: Inputs,
     files: Sequence[str],
-    deployed: tuple[Deployment, str] | None = None,
+    deployed: tuple[Deployment, str, Policy | None] | None = None,
 ) -> str:
     """The card as Markdown; its Python blocks run in the exported folder, each in a process of its own.
 
@@ -58,7 +64,8 @@ def write_card(
         source: the class of the network.
         inputs: an example.
         files: names in the folder.
-        deployed: how the network was measured, and the file of it that is loaded; None where it was not.
+        deployed: how the network was measured, the file of it that is loaded, and what its layers compute in where
+            that differs; None where it was not measured.
     """
     parts = [f"# {card.title}", _what(card, source)]
     if card.figures:
@@ -69,9 +76,11 @@ def write_card(
         parts += [f"It was chosen by what the search knew of it: {known}."]
     if deployed is not None and deployed[0].runtime != "pytorch":
         parts += [f"## Load it as it was measured: {_described(deployed[0])}", *_deployed_part(*deployed, source)]
+    if deployed is not None and deployed[2] is not None:
+        parts += ["## Precision of its layers", *_precisions(deployed[2])]
     parts += ["## Load it with PyTorch", *_torch_part(source, inputs, files)]
     if deployed is not None and deployed[0].runtime == "pytorch" and source.loadable:
-        lines = deployment_loader(*deployed, source)
+        lines = deployment_loader(deployed[0], deployed[1], source)
         after = "the first block" if source.is_transformers else "the first block and with your own `build`"
         parts += [f"As it was measured ({_described(deployed[0])}), after {after}:", _block(lines)]
     parts += ["## Load it with ONNX Runtime", _onnx_part(inputs, files)]
@@ -123,9 +132,18 @@ def _described(deployment: Deployment) -> str:
     return f"{RUNTIME_NAMES[deployment.runtime]}, {deployment.precision}"
 
 
-def _deployed_part(deployment: Deployment, file: str, source: NetworkClass) -> list[str]:
+def _deployed_part(deployment: Deployment, file: str, policy: Policy | None, source: NetworkClass) -> list[str]:
     needs = "openvino" if deployment.runtime == "openvino" else "onnxruntime"
-    return [f"Needs {needs} only.", _block(deployment_loader(deployment, file, source))]
+    return [f"Needs {needs} only.", _block(deployment_loader(deployment, file, source, policy))]
+
+
+def _precisions(policy: Policy) -> list[str]:
+    """One row a layer, and what the rest computes in."""
+    rows = ["| layer | precision |", "|---|---|"]
+    for path, precision in policy.layers.items():
+        rows.append(f"| `{path}` | {precision}{', asymmetric weights' if path in policy.asymmetric else ''} |")
+    rest = f"Layers in float32 and everything else compute in {policy.floating}."
+    return ["\n".join(rows), rest] if policy.layers else [rest]
 
 
 def _measured_on(card: Card) -> str:
@@ -204,6 +222,7 @@ def _files(files: Sequence[str]) -> list[str]:
         "model.safetensors": "the weights",
         "model.onnx": "the whole network in float32 for ONNX Runtime and OpenVINO, weights inside",
         "model-int8.onnx": "the same in INT8 for ONNX Runtime",
-        "openvino/model.xml": "the network in INT8 for OpenVINO; its weights are in `openvino/model.bin`",
+        "model-by-layer.onnx": "the same with a precision for each layer for ONNX Runtime",
+        "openvino/model.xml": "the quantized network for OpenVINO; its weights are in `openvino/model.bin`",
     }
     return ["\n".join(f"- `{name}`" + (f": {said[name]}" if name in said else "") for name in files)]

@@ -1,7 +1,8 @@
 """The chosen sub-network beside the full one, on test rows: what an export states of the files that it wrote.
 
 Three networks are compared: `today`, the full network in eager PyTorch float32, which is what its user runs now;
-`full`, the full network in the deployment; and `chosen`. Each is loaded anew from its files.
+`full`, the full network in the deployment; and `chosen`. Where precision goes by layer, `full` is in float32 there, and
+`serving_int8` is a fourth: the full network with all layers in INT8. Each is loaded anew from its files.
 """
 
 import math
@@ -61,6 +62,7 @@ class Comparison:
         test_rows: how many there are.
         latency_noise: the largest spread of the latencies (quartiles / median).
         conditions: what the latencies depend on, see `Deployment.conditions`; today's are in PyTorch float32.
+        others: further networks by name, see the module.
         metric: of the task.
         judged: how many rows, or words, the scores are of.
         unit: which of them.
@@ -73,6 +75,7 @@ class Comparison:
     test_rows: int
     latency_noise: float
     conditions: Mapping[str, str | int] = field(default_factory=dict)
+    others: Mapping[str, Figures] = field(default_factory=dict)
     metric: str = "accuracy"
     judged: int = 0
     unit: str = "rows"
@@ -83,8 +86,8 @@ class Comparison:
         return replace(self, full=full, chosen=replace(self.chosen, predicted_latency_ms=chosen_ms))
 
     def networks(self) -> dict[str, Figures]:
-        """The three by name."""
-        return {"today": self.today, "full": self.full, "chosen": self.chosen}
+        """All by name, the chosen one last."""
+        return {"today": self.today, "full": self.full, **self.others, "chosen": self.chosen}
 
     def to_json(self) -> dict[str, Any]:
         """The comparison by the names that the command prints."""
@@ -128,8 +131,15 @@ class Contender:
     costs: Cost
 
 
-def compare(today: Contender, full: Contender, chosen: Contender, rows: Split, one_input: Inputs) -> Comparison:
-    """Measure three networks; reads the labels of the test rows.
+def compare(
+    today: Contender,
+    full: Contender,
+    chosen: Contender,
+    rows: Split,
+    one_input: Inputs,
+    others: Mapping[str, Contender] | None = None,
+) -> Comparison:
+    """Measure the networks, all in turns; reads the labels of the test rows.
 
     Args:
         today: the full network in eager PyTorch float32.
@@ -137,9 +147,11 @@ def compare(today: Contender, full: Contender, chosen: Contender, rows: Split, o
         chosen: the sub-network in the deployment.
         rows: of the test split.
         one_input: of the deployment's batch, by name; for the latencies.
+        others: further networks by name.
     """
+    named = dict(others or {})
     # The same files are not measured twice: they would differ by noise alone.
-    distinct = [today, chosen] if full is today else [today, full, chosen]
+    distinct = [*([today] if full is today else [today, full]), *named.values(), chosen]
     deployment = chosen.deployed.deployment
     runs = [each.deployed.run for each in distinct]
     latencies = measure_latency(runs, one_input, repeats=REPEATS, warmup=WARMUP, threads=deployment.threads)
@@ -157,7 +169,8 @@ def compare(today: Contender, full: Contender, chosen: Contender, rows: Split, o
     difference, judged = _difference(logits[-1], logits[0], rows)
     return Comparison(
         today=figures[0],
-        full=figures[-2],
+        full=figures[0 if full is today else 1],
+        others=dict(zip(named, figures[-1 - len(named) : -1], strict=True)),
         chosen=figures[-1],
         difference=difference,
         test_rows=len(rows),

@@ -74,8 +74,8 @@ def deploy(
         network: in evaluation mode; it is left as it is.
         deployment: how it will run.
         folder: gets `config.json` and `model.safetensors` (PyTorch), `model.onnx`, `model-int8.onnx` (ONNX Runtime) or
-            `openvino/model.xml` with its weights (OpenVINO in INT8 or by layer). A `model.safetensors` or `model.onnx` that is
-            there is used as it is.
+            `openvino/model.xml` with its weights (OpenVINO in INT8 or by layer). A `model.safetensors` or `model.onnx`
+            that is there is used as it is.
         inputs: an example, by name.
         policy: the precision of its layers, where precision goes by layer.
         factory: makes the full network of a class that transformers does not have.
@@ -149,7 +149,11 @@ def memory_mib(deployed: Deployed, inputs: Inputs, source: NetworkClass) -> floa
             "choose --runtime onnxruntime or openvino for a network of your own"
         )
     first = torch_loader(source) + "\n\n" if deployment.runtime == "pytorch" else ""
-    program = first + deployment_loader(deployment, relative(deployed.path, folder), source) + _MEASURE_MEMORY
+    program = (
+        first
+        + deployment_loader(deployment, relative(deployed.path, folder), source, deployed.policy)
+        + _MEASURE_MEMORY
+    )
     _, arrays = split(map_inputs(inputs, lambda value: value.detach().cpu()))
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "inputs.npz"

@@ -15,12 +15,13 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from hardware.backend import OUTPUT_TOLERANCE, ConversionError, first_output, relative_difference
+from hardware.backend import OUTPUT_TOLERANCE, Backend, ConversionError, first_output, relative_difference
 from hardware.cost import cost
 from hardware.deployment import Deployment
 from hardware.inputs import Inputs, call, map_inputs
 from hardware.onnx import other_size
 from hardware.onnxruntime import OnnxRuntimeBackend
+from hardware.policy import Policy
 from nas.errors import UserError
 from nas.exporting.card import Card, write_card
 from nas.exporting.deployed import Deployed, deploy
@@ -52,6 +53,7 @@ def export(
     preprocessor: Saves | None = None,
     factory: Factory | None = None,
     deployment: Deployment | None = None,
+    policy: Policy | None = None,
     calibration: Sequence[Inputs] | None = None,
 ) -> Path:
     """Write `module` into `folder`, as a whole or not at all.
@@ -68,7 +70,8 @@ def export(
         factory: for a class that transformers does not have: makes the full network. Without it the card has no loader
             for PyTorch.
         deployment: how the network will run; its files are written too. None: PyTorch in float32.
-        calibration: training rows as inputs of one row each, for a deployment in INT8.
+        policy: the precision of its layers, for a deployment whose precision goes by layer.
+        calibration: training rows as inputs of one row each, for a deployment with layers in INT8.
 
     Returns:
         The folder.
@@ -82,7 +85,7 @@ def export(
     network = NetworkExport.of(module, example_inputs, factory)
     with staged(target) as part:
         network.write(part, preprocessor)
-        deployed = None if deployment is None else network.deploy(part, deployment, calibration)
+        deployed = None if deployment is None else network.deploy(part, deployment, calibration, policy)
         network.write_card(part, card or Card(), deployed)
     return target
 
@@ -139,14 +142,32 @@ class NetworkExport:
         if self.source.loadable:
             _check_loader(self.network, self.source, self.factory, self.inputs, folder)
 
-    def deploy(self, folder: Path, deployment: Deployment, calibration: Sequence[Inputs] | None) -> Deployed:
-        """Write the files of a deployment beside these, and load them; errors as `nas.exporting.deployed.deploy`."""
-        return deploy(self.network, deployment, folder, self.inputs, factory=self.factory, calibration=calibration)
+    def deploy(
+        self,
+        folder: Path,
+        deployment: Deployment,
+        calibration: Sequence[Inputs] | None,
+        policy: Policy | None = None,
+        backend: Backend | None = None,
+    ) -> Deployed:
+        """Write the files of a deployment beside these, and load them; see `nas.exporting.deployed.deploy`."""
+        return deploy(
+            self.network,
+            deployment,
+            folder,
+            self.inputs,
+            policy=policy,
+            factory=self.factory,
+            calibration=calibration,
+            backend=backend,
+        )
 
     def write_card(self, folder: Path, card: Card, deployed: Deployed | None) -> None:
         """Write README.md, which lists the files that are there; costs that the card lacks are added."""
         files = sorted([*(relative(each, folder) for each in folder.rglob("*") if each.is_file()), "README.md"])
-        shown = None if deployed is None else (deployed.deployment, relative(deployed.path, folder))
+        shown = None
+        if deployed is not None:
+            shown = (deployed.deployment, relative(deployed.path, folder), deployed.policy)
         text = write_card(_with_costs(card, self.network, self.inputs), self.source, self.inputs, files, shown)
         (folder / "README.md").write_text(text, encoding="utf-8")
 

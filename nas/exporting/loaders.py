@@ -7,6 +7,7 @@ the network stays a module that can be trained.
 from pathlib import Path
 
 from hardware.deployment import Deployment
+from hardware.policy import Policy
 from nas.exporting.network_files import NetworkClass
 
 _APPLY = """\
@@ -100,13 +101,14 @@ def torch_loader(source: NetworkClass) -> str:
     return start.replace("NETWORK", source.name) + _APPLY
 
 
-def deployment_loader(deployment: Deployment, file: str, source: NetworkClass) -> str:
+def deployment_loader(deployment: Deployment, file: str, source: NetworkClass, policy: Policy | None = None) -> str:
     """Python that defines `run(inputs)` for a deployment; that of PyTorch stands behind `torch_loader`.
 
     Args:
         deployment: whose settings the lines hold.
         file: that it loads, relative to the exported folder.
         source: the class of the network; one of the user's own needs `build`, as `torch_loader` says.
+        policy: what its layers compute in, where precision goes by layer.
     """
     if deployment.runtime == "pytorch":
         arguments = "" if source.is_transformers else "build"
@@ -114,7 +116,8 @@ def deployment_loader(deployment: Deployment, file: str, source: NetworkClass) -
     elif deployment.runtime == "onnxruntime":
         lines = _ONNXRUNTIME
     else:
-        lines = _OPENVINO.replace("<hint>", "bf16" if deployment.precision == "bfloat16" else "f32")
+        floating = deployment.precision if policy is None else policy.floating
+        lines = _OPENVINO.replace("<hint>", "bf16" if floating == "bfloat16" else "f32")
     return lines.replace("<threads>", str(deployment.threads)).replace("<file>", file)
 
 

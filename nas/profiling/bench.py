@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hardware.backend import Backend, ConversionError, Runner
 from hardware.deployment import Deployment
 from hardware.inputs import Inputs, device_of, map_inputs
+from hardware.policy import Policy
 from hardware.profile import MeasurementProtocol, Timing
 from hardware.protocol import measure_beside
 from hardware.resizing import Resizer
@@ -68,6 +71,7 @@ class Bench:
             "runtime": deployment.runtime,
             "device": deployment.device,
             "precision": deployment.precision,
+            "precisions": subject.precisions,
             "threads": deployment.threads,
             "batch": subject.batch,
             "tokens": subject.tokens,
@@ -101,7 +105,7 @@ class Bench:
     def _reference(self) -> Runner:
         if self._full is None:
             try:
-                self._full = self._prepared(self.subject.supernet.space.full())
+                self._full = self._prepared(self.subject.whole.full())
             except NotTaken as error:
                 # Not a fault of one candidate: without the full network no candidate can be measured.
                 raise UserError(str(error)) from error
@@ -125,16 +129,19 @@ class Bench:
         # A new backend for each candidate: a PyTorch backend keeps every network that it has converted in memory.
         converter = deployment.backend(self._write)
         try:
-            return converter, converter.convert(module, self._inputs(), folder, precision=deployment.dtype)
+            return converter, converter.convert(module, self._inputs(), folder, precision=self._numbers(candidate))
         except (ConversionError, ValueError) as error:
             raise NotTaken(f"{deployment.runtime} does not take this network: {error}") from error
+
+    def _numbers(self, candidate: Candidate) -> torch.dtype | Policy:
+        return self.deployment.numbers(self.subject.policy(candidate))
 
     def _prepared(self, candidate: Candidate) -> Runner:
         deployment = self.deployment
         with tempfile.TemporaryDirectory() as scratch:
             converter, path = self.convert(candidate, Path(scratch))
             try:
-                return converter.load(path, threads=deployment.threads, precision=deployment.dtype)
+                return converter.load(path, threads=deployment.threads, precision=self._numbers(candidate))
             except ValueError as error:
                 raise NotTaken(f"{deployment.runtime} does not take this network: {error}") from error
 

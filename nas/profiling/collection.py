@@ -206,7 +206,7 @@ class _Collection:
         self._twice = checked_twice(subject, effort.budget, seed)
         self._began, self._new = clock(), 0
         self._now = self._began
-        whole = subject.supernet.space
+        whole = subject.whole
         self._times = Counter(whole.candidate(row.candidate) for row in stable)
         self._refused: list[Candidate] = []
 
@@ -261,7 +261,7 @@ class _Collection:
 
 def _designed(subject: Subject, count: int, seed: int) -> list[Candidate]:
     """`count` candidates that a linear model learns most from, see `nas.profiling.design`."""
-    whole, rng = subject.supernet.space, generator(seed, "profile design")
+    whole, rng = subject.whole, generator(seed, "profile design")
     encoded = translation(subject.space, whole)
     rows = encoded(first_rows(subject.space)[:count])
     features = features_of_design(whole, subject.kernels)
@@ -277,7 +277,7 @@ def _least_certain(
     Uncertainty is relative to the prediction, as the predictor minimises relative errors.
     """
     # Seeded by the progress so far, so that every batch draws another pool, and a repetition the same ones.
-    whole, rng = subject.supernet.space, generator(seed, "profile batch", len(profile.rows) + len(refused))
+    whole, rng = subject.whole, generator(seed, "profile batch", len(profile.rows) + len(refused))
     candidates = translation(subject.space, whole)(pool(subject.space, rng))
     if refused:
         candidates = candidates[~(candidates[:, None] == whole.encode(refused)).all(axis=2).any(axis=1)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from hardware.backend import ConversionError
 from hardware.deployment import Deployment
@@ -16,12 +17,13 @@ from nas.data.split import Split
 from nas.errors import NotTaken, UserError
 from nas.exporting.deployed import Deployed, deploy
 from nas.exporting.network_files import Factory
-from nas.networks.recalibration import SubNetworks
+from nas.networks.networks import Networks
 from nas.objectives import ACCURACY
 from nas.profiling.verification import MeasureAgain, Remeasuring
 from nas.searching.estimation import Hits
 from nas.searching.rescoring import Scorer
 from search_spaces import Candidate
+from search_spaces.quantization import architecture
 
 
 @dataclass
@@ -31,7 +33,7 @@ class DeployedCandidates:
     The files of the last candidate are kept, because its score and its size are measured one after the other.
 
     Args:
-        networks: extracts sub-networks, with their own batch-norm statistics.
+        networks: extracts sub-networks, with their own batch-norm statistics, and says what each computes in.
         deployment: how the files are executed.
         example: inputs of two rows, by name.
         calibration: training rows as inputs of one row each, for INT8.
@@ -39,18 +41,20 @@ class DeployedCandidates:
         factory: creates the full network if its class is not part of transformers.
     """
 
-    networks: SubNetworks
+    networks: Networks
     deployment: Deployment
     example: Inputs
     calibration: Sequence[Inputs]
     rows: Split
     factory: Factory | None = None
     _write: Resizer = field(default_factory=Resizer, init=False, repr=False)
+    _extracted: tuple[Candidate, nn.Module] | None = field(default=None, init=False, repr=False)
     _last: tuple[Candidate, Deployed, tempfile.TemporaryDirectory[str]] | None = field(
         default=None, init=False, repr=False
     )
 
     def __post_init__(self) -> None:
+        self._backend = self.deployment.backend(self._write)
         self._score = Scorer(lambda candidate: self._files(candidate).run, self.rows)
 
     @property
@@ -80,13 +84,14 @@ class DeployedCandidates:
         scratch = tempfile.TemporaryDirectory()
         try:
             deployed = deploy(
-                self.networks.extract(candidate),
+                self._network(candidate),
                 self.deployment,
                 Path(scratch.name),
                 self.example,
+                policy=self.networks.policy(candidate),
                 factory=self.factory,
                 calibration=self.calibration,
-                write=self._write,
+                backend=self._backend,
             )
         except (ConversionError, ValueError) as error:
             scratch.cleanup()
@@ -95,6 +100,13 @@ class DeployedCandidates:
             raise NotTaken(f"{self.deployment.runtime} does not take this network: {error}") from error
         self._last = (candidate, deployed, scratch)
         return deployed
+
+    def _network(self, candidate: Candidate) -> nn.Module:
+        # A backend quantizes a network once for all policies of it.
+        shape = architecture(candidate)
+        if self._extracted is None or self._extracted[0] != shape:
+            self._extracted = (shape, self.networks.extract(candidate))
+        return self._extracted[1]
 
     def close(self) -> None:
         """Remove the files of the last candidate."""
@@ -105,7 +117,7 @@ class DeployedCandidates:
 
 @contextmanager
 def measures_of_files(
-    networks: SubNetworks,
+    networks: Networks,
     deployment: Deployment,
     rows: Split,
     names: Sequence[str],
@@ -141,7 +153,7 @@ def measures_of_files(
         measures = {name: measure for name, measure in score.items() if name in names}
         yield Remeasuring(measures, scorer.hits, frozenset(measures), searched_rows)
         return
-    rounded = calibration() if deployment.precision == "int8" else ()
+    rounded = calibration() if deployment.is_quantized else ()
     files = DeployedCandidates(networks, deployment, example, rounded, rows, factory)
     try:
         # In float32 the files hold the networks that the search scored; another precision does not compare with these.

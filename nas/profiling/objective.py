@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hardware.inputs import Inputs
 from hardware.profile import DeviceProfile, digest
 from nas.errors import UserError
+from nas.networks.policies import joined_space
 from nas.profiling.prediction import LatencyPredictor
 from nas.profiling.rows import fitted
 from nas.profiling.subject import Subject, differences
@@ -33,12 +34,12 @@ class PredictedLatency:
 
     def __call__(self, encoded: IntArray) -> FloatArray:
         """Predicted latency in milliseconds (n,) of encoded candidates (n, k)."""
-        rows = translation(self.space, self.subject.supernet.space)(encoded)
+        rows = translation(self.space, self.subject.whole)(encoded)
         return self.predictor.mean(rows) * self.profile.full_ms
 
     def interval(self, candidate: Candidate) -> tuple[float, float]:
         """Predicted latency of one candidate and its standard deviation, in milliseconds."""
-        whole = self.subject.supernet.space
+        whole = self.subject.whole
         mean, spread = self.predictor.predict(whole.encode([candidate]))
         full = self.profile.full_ms
         return float(mean[0]) * full, float(spread[0]) * full
@@ -50,7 +51,7 @@ def predicted_latency(profile: DeviceProfile, subject: Subject, space: Space) ->
     Raises:
         UserError: too few rows of the profile are stable, see `learned_rows`.
     """
-    return PredictedLatency(subject, profile, fitted(profile, subject.supernet.space, subject.kernels), space)
+    return PredictedLatency(subject, profile, fitted(profile, subject.whole, subject.kernels), space)
 
 
 def latency_objective(name: str, predicted: PredictedLatency, limit: float | None = None) -> Objective:
@@ -73,17 +74,18 @@ def objective_from_profile(
         profile: a profile of this super-network with these inputs.
         supernet: in evaluation mode.
         example_inputs: inputs of the batch size and length of the profile.
-        space: the space that is searched: that of the super-network (None), possibly joined with another or with fewer
-            options.
+        space: the space that is searched: that of the profile (None), possibly with fewer options. Where the profile
+            has precisions by layer, it is the super-network's joined with them.
         name: name of the objective.
         limit: largest latency of a selected candidate.
 
     Raises:
         UserError: the profile is of another network or other inputs, or too few of its rows are stable.
     """
-    subject = Subject(profile.model.name, supernet, example_inputs, supernet.space)
+    whole = joined_space(supernet, profile.precisions)
+    subject = Subject(profile.model.name, supernet, example_inputs, whole, profile.precisions)
     wrong = differences(profile, subject.fingerprint)
     if wrong:
         raise UserError(f"the profile must be of this super-network and these inputs: {wrong[0]}")
-    predicted = predicted_latency(profile, subject, supernet.space if space is None else space)
+    predicted = predicted_latency(profile, subject, whole if space is None else space)
     return latency_objective(name, predicted, limit)

@@ -9,9 +9,11 @@ import torch
 
 from hardware.deployment import Deployment
 from hardware.inputs import Inputs, batch_size, device_of, is_tokens, map_inputs, split
+from hardware.policy import Policy, PrecisionChoices
 from hardware.profile import Device, DeviceProfile, Precision, ProfiledModel, differs
 from nas.errors import UserError
-from search_spaces import Kernels, Space, Supernet, kernels
+from nas.networks.policies import joined_space, policy_of
+from search_spaces import Candidate, Kernels, Space, Supernet, kernels
 from search_spaces.families.recognition import family_name
 
 
@@ -23,13 +25,24 @@ class Subject:
         name: name of the model, the last part of its path.
         supernet: in evaluation mode; its weights do not matter.
         inputs: example inputs with the batch size and length to measure.
-        space: the candidates that may be measured: the space of the super-network, or one with fewer options.
+        space: the candidates that may be measured: `whole`, or a space with fewer options.
+        precisions: what each layer may compute in; None where the network has one precision.
     """
 
     name: str
     supernet: Supernet
     inputs: Inputs
     space: Space
+    precisions: PrecisionChoices | None = None
+
+    @cached_property
+    def whole(self) -> Space:
+        """The space of all candidates: that of the super-network, joined with the precision of every layer."""
+        return joined_space(self.supernet, self.precisions)
+
+    def policy(self, candidate: Candidate) -> Policy | None:
+        """The precision of every layer of a candidate; None where the network has one precision."""
+        return None if self.precisions is None else policy_of(self.supernet, candidate)
 
     @property
     def tokens(self) -> int | None:
@@ -62,7 +75,7 @@ class Subject:
     @cached_property
     def model(self) -> ProfiledModel:
         """The description of the network in a profile, which covers the whole space even if only a part is measured."""
-        whole = self.supernet.space
+        whole = self.whole
         digest = hashlib.sha256(whole.to_json().encode()).hexdigest()
         sums = self.kernels.of(whole.encode([whole.full()]))[0]
         macs = sum(int(value) for name, value in zip(self.kernels.names, sums, strict=True) if name.startswith("macs "))
@@ -80,7 +93,7 @@ class Subject:
         """Sums of work over the operators of candidates; raises UserError if the network cannot be traced."""
         try:
             args, kwargs = split(map_inputs(self.inputs, self._two_rows))
-            return kernels(self.supernet, args or kwargs)
+            return kernels(self.supernet, args or kwargs, self.whole)
         except ValueError as error:
             raise UserError(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,7 @@ from nas.exporting.comparison import Comparison, Contender, compare
 from nas.exporting.folder import NetworkExport, check_target, staged
 from nas.files import read_json
 from nas.networks.loading import maker
+from nas.networks.policies import joined_space, policy_of
 from nas.profiling.front import elsewhere
 from nas.profiling.profiles import Profiles, predictions
 from nas.runs.exported import keep_exported
@@ -26,7 +28,7 @@ from nas.runs.loaded_search import LoadedSearch, load_search, redeployed
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import ExportRequest
 from nas.settings import Limits
-from search_spaces import Candidate
+from search_spaces import Candidate, Space
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,13 @@ def named_candidate(loaded: LoadedRun, spec: str, name: str, limits: Limits) -> 
         raise UserError("limits choose among the candidates of a search: give them without --candidate, or with chosen")
     if spec.isdecimal():
         return _numbered(load_search(folder, name), int(spec))
-    deployment = load_search(folder, name).deployment if name in folder.searches() else loaded.default_deployment()
+    deployment = loaded.default_deployment()
+    if name in folder.searches():
+        search = load_search(folder, name)
+        space, deployment = joined_space(loaded.supernet, search.precisions), search.deployment
     if spec in ("largest", "smallest"):
         return Chosen(space.full() if spec == "largest" else space.smallest(), deployment)
-    return Chosen(_in_file(loaded, Path(spec)), deployment)
+    return Chosen(_in_file(loaded, space, Path(spec)), deployment)
 
 
 def _numbered(search: LoadedSearch, number: int) -> Chosen:
@@ -112,7 +117,7 @@ def _numbered(search: LoadedSearch, number: int) -> Chosen:
     return Chosen(member.candidate, search.deployment, {**member.values, **again}, search.profiles)
 
 
-def _in_file(loaded: LoadedRun, path: Path) -> Candidate:
+def _in_file(loaded: LoadedRun, space: Space, path: Path) -> Candidate:
     if not path.is_file():
         known = "chosen, a number in the front, largest, smallest or a JSON file"
         raise UserError(f"--candidate must be {known}, there is no file {path}")
@@ -123,7 +128,7 @@ def _in_file(loaded: LoadedRun, path: Path) -> Candidate:
     if not isinstance(values, dict):
         raise UserError(f"--candidate: {path} must hold one object with an option for each choice, e.g. depth")
     try:
-        return loaded.supernet.space.candidate(values)
+        return space.candidate(values)
     except ValueError as error:
         raise UserError(f"--candidate: {path} must fit the sub-networks of {loaded.folder.path}: {error}") from error
 
@@ -144,32 +149,48 @@ def deliver(
     deployment = loaded.on_its_device(chosen.deployment)
     inputs = loaded.example(deployment.tokens or 1)
     factory = maker(model, len(loaded.record.classes))
-    calibration = loaded.int8_calibration() if deployment.precision == "int8" else None
+    calibration = loaded.int8_calibration() if deployment.is_quantized else None
     network = NetworkExport.of(module, inputs, factory)
     with TemporaryDirectory() as scratch, staged(out) as part:
         # 1. The files.
         say(f"Exporting to {out}")
         network.write(part, loaded.preprocessor)
-        deployed = network.deploy(part, deployment, calibration)
+        policy = policy_of(loaded.supernet, chosen.candidate) if deployment.by_layer else None
+        deployed = network.deploy(part, deployment, calibration, policy)
         # 2. Their figures, beside those of the full network's files.
         say("Measuring the full and the chosen network")
         whole = NetworkExport.of(loaded.extract(loaded.supernet.space.full()), inputs, factory)
-        eager = replace(deployment, runtime="pytorch", precision="float32")
-        today = _contender(whole, eager, Path(scratch, "today"), calibration)
-        same = deployment.is_eager_float32
-        full = today if same else _contender(whole, deployment, Path(scratch, "full"), calibration)
+        beside = {
+            name: _contender(whole, each, Path(scratch, name), calibration)
+            for name, each in _beside(deployment).items()
+        }
+        today = beside.pop("today")
         exported = Contender(deployed, cost(module, inputs))
         one_input = loaded.example(deployment.tokens or 1, deployment.batch)
-        comparison = compare(today, full, exported, loaded.split("test"), one_input)
+        comparison = compare(today, beside.pop("full", today), exported, loaded.split("test"), one_input, beside)
         comparison = comparison.predicted(*_predicted(loaded, chosen, deployment))
         # 3. The card that states them.
         network.write_card(part, _card(loaded, comparison, chosen, notes), deployed)
     return {
         **comparison.to_json(),
+        **({"serving_fp32": comparison.full.named(comparison.metric)} if deployment.by_layer else {}),
         "candidate": dict(chosen.candidate),
         "what_the_data_can_tell": comparison.what_the_data_can_tell(),
         "export": str(out),
     }
+
+
+def _beside(deployment: Deployment) -> dict[str, Deployment]:
+    """What the full network is measured in, by the name that the comparison has for it."""
+    found = {"today": replace(deployment, runtime="pytorch", precision="float32")}
+    if deployment.by_layer:
+        # The full network has no policy: it is shown in each of the precisions that a policy mixes.
+        return {
+            **found,
+            "full": replace(deployment, precision="float32"),
+            "serving_int8": replace(deployment, precision="int8"),
+        }
+    return found if deployment.is_eager_float32 else {**found, "full": deployment}
 
 
 def _contender(
@@ -182,11 +203,12 @@ def _contender(
 
 def _predicted(loaded: LoadedRun, chosen: Chosen, deployment: Deployment) -> tuple[float | None, float | None]:
     """Latency of the full and the chosen network as a profile of this machine and deployment predicts it."""
-    space = loaded.supernet.space
     for name, profile in chosen.profiles.items():
+        space = joined_space(loaded.supernet, profile.precisions)
         if Deployment.of_profile(profile) != deployment or profile.batch != 1:
             continue
-        formula = predictions(loaded.subject, {name: profile}, space)[name]
+        subject = partial(loaded.subject, precisions=profile.precisions)
+        formula = predictions(subject, {name: profile}, space)[name]
         if elsewhere(profile, formula.subject) is None:
             full, small = formula(space.encode([space.full(), chosen.candidate]))
             return float(full), float(small)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import get_args
 
 from hardware.deployment import Deployment
-from hardware.profile import DeviceProfile
+from hardware.policy import PrecisionChoices
+from hardware.profile import BY_LAYER, DeviceProfile
+from hardware.profile import Precision as AnyPrecision
 from nas.errors import UserError
 from nas.objectives import LATENCY, SCORES
 from nas.profiling.front import choose, read_verified, say_unmeasured
@@ -14,12 +16,14 @@ from nas.profiling.profiles import kept_profiles
 from nas.profiling.verification import Verified
 from nas.records import Scalar
 from nas.runs.folder import JOURNAL, RunFolder
+from nas.runs.precisions import QUANTIZE, recorded_precisions
 from nas.searching.measurement import Measurement
 from nas.searching.relative_latency import LatencySettings
 from nas.searching.storage import Storage, is_url
 from nas.searching.study import Study, load_study
 from nas.settings import Precision, Runtime, SearchSettings
 from search_spaces import Space
+from search_spaces.quantization import architecture
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class LoadedSearch:
         verified: what was measured again.
         profiles: the device profiles, by the name of the objective.
         deployment: what the chosen network will run in; its device is the processor unless a profile says otherwise.
+        precisions: what layers may compute in, where precision goes by layer.
     """
 
     folder: Path
@@ -43,6 +48,7 @@ class LoadedSearch:
     verified: list[Verified]
     profiles: Mapping[str, DeviceProfile]
     deployment: Deployment
+    precisions: PrecisionChoices | None = None
 
     def best(self, limits: Mapping[str, float]) -> Measurement:
         """The best within the limits, see `nas.profiling.front.choose`; says what of the front was not measured."""
@@ -80,7 +86,8 @@ def load_search(folder: RunFolder, name: str) -> LoadedSearch:
     _check_of_run(study, folder, path)
     text = folder.read().kind == "text"
     deployment = search_deployment(request, profiles, text=text)
-    return LoadedSearch(path, name, request, study, read_verified(path, study), profiles, deployment)
+    verified = read_verified(path, study)
+    return LoadedSearch(path, name, request, study, verified, profiles, deployment, recorded_precisions(request))
 
 
 def _check_of_run(study: Study, folder: RunFolder, path: Path) -> None:
@@ -90,7 +97,7 @@ def _check_of_run(study: Study, folder: RunFolder, path: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the super-network of the run cannot be read: {error}") from error
     known = {choice.name: set(choice.options) for choice in there.choices}
-    for choice in study.space.choices:
+    for choice in architecture(study.space).choices:
         if not set(choice.options) <= known.get(choice.name, set()):
             raise UserError(
                 f"the study in {path / JOURNAL} must be of this run, which has no choice {choice.name} with these "
@@ -106,6 +113,8 @@ def search_deployment(
         return Deployment.of_profile(next(iter(profiles.values())))
     tokens, threads = (_whole(request.get(name), getattr(LatencySettings, name)) for name in ("tokens", "threads"))
     runtime, precision = str(request.get("runtime", "pytorch")), request.get("precision", "float32")
+    if QUANTIZE in request:
+        return Deployment(runtime, BY_LAYER, threads, 1, tokens if text else None)
     known = next((each for each in get_args(Precision) if each == precision), None)
     if known is None:
         raise UserError(f"the precision of a search must be one of {', '.join(get_args(Precision))}, got {precision!r}")
@@ -122,9 +131,14 @@ def conditions_of(deployment: Deployment, profiles: Mapping[str, DeviceProfile])
 
 
 def redeployed(deployment: Deployment, runtime: Runtime | None, precision: Precision | None) -> Deployment:
-    """The deployment with what a user names instead; another runtime begins in float32. UserError as `usable`."""
+    """The deployment with what a user names instead; another runtime begins in float32. UserError as `usable`.
+
+    Precisions by layer stay with another runtime, and give way to one precision that is named.
+    """
     if runtime is not None and runtime != deployment.runtime:
-        deployment = replace(deployment, runtime=runtime, precision="float32", device="cpu")
+        # Precisions by layer are part of the network, and go with it.
+        kept: AnyPrecision = BY_LAYER if deployment.by_layer else "float32"
+        deployment = replace(deployment, runtime=runtime, precision=kept, device="cpu")
     return usable(replace(deployment, precision=precision or deployment.precision))
 
 

@@ -7,13 +7,16 @@ from torch import Tensor, nn
 
 from hardware.deployment import Deployment
 from hardware.inputs import Inputs, device_of
+from hardware.policy import PrecisionChoices
 from hardware.profile import Device
 from nas.data.split import Preprocessor, Split
 from nas.data.tasks import CLASSIFICATION, TASKS
 from nas.errors import UserError
 from nas.learning.augmentation import augmented
 from nas.networks.loading import bare_network, device_name
+from nas.networks.policies import joined_space
 from nas.networks.pretrained import example_inputs, load_preprocessor
+from nas.networks.quantized import QuantizedNetworks
 from nas.networks.recalibration import SubNetworks
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
@@ -50,6 +53,10 @@ class LoadedRun:
         """The sub-networks, each with batch-norm statistics of its own."""
         return SubNetworks(self.supernet, self.calibration())
 
+    def quantized_networks(self) -> QuantizedNetworks:
+        """The sub-networks as they compute with the precision by layer that a candidate has."""
+        return QuantizedNetworks(self.networks(), self.supernet, self.split("train"))
+
     def extract(self, candidate: Candidate) -> nn.Module:
         """A sub-network as a plain module, in evaluation mode, its batch-norm statistics its own."""
         return self.networks().extract(candidate)
@@ -74,14 +81,20 @@ class LoadedRun:
         """Inputs without padding, texts of that many tokens."""
         return example_inputs(self.supernet.model, self.record.kind, self.preprocessor, tokens=tokens, batch=batch)
 
-    def subject(self, tokens: int, batch: int = 1, multiple_of: int = 1) -> Subject:
+    def subject(
+        self, tokens: int, batch: int = 1, multiple_of: int = 1, precisions: PrecisionChoices | None = None
+    ) -> Subject:
         """What is profiled: the super-network, measured with that many rows of that many tokens.
 
-        `multiple_of` leaves out the sub-networks with other sizes.
+        Args:
+            tokens: length of a text.
+            batch: rows of an input.
+            multiple_of: leaves out the sub-networks with other sizes.
+            precisions: what their layers may compute in, where precision goes by layer.
         """
         name = Path(str(self.record.request.get("model"))).name
-        space = with_multiples(self.supernet.space, multiple_of)
-        return Subject(name, self.supernet, self.example(tokens, batch), space)
+        space = with_multiples(joined_space(self.supernet, precisions), multiple_of)
+        return Subject(name, self.supernet, self.example(tokens, batch), space, precisions)
 
 
 def load_run(folder: RunFolder, device: str, model: str | None = None) -> LoadedRun:

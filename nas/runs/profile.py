@@ -3,7 +3,7 @@
 import math
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from hardware.inputs import Inputs, device_of
 from hardware.machine import this_machine
-from hardware.profile import DeviceProfile, ProfileRow, noise_floor, write_profile
+from hardware.profile import BY_LAYER, DeviceProfile, ProfileRow, noise_floor, write_profile
 from nas.console import Bar, say
 from nas.data.split import InputKind
 from nas.errors import NotTaken, UserError
@@ -20,6 +20,7 @@ from nas.learning.preparation import supernet_of
 from nas.networks.loading import device_name, image_size, is_own
 from nas.networks.own_model import own_model, own_preprocessor
 from nas.networks.plain_layers import in_plain_layers
+from nas.networks.policies import joined_space
 from nas.networks.pretrained import example_inputs
 from nas.networks.untrained import made_inputs, untrained
 from nas.profiling.bench import Bench
@@ -30,6 +31,7 @@ from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject, differences
 from nas.runs.folder import RunFolder
 from nas.runs.loading import load_run
+from nas.runs.precisions import check_by_layer, precision_choices
 from nas.runs.requests import ProfileRequest, SubjectRequest
 from nas.settings import KitSettings, ModelSettings, ProfileSettings, SpaceSettings
 from predictors import Quality
@@ -111,10 +113,23 @@ def _checked(request: ProfileRequest) -> _Checked:
     # OpenVINO computes nowhere but on the processor.
     device = "cpu" if settings.runtime == "openvino" else request.common.device
     subject = open_subject(request, device, settings.tokens, settings.batch, settings.multiple_of)
+    if settings.quantize:
+        subject = _with_precisions(subject, settings, request.out)
+    elif settings.precisions is not None or settings.keep_float:
+        raise UserError("--precisions and --keep-float say what --quantize may choose from: add it")
     bench = bench_of(subject, settings)
     profile = _profile_there(request.out, subject, settings, bench)
     again = checked_twice(subject, settings.budget, request.common.seed)
     return _Checked(subject, bench, profile, min(settings.budget, subject.space.size()) + len(again))
+
+
+def _with_precisions(subject: Subject, settings: ProfileSettings, out: Path) -> Subject:
+    """The subject with a precision for every layer: of the profile there, or what the runtime gains by here."""
+    check_by_layer(settings.runtime, settings.precision != ProfileSettings.precision)
+    there = profile_at(out).precisions if out.is_file() and settings.precisions is None else None
+    precisions = there or precision_choices(settings, subject.supernet.model, settings.runtime)
+    space = with_multiples(joined_space(subject.supernet, precisions), settings.multiple_of)
+    return replace(subject, space=space, precisions=precisions)
 
 
 def check_ranges(settings: ProfileSettings | KitSettings) -> None:
@@ -175,7 +190,8 @@ def _own(request: SubjectRequest, tokens: int, batch: int) -> tuple[str, Superne
 
 def bench_of(subject: Subject, settings: ProfileSettings | KitSettings) -> Bench:
     """What measures candidates; UserError where the runtime cannot be used here."""
-    deployment = subject.deployment(settings.runtime, settings.precision, settings.threads)
+    precision = settings.precision if subject.precisions is None else BY_LAYER
+    deployment = subject.deployment(settings.runtime, precision, settings.threads)
     return Bench.of(subject, deployment, settings.tolerance)
 
 
@@ -192,7 +208,7 @@ def _profile_there(out: Path, subject: Subject, settings: ProfileSettings, bench
         "multiple_of": settings.multiple_of,
         "runtime": settings.runtime,
         "device": device_of(subject.supernet).type,
-        "precision": settings.precision,
+        "precision": bench.deployment.precision,
         "threads": settings.threads,
     }
     wrong = differences(found, expected)
@@ -220,7 +236,7 @@ def _begun(checked: _Checked, settings: ProfileSettings, out: Path) -> DevicePro
 
 def summary_of(profile: DeviceProfile, subject: Subject, out: Path) -> dict[str, Any]:
     """What a profile says, in one object; UserError where its latencies did not get stable."""
-    judged = held_out(profile, subject.supernet.space, subject.kernels)
+    judged = held_out(profile, subject.whole, subject.kernels)
     floor = noise_floor(profile)
     if floor is not None and floor > NOISY:
         say(

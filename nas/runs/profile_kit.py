@@ -100,7 +100,7 @@ def _fill(
     # What the command line profiles has inputs with names.
     _, inputs = split(map_inputs(subject.inputs, lambda value: value.cpu()))
     (folder / "full").mkdir()
-    bench.convert(subject.supernet.space.full(), folder / "full")
+    bench.convert(subject.whole.full(), folder / "full")
     written = _written(folder, bench, candidates)
     rows = [{"folder": name, "candidate": dict(candidate)} for name, candidate in written.items()]
     arrays: dict[str, Any] = {name: value.numpy() for name, value in inputs.items()}

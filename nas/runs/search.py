@@ -10,18 +10,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hardware.deployment import Deployment
 from hardware.inputs import device_of
-from hardware.profile import DeviceProfile
+from hardware.profile import BY_LAYER, DeviceProfile
 from nas.console import Bar, say
 from nas.data.split import Split
 from nas.data.tasks import CLASSIFICATION, TASKS
 from nas.errors import NoFeasible, UserError
 from nas.memory import peak_memory_mib
 from nas.networks.loading import maker
+from nas.networks.networks import Networks
+from nas.networks.policies import joined_space
 from nas.objectives import MEASURED, is_latency
 from nas.profiling.deployed_candidates import measures_of_files
 from nas.profiling.front import (
@@ -48,6 +51,7 @@ from nas.reporting.table import Marks, measured_again, write_front
 from nas.runs.folder import JOURNAL, RequestRecord, RunFolder
 from nas.runs.loaded_search import conditions_of, search_deployment, study_at, usable
 from nas.runs.loading import LoadedRun, load_run
+from nas.runs.precisions import precisions_record, searched_precisions
 from nas.runs.requests import SearchRequest
 from nas.searching.giving_up import constant_objectives, described_constants, refuse_constant, refuse_failed
 from nas.searching.linas import linas
@@ -77,6 +81,7 @@ class _Search:
     request: SearchRequest
     loaded: LoadedRun
     space: Space
+    networks: Networks
     objectives: tuple[Objective, ...]
     predicted: Mapping[str, PredictedLatency]
     profiles: Mapping[str, DeviceProfile]
@@ -167,18 +172,25 @@ def _checked(folder: RunFolder, request: SearchRequest) -> _Search:
     settings = replace(settings, objectives=names)
     objectives = named_objectives(names, limits, tuple(profiles))
     _check_numbers(settings)
-    latency = _latency_settings(settings, profiles)
-    wanted = {**request_record(settings, request.common.seed, limits, latency), **profiles_fingerprint(profiles)}
     path = folder.search(settings.name)
-    if (path / "search.json").exists():
-        same_request(path, folder.read_search(settings.name).request, wanted)
+    begun = folder.read_search(settings.name).request if (path / "search.json").exists() else {}
     loaded = load_run(folder, request.common.device, request.model)
+    precisions = searched_precisions(settings, profiles, begun, loaded.supernet.model)
+    latency = _latency_settings(settings, profiles)
+    wanted = {
+        **request_record(settings, request.common.seed, limits, latency),
+        **precisions_record(precisions),
+        **profiles_fingerprint(profiles),
+    }
+    if begun:
+        same_request(path, begun, wanted)
     deployment = search_deployment(wanted, profiles, text=record.kind == "text")
     # A profile may be of a machine elsewhere; without one the networks are measured here.
     if not profiles:
         deployment = usable(loaded.on_its_device(deployment))
-    space = space_with(loaded.supernet.space, profiles)
-    predicted = predictions(loaded.subject, profiles, space, tokens=settings.tokens, threads=settings.threads)
+    space = space_with(joined_space(loaded.supernet, precisions), profiles)
+    subject = partial(loaded.subject, precisions=precisions)
+    predicted = predictions(subject, profiles, space, tokens=settings.tokens, threads=settings.threads)
     _measurable_here(names, predicted)
     rows = loaded.split("validation")
     if settings.rows is not None:
@@ -188,6 +200,7 @@ def _checked(folder: RunFolder, request: SearchRequest) -> _Search:
         replace(request, settings=settings),
         loaded,
         space,
+        loaded.networks() if precisions is None else loaded.quantized_networks(),
         tuple(with_predictions(objectives, predicted)),
         predicted,
         profiles,
@@ -245,7 +258,7 @@ def _latency_settings(settings: SearchSettings, profiles: Mapping[str, DevicePro
         tokens=settings.tokens or LatencySettings.tokens,
         threads=settings.threads or LatencySettings.threads,
         runtime=settings.runtime or LatencySettings.runtime,
-        precision=settings.precision or LatencySettings.precision,
+        precision=BY_LAYER if settings.quantize else settings.precision or LatencySettings.precision,
     )
 
 
@@ -263,7 +276,9 @@ def request_record(
         # Profiles have their own entry, which stands for these too.
         for flag in ("runtime", "precision"):
             value = getattr(latency, flag)
-            named[flag] = value if value != getattr(LatencySettings, flag) else None
+            usual = value == getattr(LatencySettings, flag)
+            # Precisions by layer have an entry of their own.
+            named[flag] = None if usual or value == BY_LAYER else value
     if settings.warm_start is not None:
         named["warm_start"] = shown(settings.warm_start)
     if settings.storage is not None:
@@ -340,6 +355,7 @@ def _run(
         budget=settings.budget,
         seed=made.request.common.seed,
         algorithm=algorithm,
+        networks=made.networks,
         storage=storage,
         example_inputs=loaded.example(made.latency.tokens),
         latency=made.latency,
@@ -368,7 +384,7 @@ def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:
         say(f"The front is not written in its deployment here: {error}")
         return verify_front(path, study, Remeasuring(on_device))
     with measures_of_files(
-        loaded.networks(),
+        made.networks,
         deployment,
         loaded.split("validation"),
         [objective.name for objective in study.objectives],

@@ -14,7 +14,7 @@ from hardware.resizing import Resizer
 from nas.errors import UserError
 from nas.exporting.deployed import deploy, memory_mib
 from nas.exporting.network_files import network_class
-from nas.networks.subnetworks import Networks
+from nas.networks.networks import Networks
 from search_spaces import Candidate, Supernet
 
 _ENERGY_CALLS = 20
@@ -52,7 +52,7 @@ class Runners:
         """The full network as a callable."""
         if self._full_network is None:
             eager = self.deployment.is_eager_float32
-            self._full_network = self._supernet.model if eager else self._load(self._networks.full())
+            self._full_network = self._supernet.model if eager else self._load(self._supernet.space.full())
         return self._full_network
 
     def _load(self, candidate: Candidate) -> Runnable:

@@ -21,6 +21,7 @@ from nas.data.accuracy import predict
 from nas.data.split import Split
 from nas.errors import NoFeasible, UserError
 from nas.networks.modes import keeping_modes
+from nas.networks.networks import Networks
 from nas.networks.own_code import own_function
 from nas.networks.pretrained import most_tokens
 from nas.networks.recalibration import SubNetworks
@@ -33,11 +34,11 @@ from nas.searching.rescoring import Scorer, rescored
 from nas.searching.runners import Runners
 from nas.searching.storage import Storage, is_url
 from nas.searching.study import Running, Study
-from nas.searching.translation import translation
 from nas.searching.warm_start import known_results
 from nas.searching.workers import Workers
 from search_spaces import Candidate, Space, Supernet, exact_costs
-from search_spaces.arrays import FloatArray, IntArray
+from search_spaces.arrays import FloatArray
+from search_spaces.quantization import is_precision
 
 
 class Algorithm(Protocol):
@@ -65,6 +66,7 @@ def search(
     budget: int,
     seed: int,
     algorithm: Algorithm = linas,
+    networks: Networks | None = None,
     example_inputs: Inputs | None = None,
     latency: LatencySettings | None = None,
     latency_file: Path | None = None,
@@ -91,6 +93,8 @@ def search(
         budget: number of candidates to evaluate.
         seed: of the algorithm.
         algorithm: `linas`, `nsga2`, `random_search` or a `functools.partial` of one.
+        networks: how the network of a candidate is run; None: the sub-network in float32. `nas.QuantizedNetworks` runs
+            it with the precision by layer that the candidate has.
         example_inputs: one input of the model, for costs and latency; None uses the first row of `data`, with texts
             repeated or cut to `latency.tokens` or to the maximum of the model.
         latency: how latency, energy and memory are measured, with the runtime and precision. Accuracy is always that of
@@ -112,8 +116,8 @@ def search(
         The study with all results.
 
     Raises:
-        UserError: an unknown objective, missing data for an objective, batch norms without training rows, or a warm
-            start from another space.
+        UserError: an unknown objective, missing data for an objective, batch norms without training rows, a warm
+            start from another space, or a space with choices that `networks` do not know.
         NoFeasible: the smallest sub-network already exceeds a limit.
     """
     settings = latency or LatencySettings()
@@ -124,13 +128,17 @@ def search(
         costs = _exact(supernet, space, _needed(row, "costs"), settings.precision)
         named = [replace(each, exact=costs[each.name]) if each.name in FORMULAS else each for each in named]
     _check_limits(space, named)
-    networks, threads = SubNetworks(supernet, calibration), threads or torch.get_num_threads()
+    if networks is None:
+        _check_float32(space)
+        networks = SubNetworks(supernet, calibration)
+    threads = threads or torch.get_num_threads()
     setup = _Setup(networks, supernet, space, data, batch_size, threads)
     measured = [each.name for each in named if each.name in MEASURED and each.exact is None]
     here: dict[str, MeasureValue] = {}
     if measured:
         path = _latency_file(latency_file, running.get("storage")) if LATENCY in measured else None
-        here = _measured_here(measured, supernet, _needed(row, quantity(measured[0]).label), settings, path)
+        example = _needed(row, quantity(measured[0]).label)
+        here = _measured_here(measured, supernet, networks, example, settings, path)
     # What is sent to workers must be picklable, which loaded runtimes are not; those stay in `here`.
     anywhere = _WorkerEvaluation(setup, tuple(each for each in named if each.name not in here))
     if warm_start is not None:
@@ -154,7 +162,12 @@ def search(
 
 
 def _measured_here(
-    names: Sequence[str], supernet: Supernet, row: Inputs, settings: LatencySettings, path: Path | None
+    names: Sequence[str],
+    supernet: Supernet,
+    networks: Networks,
+    row: Inputs,
+    settings: LatencySettings,
+    path: Path | None,
 ) -> dict[str, MeasureValue]:
     """Functions that measure in this process, by the name of the objective; raises UserError if this machine cannot."""
     deployment = settings.deployment(row, device_of(supernet))
@@ -162,7 +175,7 @@ def _measured_here(
         deployment.check()
     except ValueError as error:
         raise UserError(str(error)) from error
-    runners = Runners(supernet, row, deployment)
+    runners = Runners(supernet, networks, row, deployment)
     factories: dict[str, Callable[[], MeasureValue]] = {
         LATENCY: lambda: RelativeLatency(runners, settings, path),
         "energy_mj": runners.energy_mj,
@@ -222,33 +235,32 @@ def _needed(row: Inputs | None, purpose: str) -> Inputs:
 def _exact(supernet: Supernet, space: Space, row: Inputs, precision: Precision) -> dict[str, Exact]:
     """Functions that compute exact costs of candidates encoded in `space`.
 
-    The size is that of the weights in `precision`; a file is slightly larger. `space` may have choices that are not
-    part of the super-network, so candidates are translated first.
+    The size is that of the weights in `precision`; a file is slightly larger. Where precision goes by layer it is that
+    of the file.
     """
     device = device_of(supernet)
     # The tracer would treat a batch of one as a constant.
     rows = map_inputs(row, lambda value: torch.cat([value, value]).to(device))
     try:
-        costs = exact_costs(supernet, dict(rows) if isinstance(rows, Mapping) else rows)
+        costs = exact_costs(supernet, dict(rows) if isinstance(rows, Mapping) else rows, space)
     except ValueError as error:
         raise UserError(str(error)) from error
-    translate = translation(space, supernet.space)
-
-    def bound(name: str) -> Exact:
-        def exact(encoded: IntArray) -> FloatArray:
-            return costs[name](translate(encoded))
-
-        return exact
-
     size = "size_mib_int8" if precision == "int8" else "size_mib"
-    return {name: bound(size if name == "size_mib" else name) for name in FORMULAS}
+    return {name: costs[size if name == "size_mib" else name] for name in FORMULAS}
+
+
+def _check_float32(space: Space) -> None:
+    """Raise UserError if the space has precisions, which sub-networks in float32 would ignore."""
+    name = next((choice.name for choice in space.choices if is_precision(choice.name)), None)
+    if name is not None:
+        raise UserError(f"sub-networks in float32 do not know {name}; search with networks=QuantizedNetworks(...)")
 
 
 @dataclass(frozen=True)
 class _Setup:
     """What the functions that measure objectives need; it is sent to the workers."""
 
-    networks: SubNetworks
+    networks: Networks
     supernet: Supernet
     space: Space
     data: Split | None
