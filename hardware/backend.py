@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hardware.inputs import Inputs, call
+from hardware.policy import Policy
 
 Runner = Callable[..., torch.Tensor]
 OUTPUT_TOLERANCE = 1e-4
@@ -28,36 +29,41 @@ class Backend(Protocol):
         example_inputs: Inputs,
         folder: Path,
         *,
-        precision: torch.dtype = torch.float32,
+        precision: torch.dtype | Policy = torch.float32,
         calibration: Sequence[Inputs] | None = None,
     ) -> Path:
         """Write the module in this runtime's format into `folder` and return the path of the file.
 
         The file accepts any batch size and, for token inputs, any length. float32 and bfloat16 share one file, because
-        the runtime chooses between them when it loads it; int8 is a separate file.
+        the runtime chooses between them when it loads it; int8 is a separate file, and so is every policy.
 
         Args:
             module: the network, in evaluation mode.
             example_inputs: tensors by position or by name.
             folder: an existing folder.
-            precision: the precision that the file will be loaded in.
+            precision: the precision that the file will be loaded in, or that of each layer.
             calibration: inputs of one row each, from which int8 quantisation derives the ranges of activations. None
-                uses the rows of the example, which suffices to measure latency but not accuracy.
+                takes no care of them, which suffices to measure latency but not accuracy.
 
         Raises:
             ConversionError: the module cannot be converted, or the outputs of the file differ from the module's.
-            ValueError: the runtime does not support this precision.
+            ValueError: the runtime does not support this precision, or the network has no such layer.
         """
 
-    def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
+    def load(self, path: Path, *, threads: int = 1, precision: torch.dtype | Policy = torch.float32) -> Runner:
         """Load a converted file as a callable.
+
+        Args:
+            path: as `convert` returned it.
+            threads: number of threads.
+            precision: the one that it was converted in; of a policy, `floating` alone matters here.
 
         Returns:
             A function of the same inputs as the example (by position or by name), of any batch size; it returns the
             first output.
 
         Raises:
-            ValueError: the file is missing, or the runtime does not support this precision.
+            ValueError: the file is missing or has another precision, or the runtime does not support this precision.
         """
 
 

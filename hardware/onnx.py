@@ -1,5 +1,6 @@
 """Conversion to ONNX and the check of the converted file (the only home of onnx and onnxscript)."""
 
+import ast
 import io
 import logging
 import os
@@ -175,6 +176,33 @@ def _free_axes(value: torch.Tensor, rows: int) -> dict[int, str]:
 def precision_of_file(metadata: Mapping[str, str]) -> torch.dtype:
     """The precision of an ONNX file written here, from its metadata; files without an entry are float32."""
     return PRECISIONS.get(metadata.get(_PRECISION, "float32"), torch.float32)
+
+
+def layers_of(path: Path) -> dict[str, str]:
+    """The linear layers, convolutions and embeddings in an ONNX file that was written here.
+
+    Returns:
+        The path of a layer in the network, by the name of the constant that holds its weight.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    held = {each.name for each in model.graph.initializer if len(each.dims) > 1}
+    found = {}
+    for node in model.graph.node:
+        port = 0 if node.op_type == "Gather" else 1
+        if node.op_type not in ("Conv", "Gemm", "MatMul", "Gather") or node.input[port] not in held:
+            continue
+        weight = node.input[port]
+        if weight.endswith(".weight"):
+            found[weight] = weight.removesuffix(".weight")
+        elif node.op_type == "MatMul":
+            # The exporter transposes the weight and gives it a new name; the layer is in the notes of the operator.
+            notes = {each.key: each.value for each in node.metadata_props}
+            scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
+            if len(scopes) > 1:
+                found[weight] = scopes[-2]
+    return found
 
 
 def quantize(path: Path, calibration: Sequence[Inputs], target: Path) -> Path:

@@ -11,6 +11,7 @@ from torch import nn
 from hardware.backend import Runner, Writer, arrange, precision_name
 from hardware.inputs import Inputs
 from hardware.onnx import OPSETS, OPSETS_INT8, convert, precision_of_file, quantize
+from hardware.policy import Policy
 from hardware.quantized import single_rows
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -35,7 +36,7 @@ class OnnxRuntimeBackend:
         example_inputs: Inputs,
         folder: Path,
         *,
-        precision: torch.dtype = torch.float32,
+        precision: torch.dtype | Policy = torch.float32,
         calibration: Sequence[Inputs] | None = None,
     ) -> Path:
         """Write `model.onnx` or, for int8, `model-int8.onnx`; see `Backend.convert`.
@@ -46,7 +47,7 @@ class OnnxRuntimeBackend:
             ConversionError: the module cannot be converted, or the outputs differ.
             ValueError: ONNX Runtime does not support the precision.
         """
-        _supported(precision)
+        precision = _supported(precision)
         if precision is not torch.int8:
             return self._write(module, example_inputs, folder / "model.onnx", load=self.load, opsets=OPSETS)
         rows = single_rows(example_inputs) if calibration is None else calibration
@@ -56,13 +57,13 @@ class OnnxRuntimeBackend:
             self._write(module, example_inputs, path, load=self.load, opsets=OPSETS_INT8)
             return quantize(path, rows, folder / "model-int8.onnx")
 
-    def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
+    def load(self, path: Path, *, threads: int = 1, precision: torch.dtype | Policy = torch.float32) -> Runner:
         """Load a file with a fixed number of threads; inputs that the network does not read are ignored.
 
         Raises:
             ValueError: the file is missing or has another precision, or device "cuda" is not available.
         """
-        _supported(precision)
+        precision = _supported(precision)
         if not path.is_file():
             raise ValueError(f"{path} must be an ONNX file, found none; convert the module first")
         session = self._session(path, threads)
@@ -97,6 +98,9 @@ class OnnxRuntimeBackend:
         return onnxruntime.InferenceSession(str(path), options, providers=[provider])
 
 
-def _supported(precision: torch.dtype) -> None:
+def _supported(precision: torch.dtype | Policy) -> torch.dtype:
+    if isinstance(precision, Policy):
+        raise ValueError("ONNX Runtime does not execute a policy yet; use openvino")
     if precision not in (torch.float32, torch.int8):
         raise ValueError(f"the precision of ONNX Runtime must be float32 or int8, got {precision}")
+    return precision

@@ -12,6 +12,7 @@ from torch import nn
 from hardware.backend import Runner, first_output
 from hardware.inputs import Inputs, device_of
 from hardware.latency import fixed_threads
+from hardware.policy import Policy
 
 
 class PyTorchBackend:
@@ -35,10 +36,10 @@ class PyTorchBackend:
         example_inputs: Inputs,
         folder: Path,
         *,
-        precision: torch.dtype = torch.float32,
+        precision: torch.dtype | Policy = torch.float32,
         calibration: Sequence[Inputs] | None = None,
     ) -> Path:
-        """Write the weights as `weights.safetensors`; the example is not used. Raises ValueError for int8."""
+        """Write the weights as `weights.safetensors`; the example is not used. Raises ValueError for INT8, policies."""
         _supported(precision)
         path = folder / "weights.safetensors"
         # safetensors makes a file that its owner alone can read; the mode is that of a usual file instead.
@@ -49,7 +50,7 @@ class PyTorchBackend:
         self._modules[path] = module
         return path
 
-    def load(self, path: Path, *, threads: int = 1, precision: torch.dtype = torch.float32) -> Runner:
+    def load(self, path: Path, *, threads: int = 1, precision: torch.dtype | Policy = torch.float32) -> Runner:
         """The converted module as a callable, see `runner`.
 
         Raises:
@@ -57,7 +58,8 @@ class PyTorchBackend:
         """
         if path not in self._modules:
             raise ValueError(f"{path} must have been converted by this backend in this process; convert it first")
-        return runner(self._modules[path], threads=threads, precision=precision, compiled=self._compiled)
+        dtype = _supported(precision)
+        return runner(self._modules[path], threads=threads, precision=dtype, compiled=self._compiled)
 
 
 def runner(
@@ -96,6 +98,10 @@ def runner(
     return run
 
 
-def _supported(precision: torch.dtype) -> None:
+def _supported(precision: torch.dtype | Policy) -> torch.dtype:
+    """The precision itself; raises ValueError for one that PyTorch alone does not execute."""
+    if isinstance(precision, Policy):
+        raise ValueError("PyTorch alone has one precision for all layers; use openvino or onnxruntime for a policy")
     if precision not in (torch.float32, torch.bfloat16):
         raise ValueError(f"the precision of PyTorch must be float32 or bfloat16, got {precision}")
+    return precision

@@ -12,13 +12,14 @@ from hardware.backend import ConversionError, arrange
 from hardware.inputs import Inputs, batch_size, map_inputs, split
 
 
-def quantized(model: Any, names: Sequence[str], calibration: Sequence[Inputs]) -> Any:
+def quantized(model: Any, names: Sequence[str], calibration: Sequence[Inputs], *, left_out: Sequence[str] = ()) -> Any:
     """Quantise weights and inputs of linear layers and convolutions to INT8.
 
     Args:
         model: an OpenVINO or ONNX model; it is not changed.
         names: names of its inputs.
         calibration: at least one input of one row, from which the ranges of activations are determined.
+        left_out: names of operators that stay in floating point.
 
     Returns:
         The quantised model, of the same type.
@@ -37,10 +38,40 @@ def quantized(model: Any, names: Sequence[str], calibration: Sequence[Inputs]) -
                 # All given rows; nncf would use at most 300 by default.
                 subset_size=len(samples),
                 model_type=nncf.ModelType.TRANSFORMER if _has_attention(model) else None,
+                ignored_scope=nncf.IgnoredScope(names=list(left_out)),
             )
         except Exception as error:
             first_line = str(error).strip().partition("\n")[0]
             raise ConversionError(f"nncf cannot quantize this network: {first_line}") from error
+
+
+def compressed(model: Any, bits: int, *, left_out: Sequence[str] = ()) -> Any:
+    """Store the weights of linear layers, convolutions and embeddings in 8 or 4 bits; they compute in floating point.
+
+    Args:
+        model: an OpenVINO or ONNX model; it may be changed.
+        bits: 8 or 4.
+        left_out: names of operators that keep their weights.
+
+    Returns:
+        The model with small weights, of the same type.
+
+    Raises:
+        ConversionError: the weights cannot be stored so.
+        ValueError: nncf is not installed.
+    """
+    with silent():
+        nncf = _nncf()
+        modes, ignored = nncf.CompressWeightsMode, nncf.IgnoredScope(names=list(left_out))
+        try:
+            if bits == 8:
+                return nncf.compress_weights(model, mode=modes.INT8_ASYM, ignored_scope=ignored)
+            return nncf.compress_weights(
+                model, mode=modes.INT4_SYM, group_size=-1, ratio=1.0, all_layers=True, ignored_scope=ignored
+            )
+        except Exception as error:
+            first_line = str(error).strip().partition("\n")[0]
+            raise ConversionError(f"nncf cannot compress the weights of this network: {first_line}") from error
 
 
 def single_rows(inputs: Inputs) -> list[Inputs]:
