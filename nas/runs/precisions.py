@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 import pydantic
-from hardware.probing import offered
 from torch import nn
 
 from hardware.policy import LAYER_PRECISIONS, FloatPrecision, LayerPrecision, PrecisionChoices
@@ -40,6 +39,8 @@ def precision_choices(settings: PrecisionSettings, model: nn.Module, runtime: st
     """
     wanted = _named(settings.precisions)
     kinds = sorted({_kind(layer) for _, layer in quantizable_layers(model)} | {"embedding"})
+    from hardware.probing import offered
+
     try:
         here = offered(runtime, tuple(kinds))
     except ValueError as error:
