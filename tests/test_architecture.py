@@ -49,7 +49,7 @@ HOMES = {
     },
     "ray": {"nas.searching.workers"},
     "rich": {"nas.console"},
-    "scipy": {"nas.searching.acquisition", "predictors.gaussian_process"},
+    "scipy": {"nas.searching.acquisition", "nas.searching.knapsack", "predictors.gaussian_process"},
     "sqlalchemy": {"nas.searching.storage"},
     "transformers": {"nas.networks.pretrained", "nas.networks.untrained", "search_spaces.supernets.storage"},
     "tyro": {"nas.command.cli", "nas.runs.requests"},
