@@ -47,7 +47,7 @@ $(VENV)/.torch: $(VENV)/.created constraints.txt
 
 $(VENV)/.installed: $(VENV)/.torch $(INPUTS)
 	@echo "Installing supersieve and what it needs (once)"
-	@$(PIP) install -c constraints.txt -e .
+	@$(PIP) install -c constraints.txt -e ".[openvino]"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed $(INPUTS)

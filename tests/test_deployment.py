@@ -44,7 +44,8 @@ CALIBRATION = [dict(IMAGES.batch([row])) for row in range(len(IMAGES))]
 
 
 def usable() -> list[Deployment]:
-    return [Deployment(each.name, precision) for each in backends() for precision in each.precisions]
+    every = [Deployment(each.name, precision) for each in backends() for precision in each.precisions]
+    return [each for each in every if not each.by_layer]
 
 
 @pytest.fixture
@@ -92,7 +93,13 @@ def test_runner_and_files_compute_what_the_module_computes(write: Writer, tmp_pa
         folder = tmp_path / "-".join(pair)
         folder.mkdir()
         deployed = deploy(
-            images, deployment, folder, inputs(2), factory=toy_images.network, calibration=CALIBRATION, write=write
+            images,
+            deployment,
+            folder,
+            inputs(2),
+            factory=toy_images.network,
+            calibration=CALIBRATION,
+            backend=deployment.backend(write),
         )
         assert written_in(folder) == FILES[pair]
         assert deployed.size_bytes == sum((folder / name).stat().st_size for name in FILES[pair])
@@ -111,7 +118,13 @@ def test_runner_and_files_compute_what_the_module_computes(write: Writer, tmp_pa
     together.mkdir()
     runs = {
         each: deploy(
-            images, each, together, inputs(2), factory=toy_images.network, calibration=CALIBRATION, write=write
+            images,
+            each,
+            together,
+            inputs(2),
+            factory=toy_images.network,
+            calibration=CALIBRATION,
+            backend=each.backend(write),
         )
         for each in usable()
     }
@@ -246,7 +259,7 @@ def test_memory_as_an_objective() -> None:
 
 def test_memory_in_pytorch_needs_a_class_that_a_fresh_process_can_build() -> None:
     supernet = toy_images.supernet()
-    runners = Runners(supernet, inputs(1), Deployment())
+    runners = Runners(supernet, SubNetworks(supernet, toy_images.split()), inputs(1), Deployment())
     with pytest.raises(UserError, match=r"needs a network of transformers, .*choose --runtime onnxruntime or openvino"):
         runners.memory_mib(supernet.space.smallest())
 

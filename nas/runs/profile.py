@@ -12,6 +12,7 @@ from torch import nn
 from hardware.inputs import Inputs, device_of
 from hardware.machine import this_machine
 from hardware.profile import BY_LAYER, DeviceProfile, ProfileRow, noise_floor, write_profile
+from hardware.pytorch import runner
 from nas.console import Bar, say
 from nas.data.split import InputKind
 from nas.errors import NotTaken, UserError
@@ -84,6 +85,22 @@ def profile_device(request: ProfileRequest) -> dict[str, Any]:
             on_refused=on_refused,
         )
     return summary_of(profile, subject, out)
+
+
+def eager_ms(request: ProfileRequest) -> float:
+    """Latency of the full network in eager PyTorch in milliseconds, beside the full network of a profile that is done.
+
+    Raises:
+        UserError: as `profile_device`; or the measurement does not get stable.
+    """
+    checked = _checked(request)
+    profile, subject = checked.profile, checked.subject
+    if profile is None:
+        raise UserError(f"there is no profile in {request.out}; make it first")
+    timing = checked.bench.beside_full(runner(subject.supernet.model, threads=checked.bench.deployment.threads))
+    if not timing.stable:
+        raise UserError("the latency in PyTorch did not get stable; stop what else runs on this machine and repeat it")
+    return profile.ratio(timing) * profile.full_ms
 
 
 def estimate(request: ProfileRequest) -> dict[str, Any]:
