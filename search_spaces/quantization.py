@@ -37,7 +37,9 @@ FLOATING = "floating"
 SYMMETRIES = ("symmetric", "asymmetric")
 # Smaller tables are a matter of a few KiB, about what the description of a quantized one takes.
 _LARGE = 2**16
-_PRECISION, _WEIGHTS = "precision.", "weights."
+_PRECISION = "precision."
+WEIGHTS = "weights."
+"""What the name of a choice of symmetry begins with; the path of the convolution follows."""
 
 
 def space(
@@ -94,7 +96,7 @@ def space(
             choices.append(Choice(_PRECISION + path, of_layers, condition))
             if asymmetric and not isinstance(layer, nn.Linear):
                 while_int8 = (_PRECISION + path, ("int8",))
-                choices.append(Choice(_WEIGHTS + path, SYMMETRIES, while_int8, ordered=False))
+                choices.append(Choice(WEIGHTS + path, SYMMETRIES, while_int8, ordered=False))
     if len(of_embeddings) > 1 and any(large_tables(supernet.model)):
         choices.append(Choice(EMBEDDINGS, of_embeddings))
     if len(of_floating) > 1:
@@ -121,6 +123,14 @@ def large_tables(model: nn.Module) -> Iterator[tuple[str, nn.Embedding]]:
             yield path, part
 
 
+def choices_of(model: nn.Module) -> dict[str, str]:
+    """The name of the choice of precision that a space may have for each layer and large table, by its path."""
+    layers = {path: _PRECISION + path for path, _ in quantizable_layers(model)}
+    # A layer may have the very path that the choice for tables is called by; then there is none for tables.
+    tables = [] if EMBEDDINGS in layers.values() else [path for path, _ in large_tables(model)]
+    return layers | dict.fromkeys(tables, EMBEDDINGS)
+
+
 def _with_own_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Path and module of every module with a parameter `weight` that it shares with no other."""
     uses = Counter(id(value) for part in model.modules() for value in part._parameters.values() if value is not None)
@@ -140,11 +150,10 @@ def layer_precisions(supernet: Supernet, candidate: Candidate) -> dict[str, str]
     Returns:
         Layers and tables of embeddings whose precision the candidate chooses, in the order of the extracted module.
     """
-    layers, tables = dict(quantizable_layers(supernet.model)), dict(large_tables(supernet.model))
+    names = choices_of(supernet.model)
     found = {}
     for new, old in _paths(supernet, candidate):
-        name = _PRECISION + old if old in layers else EMBEDDINGS if old in tables else None
-        option = None if name is None else candidate.get(name)
+        option = candidate.get(names[old]) if old in names else None
         if option is not None:
             found[new] = str(option)
     return found
@@ -152,7 +161,7 @@ def layer_precisions(supernet: Supernet, candidate: Candidate) -> dict[str, str]
 
 def asymmetric_of(supernet: Supernet, candidate: Candidate) -> frozenset[str]:
     """The paths in the extracted module of the layers in int8 whose weights have a zero point in a candidate."""
-    return frozenset(new for new, old in _paths(supernet, candidate) if candidate.get(_WEIGHTS + old) == SYMMETRIES[1])
+    return frozenset(new for new, old in _paths(supernet, candidate) if candidate.get(WEIGHTS + old) == SYMMETRIES[1])
 
 
 def floating_of(candidate: Candidate) -> str:
@@ -162,7 +171,7 @@ def floating_of(candidate: Candidate) -> str:
 
 def is_precision(name: str) -> bool:
     """Whether a choice of this name is one of precisions, which cuts nothing."""
-    return name == FLOATING or name.startswith((_PRECISION, _WEIGHTS))
+    return name == FLOATING or name.startswith((_PRECISION, WEIGHTS))
 
 
 @overload

@@ -16,7 +16,9 @@ def _none(name: str) -> bool:
     return False
 
 
-def translation(source: Space, target: Space, *, without: Callable[[str], bool] = _none) -> Callable[[IntArray], IntArray]:
+def translation(
+    source: Space, target: Space, *, without: Callable[[str], bool] = _none
+) -> Callable[[IntArray], IntArray]:
     """Make a function that encodes candidates of one space in another.
 
     Args:

@@ -1,6 +1,6 @@
 """Finds, for any module of a network, the choices that drop the block around it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -39,27 +39,25 @@ class Blocks:
         self._positions: Mapping[str, Mapping[str, int]] = {
             path: {name: index for index, name in enumerate(model.get_submodule(path)._modules)} for path in self._cuts
         }
-        self._found: dict[tuple[str, int], Droppable | None] = {}
+        self._around: dict[str, tuple[Droppable, ...]] = {}
 
     def around(self, path: str) -> tuple[Droppable, ...]:
         """The blocks around the module at `path` that may be dropped, the innermost first; usually one or none."""
-        found = []
+        if path not in self._around:
+            self._around[path] = tuple(self._found(path))
+        return self._around[path]
+
+    def _found(self, path: str) -> Iterator[Droppable]:
         for blocks in sorted(self._cuts, key=len, reverse=True):
             prefix = f"{blocks}." if blocks else ""
             if path.startswith(prefix):
                 index = self._positions[blocks].get(path.removeprefix(prefix).partition(".")[0])
                 block = None if index is None else self._block(blocks, index)
                 if block is not None:
-                    found.append(block)
-        return tuple(found)
+                    yield block
 
     def _block(self, blocks: str, index: int) -> Droppable | None:
         """The block at a position of a list; None if it always stays."""
-        if (blocks, index) not in self._found:
-            self._found[blocks, index] = self._made(blocks, index)
-        return self._found[blocks, index]
-
-    def _made(self, blocks: str, index: int) -> Droppable | None:
         # Several choices may shorten one list, each for the blocks of its own stage.
         for choice, cut in self._cuts[blocks]:
             kept = tuple(option for option in choice.options if index not in cut.dropped(int(option)))

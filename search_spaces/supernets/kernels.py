@@ -7,20 +7,24 @@ rows, N channels and K numbers to sum over. Each kind contributes several quanti
 large operators and many small ones differently. Models of these features transfer between networks of one family.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.inputs import Inputs
-from search_spaces.supernets.costs import CandidateSizes, SizeTable, rows_of
+from search_spaces.quantization import FLOATING_PRECISIONS, FULL, PRECISIONS
+from search_spaces.space import Space
+from search_spaces.supernets.precisions import FLOAT, Precisions, PrecisionTable
+from search_spaces.supernets.sizes import CandidateSizes, SizeTable, rows_of
 from search_spaces.supernets.supernet import Supernet
 from search_spaces.tracing.coupling import Contraction, analyse
 
 QUANTITIES = ("operators", "macs", "tiled_macs", "inputs", "outputs", "weights")
 # Kernels compute channels and inner sizes in multiples of about this; an AVX-512 register holds 16 float32 numbers.
 _TILE = 16
+_COMPUTED = (*PRECISIONS[:FLOAT], *FLOATING_PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Kernels:
     numbers of the second operand.
 
     Attributes:
-        names: of the f features, each `<quantity> <kind>`.
+        names: of the f features, each `<quantity> <kind>`, or `<quantity> <kind> <precision>` where the space has
+            precisions: operators of one kind that compute in different precisions are summed apart.
         of: function from encoded candidates (n, k) to their features (n, f).
     """
 
@@ -41,27 +46,69 @@ class Kernels:
     of: Callable[[IntArray], FloatArray]
 
 
-def kernels(supernet: Supernet, example_inputs: Inputs) -> Kernels:
-    """The sums over operators for candidates of `supernet.space`, computed without building any of them.
+def kernels(supernet: Supernet, example_inputs: Inputs, space: Space | None = None) -> Kernels:
+    """The sums over operators of candidates, computed without building any of them.
+
+    A quantized layer computes in its precision; layers in float32 and attention products compute in what the space
+    chooses for all that is in floating point (`floating`, or float32 where it has no such choice).
 
     Args:
         supernet: its model is traced once.
         example_inputs: a tuple of positional or a mapping of keyword tensors, batch above 1.
+        space: the space that candidates are encoded in: that of the super-network (None), with fewer options, or joined
+            with `quantization.space`.
 
     Raises:
-        ValueError: the model cannot be traced with these inputs.
+        ValueError: the model cannot be traced with these inputs, or the space has choices or options that are not of
+            this super-network, or lacks some of its choices.
     """
+    precisions = PrecisionTable(supernet, supernet.space if space is None else space)
     coupling = analyse(supernet.model, example_inputs)
     table, batch = SizeTable(supernet, coupling), rows_of(example_inputs)
     kinds = dict.fromkeys(map(_kind, coupling.contractions))
-    by_kind = [(kind, [each for each in coupling.contractions if _kind(each) == kind]) for kind in kinds]
+    sums = [_Sum(kind, [each for each in coupling.contractions if _kind(each) == kind], precisions) for kind in kinds]
 
     def of(encoded: IntArray) -> FloatArray:
-        sizes = table.of(np.asarray(encoded, dtype=np.int64))
-        sums = [sum(_quantities(each, sizes, batch) for each in members) for _, members in by_kind]
-        return np.concatenate(sums, axis=1) if sums else np.zeros((sizes.count, 0))
+        chosen = precisions.of(np.asarray(encoded, dtype=np.int64))
+        sizes = table.of(chosen.architecture)
+        found = [each.of(chosen, sizes, batch) for each in sums]
+        return np.concatenate(found, axis=1) if found else np.zeros((sizes.count, 0))
 
-    return Kernels(tuple(f"{quantity} {kind}" for kind in kinds for quantity in QUANTITIES), of)
+    return Kernels(tuple(name for each in sums for name in each.names), of)
+
+
+class _Sum:
+    """The sums over the operators of one kind, apart for each precision that any of them may compute in.
+
+    Args:
+        kind: of the operators.
+        members: the operators.
+        precisions: of the layers that they belong to.
+    """
+
+    def __init__(self, kind: str, members: Sequence[Contraction], precisions: PrecisionTable) -> None:
+        self._members = [(each, precisions.position(each.module)) for each in members]
+        possible: set[str] = set()
+        for each, position in self._members:
+            options = (FULL,) if position is None else precisions.options(each.module)
+            possible.update(option for option in options if option != FULL)
+            if FULL in options:
+                possible.update(precisions.floating)
+        self._codes = [code for code, name in enumerate(_COMPUTED) if name in possible]
+        labels = [f" {_COMPUTED[code]}" if precisions.any else "" for code in self._codes]
+        self.names = tuple(f"{quantity} {kind}{label}" for label in labels for quantity in QUANTITIES)
+
+    def of(self, chosen: Precisions, sizes: CandidateSizes, batch: int) -> FloatArray:
+        """The sums (n, 6 p) for n candidates, by precision."""
+        total = np.zeros((sizes.count, len(self._codes), len(QUANTITIES)))
+        floating = len(PRECISIONS) - 1 + chosen.floating
+        for product, position in self._members:
+            found = _quantities(product, sizes, batch)
+            codes = floating if position is None else chosen.codes[position]
+            codes = np.where(codes == FLOAT, floating, codes)
+            for column, code in enumerate(self._codes):
+                total[:, column] += found * (codes == code)[:, None]
+        return total.reshape(sizes.count, -1)
 
 
 def _kind(product: Contraction) -> str:
