@@ -26,7 +26,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch import nn
 
-from search_spaces.arrays import BoolArray, FloatArray
+from search_spaces.arrays import FloatArray
 from search_spaces.supernets.precisions import FLOAT, INT4, Precisions, PrecisionTable
 from search_spaces.supernets.sizes import CandidateSizes, SizeTable
 
@@ -40,7 +40,8 @@ _ASYMMETRIC = 1_000
 # By output channel: 4 in `int8` and 3 in `int8-weights`; by input of a linear layer: 4 and 0.
 _BY_CHANNEL, _BY_ROW_OF_TABLE, _BY_INPUT = 3.5, 3.0, 2.0
 _ZERO_POINT = 4.0
-_GROUPS = (64, 32, 16)
+_GROUPS = (16, 64)
+"""The smallest and the largest groups of 4-bit weights that share a scale."""
 
 
 class FileSize:
@@ -57,10 +58,14 @@ class FileSize:
         layers = {path: model.get_submodule(path) for path in precisions.paths}
         kinds = [_kind(layer) for layer in layers.values()]
         calls = Counter(each.module for each in table.coupling.contractions)
-        self._operators = [(each.module, float(_OPERATOR[each.kind])) for each in table.coupling.contractions]
+        # All operators of one block are left out together.
+        self._graph: dict[str, float] = {}
+        for each in table.coupling.contractions:
+            block = table.block(each.module)
+            self._graph[block] = self._graph.get(block, 0.0) + _OPERATOR[each.kind]
         self._axes = {path: axes[f"{path}.weight" if path else "weight"] for path in layers}
         self._channels = [int(getattr(layer, "transposed", False)) for layer in layers.values()]
-        self._linear = _column(kind == "linear" for kind in kinds) > 0
+        self._linear = _column(kind == "linear" for kind in kinds)
         self._bytes = _column(layer.get_parameter("weight").element_size() for layer in layers.values())
         self._by_channel = _column(_BY_ROW_OF_TABLE if kind == "table" else _BY_CHANNEL for kind in kinds)
         self._described = _column(
@@ -70,24 +75,30 @@ class FileSize:
     def of(self, chosen: Precisions, sizes: CandidateSizes) -> FloatArray:
         """Bytes (n,): the description of the graph, less what quantized layers save. They may be negative."""
         found = np.full(sizes.count, float(_NETWORK))
-        for path, described in self._operators:
+        for path, described in self._graph.items():
             found += described * sizes.runs(path)
         return found - self._saved(chosen, sizes) if self._axes else found
 
     def _saved(self, chosen: Precisions, sizes: CandidateSizes) -> FloatArray:
         """Bytes (n,) that quantized layers take less than in floating point, their description included."""
         weights, channels, inner = self._numbers(sizes)
-        plain = self._bytes * weights
-        small = weights + self._by_channel * channels + self._linear * _BY_INPUT * inner + self._described
-        zeros = chosen.asymmetric * (_ZERO_POINT * channels + _ASYMMETRIC)
-        saved = np.maximum(plain - small - zeros, 0.0)
-        if (chosen.codes == INT4).any():
-            groups, fits = _groups(inner)
-            smallest = weights / 2 + 2 * weights / groups + self._described
-            least = np.where(self._linear & fits, np.maximum(plain - smallest, saved), saved)
-            saved = np.where(chosen.codes == INT4, least, saved)
-        runs = np.stack([sizes.runs(path) for path in self._axes])
-        total: FloatArray = np.where(chosen.codes == FLOAT, 0.0, saved * runs).sum(0)
+        saved = (self._bytes - 1) * weights
+        saved -= self._by_channel * channels
+        saved -= _BY_INPUT * self._linear * inner
+        saved -= self._described
+        if chosen.asymmetric.any():
+            saved -= chosen.asymmetric * (_ZERO_POINT * channels + _ASYMMETRIC)
+        np.maximum(saved, 0.0, out=saved)
+        fours = chosen.codes == INT4
+        if fours.any():
+            group = _groups(inner)
+            least = (self._bytes - 0.5) * weights - self._described
+            least -= 2 * weights / group
+            fours &= (group >= _GROUPS[0]) & (self._linear > 0)
+            np.maximum(saved, least, out=saved, where=fours)
+        saved *= chosen.codes != FLOAT
+        saved *= np.stack([sizes.runs(path) for path in self._axes])
+        total: FloatArray = saved.sum(0)
         return total
 
     def _numbers(self, sizes: CandidateSizes) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -115,9 +126,9 @@ def _product(lengths: Sequence[FloatArray]) -> FloatArray:
     return total
 
 
-def _groups(inner: FloatArray) -> tuple[FloatArray, BoolArray]:
-    """The sizes of the groups that rows of these lengths are divided into, and whether they can be; the same shape."""
-    groups = np.full_like(inner, _GROUPS[-1])
-    for size in reversed(_GROUPS):
-        groups = np.where(inner % size == 0, size, groups)
-    return groups, inner % _GROUPS[-1] == 0
+def _groups(lengths: FloatArray) -> FloatArray:
+    """The largest power of two, up to that of the largest groups, by which rows of these lengths can be divided."""
+    numbers = lengths.astype(np.int64)
+    # A number and its negative have their lowest set bit in common, and nothing else.
+    groups: FloatArray = np.minimum(numbers & -numbers, _GROUPS[1]).astype(np.float64)
+    return groups

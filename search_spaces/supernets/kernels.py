@@ -95,19 +95,22 @@ class _Sum:
             if FULL in options:
                 possible.update(precisions.floating)
         self._codes = [code for code, name in enumerate(_COMPUTED) if name in possible]
+        self._columns = np.zeros(len(_COMPUTED), dtype=np.int64)
+        self._columns[self._codes] = np.arange(len(self._codes))
         labels = [f" {_COMPUTED[code]}" if precisions.any else "" for code in self._codes]
         self.names = tuple(f"{quantity} {kind}{label}" for label in labels for quantity in QUANTITIES)
 
     def of(self, chosen: Precisions, sizes: CandidateSizes, batch: int) -> FloatArray:
         """The sums (n, 6 p) for n candidates, by precision."""
         total = np.zeros((sizes.count, len(self._codes), len(QUANTITIES)))
-        floating = len(PRECISIONS) - 1 + chosen.floating
+        rows, floating = np.arange(sizes.count), FLOAT + chosen.floating
         for product, position in self._members:
-            found = _quantities(product, sizes, batch)
+            if len(self._codes) == 1:
+                total[:, 0] += _quantities(product, sizes, batch)
+                continue
             codes = floating if position is None else chosen.codes[position]
-            codes = np.where(codes == FLOAT, floating, codes)
-            for column, code in enumerate(self._codes):
-                total[:, column] += found * (codes == code)[:, None]
+            columns = self._columns[np.where(codes == FLOAT, floating, codes)]
+            total[rows, columns] += _quantities(product, sizes, batch)
         return total.reshape(sizes.count, -1)
 
 

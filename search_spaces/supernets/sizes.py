@@ -76,6 +76,7 @@ class SizeTable:
         # One cut identifies a dimension. None: no choice of the space narrows it, so it keeps its full size.
         self._column = [by_cut.get(dimension.cuts[0]) for dimension in coupling.dimensions]
         self._blocks = Blocks(supernet.model, self._space)
+        self._representative: dict[tuple[Droppable, ...], str] = {}
 
     def total(self, terms: list[tuple[str, tuple[AxisSize, ...], float]], encoded: IntArray) -> FloatArray:
         """The sum over `terms` (n,) for encoded candidates (n, k).
@@ -96,6 +97,10 @@ class SizeTable:
                 value = value * sizes.length(axis)
             total += value
         return total
+
+    def block(self, path: str) -> str:
+        """One path for all modules that run in the same candidates as the module at `path`."""
+        return self._representative.setdefault(self._blocks.around(path), path)
 
     def of(self, encoded: IntArray) -> CandidateSizes:
         """The sizes of encoded candidates (n, k) of the super-network's space."""
