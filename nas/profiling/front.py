@@ -18,7 +18,7 @@ from hardware.machine import this_machine
 from hardware.profile import DeviceProfile
 from nas.console import Bar, say
 from nas.errors import NoFeasible, NotTaken, UserError
-from nas.objectives import quantity
+from nas.objectives import SCORES, quantity
 from nas.profiling.bench import Bench, require
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.subject import Subject
@@ -36,6 +36,8 @@ _MAX_MEMBERS = 60
 """Largest number of members of a front that one command measures; they are spread evenly along the front."""
 _MAX_FURTHER = 10
 """Largest number of candidates outside the front that are measured because measured values broke a limit."""
+_AGREE = 0.6
+"""Least rank correlation between the scores of a search and those of its files."""
 
 
 class VerifiedRow(Record):
@@ -189,6 +191,11 @@ def say_agreement(study: Study, verified: Sequence[Verified]) -> None:
             f"{name} of {agreement.count} sub-networks measured again{error}{tau}; "
             f"{agreement.non_dominated} of the front are still on it"
         )
+        if name in SCORES and agreement.kendall_tau is not None and agreement.kendall_tau < _AGREE:
+            say(
+                f"The search and its files rank these by {name} differently: go by the measured values, and search "
+                "with more --rows or a larger --budget"
+            )
     unstable = sum(len(each.unstable) for each in verified)
     if unstable:
         say(f"{unstable} of these measurements did not get stable; something else runs on this machine")

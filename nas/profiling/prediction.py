@@ -22,6 +22,7 @@ from search_spaces import Kernels, Space
 from search_spaces.arrays import FloatArray, IntArray
 
 PredictorKind = Literal["combined", "kernels", "candidates", "table"]
+_DRAWN = 64
 PREDICTOR_KINDS: tuple[PredictorKind, ...] = get_args(PredictorKind)
 
 
@@ -76,24 +77,26 @@ class LatencyPredictor:
 
 
 class _Shares:
-    """Sums of work over the operators of candidates, each divided by the full network's sum.
+    """Sums of work over the operators of candidates, each divided by the largest sum of any candidate.
 
     Sums that are the same for all candidates are left out: they carry no information.
     """
 
-    def __init__(self, of: Callable[[IntArray], FloatArray], full: FloatArray, varies: npt.NDArray[np.bool_]) -> None:
-        self._of, self._full, self._varies = of, full, varies
+    def __init__(self, of: Callable[[IntArray], FloatArray], most: FloatArray, varies: npt.NDArray[np.bool_]) -> None:
+        self._of, self._most, self._varies = of, most, varies
         self.width = int(varies.sum())
 
     def __call__(self, encoded: IntArray) -> FloatArray:
-        return np.asarray(self._of(encoded)[:, self._varies] / self._full)
+        return np.asarray(self._of(encoded)[:, self._varies] / self._most)
 
 
 def _shares(space: Space, kernels: Kernels) -> _Shares:
-    # Work grows with every size, so a sum varies if and only if the largest and the smallest network differ in it.
-    ends = kernels.of(space.encode([space.largest(), space.smallest()]))
-    varies = (ends[0] > 0) & (ends[0] != ends[1])
-    return _Shares(kernels.of, ends[0, varies], varies)
+    # Work grows with every size, so without precisions the largest and the smallest network are enough. With them the
+    # full network has no work at all in most precisions, and random candidates have some in each.
+    ends = space.encode([space.largest(), space.smallest()])
+    sums = kernels.of(np.concatenate([ends, space.random(_DRAWN, np.random.default_rng(0))]))
+    varies = np.ptp(sums, axis=0) > 0
+    return _Shares(kernels.of, sums[:, varies].max(axis=0), varies)
 
 
 def features_of_design(space: Space, kernels: Kernels) -> Callable[[IntArray], FloatArray]:
