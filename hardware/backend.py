@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from hardware.evaluating import evaluating
 from hardware.inputs import Inputs, call
 from hardware.policy import Policy
 
@@ -130,6 +131,32 @@ def check_outputs(module: nn.Module, run: Runner, inputs: Inputs, where: str) ->
             f"the ONNX file's outputs must equal the network's within {OUTPUT_TOLERANCE} of the largest logit, "
             f"they differ by {difference:.2g} {where}"
         )
+
+
+def check_quantized(module: nn.Module, run: Runner, inputs: Inputs) -> None:
+    """Check that a quantized file computes something: numbers that depend on its input as those of its module do.
+
+    How close they come is not checked, since that is what a choice of precisions trades for speed.
+
+    Raises:
+        ConversionError: it does not run, or an output is not a number, or all rows of `inputs` have the same output.
+    """
+    with torch.no_grad(), evaluating(module):
+        expected = first_output(call(module, inputs)).cpu()
+    try:
+        got = call(run, inputs)
+    except Exception as error:
+        raise ConversionError(f"the quantized network does not run on its example: {error}") from error
+    if not got.isfinite().all():
+        raise ConversionError("the quantized network computes values that are no numbers; keep more layers in float32")
+    if _varies(expected) and not _varies(got):
+        raise ConversionError("the quantized network computes the same for all inputs; keep more layers in float32")
+
+
+def _varies(outputs: torch.Tensor) -> bool:
+    """Whether rows differ; of a single row, whether its numbers do."""
+    rows = outputs if len(outputs) > 1 else outputs.flatten()
+    return bool((rows != rows[:1]).any())
 
 
 def first_output(output: object) -> torch.Tensor:

@@ -16,7 +16,8 @@ from torch import nn
 from hardware.backend import PRECISIONS, ConversionError, Runner, check_outputs
 from hardware.evaluating import evaluating
 from hardware.inputs import Inputs, batch_size, is_tokens, map_inputs, split
-from hardware.quantized import quantized
+from hardware.layers import Layers
+from hardware.quantized import Shape, quantized
 
 # Since opset 23 attention is a single operator, which ONNX Runtime and OpenVINO execute 5 to 15 % faster than separate
 # matrix products and softmax. Some of its forms (such as keys shared by several heads) give wrong outputs there; the
@@ -29,6 +30,8 @@ _PRECISION = "supersieve.precision"
 _RSUB_FAILS = "compatible OpOverload for aten.sub"
 # A protobuf message holds at most 2 GiB; 64 MiB are left for the graph.
 _MOST_BYTES = 2 * 2**30 - 64 * 2**20
+# The input of an operator that is the weight of a layer.
+_WEIGHT_PORTS = {"MatMul": 1, "Gemm": 1, "Conv": 1, "ConvTranspose": 1, "Gather": 0}
 _NOISY = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir")
 
 
@@ -178,31 +181,41 @@ def precision_of_file(metadata: Mapping[str, str]) -> torch.dtype:
     return PRECISIONS.get(metadata.get(_PRECISION, "float32"), torch.float32)
 
 
-def layers_of(path: Path) -> dict[str, str]:
-    """The linear layers, convolutions and embeddings in an ONNX file that was written here.
-
-    Returns:
-        The path of a layer in the network, by the name of the constant that holds its weight.
-    """
+def layers_of(path: Path) -> Layers:
+    """Find the layers of an ONNX file that was written here, by the names and notes that the exporter left."""
     import onnx
 
-    model = onnx.load(path)
+    return _layers(onnx.load(path))
+
+
+def _layers(model: Any) -> Layers:
     held = {each.name for each in model.graph.initializer if len(each.dims) > 1}
-    found = {}
+    weights: dict[str, str] = {}
+    called: set[str] = set()
     for node in model.graph.node:
-        port = 0 if node.op_type == "Gather" else 1
-        if node.op_type not in ("Conv", "Gemm", "MatMul", "Gather") or node.input[port] not in held:
+        notes = {each.key: each.value for each in node.metadata_props}
+        scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
+        called.update(scopes)
+        port = _WEIGHT_PORTS.get(node.op_type)
+        if port is None or len(node.input) <= port or node.input[port] not in held:
             continue
-        weight = node.input[port]
-        if weight.endswith(".weight"):
-            found[weight] = weight.removesuffix(".weight")
-        elif node.op_type == "MatMul":
-            # The exporter transposes the weight and gives it a new name; the layer is in the notes of the operator.
-            notes = {each.key: each.value for each in node.metadata_props}
-            scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
-            if len(scopes) > 1:
-                found[weight] = scopes[-2]
-    return found
+        name = node.input[port]
+        parent, _, last = name.rpartition(".")
+        if last == "weight":
+            # Not the scope: that of a convolution is the batch norm that was folded into it.
+            weights[name] = parent
+        elif node.op_type == "MatMul" and len(scopes) > 1:
+            # The weight is transposed and has a new name; the last scope but one is the linear layer.
+            weights[name] = scopes[-2]
+    return Layers(weights, frozenset(called))
+
+
+def _shapes(model: Any) -> dict[str, Shape]:
+    """The shape of each input by its name."""
+    return {
+        each.name: tuple(size.dim_value or None for size in each.type.tensor_type.shape.dim)
+        for each in model.graph.input
+    }
 
 
 def quantize(path: Path, calibration: Sequence[Inputs], target: Path) -> Path:
@@ -222,8 +235,7 @@ def quantize(path: Path, calibration: Sequence[Inputs], target: Path) -> Path:
     import onnx
 
     model = onnx.load(path)
-    names = [each.name for each in model.graph.input]
-    model = quantized(model, names, calibration)
+    model = quantized(model, _shapes(model), calibration)
     entry = model.metadata_props.add()
     entry.key, entry.value = _PRECISION, "int8"
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")

@@ -4,74 +4,99 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from hardware.backend import ConversionError, arrange
 from hardware.inputs import Inputs, batch_size, map_inputs, split
 
+# The sizes of the axes of an input; None for one that varies.
+Shape = tuple[int | None, ...]
+_ATTENTION = frozenset({"Softmax", "Attention", "ScaledDotProductAttention"})
 
-def quantized(model: Any, names: Sequence[str], calibration: Sequence[Inputs], *, left_out: Sequence[str] = ()) -> Any:
+
+def quantized(
+    model: Any,
+    inputs: Mapping[str, Shape],
+    calibration: Sequence[Inputs],
+    *,
+    left_out: Sequence[str] = (),
+    asymmetric: bool = False,
+    seven_bits: bool = False,
+) -> Any:
     """Quantise weights and inputs of linear layers and convolutions to INT8.
 
     Args:
         model: an OpenVINO or ONNX model; it is not changed.
-        names: names of its inputs.
+        inputs: shape by the name of each of its inputs.
         calibration: at least one input of one row, from which the ranges of activations are determined.
         left_out: names of operators that stay in floating point.
+        asymmetric: whether weights have a zero point.
+        seven_bits: whether weights use half of the range, for processors on which sums of products of whole ranges
+            saturate.
 
     Returns:
         The quantised model, of the same type.
 
     Raises:
         ConversionError: the model cannot be quantised.
-        ValueError: nncf is not installed.
+        ValueError: nncf is not installed, there are no rows, or they are not inputs of the model.
     """
     with silent():
         nncf = _nncf()
-        samples = [arrange(names, *split(row)) for row in calibration]
+        samples = _samples(inputs, calibration)
         try:
             return nncf.quantize(
                 model,
                 nncf.Dataset(samples),
                 # All given rows; nncf would use at most 300 by default.
                 subset_size=len(samples),
-                model_type=nncf.ModelType.TRANSFORMER if _has_attention(model) else None,
+                model_type=nncf.ModelType.TRANSFORMER if has_attention(_kinds(model)) else None,
                 ignored_scope=nncf.IgnoredScope(names=list(left_out)),
+                advanced_parameters=_advanced(nncf, asymmetric, seven_bits),
             )
         except Exception as error:
             first_line = str(error).strip().partition("\n")[0]
             raise ConversionError(f"nncf cannot quantize this network: {first_line}") from error
 
 
-def compressed(model: Any, bits: int, *, left_out: Sequence[str] = ()) -> Any:
-    """Store the weights of linear layers, convolutions and embeddings in 8 or 4 bits; they compute in floating point.
+def _advanced(nncf: Any, asymmetric: bool, seven_bits: bool) -> Any:
+    from nncf.common.quantization.structs import QuantizationScheme
+    from nncf.quantization.advanced_parameters import OverflowFix, QuantizationParameters
 
-    Args:
-        model: an OpenVINO or ONNX model; it may be changed.
-        bits: 8 or 4.
-        left_out: names of operators that keep their weights.
+    if asymmetric:
+        weights = QuantizationParameters(mode=QuantizationScheme.ASYMMETRIC)
+        # nncf halves the ranges of symmetric weights only.
+        return nncf.AdvancedQuantizationParameters(
+            overflow_fix=OverflowFix.DISABLE, weights_quantization_params=weights
+        )
+    # None: the first layer alone.
+    return nncf.AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE if seven_bits else None)
 
-    Returns:
-        The model with small weights, of the same type.
 
-    Raises:
-        ConversionError: the weights cannot be stored so.
-        ValueError: nncf is not installed.
-    """
-    with silent():
-        nncf = _nncf()
-        modes, ignored = nncf.CompressWeightsMode, nncf.IgnoredScope(names=list(left_out))
+def _samples(inputs: Mapping[str, Shape], calibration: Sequence[Inputs]) -> list[dict[str, Any]]:
+    if not calibration:
+        raise ValueError("INT8 must be calibrated on at least one row, got none; give some rows of the training data")
+    samples = []
+    for number, row in enumerate(calibration):
         try:
-            if bits == 8:
-                return nncf.compress_weights(model, mode=modes.INT8_ASYM, ignored_scope=ignored)
-            return nncf.compress_weights(
-                model, mode=modes.INT4_SYM, group_size=-1, ratio=1.0, all_layers=True, ignored_scope=ignored
-            )
-        except Exception as error:
-            first_line = str(error).strip().partition("\n")[0]
-            raise ConversionError(f"nncf cannot compress the weights of this network: {first_line}") from error
+            sample = arrange(list(inputs), *split(row))
+        except KeyError as error:
+            raise ValueError(
+                f"rows for calibration must have the inputs {', '.join(inputs)}, row {number} has no {error.args[0]}"
+            ) from error
+        for name, shape in inputs.items():
+            came = sample[name].shape
+            fits = all(size is None or size == got for size, got in zip(shape, came, strict=False))
+            if len(shape) != len(came) or not fits:
+                wanted = ", ".join("any" if size is None else str(size) for size in shape)
+                raise ValueError(
+                    f"{name} must have the shape ({wanted}) in rows for calibration, "
+                    f"row {number} has ({', '.join(map(str, came))})"
+                )
+        samples.append(sample)
+    return samples
 
 
 def single_rows(inputs: Inputs) -> list[Inputs]:
@@ -84,14 +109,18 @@ def single_rows(inputs: Inputs) -> list[Inputs]:
     return [one(row) for row in range(rows)]
 
 
-def _has_attention(model: Any) -> bool:
-    """Whether the model contains attention, recognised by its softmax.
+def has_attention(kinds: Iterable[str]) -> bool:
+    """Whether a model of such operators contains attention, recognised by its softmax.
 
-    For transformers nncf also quantises the matrix products of two activations.
+    For transformers nncf smooths the inputs of layers, and gives them a zero point.
     """
-    nodes = model.graph.node if hasattr(model, "graph") else []
-    kinds = {node.op_type for node in nodes} or {each.get_type_name() for each in model.get_ops()}
-    return bool(kinds & {"Softmax", "Attention", "ScaledDotProductAttention"})
+    return bool(_ATTENTION & set(kinds))
+
+
+def _kinds(model: Any) -> list[str]:
+    if hasattr(model, "graph"):
+        return [node.op_type for node in model.graph.node]
+    return [each.get_type_name() for each in model.get_ops()]
 
 
 def _nncf() -> Any:

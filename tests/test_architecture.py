@@ -35,7 +35,7 @@ HOMES = {
     "onnx": {"hardware.onnx", "hardware.template"},
     "onnxruntime": {"hardware.onnxruntime", "nas.profiling.on_device"},
     "onnxscript": {"hardware.onnx"},
-    "openvino": {"hardware.openvino", "nas.profiling.on_device"},
+    "openvino": {"hardware.openvino", "hardware.openvino_layers", "nas.profiling.on_device"},
     "optuna": {"nas.searching.storage", "nas.searching.study", "nas.searching.trials"},
     "plotly": {"nas.reporting.charts"},
     "pydantic": {

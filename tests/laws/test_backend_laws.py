@@ -255,5 +255,5 @@ def test_first_output() -> None:
 def test_int8_without_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(ValueError, match="int8 needs nncf, which is not installed: pip install nncf"):
-        quantized(object(), ["x"], [(torch.zeros(1, 1),)])
+        quantized(object(), {"x": (1, 1)}, [(torch.zeros(1, 1),)])
     assert all("int8" not in runtime.precisions for runtime in backends())
