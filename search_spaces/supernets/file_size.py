@@ -35,7 +35,8 @@ _NETWORK = 20_000
 _OPERATOR = {"linear": 4_900, "convolution": 6_600, "attention": 0}
 """Bytes of the description of an operator, with its share of those around it."""
 _QUANTIZED = {"linear": 3_100, "convolution": 3_700, "table": 2_900}
-"""Bytes of it that an operator with a weight in 8 bits has on top; with one in 4 bits it has a little less."""
+"""Bytes of it that an operator with a weight in 8 bits has on top."""
+_IN_4_BITS = 2_600
 _ASYMMETRIC = 1_000
 # By output channel: 4 in `int8` and 3 in `int8-weights`; by input of a linear layer: 4 and 0.
 _BY_CHANNEL, _BY_ROW_OF_TABLE, _BY_INPUT = 3.5, 3.0, 2.0
@@ -68,9 +69,8 @@ class FileSize:
         self._linear = _column(kind == "linear" for kind in kinds)
         self._bytes = _column(layer.get_parameter("weight").element_size() for layer in layers.values())
         self._by_channel = _column(_BY_ROW_OF_TABLE if kind == "table" else _BY_CHANNEL for kind in kinds)
-        self._described = _column(
-            _QUANTIZED[kind] * max(1, calls[path]) for path, kind in zip(layers, kinds, strict=True)
-        )
+        self._calls = _column(max(1, calls[path]) for path in layers)
+        self._described = _column(_QUANTIZED[kind] for kind in kinds) * self._calls
 
     def of(self, chosen: Precisions, sizes: CandidateSizes) -> FloatArray:
         """Bytes (n,): the description of the graph, less what quantized layers save. They may be negative."""
@@ -92,7 +92,7 @@ class FileSize:
         fours = chosen.codes == INT4
         if fours.any():
             group = _groups(inner)
-            least = (self._bytes - 0.5) * weights - self._described
+            least = (self._bytes - 0.5) * weights - _IN_4_BITS * self._calls
             least -= 2 * weights / group
             fours &= (group >= _GROUPS[0]) & (self._linear > 0)
             np.maximum(saved, least, out=saved, where=fours)
