@@ -82,22 +82,22 @@ def test_what_does_not_add_up_is_corrected() -> None:
 def test_the_latency_of_a_profile_is_an_exact_objective(subject: Subject) -> None:
     profile = profiles.profile(subject, rows=rows_of(subject, 40))
     whole = subject.supernet.space
-    joined = Space((Choice("precision", ("a", "b"), ordered=False), *whole.choices))
-    predicted = predicted_latency(profile, subject, joined)
+    joined = Space((Choice("precision.x", ("int8", "float32")), *whole.choices))
+    with pytest.raises(UserError, match=r"choices of the super-network only, got precision\.x"):
+        predicted_latency(profile, subject, joined)(joined.encode([joined.full()]))
+    predicted = predicted_latency(profile, subject, whole)
     objectives = [Objective("depth", "maximize"), latency_objective("latency_ms", predicted, limit=15.0)]
     asked: list[int] = []
 
     def evaluate(candidates):  # type: ignore[no-untyped-def]
         asked.append(len(candidates))
-        return np.stack([[c["depth"] for c in candidates], predicted(joined.encode(candidates))], axis=1)
+        return np.stack([[c["depth"] for c in candidates], predicted(whole.encode(candidates))], axis=1)
 
-    study = linas(joined, evaluate, objectives, budget=40, seed=0)
+    study = linas(whole, evaluate, objectives, budget=40, seed=0)
     ratio = profiles.known_latency(subject)
     for member in study.front():
-        own = whole.candidate({name: option for name, option in member.candidate.items() if name != "precision"})
-        assert (
-            member.values["latency_ms"] == pytest.approx(profiles.FULL_MS * ratio(own), rel=0.02) and sum(asked) == 40
-        )
+        expected = profiles.FULL_MS * ratio(member.candidate)
+        assert member.values["latency_ms"] == pytest.approx(expected, rel=0.02) and sum(asked) == 40
         assert member.values["latency_ms"] <= 15.0
     assert sum(asked) == 40
     mean, spread = predicted.interval(whole.largest())
