@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from browser import Tab, opened
-from searched import ACCURACY, LATENCY, SIZE, reported, study
+from searched import ACCURACY, LATENCY, SIZE, precisions, reported, space, study
+from test_report_bits import hostile_precisions
 from test_report_page import HOSTILE, hostile
 
 from nas.reporting.page import write_page
@@ -64,6 +65,49 @@ def test_foreign_text_does_not_run(tmp_path: Path) -> None:
         assert HOSTILE in titles(tab)[1]
         tab.value("Plotly.Fx.hover(document.querySelector('#front-chart .plot'), [{curveNumber: 0, pointNumber: 0}])")
         assert HOSTILE in tab.value("document.querySelector('#front-chart .hoverlayer').textContent")
+        assert tab.complaints == []
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_map_of_bits(tmp_path: Path, width: int) -> None:
+    found = study((ACCURACY, LATENCY), of=space() + precisions())
+    with opened(written(reported(found), tmp_path), tmp_path, width) as tab:
+        assert tab.value(CHARTS) == tab.value(DRAWN) == 5
+        assert tab.value("document.documentElement.scrollWidth") <= width
+        bars = "document.querySelectorAll('#bits .barlayer path')"
+        assert tab.value(f"{bars}.length") == 40 * len(found.front())
+        # Each cell is seen, and the legend tells its colour.
+        boxes = f"[...{bars}].map(each => each.getBoundingClientRect())"
+        assert tab.value(f"{boxes}.every(each => each.width >= 4 && each.height >= 8)")
+        assert tab.value("document.querySelector('#bits .legend').textContent").startswith(
+            "8 bits, weights alone8 bits"
+        )
+        # Pointed at, a cell tells its member and its layer; a click picks the row of the member.
+        figure = "document.querySelector('#bits .plot')"
+        last = f"({figure}.data.length - 1)"
+        tab.value(f"Plotly.Fx.hover({figure}, [{{curveNumber: {last}, pointNumber: 0}}])")
+        said = tab.value("document.querySelector('#bits .hoverlayer').textContent")
+        number = tab.value(f"{figure}.data[{last}].customdata[0]")
+        assert said.startswith(f"number {number}accuracy")
+        assert said.endswith(".attention.self.query: not there: its block is dropped")
+        tab.value(f"{figure}.emit('plotly_click', {{points: [{{customdata: {number}}}]}})")
+        assert tab.value("document.querySelector('tr[aria-selected]').dataset.number") == str(number)
+        assert tab.complaints == []
+
+
+def test_foreign_names_of_layers_do_not_run(tmp_path: Path) -> None:
+    with opened(written(hostile_precisions(), tmp_path), tmp_path) as tab:
+        assert tab.value(CHARTS) == tab.value(DRAWN)
+        # Of long names the end is shown.
+        names = tab.value("document.querySelector('#bits .yaxislayer-above').textContent")
+        assert "0.%{y}" in names and f"…{HOSTILE[-33:]}" in names
+        assert f"without {HOSTILE} in its name" in tab.value(
+            "document.querySelector('#bits').parentElement.textContent"
+        )
+        tab.value("Plotly.Fx.hover(document.querySelector('#bits .plot'), [{curveNumber: 0, pointNumber: 0}])")
+        said = tab.value("document.querySelector('#bits .hoverlayer').textContent")
+        assert f"latency on %{{y}}{HOSTILE} " in said
+        assert said.endswith(": 8 bits (int8)")
         assert tab.complaints == []
 
 

@@ -1,14 +1,15 @@
 """The chosen network beside the full one: as exported, on test rows, and as chosen, on validation rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nas.objectives import is_latency
 from nas.records import Scalar
 from nas.reporting.charts import Value
 from nas.reporting.members import Members, interval_of
 from nas.reporting.page import Block, Card, Cards, Note
-from nas.reporting.words import Figures
+from nas.reporting.precisions import Options, Precisions
+from nas.reporting.words import Figures, condition
 from nas.searching.estimation import Estimate
 
 
@@ -24,6 +25,7 @@ class Exported:
         interval: of the points.
         said: what the data can tell.
         conditions: of the latencies.
+        serving_int8: figures of the full network with all layers in INT8, where precision goes by layer.
     """
 
     candidate: Mapping[str, Scalar]
@@ -35,6 +37,7 @@ class Exported:
     interval: Sequence[Value]
     said: str
     conditions: Mapping[str, Scalar]
+    serving_int8: Mapping[str, Value] = field(default_factory=dict)
 
 
 def comparison(members: Members, exported: Exported | None, nothing_fits: str) -> tuple[Block, ...]:
@@ -54,9 +57,12 @@ def _on_test_rows(exported: Exported | None, members: Members) -> tuple[Block, .
         return ()
     found = next((m for m in members.shown if dict(m.measurement.candidate) == dict(exported.candidate)), None)
     which = "a sub-network" if found is None else f"number {found.number}" if found.number else f"the {found.role}"
-    conditions = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in exported.conditions.items())
+    conditions = ", ".join(
+        f"{name.replace('_', ' ')} {condition(value)}" for name, value in exported.conditions.items()
+    )
     return (
         Cards(f"On test rows: {which}, as it was exported", _exported_cards(exported)),
+        *_precisions(members, exported.candidate),
         Note(exported.said, quiet=False),
         Note(f"Neither training nor search has seen these rows. Conditions: {conditions}."),
     )
@@ -84,7 +90,14 @@ def _on_validation_rows(members: Members, nothing_fits: str, *, advise: bool) ->
     estimated = members.estimated is not None and chosen.estimate is not None
     flatters = "and its estimate for new rows allows for that" if estimated else "which flatters it a little"
     said = f"It was chosen by these rows, {flatters}{advice}."
-    return (Cards(f"On validation rows: {which}", tuple(cards)), Note(said))
+    precisions = _precisions(members, chosen.measurement.candidate)
+    return (Cards(f"On validation rows: {which}", tuple(cards)), *precisions, Note(said))
+
+
+def _precisions(members: Members, candidate: Options) -> tuple[Block, ...]:
+    """A sentence on the precisions of a network, where they were chosen."""
+    precisions = Precisions.of(members.study.space)
+    return () if precisions is None else (Note(f"Precision: {precisions.said(candidate)}.", quiet=False),)
 
 
 def _estimated(chosen: Estimate, full: Estimate | None, words: Figures, measured: float) -> Card:
@@ -98,12 +111,12 @@ def _estimated(chosen: Estimate, full: Estimate | None, words: Figures, measured
 
 def _exported_cards(exported: Exported) -> tuple[Card, ...]:
     """The figures of a comparison on test rows, as cards."""
-    today, full, chosen = exported.today, exported.full, exported.chosen
+    today, full, chosen, int8 = exported.today, exported.full, exported.chosen, exported.serving_int8
     cards = []
-    score, before = (each.get(f"test_{exported.metric}") for each in (chosen, today))
+    score, before, coarse = (each.get(f"test_{exported.metric}") for each in (chosen, today, int8))
     if score is not None and before is not None:
         words = Figures(exported.metric, [score, before])
-        beside = f"full network {words(before)}{_interval(exported)}"
+        beside = f"full network {words(before)}{_all_int8(coarse, words)}{_interval(exported)}"
         cards.append(Card(words.known.label, words(score), _difference(exported), beside))
     for name in ("latency_ms", "macs", "parameters", "size_mib"):
         value, whole, now = chosen.get(name), full.get(name), today.get(name)
@@ -111,11 +124,17 @@ def _exported_cards(exported: Exported) -> tuple[Card, ...]:
             continue
         words = Figures(name, [value, whole])
         beside = f"full network {words(whole)}"
+        if int8.get(name) != whole:
+            beside += _all_int8(int8.get(name), words)
         if is_latency(name) and now is not None and now != whole:
             beside += f", today {words(now)}"
         share = value / whole if whole > 0 else None
         cards.append(Card(words.known.label, words(value), words.change(value, whole), beside, share))
     return tuple(cards)
+
+
+def _all_int8(value: Value, words: Figures) -> str:
+    return "" if value is None else f", all in INT8 {words(value)}"
 
 
 def _difference(exported: Exported) -> str:

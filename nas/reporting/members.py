@@ -8,12 +8,14 @@ from nas.objectives import ACCURACY, quantity
 from nas.profiling.verification import Verified, estimates_of
 from nas.reporting.charts import Axis, Cloud, front_chart
 from nas.reporting.page import Block, Cell, Chart, Drawing, Note, Row, Table
+from nas.reporting.precisions import Precisions
 from nas.reporting.strips import Strips
 from nas.reporting.table import Marks
 from nas.reporting.words import Figures
 from nas.searching.estimation import Estimate
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.study import Study
+from search_spaces.space import Candidate
 
 _MOST_MEMBERS, _MOST_OTHERS = 500, 1000
 _ORDER = "order of measurement"
@@ -148,19 +150,23 @@ def table_of(members: Members) -> tuple[Block, ...]:
     """The members of the front as a table."""
     if not members.shown:
         return (Note("No measured sub-network meets the limits of the search yet."),)
-    objectives, strips = members.study.objectives, Strips.of(members.study.space)
+    objectives, space = members.study.objectives, members.study.space
+    strips, precisions = Strips.of(space), Precisions.of(space)
     heads = ["number"]
     for objective in objectives:
         axis = quantity(objective.name).axis
         heads += [axis, f"{axis} on new rows"] if objective.name == members.estimated else [axis]
     heads += [choice.name for choice in strips.singles]
-    rows = tuple(_row(member, members, strips) for member in members.shown)
+    heads += ["precision"] if precisions else []
+    rows = tuple(_row(member, members, strips, precisions) for member in members.shown)
     best = members.chosen or members.shown[0]
     size = (strips.width, strips.height)
     blocks: list[Block] = [Table(tuple(heads), rows, ", ".join(strips.names), strips.background(), size, best.command)]
     notes = []
     if strips.lanes:
         notes.append("Strips show the sizes of each block relative to the largest; point at one to read them.")
+    if precisions is not None:
+        notes.append("Precisions sort by the mean of their bits over the layers.")
     if any(member.again for member in members.shown):
         notes.append("Large figures are as measured again after the search, small ones as the search had them.")
     if members.estimated:
@@ -173,7 +179,7 @@ def table_of(members: Members) -> tuple[Block, ...]:
     return (*blocks, Note(" ".join(notes)))
 
 
-def _row(member: Member, members: Members, strips: Strips) -> Row:
+def _row(member: Member, members: Members, strips: Strips, precisions: Precisions | None) -> Row:
     candidate, values = member.measurement.candidate, member.measurement.values
     cells: list[Cell | Drawing] = [Cell(str(member.number or "–"), member.number, member.role)]
     for objective in members.study.objectives:
@@ -185,6 +191,9 @@ def _row(member: Member, members: Members, strips: Strips) -> Row:
     for choice in strips.singles:
         option = candidate[choice.name]
         cells.append(Cell("–" if option is None else str(option), option))
+    if precisions is not None:
+        shown, small = precisions.parts(candidate)
+        cells.append(Cell(shown, precisions.mean_bits(candidate), small))
     if strips.lanes:
         cells.append(Drawing(strips.bars(candidate), "\n".join(strips.said(candidate))))
     return Row(tuple(cells), member.number, "chosen" in member.role, member.command)
@@ -203,8 +212,12 @@ def interval_of(estimate: Estimate, words: Figures) -> str:
 
 def _clouds(members: Members, steps: bool) -> list[Cloud]:
     """The points from those behind to those before."""
-    strips = Strips.of(members.study.space)
-    names = [objective.name for objective in members.study.objectives]
+    space = members.study.space
+    names, strips, precisions = [o.name for o in members.study.objectives], Strips.of(space), Precisions.of(space)
+
+    def sizes(candidate: Candidate) -> tuple[str, ...]:
+        said = [] if precisions is None else [precisions.said(candidate)]
+        return (*strips.said(candidate), *said)
 
     def others(kind: str, name: str, found: Sequence[tuple[int, Measurement]], count: int) -> Cloud:
         texts = tuple((f"measured as number {order}", *_said(members, m)) for order, m in found)
@@ -213,15 +226,7 @@ def _clouds(members: Members, steps: bool) -> list[Cloud]:
         )
 
     def marks(kind: str, name: str, found: Sequence[Member]) -> Cloud:
-        texts = tuple(
-            (
-                *_head(m),
-                *_said(members, m.measurement, m.again),
-                *_hoped(members, m),
-                *strips.said(m.measurement.candidate),
-            )
-            for m in found
-        )
+        texts = tuple((*described(members, m), *sizes(m.measurement.candidate)) for m in found)
         numbers = tuple(m.number or 0 for m in found)
         return Cloud(kind, name, _values(names, [(_delivered(names, m), m.order) for m in found]), texts, numbers)
 
@@ -249,6 +254,11 @@ def _clouds(members: Members, steps: bool) -> list[Cloud]:
     empty: tuple[float | None, ...] = (None,)
     clouds.append(Cloud("picked", "", (empty,) * max(2, len(names))))
     return clouds
+
+
+def described(members: Members, member: Member) -> tuple[str, ...]:
+    """A member in a few lines: number and role, and what was measured and is expected of it."""
+    return (*_head(member), *_said(members, member.measurement, member.again), *_hoped(members, member))
 
 
 def _values(

@@ -10,14 +10,17 @@ from nas.learning.finetuned import ProbeRecord
 from nas.objectives import is_latency, quantity
 from nas.profiling.verification import Verified, agreements
 from nas.records import Scalar
+from nas.reporting.bits import bits_of
 from nas.reporting.charts import Line, agreement_chart, line_chart, training_chart
 from nas.reporting.chosen import Exported, comparison
 from nas.reporting.history import Foreseen, foreseen, growth
 from nas.reporting.members import Members, front_figure, table_of
 from nas.reporting.page import Block, Chart, Facts, Note, Page, Pair, Section
+from nas.reporting.precisions import offered
 from nas.reporting.table import Marks
-from nas.reporting.words import name_only, shortened
+from nas.reporting.words import condition, name_only, precision_of, shortened
 from nas.searching.study import Study
+from search_spaces.quantization import architecture
 
 _MOST_ROWS, _MOST_CLASSES = 60, 12
 
@@ -94,6 +97,7 @@ def search_page(reported: Reported) -> Page:
             Section("comparison", "Chosen network", comparison(members, reported.exported, reported.nothing_fits)),
             Section("front", "Front", front_figure(members)),
             Section("members", "Members of the front", table_of(members)),
+            Section("bits", "Precision by layer", bits_of(members)),
             Section("search", "Search", _search(reported)),
             Section("fine-tuning", "Fine-tuning", _training(reported.training)),
             Section("conditions", "Conditions of the latencies", _conditions(reported)),
@@ -191,7 +195,7 @@ def _training(training: Training) -> tuple[Block, ...]:
 
 def _conditions(reported: Reported) -> tuple[Block, ...]:
     measured = [o.name for o in reported.study.objectives if quantity(o.name).source == "measured"]
-    deployment = tuple((name.replace("_", " "), str(value)) for name, value in reported.conditions.items())
+    deployment = tuple((name.replace("_", " "), condition(value)) for name, value in reported.conditions.items())
     blocks: list[Block] = []
     if deployment:
         blocks.append(Facts("Deployment", deployment))
@@ -209,12 +213,13 @@ def _conditions(reported: Reported) -> tuple[Block, ...]:
 def _profile(profile: DeviceProfile) -> tuple[tuple[str, str], ...]:
     machine, protocol = profile.machine, profile.protocol
     stable = sum(row.timing.stable for row in profile.rows)
-    floor = profile.noise_floor
+    floor, precision = profile.noise_floor, precision_of(profile.precision)
     given = {
         "machine": f"{machine.processor}, {machine.cores} cores, {machine.system}",
         "accelerator": machine.accelerator,
         "governor": machine.governor,
-        "runtime": f"{profile.runtime} {profile.runtime_version}, {profile.precision} on {profile.device}",
+        "runtime": f"{profile.runtime} {profile.runtime_version}, {precision} on {profile.device}",
+        "precisions": None if profile.precisions is None else offered(profile.precisions),
         "threads": f"{profile.threads}",
         "input": f"batch {profile.batch}" + (f", {profile.tokens} tokens" if profile.tokens else "")
         + f", shape {' × '.join(map(str, profile.shape))}",
@@ -232,7 +237,7 @@ def _request(reported: Reported) -> tuple[Block, ...]:
     more = len(reported.classes) - _MOST_CLASSES
     data = [("rows", ", ".join(f"{count:,} {name}" for name, count in reported.rows.items()))] if reported.rows else []
     data += [("classes", f"{classes}, and {more:,} more" if more > 0 else classes)] if classes else []
-    names, choices = ", ".join(o.name for o in reported.study.objectives), f"{len(reported.study.space.choices)}"
+    names, choices = ", ".join(o.name for o in reported.study.objectives), _choices(reported.study)
     search = {name: value for name, value in reported.search.items() if name != "objectives"}
     return (
         Pair(
@@ -251,6 +256,11 @@ def _flags(request: Mapping[str, Scalar]) -> tuple[tuple[str, str], ...]:
         (name, value) for name, value in request.items() if value is not None and value is not False and value != ""
     ]
     return tuple((shortened(name, 60).replace("_", "-"), name_only(value)) for name, value in said[:_MOST_ROWS])
+
+
+def _choices(study: Study) -> str:
+    count, sizes = len(study.space.choices), len(architecture(study.space).choices)
+    return f"{count}" if count == sizes else f"{sizes} of sizes, {count - sizes} of precisions"
 
 
 def _size(study: Study) -> str:

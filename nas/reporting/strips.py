@@ -1,9 +1,13 @@
-"""A sub-network at one glance: a strip with a bar for each size of each block, beside the sizes that it has once."""
+"""A sub-network at one glance: a strip with a bar for each size of each block, beside the sizes that it has once.
+
+Precisions are no sizes: `nas.reporting.precisions` has them.
+"""
 
 from collections import defaultdict
 from dataclasses import dataclass
 
 from nas.reporting.words import shortened
+from search_spaces.quantization import architecture
 from search_spaces.space import Candidate, Choice, Option, Space
 
 _MOST_BARS, _MOST_LANES, _MOST_SINGLES = 64, 4, 4
@@ -26,7 +30,7 @@ class Strips:
     def of(cls, space: Space) -> "Strips":
         """Choices are of one kind where their names are alike before the first dot."""
         kinds: dict[str, list[Choice]] = defaultdict(list)
-        for choice in space.choices:
+        for choice in architecture(space).choices:
             kinds[choice.name.partition(".")[0]].append(choice)
         lanes = [(kind, tuple(found[:_MOST_BARS])) for kind, found in kinds.items() if len(found) > 1]
         singles = [found[0] for found in kinds.values() if len(found) == 1]

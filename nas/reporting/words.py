@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable
 
+from hardware.profile import BY_LAYER
 from nas.objectives import quantity
 
 
@@ -16,6 +17,16 @@ def name_only(value: object) -> str:
     """A name as it was given; of a path its last part alone, since a report is shown to others."""
     text = str(value)
     return shortened(text.rstrip("/").rpartition("/")[2] if text.startswith(("/", "~", "./", "../")) else text, 200)
+
+
+def condition(value: object) -> str:
+    """A condition of latencies, such as the precision."""
+    return "by layer" if value == BY_LAYER else str(value)
+
+
+def precision_of(value: str) -> str:
+    """The precision of a deployment in running text."""
+    return "precision by layer" if value == BY_LAYER else value
 
 
 class Figures:

@@ -27,6 +27,8 @@ class ExportedRecord(Record):
     test_rows: int
     deployment: dict[str, Scalar]
     what_the_data_can_tell: str
+    serving_int8: _Figures | None = None
+    """The full network with all layers in INT8; only where precision goes by layer."""
 
 
 def keep_exported(folder: Path, result: Mapping[str, Any]) -> None:
@@ -43,6 +45,7 @@ def keep_exported(folder: Path, result: Mapping[str, Any]) -> None:
         test_rows=result["test_rows"],
         deployment=result["deployment"],
         what_the_data_can_tell=result["what_the_data_can_tell"],
+        serving_int8=_numbers(result["serving_int8"]) if "serving_int8" in result else None,
     )
     write_record(folder / _NAME, record)
 

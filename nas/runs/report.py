@@ -1,22 +1,26 @@
 """`nas report`: a page and pictures of how a fine-tuning and a search went, and the table of the front."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hardware.profile import BY_LAYER
 from nas.console import say
 from nas.errors import NoFeasible
 from nas.profiling.front import agreement_record
-from nas.profiling.verification import Verified
+from nas.records import Scalar
 from nas.reporting.chosen import Exported
 from nas.reporting.page import write_page
 from nas.reporting.pictures import draw_front, draw_training
+from nas.reporting.precisions import Precisions, offered
 from nas.reporting.search_page import Reported, Training, search_page
 from nas.reporting.table import Marks, measured_again, write_front
+from nas.reporting.words import precision_of
 from nas.runs.exported import read_exported
 from nas.runs.folder import RunFolder, RunRecord
 from nas.runs.loaded_search import LoadedSearch, conditions_of, load_search
+from nas.runs.precisions import QUANTIZE
 from nas.runs.requests import ReportRequest
 from nas.searching.measurement import Measurement
 from nas.settings import SearchSettings
@@ -91,7 +95,7 @@ def _report_search(request: ReportRequest, record: RunRecord, training: Training
         "search": request.name,
         "measured": study.measured_here,
         "front": len(study.front()),
-        "chosen": None if marks.chosen is None else _described(marks.chosen, verified),
+        "chosen": None if marks.chosen is None else _described(marks.chosen, search),
         "deployment": conditions_of(search.deployment, search.profiles),
         "report": str(page),
         "picture": str(path / "pareto.png"),
@@ -115,7 +119,7 @@ def _reported(request: ReportRequest, record: RunRecord, search: LoadedSearch, t
         profiles=search.profiles,
         conditions=conditions_of(search.deployment, search.profiles),
         finetuning=record.request,
-        search=search.request,
+        search=_searched(search),
         classes=record.classes,
         rows=dict(record.rows.items()),
         versions=record.versions,
@@ -124,6 +128,11 @@ def _reported(request: ReportRequest, record: RunRecord, search: LoadedSearch, t
         own_model=model if own else None,
         limits=tuple(part for name, value in limits for part in (f"--{name.replace('_', '-')}", repr(value))),
     )
+
+
+def _searched(search: LoadedSearch) -> Mapping[str, Scalar]:
+    """The request of the search, with what layers may compute in as words."""
+    return search.request if search.precisions is None else {**search.request, QUANTIZE: offered(search.precisions)}
 
 
 def _exported(folder: Path) -> Exported | None:
@@ -140,6 +149,7 @@ def _exported(folder: Path) -> Exported | None:
         interval=record.interval,
         said=record.what_the_data_can_tell,
         conditions=record.deployment,
+        serving_int8=record.serving_int8 or {},
     )
 
 
@@ -147,14 +157,20 @@ def _latency_of(search: LoadedSearch) -> str:
     """What a latency was measured with, or is predicted for."""
     if search.profiles:
         return "predicted for " + ", ".join(
-            f"{each.machine.processor}, {each.runtime} {each.precision}, batch {each.batch}"
+            f"{each.machine.processor}, {_computing(each.runtime, each.precision)}, batch {each.batch}"
             for each in search.profiles.values()
         )
     deployment = search.deployment
     tokens = "" if deployment.tokens is None else f"{deployment.tokens} tokens, "
-    return f"{deployment.runtime} {deployment.precision}, batch 1, {tokens}threads: {deployment.threads}"
+    computing = _computing(deployment.runtime, deployment.precision)
+    return f"{computing}, batch 1, {tokens}threads: {deployment.threads}"
 
 
-def _described(measurement: Measurement, verified: Sequence[Verified]) -> dict[str, Any]:
-    again = measured_again(measurement, verified)
-    return {**measurement.values, **again, "candidate": dict(measurement.candidate)}
+def _computing(runtime: str, precision: str) -> str:
+    return f"{runtime}{', ' if precision == BY_LAYER else ' '}{precision_of(precision)}"
+
+
+def _described(measurement: Measurement, search: LoadedSearch) -> dict[str, Any]:
+    again, precisions = measured_again(measurement, search.verified), Precisions.of(search.study.space)
+    said = {} if precisions is None else {"precisions": precisions.said(measurement.candidate)}
+    return {**measurement.values, **again, **said, "candidate": dict(measurement.candidate)}
