@@ -2,60 +2,128 @@
 
 import weakref
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from hardware.backend import ConversionError
 from hardware.inputs import Inputs, split
-from hardware.openvino_layers import Graph, Int8
-from hardware.policy import LayerPrecision
-from hardware.quantized import Shape, quantized
+from hardware.layers import Layers
+from hardware.policy import LayerPrecision, Policy
 
 
-class Network:
-    """A network's float32 graph in OpenVINO, and how its layers compute in INT8.
+class Graph(Protocol):
+    """A float32 network in the format of a runtime, from which it can be written in any precision of its layers.
 
-    All layers are quantized together when the first policy needs one in INT8. What nncf found for a layer (factors,
-    range of its input, rounded weight, corrected bias) is then grafted onto the float32 graph for each policy.
-
-    Args:
-        graph: of the network.
-        inputs: shape by the name of each input.
+    Attributes:
+        layers: of the file that it was read from.
+        operators: the names of the operators of each layer, by its path.
     """
 
-    def __init__(self, graph: Graph, inputs: Mapping[str, Shape]) -> None:
-        self.graph = graph
-        self._inputs = inputs
-        self._rows: Sequence[Inputs] = ()
-        self._int8: Mapping[str, Int8] = {}
+    layers: Layers
+    operators: dict[str, list[str]]
 
-    def written(
-        self, layers: Mapping[str, LayerPrecision], calibration: Sequence[Inputs] | None, *, seven_bits: bool = False
-    ) -> Any:
-        """The OpenVINO model with these layers in these precisions.
+    def calibrated(self, rows: Sequence[Inputs], *, asymmetric: bool, seven_bits: bool) -> dict[str, Any]:
+        """How each operator that nncf can quantize computes in INT8, by its name.
 
         Args:
-            layers: precision by path.
-            calibration: inputs of one row each; None for made-up ranges, which suffice to measure latency.
+            rows: inputs of one row each.
+            asymmetric: whether weights have a zero point.
             seven_bits: see `hardware.quantized.quantized`.
 
         Raises:
             ConversionError: nncf cannot quantize the network.
             ValueError: there are no rows, or they are not inputs of the network.
         """
+
+    def uncalibrated(self, paths: Collection[str], asymmetric: Collection[str]) -> dict[str, Any]:
+        """How the operators of some layers would compute in INT8, with made-up ranges of their inputs.
+
+        The model then has the operators of a calibrated one, and so its latency and size, but its outputs mean nothing.
+        """
+
+    def rewritten(self, layers: Mapping[str, LayerPrecision], int8: Mapping[str, Any]) -> Any:
+        """The network in the runtime's format, with layers in other precisions.
+
+        Args:
+            layers: precision by path.
+            int8: how the operators of the layers in int8 compute, by their names.
+
+        Raises:
+            ConversionError: a layer cannot be in its precision.
+        """
+
+
+class Network:
+    """A network's graph, and how its layers compute in INT8.
+
+    All layers are quantized together when the first policy needs one in INT8. What nncf found for a layer (factors,
+    range of its input, rounded weight, corrected bias) is then grafted onto the float32 graph for each policy.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._rows: Sequence[Inputs] = ()
+        # By whether weights have a zero point.
+        self._int8: dict[bool, dict[str, Any]] = {}
+        self._doubtful = False
+
+    def written(
+        self,
+        policy: Policy,
+        layers: Mapping[str, LayerPrecision],
+        calibration: Sequence[Inputs] | None,
+        check: Callable[[Any], None],
+        *,
+        seven_bits: bool = False,
+    ) -> Any:
+        """The model in a policy.
+
+        Args:
+            policy: tells which layers are asymmetric.
+            layers: precision by path, of those that are not in float32.
+            calibration: inputs of one row each; None for made-up ranges, which suffice to measure latency.
+            check: raises ConversionError for a model whose outputs are useless. It is given the network with all layers
+                in INT8 once and, only where that one is useless, every one that is returned.
+            seven_bits: see `hardware.quantized.quantized`.
+
+        Raises:
+            ConversionError: nncf cannot quantize the network, or `check` fails.
+            ValueError: there are no rows, or they are not inputs of the network.
+        """
         paths = [path for path, precision in layers.items() if precision == "int8"]
         if not paths:
             return self.graph.rewritten(layers, {})
         if calibration is None:
-            return self.graph.rewritten(layers, self.graph.uncalibrated(paths))
-        if not self._int8 or not _equal(calibration, self._rows):
-            model = quantized(
-                self.graph.model, self._inputs, calibration, left_out=self.graph.others(), seven_bits=seven_bits
-            )
-            self._rows, self._int8 = tuple(calibration), self.graph.read(model)
-        return self.graph.rewritten(layers, self._int8)
+            return self.graph.rewritten(layers, self.graph.uncalibrated(paths, policy.asymmetric))
+        if not _equal(calibration, self._rows):
+            self._rows, self._int8, self._doubtful = tuple(calibration), {}, False
+        int8 = {}
+        for asymmetric in (False, True):
+            chosen = [path for path in paths if (path in policy.asymmetric) is asymmetric]
+            if chosen and asymmetric not in self._int8:
+                self._quantize(asymmetric, seven_bits, check)
+            for name in (name for path in chosen for name in self.graph.operators.get(path, ())):
+                if name not in self._int8[asymmetric]:
+                    raise ConversionError(f"{name} must stay in float32, because nncf cannot quantize it")
+                int8[name] = self._int8[asymmetric][name]
+        model = self.graph.rewritten(layers, int8)
+        if self._doubtful:
+            check(model)
+        return model
+
+    def _quantize(self, asymmetric: bool, seven_bits: bool, check: Callable[[Any], None]) -> None:
+        found = self.graph.calibrated(self._rows, asymmetric=asymmetric, seven_bits=seven_bits)
+        self._int8[asymmetric] = found
+        everywhere: dict[str, LayerPrecision] = {
+            path: "int8" for path, names in self.graph.operators.items() if set(names) <= set(found)
+        }
+        try:
+            check(self.graph.rewritten(everywhere, found))
+        except ConversionError:
+            self._doubtful = True
 
 
 class LastNetwork:

@@ -14,9 +14,9 @@ from hardware.grafting import LastNetwork, Network
 from hardware.inputs import Inputs
 from hardware.layers import check_layers, quantized_layers
 from hardware.onnx import convert, layers_of
-from hardware.openvino_layers import EXTREME_INPUTS, Graph, extreme_product, simplify
+from hardware.openvino_layers import EXTREME_INPUTS, Graph, extreme_product, shapes, simplify
 from hardware.policy import Policy
-from hardware.quantized import Shape, quantized, single_rows
+from hardware.quantized import quantized, single_rows
 
 # The precision hint is always set: by default OpenVINO silently computes in BF16 on processors that support it, so that
 # a "float32" figure would be one of BF16. The layers of int8 files that are not quantised compute in float32.
@@ -64,7 +64,7 @@ class OpenVinoBackend:
             model = _core().read_model(path)
             simplify(model)
             rows = single_rows(example_inputs) if calibration is None else calibration
-            return _save(quantized(model, _shapes(model), rows, seven_bits=saturates()), Path(scratch), folder)
+            return _save(quantized(model, shapes(model), rows, seven_bits=saturates()), Path(scratch), folder)
 
     def _by_layer(
         self,
@@ -84,14 +84,15 @@ class OpenVinoBackend:
 
             def read() -> Network:
                 path = self._write(module, example_inputs, Path(scratch) / "model.onnx", load=self.load)
-                graph = Graph(_core().read_model(path), layers_of(path))
-                return Network(graph, _shapes(graph.model))
+                return Network(Graph(_core().read_model(path), layers_of(path)))
 
             network = self._last.of(module, example_inputs, read)
             layers = quantized_layers(policy, module, network.graph.layers)
-            model = network.written(layers, calibration, seven_bits=saturates())
-            if calibration is not None and layers:
+
+            def check(model: Any) -> None:
                 check_quantized(module, _runner(model, 1, PRECISIONS[policy.floating]), example_inputs)
+
+            model = network.written(policy, layers, calibration, check, seven_bits=saturates())
             model.set_rt_info("by-layer", _KIND)
             return _save(model, Path(scratch), folder)
 
@@ -159,14 +160,6 @@ def _held(model: Any) -> str:
     if model.has_rt_info(_KIND):
         return str(model.get_rt_info(_KIND).value)
     return "int8" if any(each.get_type_name() == "FakeQuantize" for each in model.get_ops()) else "float32"
-
-
-def _shapes(model: Any) -> dict[str, Shape]:
-    """The shape of each input by its name."""
-    return {
-        port.get_any_name(): tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
-        for port in model.inputs
-    }
 
 
 def _save(model: Any, scratch: Path, folder: Path) -> Path:

@@ -4,19 +4,19 @@ Everything starts from the float32 graph: a layer that is not named keeps its op
 policy without quantized layers computes what the float32 file computes, bit by bit.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from hardware.backend import ConversionError
+from hardware.inputs import Inputs
 from hardware.layers import Layers
 from hardware.policy import LayerPrecision
-from hardware.quantized import has_attention
-
-Array = npt.NDArray[Any]
+from hardware.quantized import Shape, has_attention, quantized
+from hardware.rounding import Array, eight_bits, four_bits, grouped, packed, symmetric
 
 # The axes of an operator's weight that tell its outputs apart; a matrix product may have its weight transposed.
 _OUTPUTS: Mapping[str, tuple[int, ...]] = {
@@ -31,7 +31,6 @@ _OPERATORS = frozenset({"MatMul", *_OUTPUTS})
 _PASSING = frozenset({"Reshape", "Transpose", "Convert"})
 _NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "Abs", "Exp"})
 _KEEPS_SIGN = frozenset({"MaxPool", "AvgPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "ReduceMean"})
-_GROUP = 64
 _LEVELS = 256
 EXTREME_INPUTS = 256
 """Number of inputs of `extreme_product`."""
@@ -69,10 +68,6 @@ class Graph:
         model: an OpenVINO model read from an ONNX file; the graph keeps it and simplifies it.
         layers: of that file.
 
-    Attributes:
-        model: it is not to be changed.
-        layers: as given.
-        operators: the names of the operators of each layer, by its path.
     """
 
     def __init__(self, model: Any, layers: Layers) -> None:
@@ -83,30 +78,14 @@ class Graph:
         left = {each.get_friendly_name() for each in model.get_ops()}
         self.operators = {path: [name for name in names if name in left] for path, names in operators.items()}
 
-    @property
-    def products(self) -> tuple[str, ...]:
-        """The names of all operators that can compute in INT8."""
-        kinds = {each.get_friendly_name(): each.get_type_name() for each in self.model.get_ops()}
-        return tuple(name for names in self.operators.values() for name in names if kinds[name] != "Gather")
-
-    def others(self) -> list[str]:
-        """The names of all operators that must not compute in INT8."""
-        products = set(self.products)
-        return [each.get_friendly_name() for each in self.model.get_ops() if each.get_friendly_name() not in products]
-
     def rewritten(self, layers: Mapping[str, LayerPrecision], int8: Mapping[str, Int8]) -> Any:
-        """A copy of the model with layers in other precisions.
-
-        Args:
-            layers: precision by path.
-            int8: how the operators of the layers in int8 compute, by their names.
-        """
+        """A copy of the model with layers in other precisions, see `hardware.grafting.Graph`."""
         model = self.model.clone()
         found = {each.get_friendly_name(): each for each in model.get_ops()}
         inputs: dict[object, Any] = {}
         for path, precision in layers.items():
             weights: dict[str, Any] = {}
-            for operator in (found[name] for name in self.operators[path]):
+            for operator in (found[name] for name in self.operators.get(path, ())):
                 if precision == "int8":
                     _compute_in_int8(operator, int8[operator.get_friendly_name()], inputs)
                 elif precision != "float32":
@@ -118,23 +97,33 @@ class Graph:
         model.validate_nodes_and_infer_types()
         return model
 
-    def read(self, quantized: Any) -> dict[str, Int8]:
-        """How the operators compute in a model that nncf made from this one; those that it left in float are absent."""
-        products = set(self.products)
-        operators = [each for each in quantized.get_ops() if each.get_friendly_name() in products]
+    def calibrated(self, rows: Sequence[Inputs], *, asymmetric: bool, seven_bits: bool) -> dict[str, Int8]:
+        """How each operator that nncf can quantize computes in INT8, see `hardware.grafting.Graph`."""
+        products = {name for names in self.operators.values() for name in names}
+        kinds = {each.get_friendly_name(): each.get_type_name() for each in self.model.get_ops()}
+        left_out = [name for name, kind in kinds.items() if name not in products or kind == "Gather"]
+        model = quantized(
+            self.model, shapes(self.model), rows, left_out=left_out, asymmetric=asymmetric, seven_bits=seven_bits
+        )
+        operators = [each for each in model.get_ops() if each.get_friendly_name() in products]
         rounded = [each for each in operators if _source(each).get_type_name() == "FakeQuantize"]
         return {each.get_friendly_name(): _read(each) for each in rounded}
 
-    def uncalibrated(self, paths: Collection[str]) -> dict[str, Int8]:
-        """How the operators of some layers would compute in INT8, with made-up ranges of their inputs.
-
-        The graph then has the operators of a calibrated one, and so its latency and size, but its outputs mean nothing.
-        """
+    def uncalibrated(self, paths: Collection[str], asymmetric: Collection[str] = ()) -> dict[str, Int8]:
+        """How the operators of some layers would compute in INT8, with made-up ranges of their inputs."""
         kinds = [each.get_type_name() for each in self.model.get_ops()]
         made_up = _MadeUp(smooth=has_attention(kinds))
-        names = {name for path in paths for name in self.operators[path]}
+        names = {name for path in paths for name in self.operators.get(path, ())}
         found = {each.get_friendly_name(): each for each in self.model.get_ordered_ops()}
         return {name: made_up.of(each) for name, each in found.items() if name in names}
+
+
+def shapes(model: Any) -> dict[str, Shape]:
+    """The shape of each input of a model by its name."""
+    return {
+        port.get_any_name(): tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+        for port in model.inputs
+    }
 
 
 def simplify(model: Any) -> None:
@@ -203,6 +192,12 @@ def _outputs(operator: Any) -> tuple[int, ...]:
         return _OUTPUTS[operator.get_type_name()]
     rank = len(operator.input_value(1).get_shape())
     return (rank - 2 if operator.get_attributes()["transpose_b"] else rank - 1,)
+
+
+def _inside(operator: Any) -> tuple[int, ...]:
+    """The other axes of its weight."""
+    rank = len(operator.input_value(_weight_port(operator)).get_shape())
+    return tuple(axis for axis in range(rank) if axis not in _outputs(operator))
 
 
 def _bias_port(operator: Any) -> Any:
@@ -280,10 +275,8 @@ class _MadeUp:
     def _weight(self, operator: Any) -> Any:
         ops, weight = _opset(), operator.input_value(1).get_node()
         if weight.get_friendly_name() not in self._weights:
-            value = weight.data
-            inside = tuple(axis for axis in range(value.ndim) if axis not in _outputs(operator))
-            scale = _not_tiny(np.abs(value).max(inside, keepdims=True) / 127)
-            wide = ops.convert(ops.constant(np.round(value / scale).astype(np.int8)), "f32")
+            levels, scale = symmetric(weight.data, _inside(operator))
+            wide = ops.convert(ops.constant(levels), "f32")
             self._weights[weight.get_friendly_name()] = ops.multiply(wide, ops.constant(scale)).output(0)
         return self._weights[weight.get_friendly_name()]
 
@@ -297,52 +290,34 @@ def _is_not_negative(node: Any) -> bool:
 def _small(operator: Any, bits: int) -> Any:
     """An operator's weight in 8 or 4 bits, widened again: what `nncf.compress_weights` writes, but for any layer.
 
-    8 bits have a scale and a zero point for each output, 4 bits a scale for each 64 weights of an output, or for each
-    output where its weights are not a multiple of 64.
+    8 bits have a scale and a zero point for each output, 4 bits a scale for each group of weights of an output.
     """
     ops = _opset()
-    value = operator.input_value(_weight_port(operator)).get_node().data
-    outputs = _outputs(operator)
-    inside = tuple(axis for axis in range(value.ndim) if axis not in outputs)
-    if operator.get_type_name() == "Gather":
-        inside = (value.ndim - 1,)
-    shape = list(value.shape)
+    held = operator.input_value(_weight_port(operator)).get_node()
+    value, inside = held.data, _inside(operator)
+    if not np.isfinite(value).all():
+        raise ConversionError(f"weights must be numbers to be quantized, {held.get_friendly_name()} has others")
+    shape = value.shape
     if bits == 8:
-        low = np.minimum(value.min(inside, keepdims=True), 0)
-        scale = _not_tiny((np.maximum(value.max(inside, keepdims=True), 0) - low) / 255)
-        zero = np.clip(-np.round(low / scale), 0, 255)
-        levels = np.clip(np.round(value / scale + zero), 0, 255).astype(np.uint8)
-        wide = ops.subtract(
-            ops.convert(ops.constant(levels), "f16"), ops.convert(ops.constant(zero.astype(np.uint8)), "f16")
-        )
+        levels, scale, zero = eight_bits(value, inside)
+        wide = ops.subtract(ops.convert(ops.constant(levels), "f16"), ops.convert(ops.constant(zero), "f16"))
     else:
-        if len(inside) == 1 and shape[inside[0]] % _GROUP == 0:
-            axis = inside[0]
-            value = value.reshape([*shape[:axis], shape[axis] // _GROUP, _GROUP, *shape[axis + 1 :]])
-            inside = (axis + 1,)
-        low, high = -value.min(inside, keepdims=True), value.max(inside, keepdims=True)
-        # The larger end of the range becomes -8, of which there is one more than of positive levels.
-        scale = _not_tiny(np.where(np.abs(low) >= high, np.abs(low), -high) / 8)
-        wide = ops.convert(_int4(np.clip(np.round(value / scale), -8, 7)), "f16")
+        if len(inside) == 1:
+            value, inside = grouped(value, *inside)
+        levels, scale = four_bits(value, inside)
+        wide = ops.convert(_int4(levels), "f16")
     widened = ops.multiply(wide, ops.constant(scale.astype(np.float16)))
-    if list(value.shape) != shape:
+    if value.shape != shape:
         widened = ops.reshape(widened, ops.constant(np.array(shape, np.int64)), special_zero=False)
     return ops.convert(widened, "f32").output(0)
 
 
-def _not_tiny(scale: Array) -> Array:
-    smallest = np.finfo(np.float32).eps
-    return np.where(np.abs(scale) < smallest, smallest, scale).astype(np.float32)
-
-
 def _int4(levels: Array) -> Any:
-    """A constant of 4-bit integers, two in a byte, the first in its lower half."""
     import openvino
 
-    halves = levels.astype(np.int8).reshape(-1).view(np.uint8) & 0xF
-    halves = np.append(halves, np.zeros(halves.size % 2, np.uint8))
-    packed = halves[::2] | halves[1::2] << 4
-    return _opset().constant(openvino.Tensor(packed, openvino.Shape(levels.shape), openvino.Type.i4))
+    tensor = openvino.Tensor(packed(levels), openvino.Shape(levels.shape), openvino.Type.i4)
+    # By default the constant would use the memory of the packed array, which is freed on return.
+    return openvino.op.Constant(tensor, shared_memory=False)
 
 
 @cache
