@@ -1,6 +1,5 @@
 """Conversion to ONNX and the check of the converted file (the only home of onnx and onnxscript)."""
 
-import ast
 import io
 import logging
 import os
@@ -10,14 +9,15 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from hardware.backend import PRECISIONS, ConversionError, Runner, check_outputs
+from hardware.backend import ConversionError, Runner, check_outputs
 from hardware.evaluating import evaluating
 from hardware.inputs import Inputs, batch_size, is_tokens, map_inputs, split
-from hardware.layers import Layers
-from hardware.quantized import Shape, quantized
+from hardware.onnx_layers import input_shapes
+from hardware.quantized import quantized
 
 # Since opset 23 attention is a single operator, which ONNX Runtime and OpenVINO execute 5 to 15 % faster than separate
 # matrix products and softmax. Some of its forms (such as keys shared by several heads) give wrong outputs there; the
@@ -30,8 +30,8 @@ _PRECISION = "supersieve.precision"
 _RSUB_FAILS = "compatible OpOverload for aten.sub"
 # A protobuf message holds at most 2 GiB; 64 MiB are left for the graph.
 _MOST_BYTES = 2 * 2**30 - 64 * 2**20
-# The input of an operator that is the weight of a layer.
-_WEIGHT_PORTS = {"MatMul": 1, "Gemm": 1, "Conv": 1, "ConvTranspose": 1, "Gather": 0}
+EXTREME_INPUTS = 256
+"""Number of inputs of `extreme_product`."""
 _NOISY = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir")
 
 
@@ -176,68 +176,39 @@ def _free_axes(value: torch.Tensor, rows: int) -> dict[int, str]:
     return axes
 
 
-def precision_of_file(metadata: Mapping[str, str]) -> torch.dtype:
+def precision_of_file(metadata: Mapping[str, str]) -> str:
     """The precision of an ONNX file written here, from its metadata; files without an entry are float32."""
-    return PRECISIONS.get(metadata.get(_PRECISION, "float32"), torch.float32)
+    return metadata.get(_PRECISION, "float32")
 
 
-def layers_of(path: Path) -> Layers:
-    """Find the layers of an ONNX file that was written here, by the names and notes that the exporter left."""
-    import onnx
-
-    return _layers(onnx.load(path))
-
-
-def _layers(model: Any) -> Layers:
-    held = {each.name for each in model.graph.initializer if len(each.dims) > 1}
-    weights: dict[str, str] = {}
-    called: set[str] = set()
-    for node in model.graph.node:
-        notes = {each.key: each.value for each in node.metadata_props}
-        scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
-        called.update(scopes)
-        port = _WEIGHT_PORTS.get(node.op_type)
-        if port is None or len(node.input) <= port or node.input[port] not in held:
-            continue
-        name = node.input[port]
-        parent, _, last = name.rpartition(".")
-        if last == "weight":
-            # Not the scope: that of a convolution is the batch norm that was folded into it.
-            weights[name] = parent
-        elif node.op_type == "MatMul" and len(scopes) > 1:
-            # The weight is transposed and has a new name; the last scope but one is the linear layer.
-            weights[name] = scopes[-2]
-    return Layers(weights, frozenset(called))
-
-
-def _shapes(model: Any) -> dict[str, Shape]:
-    """The shape of each input by its name."""
-    return {
-        each.name: tuple(size.dim_value or None for size in each.type.tensor_type.shape.dim)
-        for each in model.graph.input
-    }
-
-
-def quantize(path: Path, calibration: Sequence[Inputs], target: Path) -> Path:
+def quantize(path: Path, calibration: Sequence[Inputs], target: Path, *, seven_bits: bool = False) -> Path:
     """Quantise the linear layers and convolutions of an ONNX file to INT8.
 
     Args:
         path: the float32 file.
         calibration: inputs of one row each.
         target: the file to write; an existing file is replaced only by a complete one.
+        seven_bits: see `hardware.quantized.quantized`.
 
     Returns:
         `target`.
 
     Raises:
         ConversionError: the network cannot be quantised.
+        ValueError: there are no rows, or they are not inputs of the network.
     """
     import onnx
 
     model = onnx.load(path)
-    model = quantized(model, _shapes(model), calibration)
+    return save(quantized(model, input_shapes(model), calibration, seven_bits=seven_bits), target, "int8")
+
+
+def save(model: Any, target: Path, precision: str) -> Path:
+    """Write an ONNX model, which then knows its precision, to `target`; an existing file is replaced by a whole one."""
+    import onnx
+
     entry = model.metadata_props.add()
-    entry.key, entry.value = _PRECISION, "int8"
+    entry.key, entry.value = _PRECISION, precision
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         onnx.save(model, temporary)
@@ -245,6 +216,34 @@ def quantize(path: Path, calibration: Sequence[Inputs], target: Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def extreme_product() -> bytes:
+    """A model of inputs from 0 to 255 times weights of 127 in INT8, whose sums leave 16 bits at once."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    constants = {
+        "one": np.float32(1),
+        "zero": np.uint8(0),
+        "weight": np.full((EXTREME_INPUTS, 64), 127, np.int8),
+        "none": np.int8(0),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["numbers", "one", "zero"], ["levels"]),
+        helper.make_node("DequantizeLinear", ["levels", "one", "zero"], ["rounded"]),
+        helper.make_node("DequantizeLinear", ["weight", "one", "none"], ["widened"]),
+        helper.make_node("MatMul", ["rounded", "widened"], ["sums"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("numbers", TensorProto.FLOAT, [None, EXTREME_INPUTS])],
+        [helper.make_tensor_value_info("sums", TensorProto.FLOAT, [None, 64])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    written: bytes = model.SerializeToString()
+    return written
 
 
 def other_size(inputs: Inputs) -> Inputs:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardware.backend import PRECISIONS, Runner, Writer, arrange, check_quantized, precision_name
+from hardware.backend import BY_LAYER, PRECISIONS, Runner, Writer, arrange, check_quantized, precision_name
 from hardware.grafting import LastNetwork, Network
 from hardware.inputs import Inputs
 from hardware.layers import check_layers, quantized_layers
-from hardware.onnx import convert, layers_of
-from hardware.openvino_layers import EXTREME_INPUTS, Graph, extreme_product, shapes, simplify
+from hardware.onnx import EXTREME_INPUTS, convert
+from hardware.onnx_layers import read_layers
+from hardware.openvino_layers import Graph, extreme_product, shapes, simplify
 from hardware.policy import Policy
 from hardware.quantized import quantized, single_rows
 
@@ -84,7 +85,7 @@ class OpenVinoBackend:
 
             def read() -> Network:
                 path = self._write(module, example_inputs, Path(scratch) / "model.onnx", load=self.load)
-                return Network(Graph(_core().read_model(path), layers_of(path)))
+                return Network(Graph(_core().read_model(path), read_layers(path)))
 
             network = self._last.of(module, example_inputs, read)
             layers = quantized_layers(policy, module, network.graph.layers)
@@ -93,7 +94,7 @@ class OpenVinoBackend:
                 check_quantized(module, _runner(model, 1, PRECISIONS[policy.floating]), example_inputs)
 
             model = network.written(policy, layers, calibration, check, seven_bits=saturates())
-            model.set_rt_info("by-layer", _KIND)
+            model.set_rt_info(BY_LAYER, _KIND)
             return _save(model, Path(scratch), folder)
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype | Policy = torch.float32) -> Runner:
@@ -103,7 +104,7 @@ class OpenVinoBackend:
             ValueError: the file is missing or has another precision, or the processor does not support the precision.
         """
         floating = PRECISIONS[precision.floating] if isinstance(precision, Policy) else precision
-        name = "by-layer" if isinstance(precision, Policy) else precision_name(precision)
+        name = BY_LAYER if isinstance(precision, Policy) else precision_name(precision)
         if not path.is_file():
             raise ValueError(f"{path} must be an ONNX or OpenVINO file, found none; convert the module first")
         if floating is torch.bfloat16 and "BF16" not in capabilities():
@@ -126,7 +127,7 @@ def capabilities() -> tuple[str, ...]:
 @cache
 def saturates() -> bool:
     """Whether sums of INT8 products are cut off at 16 bits here, as on processors without instructions for them."""
-    outcome = _runner(extreme_product(), 1, torch.float32)(torch.full((4, EXTREME_INPUTS), 255.0))
+    outcome = _runner(extreme_product(EXTREME_INPUTS), 1, torch.float32)(torch.full((4, EXTREME_INPUTS), 255.0))
     return float((outcome - EXTREME_INPUTS * 255 * 127).abs().max()) > 0.01 * EXTREME_INPUTS * 255 * 127
 
 
@@ -156,7 +157,7 @@ def _core() -> Any:
 
 
 def _held(model: Any) -> str:
-    """The kind of precision that a file has: by-layer, int8 or float32."""
+    """The precision of a file: by-layer, int8 or float32, which is that of bfloat16 too."""
     if model.has_rt_info(_KIND):
         return str(model.get_rt_info(_KIND).value)
     return "int8" if any(each.get_type_name() == "FakeQuantize" for each in model.get_ops()) else "float32"

@@ -32,8 +32,6 @@ _PASSING = frozenset({"Reshape", "Transpose", "Convert"})
 _NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "Abs", "Exp"})
 _KEEPS_SIGN = frozenset({"MaxPool", "AvgPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "ReduceMean"})
 _LEVELS = 256
-EXTREME_INPUTS = 256
-"""Number of inputs of `extreme_product`."""
 
 
 @dataclass(frozen=True)
@@ -143,15 +141,15 @@ def simplify(model: Any) -> None:
                     break
 
 
-def extreme_product() -> Any:
-    """A model of inputs from 0 to 255 times weights of 127 in INT8, whose sums leave 16 bits at once."""
+def extreme_product(size: int) -> Any:
+    """A model of `size` inputs from 0 to 255 times weights of 127 in INT8, whose sums leave 16 bits at once."""
     import openvino
 
     ops = _opset()
-    numbers = ops.parameter([-1, EXTREME_INPUTS], np.float32, name="numbers")
+    numbers = ops.parameter([-1, size], np.float32, name="numbers")
     low, high = ops.constant(np.float32(0)), ops.constant(np.float32(255))
     rounded = ops.fake_quantize(numbers, low, high, low, high, _LEVELS)
-    weight = ops.convert(ops.constant(np.full((EXTREME_INPUTS, 64), 127, np.int8)), "f32")
+    weight = ops.convert(ops.constant(np.full((size, 64), 127, np.int8)), "f32")
     # Without a scale the weight would be taken for one in float32.
     scaled = ops.multiply(weight, ops.constant(np.full((1, 64), 1 / 2, np.float32)))
     product = ops.matmul(rounded, scaled, False, False)

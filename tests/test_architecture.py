@@ -32,7 +32,7 @@ HOMES = {
     "matplotlib": {"nas.reporting.pictures"},
     "moocore": {"nas.searching.pareto"},
     "nncf": {"hardware.quantized"},
-    "onnx": {"hardware.onnx", "hardware.template"},
+    "onnx": {"hardware.onnx", "hardware.onnx_layers", "hardware.template"},
     "onnxruntime": {"hardware.onnxruntime", "nas.profiling.on_device"},
     "onnxscript": {"hardware.onnx"},
     "openvino": {"hardware.openvino", "hardware.openvino_layers", "nas.profiling.on_device"},
