@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hardware.backend import ConversionError
+from hardware.backend import ConversionError, Runner
 from hardware.deployment import Deployment
 from hardware.inputs import Inputs
 from hardware.resizing import Resizer
@@ -55,7 +55,7 @@ class DeployedCandidates:
 
     def __post_init__(self) -> None:
         self._backend = self.deployment.backend(self._write)
-        self._score = Scorer(lambda candidate: self._files(candidate).run, self.rows)
+        self._score = Scorer(self.run, self.rows)
 
     @property
     def hits(self) -> dict[Candidate, Hits]:
@@ -74,6 +74,10 @@ class DeployedCandidates:
     def size_mib(self, candidate: Candidate) -> float:
         """Size in MiB of the files that the runtime loads; raises as `score`."""
         return self._files(candidate).size_mib
+
+    def run(self, candidate: Candidate) -> Runner:
+        """A candidate's files, loaded; raises as `score`."""
+        return self._files(candidate).run
 
     def _files(self, candidate: Candidate) -> Deployed:
         if self._last is not None and self._last[0] == candidate:
@@ -158,6 +162,6 @@ def measures_of_files(
     try:
         # In float32 the files hold the networks that the search scored; another precision does not compare with these.
         same = searched_rows if deployment.precision == "float32" else None
-        yield Remeasuring(files.measures(names), files.hits, searched_rows=same)
+        yield Remeasuring(files.measures(names), files.hits, searched_rows=same, run=files.run)
     finally:
         files.close()

@@ -4,7 +4,7 @@ A search scores float32 networks and may use predicted latencies, while the resu
 and precision. The members of the front are therefore measured on such files before one of them is chosen.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from hardware.backend import Runner
 from hardware.deployment import Deployment
 from hardware.inputs import device_of
 from hardware.machine import this_machine
@@ -112,20 +113,39 @@ def verify_front(folder: Path, study: Study, again: Remeasuring, rivals: Sequenc
     return list(found.values())
 
 
-def on_devices(predicted: Mapping[str, PredictedLatency]) -> dict[str, MeasureAgain]:
+def on_devices(
+    predicted: Mapping[str, PredictedLatency],
+    deployment: Deployment | None = None,
+    run: Callable[[Candidate], Runner] | None = None,
+) -> dict[str, MeasureAgain]:
     """Functions that measure predicted latencies, by the name of the objective, for the profiles of this machine.
 
     Profiles of other machines are skipped with a message, because latencies measured here would not compare with them.
+
+    Args:
+        predicted: by the name of the objective.
+        deployment: that files of candidates are written in.
+        run: these files, loaded; profiles of the deployment are measured with them.
     """
     benches = {name: _bench(name, each) for name, each in predicted.items()}
-    return {name: latency_of(bench, predicted[name].profile) for name, bench in benches.items() if bench is not None}
+    return {
+        name: latency_of(bench, predicted[name].profile, run if bench.deployment == deployment else None)
+        for name, bench in benches.items()
+        if bench is not None
+    }
 
 
-def latency_of(bench: Bench, profile: DeviceProfile) -> MeasureAgain:
-    """A function that measures the latency of a candidate in milliseconds, so that it compares with a profile's."""
+def latency_of(bench: Bench, profile: DeviceProfile, run: Callable[[Candidate], Runner] | None = None) -> MeasureAgain:
+    """A function that measures the latency of a candidate in milliseconds, so that it compares with a profile's.
+
+    Args:
+        bench: measures beside the full network.
+        profile: of the same device and deployment.
+        run: candidates as callables; None: as the bench converts them.
+    """
 
     def latency_ms(candidate: Candidate) -> float | None:
-        timing = bench.measure(candidate)
+        timing = bench.measure(candidate) if run is None else bench.beside_full(run(candidate))
         # Relative to the profiled full network, so that the value compares with predictions.
         return profile.ratio(timing) * profile.full_ms if timing.stable else None
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from hardware.backend import Runner
 from nas.errors import NotTaken
 from nas.objectives import is_latency
 from nas.searching import pareto
@@ -85,12 +86,14 @@ class Remeasuring:
         same: objectives that are measured of the very network that the search measured, on more rows: the search did
             not predict these.
         searched_rows: on how many rows the search scored these very networks; None if it scored another precision.
+        run: the files of a candidate, loaded; None where nothing is written. Raises NotTaken as the measures do.
     """
 
     measures: Mapping[str, MeasureAgain]
     hits: Mapping[Candidate, Hits] = field(default_factory=dict)
     same: frozenset[str] = frozenset()
     searched_rows: int | None = None
+    run: Callable[[Candidate], Runner] | None = None
 
     def joined(self, measures: Mapping[str, MeasureAgain]) -> "Remeasuring":
         """With further measures."""

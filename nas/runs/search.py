@@ -377,12 +377,11 @@ def _run(
 def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:
     """The front and its rivals measured again, as they are delivered, on all validation rows and the devices here."""
     deployment, loaded = made.deployment, made.loaded
-    on_device = on_devices(made.predicted)
     try:
         deployment.check()
     except ValueError as error:
         say(f"The front is not written in its deployment here: {error}")
-        return verify_front(path, study, Remeasuring(on_device))
+        return verify_front(path, study, Remeasuring(on_devices(made.predicted)))
     with measures_of_files(
         made.networks,
         deployment,
@@ -398,6 +397,7 @@ def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:
         others = rivals(study.measurements, study.objectives, len(made.rows)) if again.measures else []
         full = study.find(study.space.full())
         others += [full] if again.measures and full is not None else []
+        on_device = on_devices(made.predicted, deployment, again.run)
         return verify_front(path, study, again.joined(on_device), others)
 
 
