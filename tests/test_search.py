@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -137,14 +138,21 @@ def test_latencies_measured_otherwise_are_refused(supernet: Supernet, rows: Spli
         run(budget=2, latency=QUICK)
 
 
-def test_a_joined_space_and_another_algorithm(supernet: Supernet, rows: Split) -> None:
-    joined = Space((search_spaces.Choice("precision", ("int8", "float32"), ordered=False),)) + supernet.space
+def test_a_space_with_fewer_options_and_another_algorithm(supernet: Supernet, rows: Split) -> None:
+    fewer = Space(tuple(replace(c, options=c.options[1:]) if c.name == "ffn.0" else c for c in supernet.space.choices))
+    assert 1 <= len(fewer["ffn.0"].options) < len(supernet.space["ffn.0"].options)
     for algorithm in (random_search, partial(linas, config=LinasConfig(first_batch=2))):
-        study = search(supernet, joined, rows, ["macs"], budget=4, seed=0, algorithm=algorithm, latency=QUICK)
+        study = search(supernet, fewer, rows, ["macs"], budget=4, seed=0, algorithm=algorithm, latency=QUICK)
         assert len({measurement.candidate for measurement in study.measurements}) == 4
         for measurement in study.measurements:
             example = {"input_ids": torch.ones(1, 8, dtype=torch.long)}
             assert measurement.values["macs"] == cost(supernet.extract(measurement.candidate), example).macs
+
+
+def test_a_choice_that_nothing_knows_is_refused(supernet: Supernet, rows: Split) -> None:
+    joined = Space((search_spaces.Choice("colour", ("red", "blue"), ordered=False),)) + supernet.space
+    with pytest.raises(UserError, match="choices of the super-network only, got colour"):
+        search(supernet, joined, rows, ["macs"], budget=4, seed=0, latency=QUICK)
 
 
 def blocks(module: nn.Module) -> float:
