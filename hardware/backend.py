@@ -14,7 +14,6 @@ from hardware.policy import Policy
 Runner = Callable[..., torch.Tensor]
 OUTPUT_TOLERANCE = 1e-4
 # Names as profiles and commands write them.
-BY_LAYER = "by-layer"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 

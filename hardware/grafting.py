@@ -91,8 +91,13 @@ class Network:
 
         Raises:
             ConversionError: nncf cannot quantize the network, or `check` fails.
-            ValueError: there are no rows, or they are not inputs of the network.
+            ValueError: there are no rows, they are not inputs of the network, or asymmetric layers would need 7 bits.
         """
+        if seven_bits and policy.asymmetric:
+            raise ValueError(
+                "sums of INT8 products are cut off on this processor, and only symmetric weights can be rounded to "
+                "7 bits, which avoids that; leave `asymmetric` empty"
+            )
         paths = [path for path, precision in layers.items() if precision == "int8"]
         if not paths:
             return self.graph.rewritten(layers, {})

@@ -54,7 +54,9 @@ def check_layers(policy: Policy, module: nn.Module) -> None:
                 f"a policy must name linear layers, convolutions and embeddings, {path} is a {type(part).__name__}"
             )
         if kind == "embedding" and precision == "int8":
-            raise ValueError(f"embeddings multiply nothing, so {path} must be in int8-weights or float32, got int8")
+            raise ValueError(
+                f"embeddings multiply nothing, so {path or 'the network'} must be in int8-weights or float32, got int8"
+            )
 
 
 def quantized_layers(policy: Policy, module: nn.Module, layers: Layers) -> dict[str, LayerPrecision]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hardware.backend import BY_LAYER, Runner, Writer, arrange, check_quantized, precision_name
+from hardware.backend import Runner, Writer, arrange, check_quantized, precision_name
 from hardware.grafting import LastNetwork, Network
 from hardware.inputs import Inputs
 from hardware.layers import check_layers, quantized_layers
@@ -26,6 +26,7 @@ from hardware.onnx import (
 )
 from hardware.onnx_layers import read_graph
 from hardware.policy import Policy
+from hardware.profile import BY_LAYER
 from hardware.quantized import single_rows
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

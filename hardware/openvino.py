@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardware.backend import BY_LAYER, PRECISIONS, Runner, Writer, arrange, check_quantized, precision_name
+from hardware.backend import PRECISIONS, Runner, Writer, arrange, check_quantized, precision_name
 from hardware.grafting import LastNetwork, Network
 from hardware.inputs import Inputs
 from hardware.layers import check_layers, quantized_layers
@@ -17,6 +17,7 @@ from hardware.onnx import EXTREME_INPUTS, convert
 from hardware.onnx_layers import read_layers
 from hardware.openvino_layers import Graph, extreme_product, shapes, simplify
 from hardware.policy import Policy
+from hardware.profile import BY_LAYER
 from hardware.quantized import quantized, single_rows
 
 # The precision hint is always set: by default OpenVINO silently computes in BF16 on processors that support it, so that
@@ -78,8 +79,8 @@ class OpenVinoBackend:
         check_layers(policy, module)
         if policy.asymmetric:
             raise ValueError(
-                f"OpenVINO computes layers whose weights have a zero point in float32, so {min(policy.asymmetric)} "
-                "must have symmetric weights; leave `asymmetric` empty"
+                f"OpenVINO computes layers whose weights have a zero point in float32, so "
+                f"{min(policy.asymmetric) or 'the network'} must have symmetric ones; leave `asymmetric` empty"
             )
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
 

@@ -13,6 +13,7 @@ from hardware.inputs import Inputs, batch_size, map_inputs, split
 
 # The sizes of the axes of an input; None for one that varies.
 Shape = tuple[int | None, ...]
+SEVEN_BITS = "sums of INT8 products are cut off on this processor, so weights are rounded to 7 bits"
 _ATTENTION = frozenset({"Softmax", "Attention", "ScaledDotProductAttention"})
 
 

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
+from hardware import onnxruntime, openvino
 from hardware.backend import Backend, Writer
 from hardware.machine import processor
 from hardware.onnx import convert
 from hardware.onnxruntime import OnnxRuntimeBackend
 from hardware.openvino import OpenVinoBackend, capabilities
+from hardware.profile import BY_LAYER
 from hardware.pytorch import PyTorchBackend
-from hardware.quantized import silent
+from hardware.quantized import SEVEN_BITS, silent
 
 # Processor features that execute bfloat16 natively; PyTorch emulates it elsewhere.
 _FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -103,6 +105,7 @@ def _pytorch() -> _Support:
         "float32": (True, ""),
         "bfloat16": (True, "" if fast else "this processor has no instructions for it, so it is slower than float32"),
         "int8": (False, "PyTorch alone does not compute in it; use openvino or onnxruntime"),
+        BY_LAYER: (False, "PyTorch alone has one precision for all layers; use openvino or onnxruntime"),
     }
 
 
@@ -110,7 +113,7 @@ def _onnxruntime() -> _Support:
     return {
         "float32": (True, ""),
         "bfloat16": (False, "ONNX Runtime does not compute in it on a processor; use openvino or pytorch"),
-        "int8": _int8(),
+        **_int8(onnxruntime.saturates),
     }
 
 
@@ -119,13 +122,14 @@ def _openvino() -> _Support:
     return {
         "float32": (True, ""),
         "bfloat16": (has, "" if has else "this processor has no instructions for it"),
-        "int8": _int8(),
+        **_int8(openvino.saturates),
     }
 
 
-def _int8() -> tuple[bool, str]:
+def _int8(saturates: Callable[[], bool]) -> _Support:
     missing = _missing("nncf")
-    return not missing, missing and f"it needs nncf: {missing}"
+    note = f"it needs nncf: {missing}" if missing else SEVEN_BITS if saturates() else ""
+    return dict.fromkeys(("int8", BY_LAYER), (not missing, note))
 
 
 _PRECISIONS_OF: dict[str, Callable[[], _Support]] = {

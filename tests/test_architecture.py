@@ -39,6 +39,7 @@ HOMES = {
     "optuna": {"nas.searching.storage", "nas.searching.study", "nas.searching.trials"},
     "plotly": {"nas.reporting.charts"},
     "pydantic": {
+        "hardware.policy",
         "hardware.profile",
         "nas.command.config_file",
         "nas.learning.finetuned",

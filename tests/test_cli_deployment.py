@@ -117,13 +117,13 @@ def test_a_search_for_int8(nas_command: Command, inputs: Path, tmp_path: Path, m
     loaded = load_run(RunFolder(run), "cpu")
     quantize = hardware.onnx.quantize
 
-    def spied(path: Path, calibration: Sequence[Inputs], target: Path) -> Path:
+    def spied(path: Path, calibration: Sequence[Inputs], target: Path, **more: bool) -> Path:
         calibrated.extend(calibration)
-        return quantize(path, calibration, target)
+        return quantize(path, calibration, target, **more)
 
     monkeypatch.setattr("hardware.onnxruntime.quantize", spied)
-    monkeypatch.setattr("nas.runs.loading._INT8_ROWS", 24)
-    search = ("search", run, "--objectives", "accuracy,macs", "--budget", 2, *INT8, "--json")
+    few = ("--calibration-rows", 24)
+    search = ("search", run, "--objectives", "accuracy,macs", "--budget", 2, *few, *INT8, "--json")
     found = answered(nas_command(*search))
     assert list(found["deployment"]) == [*CONDITIONS, "tokens"]
     assert (found["deployment"]["runtime"], found["deployment"]["precision"]) == ("onnxruntime", "int8")

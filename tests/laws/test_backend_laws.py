@@ -15,17 +15,19 @@ from torch import nn
 from hardware import Backend, ConversionError, OnnxRuntimeBackend, PyTorchBackend
 from hardware.backend import PRECISIONS, Runner, Writer, first_output, relative_difference
 from hardware.inputs import Inputs
+from hardware.layers import kind_of
 from hardware.onnx import OPSETS, convert, other_size
 from hardware.openvino import OpenVinoBackend
-from hardware.quantized import quantized
+from hardware.policy import Policy
+from hardware.quantized import quantized, single_rows
 from hardware.registry import NAMES, backend, backends
 from tests.zoo import CASES
 
 BACKENDS: list[Callable[[], Backend]] = [PyTorchBackend, OnnxRuntimeBackend, OpenVinoBackend]
 # Largest difference over the largest logit; other weights would give 1 and more. INT8 rounds weights and inputs of each
 # layer to 255 steps, and to fewer where a processor has no instructions for it (.21: OpenVINO on one with AVX2 alone).
-TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.3}
-FILES = {"weights.safetensors", "model.onnx", "model-int8.onnx", "model.xml", "model.bin"}
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.3, "by-layer": 0.3}
+FILES = {"weights.safetensors", "model.onnx", "model-int8.onnx", "model-by-layer.onnx", "model.xml", "model.bin"}
 
 
 class Convolutional(nn.Module):
@@ -68,7 +70,16 @@ def _known() -> list[Any]:
     # The eager network has its point in float32 only: the attention written in parts.
     pairs = [(name, *pair) for name in NETWORKS for pair in _usable()]
     known = [each for each in pairs if each[0] != "bert-eager" or each[2] == "float32"]
-    return [pytest.param(*each, marks=[pytest.mark.slow] if each[2] == "int8" else []) for each in known]
+    quantized = ("int8", "by-layer")
+    return [pytest.param(*each, marks=[pytest.mark.slow] if each[2] in quantized else []) for each in known]
+
+
+def _numbers(precision: str, module: nn.Module) -> torch.dtype | Policy:
+    """A precision as backends take it: by layer, every linear layer and convolution is in INT8."""
+    if precision in PRECISIONS:
+        return PRECISIONS[precision]
+    kinds = {path: kind_of(part) for path, part in module.named_modules()}
+    return Policy({path: "int8" for path, kind in kinds.items() if kind in ("linear", "convolution")})
 
 
 @cache
@@ -103,9 +114,11 @@ def test_outputs_are_those_of_pytorch(
     name: str, runtime: str, precision: str, write: Writer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     module, (example, others) = _network(name), NETWORKS[name]
-    run_in = backend(runtime, write=write)
-    path = run_in.convert(module, example, tmp_path, precision=PRECISIONS[precision])
-    run = run_in.load(path, threads=1, precision=PRECISIONS[precision])
+    run_in, numbers = backend(runtime, write=write), _numbers(precision, module)
+    # Without rows, a policy has made-up ranges.
+    rows = single_rows(example) if isinstance(numbers, Policy) else None
+    path = run_in.convert(module, example, tmp_path, precision=numbers, calibration=rows)
+    run = run_in.load(path, threads=1, precision=numbers)
     assert capfd.readouterr().out == ""
     assert {each.name for each in tmp_path.iterdir()} <= FILES
     with torch.no_grad():
