@@ -194,11 +194,11 @@ def _paths(supernet: Supernet, candidate: Candidate) -> Iterator[tuple[str, str]
 
 def _options(argument: str, given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     """The given options and float32, in their fixed order; raises ValueError for others."""
+    if isinstance(given, str):
+        raise ValueError(f"{argument} must be several of {', '.join(known)}, got one word {given!r}")
     unknown = [option for option in given if option not in known]
-    if isinstance(given, str) or unknown:
-        raise ValueError(
-            f"{argument} must be some of {', '.join(known)}, got {given if isinstance(given, str) else unknown[0]!r}"
-        )
+    if unknown:
+        raise ValueError(f"{argument} must be some of {', '.join(known)}, got {unknown[0]!r}")
     return tuple(option for option in known if option in given or option == FULL)
 
 
