@@ -1,8 +1,8 @@
 """`nas demo`: the whole of the main job on a small language model and movie-review sentences, on this machine.
 
-Fetch both (once), fine-tune the super-network, profile this machine, search sub-network and precision of every layer for
-accuracy and predicted latency, measure the front as files, export the most accurate network that is `SPEEDUP` times as
-fast as the full one is in PyTorch. The settings are what fits into ten minutes on two cores.
+Fetch both (once), fine-tune the super-network, profile this machine, search sub-network and precision of every layer
+for accuracy and predicted latency, measure the front as files, export the most accurate network that is `SPEEDUP` times
+as fast as the full one is in PyTorch. The settings are what fits into ten minutes on two cores.
 """
 
 import time

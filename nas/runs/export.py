@@ -27,7 +27,7 @@ from nas.runs.folder import RunFolder
 from nas.runs.loaded_search import LoadedSearch, load_search, redeployed
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import ExportRequest
-from nas.settings import Limits
+from nas.settings import Limits, SearchSettings
 from search_spaces import Candidate, Space
 
 
@@ -39,6 +39,7 @@ class Chosen:
     deployment: Deployment
     values: Mapping[str, float] = field(default_factory=dict)
     profiles: Profiles = field(default_factory=dict)
+    calibration_rows: int = SearchSettings.calibration_rows
 
 
 def export_run(request: ExportRequest) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def named_candidate(loaded: LoadedRun, spec: str, name: str, limits: Limits) -> 
     if spec == "chosen":
         search = load_search(folder, name)
         best = search.best(limits.given())
-        return Chosen(best.candidate, search.deployment, best.values, search.profiles)
+        return Chosen(best.candidate, search.deployment, best.values, search.profiles, search.calibration_rows)
     if limits.given():
         raise UserError("limits choose among the candidates of a search: give them without --candidate, or with chosen")
     if spec.isdecimal():
@@ -114,7 +115,8 @@ def _numbered(search: LoadedSearch, number: int) -> Chosen:
         )
     member = front[number - 1]
     again = next((each.measured for each in search.verified if each.candidate == member.candidate), {})
-    return Chosen(member.candidate, search.deployment, {**member.values, **again}, search.profiles)
+    values = {**member.values, **again}
+    return Chosen(member.candidate, search.deployment, values, search.profiles, search.calibration_rows)
 
 
 def _in_file(loaded: LoadedRun, space: Space, path: Path) -> Candidate:
@@ -149,7 +151,7 @@ def deliver(
     deployment = loaded.on_its_device(chosen.deployment)
     inputs = loaded.example(deployment.tokens or 1)
     factory = maker(model, len(loaded.record.classes))
-    calibration = loaded.int8_calibration() if deployment.is_quantized else None
+    calibration = loaded.int8_calibration(chosen.calibration_rows) if deployment.is_quantized else None
     network = NetworkExport.of(module, inputs, factory)
     with TemporaryDirectory() as scratch, staged(out) as part:
         # 1. The files.

@@ -25,6 +25,9 @@ from nas.settings import Precision, Runtime, SearchSettings
 from search_spaces import Space
 from search_spaces.quantization import architecture
 
+CALIBRATION_ROWS = "calibration_rows"
+"""The entry of a search's record, where they are not as many as usual."""
+
 
 @dataclass(frozen=True)
 class LoadedSearch:
@@ -49,6 +52,11 @@ class LoadedSearch:
     profiles: Mapping[str, DeviceProfile]
     deployment: Deployment
     precisions: PrecisionChoices | None = None
+
+    @property
+    def calibration_rows(self) -> int:
+        """How many training rows its quantized files are calibrated on."""
+        return _whole(self.request.get(CALIBRATION_ROWS), SearchSettings.calibration_rows)
 
     def best(self, limits: Mapping[str, float]) -> Measurement:
         """The best within the limits, see `nas.profiling.front.choose`; says what of the front was not measured."""

@@ -16,16 +16,15 @@ from nas.learning.augmentation import augmented
 from nas.networks.loading import bare_network, device_name
 from nas.networks.policies import joined_space
 from nas.networks.pretrained import example_inputs, load_preprocessor
-from nas.networks.quantized import QuantizedNetworks
+from nas.networks.quantized import INT8_CALIBRATION, QuantizedNetworks
 from nas.networks.recalibration import SubNetworks
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
 from nas.runs.folder import RunFolder, RunRecord
 from nas.searching.relative_latency import LatencySettings
 from nas.seeds import generator
+from nas.settings import SearchSettings
 from search_spaces import Candidate, Supernet, has_batch_norms
-
-_INT8_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,10 @@ class LoadedRun:
         """A sub-network as a plain module, in evaluation mode, its batch-norm statistics its own."""
         return self.networks().extract(candidate)
 
-    def int8_calibration(self) -> list[Inputs]:
+    def int8_calibration(self, count: int = SearchSettings.calibration_rows) -> list[Inputs]:
         """Training rows as inputs of one row each, from which INT8 takes the ranges of activations; always the same."""
         rows = self.split("train")
-        order = generator(0, "int8 calibration").permutation(len(rows))[:_INT8_ROWS]
+        order = generator(0, INT8_CALIBRATION).permutation(len(rows))[:count]
         return [dict(rows.batch([int(row)])) for row in order]
 
     def default_deployment(self) -> Deployment:

@@ -10,9 +10,12 @@ from dataclasses import asdict
 import pydantic
 from torch import nn
 
+from hardware.layers import kind_of
 from hardware.policy import LAYER_PRECISIONS, FloatPrecision, LayerPrecision, PrecisionChoices
+from hardware.probing import offered, probe
 from hardware.profile import BY_LAYER
 from hardware.registry import runtime as runtime_here
+from nas.console import say
 from nas.errors import UserError
 from nas.profiling.profiles import Profiles
 from nas.records import Scalar
@@ -38,21 +41,22 @@ def precision_choices(settings: PrecisionSettings, model: nn.Module, runtime: st
         UserError: an unknown precision, or one that the runtime cannot execute or does not gain by here.
     """
     wanted = _named(settings.precisions)
-    kinds = sorted({_kind(layer) for _, layer in quantizable_layers(model)} | {"embedding"})
-    from hardware.probing import offered
-
+    kinds = sorted({kind for _, layer in quantizable_layers(model) if (kind := kind_of(layer)) is not None})
     try:
-        here = offered(runtime, tuple(kinds))
+        layers, tables = offered(runtime, kinds), offered(runtime, ["embedding"])
     except ValueError as error:
         raise UserError(str(error)) from error
     for precision in wanted:
-        if precision != "float32" and not here.gains(precision):
-            raise UserError(f"--precisions: {here.why_not(precision)}; leave {precision} out")
-    floats: tuple[FloatPrecision, ...] = ("bfloat16", "float32") if here.gains("bfloat16") else ("float32",)
-    embeddings: tuple[LayerPrecision, ...] = ("float32",)
-    if here.gains("int8-weights", "embedding"):
-        embeddings = ("int8-weights", "float32")
-    return PrecisionChoices(wanted, embeddings, floats, here.asymmetric, settings.keep_float)
+        if precision != "float32" and precision not in layers:
+            why = "; ".join(filter(None, (probe(runtime, kind, precision).note for kind in kinds)))
+            reason = why or "it makes layers neither faster nor smaller"
+            raise UserError(f"--precisions: {runtime} does not gain by {precision} here ({reason}); leave it out")
+    for note in filter(None, (layers[precision].note for precision in wanted if precision in layers)):
+        say(f"Layers in INT8: {note}")
+    floats: tuple[FloatPrecision, ...] = ("bfloat16", "float32") if "bfloat16" in layers else ("float32",)
+    embeddings: tuple[LayerPrecision, ...] = ("int8-weights", "float32") if "int8-weights" in tables else ("float32",)
+    asymmetric = "int8" in wanted and "convolution" in getattr(layers.get("int8-asymmetric"), "kinds", ())
+    return PrecisionChoices(wanted, embeddings, floats, asymmetric, settings.keep_float)
 
 
 def check_by_layer(runtime: str, one_precision: bool) -> None:
@@ -132,7 +136,3 @@ def _named(text: str | None) -> tuple[LayerPrecision, ...]:
     if names <= {"float32"}:
         raise UserError("--precisions must name one besides float32, e.g. int8,float32")
     return tuple(each for each in LAYER_PRECISIONS if each in names | {"float32"})
-
-
-def _kind(layer: nn.Module) -> str:
-    return "linear" if isinstance(layer, nn.Linear) else "convolution"

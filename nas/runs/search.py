@@ -25,6 +25,7 @@ from nas.memory import peak_memory_mib
 from nas.networks.loading import maker
 from nas.networks.networks import Networks
 from nas.networks.policies import joined_space
+from nas.networks.quantized import QuantizedNetworks
 from nas.objectives import MEASURED, is_latency
 from nas.profiling.deployed_candidates import measures_of_files
 from nas.profiling.front import (
@@ -49,10 +50,11 @@ from nas.profiling.verification import Remeasuring, Verified
 from nas.records import Scalar, recorded_versions, same_request, write_record
 from nas.reporting.table import Marks, measured_again, write_front
 from nas.runs.folder import JOURNAL, RequestRecord, RunFolder
-from nas.runs.loaded_search import conditions_of, search_deployment, study_at, usable
+from nas.runs.loaded_search import CALIBRATION_ROWS, conditions_of, search_deployment, study_at, usable
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.precisions import precisions_record, searched_precisions
 from nas.runs.requests import SearchRequest
+from nas.searching.first_policies import StartedLinas
 from nas.searching.giving_up import constant_objectives, described_constants, refuse_constant, refuse_failed
 from nas.searching.linas import linas
 from nas.searching.measurement import Objective
@@ -72,6 +74,10 @@ from search_spaces import Space
 
 _ALGORITHMS: dict[str, Algorithm] = {"linas": linas, "nsga2": nsga2, "random": random_search}
 _ESTIMATED = 3
+_COUNTS = (
+    *("budget", "rows", "tokens", "threads", "accuracy_threads"),
+    *("workers", "lag", "patience", "calibration_rows"),
+)
 
 
 @dataclass(frozen=True)
@@ -224,7 +230,7 @@ def _measurable_here(names: str, predicted: Mapping[str, PredictedLatency]) -> N
 
 
 def _check_numbers(settings: SearchSettings) -> None:
-    for name in ("budget", "rows", "tokens", "threads", "accuracy_threads", "workers", "lag", "patience"):
+    for name in _COUNTS:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -279,6 +285,8 @@ def request_record(
             usual = value == getattr(LatencySettings, flag)
             # Precisions by layer have an entry of their own.
             named[flag] = None if usual or value == BY_LAYER else value
+    if settings.calibration_rows != SearchSettings.calibration_rows:
+        named[CALIBRATION_ROWS] = settings.calibration_rows
     if settings.warm_start is not None:
         named["warm_start"] = shown(settings.warm_start)
     if settings.storage is not None:
@@ -328,7 +336,7 @@ def _refused_leaves_nothing(path: Path, storage: Storage, new: bool) -> Iterator
 def _measured(made: _Search, storage: Storage, path: Path) -> Study:
     title = f"Searching {made.space.size():,} sub-networks"
     with Bar(title, min(made.settings.budget, made.space.size())) as bar:
-        algorithm = _ALGORITHMS[made.settings.algorithm]
+        algorithm = _algorithm(made)
         study = _run(
             made, algorithm, storage=storage, latency_file=reference_path(path / JOURNAL), on_result=SearchFigures(bar)
         )
@@ -336,6 +344,14 @@ def _measured(made: _Search, storage: Storage, path: Path) -> Study:
     again = "repeat the command" if not is_url(storage) else "give the search another --name"
     refuse_failed(study.measurements, f"mend that and {again}")
     return study
+
+
+def _algorithm(made: _Search) -> Algorithm:
+    """What proposes candidates; LINAS begins a search over precisions with what sensitivities propose."""
+    name, networks = made.settings.algorithm, made.networks
+    if name == "linas" and isinstance(networks, QuantizedNetworks):
+        return StartedLinas(networks, made.loaded.split("train"))
+    return _ALGORITHMS[name]
 
 
 def _run(
@@ -388,7 +404,7 @@ def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:
         loaded.split("validation"),
         [objective.name for objective in study.objectives],
         example=loaded.example(deployment.tokens or 1),
-        calibration=loaded.int8_calibration,
+        calibration=partial(loaded.int8_calibration, made.settings.calibration_rows),
         device=device_of(loaded.supernet),
         searched_rows=len(made.rows),
         threads=made.settings.accuracy_threads,

@@ -1,25 +1,105 @@
-"""Joint candidates to begin a search with: what a knapsack of sensitivities chooses at several budgets.
+"""LINAS that begins with joint candidates that sensitivities propose.
 
 A search over precisions alone can be solved without measuring anything, if errors add up: choose for every layer the
 precision such that the sum of the scores is least and the cost within a budget (as NVIDIA's AutoQuantize does). That
 is a good start of a joint search, for the full network and, with the same precisions, for narrower ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Unpack
 
 import numpy as np
+from torch import Tensor
 
+from hardware.inputs import Inputs, device_of, map_inputs
+from hardware.policy import LAYER_PRECISIONS
+from nas.data.split import Split
+from nas.networks.quantized import QuantizedNetworks
+from nas.networks.sensitivity import sensitivities
+from nas.objectives import is_latency
 from nas.searching.knapsack import knapsack
-from nas.searching.measurement import Exact
+from nas.searching.linas import LinasConfig, linas
+from nas.searching.measurement import Evaluate, Exact, Objective, Staged
+from nas.searching.study import Running, Study
+from nas.seeds import generator
 from search_spaces import Candidate, Space
 from search_spaces.arrays import FloatArray, IntArray
-from search_spaces.quantization import is_precision
+from search_spaces.quantization import choices_of, is_precision
 
 Scores = Mapping[str, Mapping[str, float]]
 """By the name of a choice of precision and its option: by how much the loss rises, see `nas.networks.sensitivity`."""
 
 _NARROWER = (0.75, 0.5)
 """Shares of the range of every choice of the architecture, between smallest and full."""
+_ROWS, _BATCH = 128, 16
+"""Training rows whose gradients weigh the errors, and rows a pass."""
+
+
+@dataclass(frozen=True)
+class StartedLinas:
+    """LINAS whose first candidates are those of `first_policies`; an algorithm for `nas.search`.
+
+    Args:
+        networks: the quantized networks of the search.
+        train: training rows, for the gradients of the loss.
+        count: how many candidates are proposed at most.
+        config: the settings of LINAS.
+    """
+
+    networks: QuantizedNetworks
+    train: Split
+    count: int = 6
+    config: LinasConfig = field(default_factory=LinasConfig)
+
+    def __call__(
+        self,
+        space: Space,
+        evaluate: Evaluate | Staged,
+        objectives: Sequence[Objective],
+        *,
+        budget: int,
+        seed: int,
+        **running: Unpack[Running],
+    ) -> Study:
+        """Search as `linas` does."""
+        scores = layer_scores(self.networks, space, self.train, seed)
+        starts = first_policies(space, scores, _cost(space, objectives), min(self.count, budget))
+        rows = tuple(tuple(map(int, row)) for row in space.encode(starts))
+        config = replace(self.config, starts=rows)
+        return linas(space, evaluate, objectives, budget=budget, seed=seed, config=config, **running)
+
+
+def layer_scores(networks: QuantizedNetworks, space: Space, train: Split, seed: int) -> Scores:
+    """By how much the loss of the full network rises with every option of a choice of precision, by their names."""
+    full = space.full()
+    module = networks.extract(full)
+    rows = generator(seed, "sensitivities").permutation(len(train))[:_ROWS]
+    # Rows of similar length share a batch, which saves padding.
+    rows = rows[np.argsort(train.inputs.lengths[rows], kind="stable")]
+    device = device_of(module)
+
+    def batches() -> Iterator[tuple[Inputs, Tensor]]:
+        for part in np.array_split(rows, -(-len(rows) // _BATCH)):
+            yield map_inputs(dict(train.batch(part)), lambda value: value.to(device)), train.targets(part).to(device)
+
+    options = {choice.name: {str(option) for option in choice.options} for choice in space.choices}
+    names = choices_of(module)
+    wanted = set().union(*(options.get(name, set()) for name in names.values()))
+    precisions = [each for each in LAYER_PRECISIONS if each in wanted]
+    found = sensitivities(module, batches(), train.task.loss, networks.ranges(full), precisions)
+    return {
+        names[path]: {option: score for option, score in scores.items() if option in options[names[path]]}
+        for path, scores in found.items()
+        if names.get(path) in options
+    }
+
+
+def _cost(space: Space, objectives: Sequence[Objective]) -> Exact:
+    """A cost that depends on precisions: a latency or size with a formula, else the sum of the options' positions."""
+    known = [o.exact for o in objectives if o.exact is not None and (is_latency(o.name) or o.name == "size_mib")]
+    columns = [column for column, choice in enumerate(space.choices) if is_precision(choice.name)]
+    return known[0] if known else lambda encoded: encoded[:, columns].sum(axis=1).astype(np.float64)
 
 
 def first_policies(space: Space, scores: Scores, cost: Exact, count: int) -> list[Candidate]:

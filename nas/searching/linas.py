@@ -40,6 +40,8 @@ _SHORT_LIST = 150
 _UNSURE, _SURE = 100, 250
 """Numbers of results up to which a batch is chosen by the predicted means alone, and from which by the whole spread."""
 _PACE = tuple(field.name for field in fields(Pace))
+_ENDS = 3
+"""The smallest, the largest and the middle candidate, which a first batch has first."""
 _LIKELY = 0.5
 """Lowest predicted probability of success with which a candidate is preferred for measurement."""
 
@@ -63,6 +65,8 @@ class LinasConfig:
         first_batch, least_batch, most_batch, growth, lag: the pace, see `Pace`. None: as the study has it recorded; a
             new study has the lag that suits its workers (`lag_for`), and the sizes that suit the lag (`Pace.of`).
         spread_start: draw the first batch as `first_rows` describes, else uniformly.
+        starts: encoded candidates that the first batch has in place of as many of its others, but not of the smallest,
+            the largest and the middle one.
         features: space -> the features of its candidates that predictors see.
         predictor: (groups of the features, predictor of the round before or None) -> a new predictor for one objective.
         inner_population, inner_generations: population and generations of the evolution on the predictions.
@@ -82,6 +86,7 @@ class LinasConfig:
 
     first_batch: int | None = None
     spread_start: bool = True
+    starts: tuple[tuple[int, ...], ...] = ()
     least_batch: int | None = None
     most_batch: int | None = None
     growth: float | None = None
@@ -187,7 +192,8 @@ def linas(
         # 1. Measure the first batch. Known results replace as many of its candidates, but not the smallest,
         # the largest and the middle one.
         first = first_rows(space, pace.first_batch, rng) if config.spread_start else space.random(pace.first_batch, rng)
-        run.propose(first[: max(3, pace.first_batch - run.known)], rng)
+        first = np.concatenate([first[:_ENDS], _started(space, config.starts), first[_ENDS:]])
+        run.propose(first[: max(_ENDS + len(config.starts), pace.first_batch - run.known)], rng)
         surrogate = Surrogate(objectives, config.features(space), config.predictor)
         last = space.encode([])
         while run.remaining:
@@ -207,6 +213,14 @@ def linas(
             pool, last = inner_search(now, rng)
             run.propose(next_batch(now, run, pool, pace.batch(run.proposed), rng), rng)
     return study
+
+
+def _started(space: Space, starts: Sequence[Sequence[int]]) -> IntArray:
+    """The candidates to begin with, encoded (n, k); raises UserError for one that is outside of the space."""
+    try:
+        return space.canonical(np.array(starts, dtype=np.int64).reshape(len(starts), -1) if starts else [])
+    except ValueError as error:
+        raise UserError(f"starts must be candidates of the space: {error}") from error
 
 
 def begun(config: LinasConfig, running: Running) -> tuple[LinasConfig, Pace]:
