@@ -13,7 +13,10 @@ from nas.learning.importance import order_by_importance as order_by_importance
 from nas.learning.instatune import InstaTuneConfig as InstaTuneConfig
 from nas.learning.instatune import instatune as instatune
 from nas.networks.pretrained import example_inputs as example_inputs
+from nas.networks.policies import joined_space as joined_space
 from nas.networks.pretrained import load_pretrained as load_pretrained
+from nas.networks.quantized import QuantizedNetworks as QuantizedNetworks
+from nas.networks.recalibration import SubNetworks as SubNetworks
 from nas.profiling.collection import measure_profile as measure_profile
 from nas.profiling.objective import objective_from_profile as objective_from_profile
 from nas.searching.linas import LinasConfig as LinasConfig
@@ -29,4 +32,7 @@ from nas.searching.study import load_study as load_study
 from nas.searching.supernet_search import search as search
 from nas.searching.warm_start import known_results as known_results
 from nas.searching.workers import Workers as Workers
+from nas.simq_nas import SimqNas as SimqNas
+from nas.simq_nas import SimqNasConfig as SimqNasConfig
+from nas.simq_nas import simq_nas as simq_nas
 from search_spaces import recalibrate as recalibrate

@@ -47,6 +47,7 @@ HOMES = {
         "nas.records",
         "nas.runs.exported",
         "nas.runs.folder",
+        "nas.runs.precisions",
     },
     "ray": {"nas.searching.workers"},
     "rich": {"nas.console"},

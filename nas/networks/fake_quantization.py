@@ -3,25 +3,27 @@
 A search needs the accuracy of many policies, and writing one with nncf takes seconds. Here the same arithmetic is done
 on the module itself. What is followed of nncf 3 (`nncf.quantize` and `nncf.compress_weights`, OpenVINO backend):
 
+- All layers are quantized together, and a policy takes what it needs of that: `hardware.grafting` does the same.
 - `int8`: inputs with one scale for the tensor, from the means over rows of the least and largest values. With attention
   (`ModelType.TRANSFORMER`) they have a zero point, and SmoothQuant (arXiv 2211.10438) moves scales of input channels
   into the weights of linear layers, with one choice for all layers that read a tensor; without attention they are
   symmetric. Depthwise convolutions have a scale for each input channel. Weights are symmetric with a scale for each
-  output channel, or have a zero point where the policy says so, and have one bit less in the first convolutions. Then
+  output channel, or have a zero point where the policy says so, and have one bit less in the first convolution. Then
   the bias makes up for the mean error of the weights (fast bias correction), where it is not changed by too much.
 - `int8-weights`: a scale and a zero point for each output channel, and for each row of an embedding.
-- `int4-weights`: a signed scale for each 64 weights of a row, or for the row where it is no multiple of 64;
-  convolutions take `int8-weights`, as nncf does.
+- `int4-weights`: a signed scale for each 64 weights of a row, or for the row where it is no multiple of 64, or for each
+  output channel of a convolution.
 
-What is not followed: OpenVINO also rounds the inputs of layers with small weights, by groups while it computes; and
-what a policy computes in bfloat16 is computed in float32 here.
+What is not followed: OpenVINO also rounds the inputs of layers with small weights, by groups while it computes; what a
+policy computes in bfloat16 is computed in float32 here; and processors without instructions for INT8 products get seven
+bits for all weights.
 
 `torch.fake_quantize_per_tensor_affine` is not used: it takes twenty times as long as multiplying, rounding and cutting
 off. The scale of the inputs goes into the weights, so that inputs are whole numbers here as they are in OpenVINO.
 """
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -32,7 +34,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from hardware.policy import LayerPrecision, Policy
-from nas.networks.ranges import INPUT, Ranges, calibrate, plain_convolution, version
+from nas.networks.ranges import Ranges, calibrate, plain_convolution, version
 
 __all__ = ["Arithmetic", "Quantized", "Ranges", "calibrate", "quantize", "shared_copy"]
 
@@ -98,41 +100,30 @@ def quantize(module: nn.Module, ranges: Ranges | None, policy: Policy) -> nn.Mod
         ValueError: the policy names a path without a layer that can be quantized, an embedding in another precision
             than `int8-weights`, or `int8` without ranges.
     """
-    twin = shared_copy(module)
-    arithmetic = Arithmetic(module, ranges or Ranges(), policy.of("int8-weights", "int4-weights"))
-    if ranges is None and policy.of("int8"):
-        raise ValueError(f"layers in int8 need the ranges of their inputs, got none for {policy.of('int8')[0]}")
-    for precision in ("int8-weights", "int4-weights"):
-        for path in policy.of(precision):
-            layer = _layer(twin, path)
-            if isinstance(layer, nn.Embedding):
-                if precision != "int8-weights":
-                    raise ValueError(f"the embedding {path} must be in int8-weights or float32, got {precision}")
-                # A row is quantized by itself, so this may be done to the few rows that are read.
-                layer.register_forward_hook(_rounded_rows)
-            else:
-                replace_tensors(layer, arithmetic.layer(path, precision))
     in_int8 = policy.of("int8")
-    half = arithmetic.first_convolutions(in_int8, policy.asymmetric)
-    by_tensor: dict[int, list[str]] = {}
-    for path in in_int8:
-        if path in arithmetic.ranges.of:
-            by_tensor.setdefault(arithmetic.ranges.of[path], []).append(path)
-    for path in in_int8:
-        layer = _layer(twin, path)
-        index = arithmetic.ranges.of.get(path)
-        together = by_tensor[index] if index is not None else [path]
-        found = arithmetic.layer(
-            path, "int8", asymmetric=path in policy.asymmetric, half=path in half, together=together
-        )
-        replace_tensors(layer, found)
-    for index, paths in by_tensor.items():
-        rounding = arithmetic.rounding(index, paths)
-        hook = partial(_round_once, _Shared(rounding, len(paths)))
-        if any(path in arithmetic.ranges.repeated for path in paths):
-            hook = partial(_round_always, rounding)
+    if ranges is None and in_int8:
+        raise ValueError(f"layers in int8 need the ranges of their inputs, got none for {in_int8[0]}")
+    twin, arithmetic = shared_copy(module), Arithmetic(module, ranges or Ranges())
+    for path, precision in policy.layers.items():
+        layer = layer_at(twin, path)
+        if precision == "float32":
+            continue
+        if isinstance(layer, nn.Embedding):
+            if precision != "int8-weights":
+                raise ValueError(f"the embedding {path} must be in int8-weights or float32, got {precision}")
+            # A row is quantized by itself, so this may be done to the few rows that are read.
+            layer.register_forward_hook(_rounded_rows)
+            continue
+        found = arithmetic.layer(path, precision, asymmetric=path in policy.asymmetric)
+        layer._parameters["weight"] = nn.Parameter(found.weight, requires_grad=False)
+        if found.bias is not None:
+            layer._parameters["bias"] = nn.Parameter(found.bias, requires_grad=False)
+    for paths in arithmetic.reading_together(in_int8):
+        rounding = arithmetic.rounding(paths[0])
+        # What runs several times reads another tensor each time.
+        once = _Shared(rounding, len(paths)) if paths[0] not in arithmetic.ranges.repeated else rounding
         for path in paths:
-            twin.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True)
+            twin.get_submodule(path).register_forward_pre_hook(partial(_with_input, once), with_kwargs=True)
     return twin
 
 
@@ -142,115 +133,92 @@ def shared_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, tensors)
 
 
-def replace_tensors(layer: nn.Module, found: Quantized) -> None:
-    """Give a layer of a copy the weight and bias of its precision."""
-    layer._parameters["weight"] = nn.Parameter(found.weight, requires_grad=False)
-    if found.bias is not None:
-        layer._parameters["bias"] = nn.Parameter(found.bias, requires_grad=False)
-
-
 class Arithmetic:
     """How the layers of one network are quantized.
 
     Args:
         module: the network in evaluation mode.
         ranges: of what its layers read.
-        small: the layers whose weights alone are small. Theirs are made first, so SmoothQuant leaves them out.
     """
 
-    def __init__(self, module: nn.Module, ranges: Ranges, small: Collection[str] = ()) -> None:
-        self._module, self.ranges, self._small = module, ranges, frozenset(small)
+    def __init__(self, module: nn.Module, ranges: Ranges) -> None:
+        self._module, self.ranges = module, ranges
         self._smoothing: dict[int, Tensor | None] = {}
 
-    def layer(
-        self,
-        path: str,
-        precision: LayerPrecision,
-        *,
-        asymmetric: bool = False,
-        half: bool = False,
-        together: Sequence[str] = (),
-    ) -> Quantized:
+    def layer(self, path: str, precision: LayerPrecision, *, asymmetric: bool = False) -> Quantized:
         """A linear layer or convolution in a precision that is not float32.
 
         Args:
             path: of the layer.
             precision: `int8`, `int8-weights` or `int4-weights`.
             asymmetric: whether its weights in `int8` have a zero point.
-            half: whether its weights in `int8` use half of the numbers, see `first_convolutions`.
-            together: the layers in `int8` that read the same tensor; none: this layer alone.
 
         Raises:
             ValueError: there is no such layer.
         """
-        layer = _layer(self._module, path)
+        layer = layer_at(self._module, path)
         weight, bias = _tensors(layer)
-        if precision != "int8":
-            if precision == "int4-weights" and isinstance(layer, nn.Linear):
-                return Quantized(_in_4_bits(weight), bias)
-            return Quantized(_with_zero_point(weight, _axis(layer)), bias)
-        gain, offset = self._norm(path, layer)
-        index = self.ranges.of.get(path)
-        smoothing = self._smoothing_of(index) if index is not None else None
-        if smoothing is not None and isinstance(layer, nn.Linear):
+        axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
+        if precision == "int8":
+            return self._in_int8(path, layer, axis, asymmetric)
+        return Quantized(_in_4_bits(weight, axis) if precision == "int4-weights" else _in_8_bits(weight, axis), bias)
+
+    def rounding(self, path: str) -> Rounding:
+        """What is done to the input of a layer in `int8`, alike for all layers that read the same tensor."""
+        return self._activation(path)[0]
+
+    def reading_together(self, paths: Collection[str]) -> list[list[str]]:
+        """The layers among `paths` that have ranges, those together that read the same tensor in the same way."""
+        found: dict[tuple[int, bool], list[str]] = {}
+        for path in paths:
+            if path in self.ranges.of:
+                key = self.ranges.of[path], self._smoothing_of(path) is not None
+                found.setdefault(key, []).append(path)
+        return list(found.values())
+
+    def _in_int8(self, path: str, layer: nn.Module, axis: int, asymmetric: bool) -> Quantized:
+        weight, bias = _tensors(layer)
+        norm = self._norm(path)
+        smoothing = self._smoothing_of(path)
+        if smoothing is not None:
             weight = weight * smoothing
-        axis = _axis(layer)
+        gain, half = None if norm is None else norm[0], path in self.ranges.first
         rounded = _tuned(weight, axis) if asymmetric else _symmetric(weight, axis, gain, half)
-        if index is None:
+        if path not in self.ranges.of:
             return Quantized(rounded, bias)
-        mean = self.ranges.reads[index].mean
+        read = self.ranges.reads[self.ranges.of[path]]
         if isinstance(layer, nn.Linear):
             if bias is not None:
-                mean = mean if smoothing is None else mean / smoothing
+                mean = read.mean if smoothing is None else read.mean / smoothing
                 bias = _corrected(bias, (weight - rounded) @ mean, bias)
-        elif plain_convolution(layer) and path in self.ranges.outputs and (bias is not None or offset is not None):
-            blob = mean.reshape(1, -1, *[1] * (weight.ndim - 2)).expand(self.ranges.reads[index].shape)
-            there = layer._conv_forward(blob, rounded, bias)  # type: ignore[operator]
+        elif plain_convolution(layer) and path in self.ranges.outputs and (bias is not None or norm is not None):
+            # At the edges padding counts, so what goes through is a whole image of the means.
+            image = read.mean.reshape(1, -1, *[1] * (weight.ndim - 2)).expand(read.shape)
+            there = layer._conv_forward(image, rounded, bias)  # type: ignore[operator]
             shift = self.ranges.outputs[path] - there.flatten(2).mean(2)[0]
             own = torch.zeros_like(shift) if bias is None else bias
-            # The bias in the file is the one behind the batch norm, and so is the shift of it.
-            there_bias = own if gain is None or offset is None else own * gain + offset
-            bias = _corrected(own, shift, there_bias, gain)
-        rounding, scale = self._activation(index, together or [path])
+            bias = _corrected(own, shift, own if norm is None else own * norm[0] + norm[1], gain)
+        rounding, scale = self._activation(path)
         if isinstance(scale, Tensor):
             scale = scale.reshape(-1, *[1] * (rounded.ndim - 1))
         return Quantized(rounded * scale, bias, rounding)
 
-    def rounding(self, index: int, together: Sequence[str]) -> Rounding:
-        """What is done to a tensor (by its index in the ranges) before the layers in `int8` that read it."""
-        return self._activation(index, together)[0]
-
-    def first_convolutions(self, in_int8: Sequence[str], asymmetric: frozenset[str] = frozenset()) -> frozenset[str]:
-        """The convolutions in `int8` with a way from the network's inputs that passes no other one in `int8`.
-
-        nncf uses half of the numbers for their weights, so that sums of products do not overflow on old processors.
-        Weights with a zero point always use all of them.
-        """
-        chosen = set(in_int8)
-        reached, found = {INPUT}, set()
-        for path, sources in self.ranges.sources.items():
-            if sources & reached:
-                if path in chosen:
-                    found.add(path)
-                else:
-                    reached.add(path)
-        return frozenset(found - asymmetric)
-
-    def _norm(self, path: str, layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    def _norm(self, path: str) -> tuple[Tensor, Tensor] | None:
         """Gain and offset (channels,) of the batch norm behind a convolution, which is part of it in a file."""
         name = self.ranges.norms.get(path)
         norm = self._module.get_submodule(name) if name is not None else None
         if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
-            return None, None
+            return None
         gain = (norm.running_var + norm.eps).rsqrt()
         if norm.weight is not None:
             gain = gain * norm.weight
         offset = -norm.running_mean * gain
         return gain, offset if norm.bias is None else offset + norm.bias
 
-    def _smoothing_of(self, index: int) -> Tensor | None:
-        """The scales (channels,) by which SmoothQuant divides a tensor; None: it stays as it is."""
-        if not self.ranges.attention:
+    def _smoothing_of(self, path: str) -> Tensor | None:
+        """The scales (channels,) by which SmoothQuant divides the input of a layer; None: it stays as it is."""
+        index = self.ranges.of.get(path)
+        if index is None or not self.ranges.attention or not isinstance(self._module.get_submodule(path), nn.Linear):
             return None
         if index not in self._smoothing:
             self._smoothing[index] = self._found_smoothing(index)
@@ -262,7 +230,7 @@ class Arithmetic:
         best, best_ratio = None, 0.0
         for path, other in self.ranges.of.items():
             layer = self._module.get_submodule(path)
-            if other != index or path in self._small | self.ranges.repeated or not isinstance(layer, nn.Linear):
+            if other != index or path in self.ranges.repeated or not isinstance(layer, nn.Linear):
                 continue
             weights = layer.weight.detach().abs().amax(0).clamp_min(_LEAST)
             scales = inputs**_ALPHA / (weights ** (1 - _ALPHA) + _EPS)
@@ -272,15 +240,13 @@ class Arithmetic:
                 best, best_ratio = scales, ratio
         return best
 
-    def _activation(self, index: int, together: Sequence[str]) -> tuple[Rounding, Tensor | float]:
-        """The rounding of a tensor, and the scale of its numbers: one, or one for each channel (channels,)."""
-        layers = [self._module.get_submodule(path) for path in together]
-        linear = isinstance(layers[0], nn.Linear)
-        read, smoothing = self.ranges.reads[index], self._smoothing_of(index) if linear else None
+    def _activation(self, path: str) -> tuple[Rounding, Tensor | float]:
+        """The rounding of a layer's input, and the scale of its numbers: one, or one for each channel (channels,)."""
+        read, smoothing = self.ranges.reads[self.ranges.of[path]], self._smoothing_of(path)
         low, high = read.low, read.high
         if smoothing is not None:
             low, high = low / smoothing, high / smoothing
-        if all(_depthwise(layer) for layer in layers):
+        if all(_depthwise(self._module.get_submodule(other)) for other in self.ranges.readers(path)):
             bounds = _Bounds(low.amin(0), high.amax(0), torch.maximum(low.abs(), high.abs()).amax(0))
         else:
             largest = torch.maximum(low.abs(), high.abs()).amax(1).mean()
@@ -350,7 +316,7 @@ def _tuned(weight: Tensor, axis: int) -> Tensor:
     return (weight / scale).round_().clamp_(-zero, 255 - zero).mul_(scale)
 
 
-def _with_zero_point(weight: Tensor, axis: int) -> Tensor:
+def _in_8_bits(weight: Tensor, axis: int) -> Tensor:
     """Weights kept in 8 bits with a scale and a zero point for each index of `axis` (INT8_ASYM)."""
     others = [dim for dim in range(weight.ndim) if dim != axis]
     low, high = weight.amin(others, keepdim=True).clamp_max(0), weight.amax(others, keepdim=True).clamp_min(0)
@@ -359,13 +325,17 @@ def _with_zero_point(weight: Tensor, axis: int) -> Tensor:
     return (weight / scale).add_(zero).round_().clamp_(0, 255).sub_(zero).mul_(scale.half().float())
 
 
-def _in_4_bits(weight: Tensor) -> Tensor:
-    """The weights of a linear layer kept in 4 bits with a signed scale for each group (INT4_SYM)."""
-    groups = weight.reshape(len(weight), -1, _GROUP if weight.shape[1] % _GROUP == 0 else weight.shape[1])
-    low, high = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
+def _in_4_bits(weight: Tensor, axis: int) -> Tensor:
+    """Weights kept in 4 bits with a signed scale for each group, or for each index of `axis` (INT4_SYM)."""
+    rows = weight.movedim(axis, 0)
+    grouped = weight.ndim == 2 and weight.shape[1] % _GROUP == 0
+    groups = rows.reshape(-1, _GROUP) if grouped else rows.flatten(1)
+    low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
+    # The larger end of the range becomes -8, of which there is one more than of positive numbers.
     scale = torch.where(low.abs() >= high, low.abs(), -high) / 8
     scale = torch.where(scale.abs() < _EPS, _EPS, scale)
-    return (groups / scale).round_().clamp_(-8, 7).mul_(scale.half().float()).reshape(weight.shape)
+    found = (groups / scale).round_().clamp_(-8, 7).mul_(scale.half().float())
+    return found.reshape(rows.shape).movedim(0, axis)
 
 
 def _corrected(bias: Tensor, shift: Tensor, there: Tensor, gain: Tensor | None = None) -> Tensor:
@@ -376,18 +346,16 @@ def _corrected(bias: Tensor, shift: Tensor, there: Tensor, gain: Tensor | None =
     return bias + shift
 
 
-def _axis(layer: nn.Module) -> int:
-    """The axis of the output channels in a weight."""
-    return 1 if isinstance(layer, _ConvTransposeNd) else 0
-
-
 def _depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, _ConvNd) and layer.groups > 1 and layer.groups == layer.in_channels
 
 
-def _layer(module: nn.Module, path: str) -> nn.Module:
+def layer_at(module: nn.Module, path: str) -> nn.Module:
     """The layer at a path; raises ValueError unless its weights can be quantized."""
-    found = dict(module.named_modules()).get(path)
+    try:
+        found: nn.Module | None = module.get_submodule(path)
+    except AttributeError:
+        found = None
     if not isinstance(found, nn.Linear | _ConvNd | nn.Embedding) or found._parameters.get("weight") is None:
         raise ValueError(f"a policy must name linear layers, convolutions and embeddings, {path} is none of them")
     return found
@@ -400,7 +368,7 @@ def _tensors(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def _rounded_rows(_: nn.Module, args: tuple[Any, ...], rows: Tensor) -> Tensor:
-    return _with_zero_point(rows.reshape(-1, rows.shape[-1]), 0).reshape(rows.shape)
+    return _in_8_bits(rows.reshape(-1, rows.shape[-1]), 0).reshape(rows.shape)
 
 
 class _Shared:
@@ -423,15 +391,9 @@ class _Shared:
         return rounded
 
 
-def _round_once(shared: _Shared, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _with_input(args, kwargs, shared)
-
-
-def _round_always(rounding: Rounding, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _with_input(args, kwargs, rounding)
-
-
-def _with_input(args: tuple[Any, ...], kwargs: dict[str, Any], change: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _with_input(
+    change: Callable[[Tensor], Tensor], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if args:
         return (change(args[0]), *args[1:]), kwargs
     return args, {**kwargs, "input": change(kwargs["input"])}

@@ -3,31 +3,75 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
+from hardware.inputs import Inputs, device_of, map_inputs
 from hardware.policy import Policy
+from nas.data.accuracy import logits_of
 from nas.data.split import Split
-from nas.networks.recalibration import SubNetworks
+from nas.errors import UserError
+from nas.networks.fake_quantization import Ranges, calibrate, quantize
+from nas.networks.networks import Networks
+from nas.networks.policies import policy_of
+from nas.seeds import generator
 from search_spaces import Candidate, Supernet
+
+ROWS, LEAST_ROWS = 32, 8
+"""Training rows from which the ranges of activations are taken, and how many there must be at least."""
+INT8_CALIBRATION = "int8 calibration"
+"""The purpose of the draw of these rows. A file is calibrated on more rows of the same draw, these among them."""
+_BATCH = 8
+"""Rows of similar length in one pass: less padding than with more, less overhead than with fewer."""
+_REMEMBERED = 2
+_SEVERAL = 8
+"""A batch of at least so many rows with one and the same output means that nothing of the inputs is left."""
 
 
 class QuantizedNetworks:
     """Gives access to the quantized sub-networks of a super-network in evaluation mode.
 
+    What a candidate computes is what its file would compute, see `nas.networks.fake_quantization`. The ranges of its
+    activations are those of its architecture in float32, measured on the same training rows for every candidate. So
+    repeating an evaluation gives the same bits, in every process.
+
     Args:
         networks: the same sub-networks in float32.
-        supernet: the super-network.
-        calibration: training rows, from which the ranges of activations are taken.
+        supernet: the super-network, on any device.
+        calibration: training rows.
         seed: decides which of them are used.
+
+    Raises:
+        UserError: there are fewer than 8 training rows.
     """
 
-    def __init__(self, networks: SubNetworks, supernet: Supernet, calibration: Split, seed: int = 0) -> None:
+    def __init__(self, networks: Networks, supernet: Supernet, calibration: Split, seed: int = 0) -> None:
+        if len(calibration) < LEAST_ROWS:
+            raise UserError(
+                f"the ranges of activations must come from at least {LEAST_ROWS} training rows, got {len(calibration)}"
+            )
         self._networks, self._supernet = networks, supernet
         self._calibration, self._seed = calibration, seed
+        self._known: dict[Candidate, tuple[nn.Module, Ranges]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker gets; it extracts and calibrates networks itself."""
+        return {**self.__dict__, "_known": {}}
 
     def forward(self, candidate: Candidate) -> Callable[..., Any]:
-        """A callable that computes the outputs of a candidate as it is quantized; it takes the inputs of the model."""
-        return self._networks.forward(candidate)
+        """A callable that computes the outputs of a candidate as it is quantized; it takes the inputs of the model.
+
+        It raises an ArithmeticError where outputs are not finite, or alike for all of at least 8 rows.
+
+        Raises:
+            ValueError: a layer reads values that are not finite.
+        """
+        policy = self.policy(candidate)
+        if policy.is_float:
+            return self._networks.forward(candidate)
+        module, ranges = self._calibrated(candidate)
+        return _Checked(quantize(module, ranges, policy))
 
     def extract(self, candidate: Candidate) -> nn.Module:
         """The architecture of a candidate as a plain module in float32, in evaluation mode."""
@@ -35,4 +79,42 @@ class QuantizedNetworks:
 
     def policy(self, candidate: Candidate) -> Policy:
         """The precision of each layer, by the paths of the module that `extract` gives."""
-        return Policy()
+        return policy_of(self._supernet, candidate)
+
+    def ranges(self, candidate: Candidate) -> Ranges:
+        """What the layers of a candidate's architecture read on the rows of the calibration."""
+        return self._calibrated(candidate)[1]
+
+    def _calibrated(self, candidate: Candidate) -> tuple[nn.Module, Ranges]:
+        """The architecture of a candidate in float32 and its ranges; those of the last two are remembered."""
+        architecture = Candidate({choice.name: candidate[choice.name] for choice in self._supernet.space.choices})
+        if architecture not in self._known:
+            module = self._networks.extract(architecture)
+            ranges = calibrate(module, self._batches())
+            while len(self._known) >= _REMEMBERED:
+                self._known.pop(next(iter(self._known)))
+            self._known[architecture] = module, ranges
+        return self._known[architecture]
+
+    def _batches(self) -> list[Inputs]:
+        rows = generator(self._seed, INT8_CALIBRATION).permutation(len(self._calibration))[:ROWS]
+        rows = rows[np.argsort(self._calibration.inputs.lengths[rows], kind="stable")]
+        device = device_of(self._supernet)
+        parts = np.array_split(rows, -(-len(rows) // _BATCH))
+        return [map_inputs(self._calibration.batch(part), lambda value: value.to(device)) for part in parts]
+
+
+class _Checked:
+    """A quantized network whose outputs are checked: rounding may leave nothing of its inputs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = self._module(*args, **kwargs)
+        logits = logits_of(output).detach()
+        if not bool(torch.isfinite(logits).all()):
+            raise ArithmeticError("outputs of the quantized network are not finite")
+        if len(logits) >= _SEVERAL and bool((logits == logits.reshape(-1, logits.shape[-1])[0]).all()):
+            raise ArithmeticError(f"outputs of the quantized network are alike for {len(logits)} rows")
+        return output

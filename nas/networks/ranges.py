@@ -18,8 +18,6 @@ from torch.utils._pytree import tree_flatten
 
 from hardware.inputs import Inputs, batch_size, call, map_inputs, split
 
-INPUT = ""
-"""The inputs of the network among the sources of a convolution."""
 _MASK = "attention_mask"
 
 
@@ -49,8 +47,7 @@ class Ranges:
         repeated: paths of layers that run more than once in a pass; their tensor spans all that they read.
         outputs: mean of each output channel (channels,) of convolutions, by path.
         norms: path of the batch norm that a convolution's output goes to, by the path of the convolution.
-        sources: by path of each convolution, in the order in which they run, the convolutions from which there is a way
-            to it that passes no other; `INPUT` stands for the inputs of the network.
+        first: paths of the convolutions that an input of the network reaches without passing another one.
         attention: whether the network has a softmax or attention, which nncf calibrates in another way.
     """
 
@@ -59,7 +56,7 @@ class Ranges:
     repeated: frozenset[str] = frozenset()
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
     norms: Mapping[str, str] = field(default_factory=dict)
-    sources: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    first: frozenset[str] = frozenset()
     attention: bool = False
 
     def readers(self, path: str) -> list[str]:
@@ -202,7 +199,7 @@ class _Observer:
             repeated,
             {path: means[path] for path in kept if path in means},
             {path: self._norms[path] for path in kept if path in self._norms},
-            dict(self._flow.sources),
+            frozenset(self._flow.first),
             self._flow.attention,
         )
 
@@ -265,20 +262,19 @@ class _Observer:
 
 
 class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows which convolutions the tensors of one pass come from, and notices attention."""
+    """Follows what the inputs reach before they come to a convolution, in one pass, and notices attention."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.sources: dict[str, frozenset[str]] = {}
+        self.first: set[str] = set()
         self.attention = False
-        self._from: dict[int, frozenset[str]] = {}
+        self._reached: set[int] = set()
         self._paused = False
 
     def begin(self, inputs: Inputs) -> None:
         """Start with the inputs of the network."""
         args, kwargs = split(inputs)
-        for value in [*args, *kwargs.values()]:
-            self._from[_storage(value)] = frozenset({INPUT})
+        self._reached = {_storage(value) for value in [*args, *kwargs.values()]}
 
     def paused(self) -> "_Paused":
         """A context in which operations are not followed."""
@@ -286,8 +282,9 @@ class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def passed(self, path: str, tensor: Tensor, output: Tensor) -> None:
         """Note that `output` comes out of the convolution `path`, which read `tensor`."""
-        self.sources[path] = self.sources.get(path, frozenset()) | self._from.get(_storage(tensor), frozenset())
-        self._from[_storage(output)] = frozenset({path})
+        if _storage(tensor) in self._reached:
+            self.first.add(path)
+        self._reached.discard(_storage(output))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -296,11 +293,11 @@ class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = str(func)
         self.attention |= "attention" in name or ("softmax" in name and "log_softmax" not in name)
         given = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
-        found = frozenset[str]().union(*(self._from.get(_storage(value), frozenset()) for value in given))
+        reached = any(_storage(value) in self._reached for value in given)
         for value in tree_flatten(result)[0]:
-            # Views and changes in place share the storage. One that is freed and used again is written here first.
+            # Views and changes in place share the storage. One that is freed and used again is told anew here.
             if isinstance(value, Tensor):
-                self._from[_storage(value)] = found
+                (self._reached.add if reached else self._reached.discard)(_storage(value))
         return result
 
 

@@ -11,7 +11,7 @@ candidates on the predictions, and `next_batch` chooses those to measure next.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any, Unpack
@@ -26,7 +26,7 @@ from nas.searching.evolution import Genes, Population, Survival, VectorGenome, b
 from nas.searching.features import Features, contrast_features, one_hot_features, ranks_by_name
 from nas.searching.measurement import Evaluate, Objective, Staged, violations
 from nas.searching.pace import Pace, lag_for, lag_of, recorded_identity
-from nas.searching.study import Running, SearchIdentity, Study, searching
+from nas.searching.study import WHERE_GIVEN, Running, SearchIdentity, Study, searching
 from nas.searching.surrogate import MakePredictor, Surrogate
 from nas.seeds import generator
 from predictors import GaussianProcess, Predictor, published_chooser
@@ -39,7 +39,7 @@ _SHORT_LIST = 150
 """Candidates for which the expected hypervolume is computed; it is too slow for all candidates of the inner search."""
 _UNSURE, _SURE = 100, 250
 """Numbers of results up to which a batch is chosen by the predicted means alone, and from which by the whole spread."""
-_PACE = tuple(field.name for field in fields(Pace))
+_PACE = tuple(each.name for each in fields(Pace))
 _ENDS = 3
 """The smallest, the largest and the middle candidate, which a first batch has first."""
 _LIKELY = 0.5
@@ -86,7 +86,7 @@ class LinasConfig:
 
     first_batch: int | None = None
     spread_start: bool = True
-    starts: tuple[tuple[int, ...], ...] = ()
+    starts: tuple[tuple[int, ...], ...] = field(default=(), metadata={WHERE_GIVEN: True})
     least_batch: int | None = None
     most_batch: int | None = None
     growth: float | None = None

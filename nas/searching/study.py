@@ -33,6 +33,10 @@ _LISTED = 10_000
 """Largest space whose candidates are all enumerated to check whether the limits can be met."""
 
 
+WHERE_GIVEN = "recorded where given"
+"""Marks a setting that earlier versions did not have: left at its default, it is no part of a study's identity."""
+
+
 @dataclass(frozen=True)
 class SearchIdentity:
     """The part of a search's identity that comes from its algorithm; a stored study with another one is refused.
@@ -360,7 +364,11 @@ def _fingerprint(known: Sequence[Measurement]) -> str | None:
 def _plain(value: Any) -> Any:
     """Convert settings to JSON data; functions and classes become `module:name`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: _plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if getattr(value, field.name) != field.default or not field.metadata.get(WHERE_GIVEN)
+        }
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     # A partial would be named by its class alone, whatever it calls with whatever arguments.
