@@ -22,7 +22,9 @@ from hardware.rounding import GROUP, Array, eight_bits, four_bits, grouped, pack
 # The input of an operator that is the weight of a layer.
 _WEIGHT_PORTS = {"MatMul": 1, "Gemm": 1, "Conv": 1, "ConvTranspose": 1, "Gather": 0}
 _NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "Abs", "Exp"})
-_KEEPS_SIGN = frozenset({"MaxPool", "AveragePool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"})
+_KEEPS_SIGN = frozenset(
+    {"MaxPool", "AveragePool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "ReduceMean"}
+)
 # Since this version of ONNX's operators, DequantizeLinear accepts 4 bits.
 _OPSET_INT4 = 21
 
@@ -241,6 +243,7 @@ class _MadeUp:
         self._held = {each.name: each for each in model.graph.initializer}
         self._makers = {name: node for node in model.graph.node for name in node.output}
         self._users = _users(model.graph.node)
+        self._factors: dict[str, Array] = {}
 
     def of(self, node: Any, asymmetric: bool) -> Int8:
         from onnx import helper, numpy_helper
@@ -255,9 +258,12 @@ class _MadeUp:
             return key
 
         if self._smooth and product and len(self._users[name]) == 1:
-            largest = np.abs(value).max(_outputs(node, value.ndim)) + np.float32(0.1)
+            # Those of the first product with this input serve for all of them.
             smoothed = f"{source}/smoothed"
-            nodes.append(helper.make_node("Mul", [source, hold(f"{smoothed}/factors", largest)], [smoothed]))
+            if smoothed not in self._factors:
+                self._factors[smoothed] = np.abs(value).max(_outputs(node, value.ndim)) + np.float32(0.1)
+            factors = hold(f"{smoothed}/factors", self._factors[smoothed])
+            nodes.append(helper.make_node("Mul", [source, factors], [smoothed]))
             source = smoothed
         positive = _is_not_negative(node.input[0], self._makers)
         zero = np.uint8(0) if positive else np.int8(-32 if self._smooth and product else 0)
@@ -274,8 +280,11 @@ class _MadeUp:
 
 
 def _is_not_negative(name: str, makers: Mapping[str, Any]) -> bool:
+    """Whether a value cannot be negative, as far as the operators before it tell."""
     while name in makers and makers[name].op_type in _KEEPS_SIGN:
         name = makers[name].input[0]
+    if name in makers and makers[name].op_type == "Add":
+        return all(_is_not_negative(each, makers) for each in makers[name].input)
     return name in makers and makers[name].op_type in _NOT_NEGATIVE
 
 

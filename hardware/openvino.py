@@ -15,7 +15,7 @@ from hardware.inputs import Inputs
 from hardware.layers import check_layers, quantized_layers
 from hardware.onnx import EXTREME_INPUTS, convert
 from hardware.onnx_layers import read_layers
-from hardware.openvino_layers import Graph, extreme_product, shapes, simplify
+from hardware.openvino_layers import Graph, extreme_product, keep_reduced_axes, shapes, simplify
 from hardware.policy import Policy
 from hardware.profile import BY_LAYER
 from hardware.quantized import quantized, single_rows
@@ -65,6 +65,7 @@ class OpenVinoBackend:
             path = self._write(module, example_inputs, Path(scratch) / "model.onnx", load=self.load)
             model = _core().read_model(path)
             simplify(model)
+            keep_reduced_axes(model)
             rows = single_rows(example_inputs) if calibration is None else calibration
             return _save(quantized(model, shapes(model), rows, seven_bits=saturates()), Path(scratch), folder)
 

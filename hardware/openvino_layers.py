@@ -31,6 +31,7 @@ _OPERATORS = frozenset({"MatMul", *_OUTPUTS})
 _PASSING = frozenset({"Reshape", "Transpose", "Convert"})
 _NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "Abs", "Exp"})
 _KEEPS_SIGN = frozenset({"MaxPool", "AvgPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "ReduceMean"})
+_REDUCTIONS = {"ReduceMean": "reduce_mean", "ReduceSum": "reduce_sum", "ReduceMax": "reduce_max"}
 _LEVELS = 256
 
 
@@ -98,11 +99,11 @@ class Graph:
     def calibrated(self, rows: Sequence[Inputs], *, asymmetric: bool, seven_bits: bool) -> dict[str, Int8]:
         """How each operator that nncf can quantize computes in INT8, see `hardware.grafting.Graph`."""
         products = {name for names in self.operators.values() for name in names}
-        kinds = {each.get_friendly_name(): each.get_type_name() for each in self.model.get_ops()}
+        whole = self.model.clone()
+        keep_reduced_axes(whole)
+        kinds = {each.get_friendly_name(): each.get_type_name() for each in whole.get_ops()}
         left_out = [name for name, kind in kinds.items() if name not in products or kind == "Gather"]
-        model = quantized(
-            self.model, shapes(self.model), rows, left_out=left_out, asymmetric=asymmetric, seven_bits=seven_bits
-        )
+        model = quantized(whole, shapes(whole), rows, left_out=left_out, asymmetric=asymmetric, seven_bits=seven_bits)
         operators = [each for each in model.get_ops() if each.get_friendly_name() in products]
         rounded = [each for each in operators if _source(each).get_type_name() == "FakeQuantize"]
         return {each.get_friendly_name(): _read(each) for each in rounded}
@@ -139,6 +140,29 @@ def simplify(model: Any) -> None:
                     for port in each.output(0).get_target_inputs():
                         port.replace_source_output(product)
                     break
+
+
+def keep_reduced_axes(model: Any) -> None:
+    """Work around a fault of OpenVINO, in place, in a model that is to be quantized.
+
+    A mean over an axis that it drops, times a factor for each channel, rounded, gives wrong numbers on a processor
+    (2026.4); a mean that keeps the axis, which is dropped behind it, does not.
+    """
+    for each in model.get_ops():
+        if _drops_axes(each):
+            kept = _keeping(each)
+            for port in each.output(0).get_target_inputs():
+                port.replace_source_output(kept)
+
+
+def _drops_axes(node: Any) -> bool:
+    return node.get_type_name() in _REDUCTIONS and not node.get_attributes()["keep_dims"]
+
+
+def _keeping(node: Any) -> Any:
+    ops, (value, axes) = _opset(), node.input_values()
+    reduced = getattr(ops, _REDUCTIONS[node.get_type_name()])(value, axes, keep_dims=True)
+    return ops.squeeze(reduced, axes).output(0)
 
 
 def extreme_product(size: int) -> Any:
@@ -212,6 +236,9 @@ def _compute_in_int8(operator: Any, int8: Int8, inputs: dict[object, Any]) -> No
     ops, source = _opset(), operator.input_value(0)
     key = source.get_node().get_friendly_name(), source.get_index(), int8.input_key
     if key not in inputs:
+        if _drops_axes(source.get_node()):
+            # See `keep_reduced_axes`.
+            source = _keeping(source.get_node())
         value = source if int8.smoothing is None else ops.multiply(source, ops.constant(int8.smoothing)).output(0)
         low, high = ops.constant(int8.low), ops.constant(int8.high)
         inputs[key] = ops.fake_quantize(value, low, high, low, high, _LEVELS).output(0)
@@ -280,8 +307,11 @@ class _MadeUp:
 
 
 def _is_not_negative(node: Any) -> bool:
+    """Whether a value cannot be negative, as far as the operators before it tell."""
     while node.get_type_name() in _KEEPS_SIGN:
         node = _source(node)
+    if node.get_type_name() == "Add":
+        return all(_is_not_negative(value.get_node()) for value in node.input_values())
     return node.get_type_name() in _NOT_NEGATIVE
 
 
