@@ -25,7 +25,7 @@ off. The scale of the inputs goes into the weights, so that inputs are whole num
 import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from hardware.policy import LayerPrecision, Policy
 from nas.networks.ranges import Ranges, calibrate, plain_convolution, version
+from nas.networks.rounding import EPS, Bounds, Rounding, in_4_bits, in_8_bits, symmetric, with_zero_point
 
 __all__ = ["Arithmetic", "Quantized", "Ranges", "calibrate", "quantize", "shared_copy"]
 
@@ -42,11 +43,8 @@ _ALPHA, _QUANTILE, _MOST = 0.95, 0.1, 1e2
 """Of SmoothQuant: the share of the inputs in the scales, and the bounds of the scales."""
 _LEAST = 1e-5
 """Least value of the statistics that SmoothQuant divides by."""
-_EPS = torch.finfo(torch.float32).eps
 _THRESHOLD = 2.0
 """A bias is corrected unless any part of it would change by this many times itself."""
-_GROUP = 64
-"""Weights with one scale in 4 bits."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +60,6 @@ class Quantized:
     weight: Tensor
     bias: Tensor | None
     rounding: "Rounding | None" = None
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """Turns inputs into whole numbers: round(input * factor), cut off at `low` and `high`.
-
-    Attributes:
-        factor: a number, or a tensor that fits the input's channels.
-        low, high: bounds, numbers or tensors like `factor`.
-    """
-
-    factor: Tensor | float
-    low: Tensor | float
-    high: Tensor | float
-
-    def __call__(self, value: Tensor) -> Tensor:
-        """The whole numbers as float32, in a new tensor."""
-        return (value * self.factor).round_().clamp_(self.low, self.high)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -161,7 +141,7 @@ class Arithmetic:
         axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
         if precision == "int8":
             return self._in_int8(path, layer, axis, asymmetric)
-        return Quantized(_in_4_bits(weight, axis) if precision == "int4-weights" else _in_8_bits(weight, axis), bias)
+        return Quantized(in_4_bits(weight, axis) if precision == "int4-weights" else in_8_bits(weight, axis), bias)
 
     def rounding(self, path: str) -> Rounding:
         """What is done to the input of a layer in `int8`, alike for all layers that read the same tensor."""
@@ -178,42 +158,62 @@ class Arithmetic:
 
     def _in_int8(self, path: str, layer: nn.Module, axis: int, asymmetric: bool) -> Quantized:
         weight, bias = _tensors(layer)
-        norm = self._norm(path)
+        norm = self._norm(path, layer)
+        if norm is not None:
+            weight, bias = norm.into(weight, bias)
         smoothing = self._smoothing_of(path)
         if smoothing is not None:
             weight = weight * smoothing
-        gain, half = None if norm is None else norm[0], path in self.ranges.first
-        rounded = _tuned(weight, axis) if asymmetric else _symmetric(weight, axis, gain, half)
-        if path not in self.ranges.of:
-            return Quantized(rounded, bias)
-        read = self.ranges.reads[self.ranges.of[path]]
-        if isinstance(layer, nn.Linear):
+        rounded = (
+            with_zero_point(weight, axis) if asymmetric else symmetric(weight, axis, half=path in self.ranges.first)
+        )
+        scale: Tensor | float = 1.0
+        rounding = None
+        if path in self.ranges.of:
             if bias is not None:
-                mean = read.mean if smoothing is None else read.mean / smoothing
-                bias = _corrected(bias, (weight - rounded) @ mean, bias)
-        elif plain_convolution(layer) and path in self.ranges.outputs and (bias is not None or norm is not None):
-            # At the edges padding counts, so what goes through is a whole image of the means.
-            image = read.mean.reshape(1, -1, *[1] * (weight.ndim - 2)).expand(read.shape)
-            there = layer._conv_forward(image, rounded, bias)  # type: ignore[operator]
-            shift = self.ranges.outputs[path] - there.flatten(2).mean(2)[0]
-            own = torch.zeros_like(shift) if bias is None else bias
-            bias = _corrected(own, shift, own if norm is None else own * norm[0] + norm[1], gain)
-        rounding, scale = self._activation(path)
+                bias = _corrected(bias, self._shift(path, layer, weight, rounded, bias, norm, smoothing))
+            rounding, scale = self._activation(path)
+        if norm is not None:
+            rounded, bias = norm.out_of(rounded, bias, layer)
         if isinstance(scale, Tensor):
             scale = scale.reshape(-1, *[1] * (rounded.ndim - 1))
         return Quantized(rounded * scale, bias, rounding)
 
-    def _norm(self, path: str) -> tuple[Tensor, Tensor] | None:
-        """Gain and offset (channels,) of the batch norm behind a convolution, which is part of it in a file."""
+    def _shift(
+        self,
+        path: str,
+        layer: nn.Module,
+        weight: Tensor,
+        rounded: Tensor,
+        bias: Tensor,
+        norm: "_Norm | None",
+        smoothing: Tensor | None,
+    ) -> Tensor:
+        """By how much rounded weights miss the mean of each output channel (channels,); 0 where it is not corrected."""
+        read = self.ranges.reads[self.ranges.of[path]]
+        if isinstance(layer, nn.Linear):
+            return (weight - rounded) @ (read.mean if smoothing is None else read.mean / smoothing)
+        if path not in self.ranges.outputs or not plain_convolution(layer):
+            return torch.zeros_like(bias)
+        # At the edges padding counts, so what goes through is a whole image of the means.
+        image = read.mean.reshape(1, -1, *[1] * (weight.ndim - 2)).expand(read.shape)
+        there: Tensor = layer._conv_forward(image, rounded, bias)  # type: ignore[operator]
+        mean = self.ranges.outputs[path]
+        return (mean if norm is None else mean * norm.gain + norm.offset) - there.flatten(2).mean(2)[0]
+
+    def _norm(self, path: str, layer: nn.Module) -> "_Norm | None":
+        """The batch norm behind a convolution, which is part of it in a file."""
         name = self.ranges.norms.get(path)
         norm = self._module.get_submodule(name) if name is not None else None
         if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+            return None
+        if isinstance(layer, _ConvTransposeNd):
             return None
         gain = (norm.running_var + norm.eps).rsqrt()
         if norm.weight is not None:
             gain = gain * norm.weight
         offset = -norm.running_mean * gain
-        return gain, offset if norm.bias is None else offset + norm.bias
+        return _Norm(gain, offset if norm.bias is None else offset + norm.bias)
 
     def _smoothing_of(self, path: str) -> Tensor | None:
         """The scales (channels,) by which SmoothQuant divides the input of a layer; None: it stays as it is."""
@@ -233,9 +233,9 @@ class Arithmetic:
             if other != index or path in self.ranges.repeated or not isinstance(layer, nn.Linear):
                 continue
             weights = layer.weight.detach().abs().amax(0).clamp_min(_LEAST)
-            scales = inputs**_ALPHA / (weights ** (1 - _ALPHA) + _EPS)
+            scales = inputs**_ALPHA / (weights ** (1 - _ALPHA) + EPS)
             scales = scales.clamp(float(torch.quantile(scales, _QUANTILE)), _MOST)
-            ratio = float(scales.min() / (scales.max() + _EPS))
+            ratio = float(scales.min() / (scales.max() + EPS))
             if ratio > best_ratio:
                 best, best_ratio = scales, ratio
         return best
@@ -247,10 +247,10 @@ class Arithmetic:
         if smoothing is not None:
             low, high = low / smoothing, high / smoothing
         if all(_depthwise(self._module.get_submodule(other)) for other in self.ranges.readers(path)):
-            bounds = _Bounds(low.amin(0), high.amax(0), torch.maximum(low.abs(), high.abs()).amax(0))
+            bounds = Bounds(low.amin(0), high.amax(0), torch.maximum(low.abs(), high.abs()).amax(0))
         else:
             largest = torch.maximum(low.abs(), high.abs()).amax(1).mean()
-            bounds = _Bounds(low.amin(1).mean(), high.amax(1).mean(), largest)
+            bounds = Bounds(low.amin(1).mean(), high.amax(1).mean(), largest)
         scale, least, most = bounds.asymmetric if self.ranges.attention else bounds.symmetric
         factor = 1 / scale if smoothing is None else 1 / (scale * smoothing)
         if scale.ndim:
@@ -260,88 +260,30 @@ class Arithmetic:
 
 
 @dataclass(frozen=True)
-class _Bounds:
-    """Bounds of inputs: least, largest and largest absolute value, numbers or (channels,)."""
+class _Norm:
+    """What a batch norm does to each channel: times `gain`, plus `offset`, both (channels,)."""
 
-    low: Tensor
-    high: Tensor
-    largest: Tensor
+    gain: Tensor
+    offset: Tensor
 
-    @cached_property
-    def symmetric(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Scale, least and largest whole number of inputs whose zero is in the middle, or at the end of the range."""
-        signed = bool((self.low < 0).any())
-        scale = _floored(self.largest) / (127 if signed else 255)
-        zeros = torch.zeros_like(scale)
-        return scale, zeros - (128 if signed else 0), zeros + (127 if signed else 255)
+    def into(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution with the norm in it."""
+        gains = self.gain.reshape(-1, *[1] * (weight.ndim - 1))
+        return weight * gains, self.offset if bias is None else bias * self.gain + self.offset
 
-    @cached_property
-    def asymmetric(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Scale, least and largest whole number of inputs whose zero is a whole number anywhere in the range."""
-        scale, zero = _asymmetric(self.low, self.high)
-        return scale, -zero, 255 - zero
-
-
-def _asymmetric(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero point in 8 bits; the range is widened so that its zero is a whole number (`tune_range`)."""
-    narrow = torch.where(high - low > 8e-4, 0.0, 8e-4)
-    low, high = (low - narrow).clamp_max(0), (high + narrow).clamp_min(0)
-    zero = (-low * 255 / (high - low)).round()
-    # One end stays and the other moves outwards.
-    scale = torch.maximum(torch.where(zero < 255, high / (255 - zero), 0), torch.where(zero > 0, -low / zero, 0))
-    return scale, zero
+    def out_of(self, weight: Tensor, bias: Tensor | None, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias that give the same with the norm behind; those of `layer` where the gain is 0."""
+        before, own = _tensors(layer)
+        gains = self.gain.reshape(-1, *[1] * (weight.ndim - 1))
+        weight = torch.where(gains == 0, before, weight / gains)
+        if bias is not None:
+            bias = torch.where(self.gain == 0, 0.0 if own is None else own, (bias - self.offset) / self.gain)
+        return weight, bias
 
 
-def _floored(largest: Tensor) -> Tensor:
-    """Largest absolute values of channels, those of dead ones lifted (`fix_zero_filters_symmetric`)."""
-    return largest.maximum((largest.max() * 0.01).clamp_min(8e-5))
-
-
-def _symmetric(weight: Tensor, axis: int, gain: Tensor | None, half: bool) -> Tensor:
-    """Weights rounded to -127 .. 127 of a scale for each index of `axis`, or to -64 .. 64 of a doubled one."""
-    others = [dim for dim in range(weight.ndim) if dim != axis]
-    largest = weight.abs().amax(others, keepdim=True)
-    if gain is not None:
-        # The file has the weights behind the batch norm, with its gains; that only matters for dead channels.
-        gains = gain.abs().reshape(largest.shape).clamp_min(1e-12)
-        largest = _floored(largest * gains) / gains
-    scale = (_floored(largest) if gain is None else largest) / (63.5 if half else 127)
-    return (weight / scale).round_().clamp_(-127, 127).mul_(scale)
-
-
-def _tuned(weight: Tensor, axis: int) -> Tensor:
-    """Weights rounded to 8 bits with a scale and a zero point for each index of `axis`."""
-    others = [dim for dim in range(weight.ndim) if dim != axis]
-    scale, zero = _asymmetric(weight.amin(others, keepdim=True), weight.amax(others, keepdim=True))
-    return (weight / scale).round_().clamp_(-zero, 255 - zero).mul_(scale)
-
-
-def _in_8_bits(weight: Tensor, axis: int) -> Tensor:
-    """Weights kept in 8 bits with a scale and a zero point for each index of `axis` (INT8_ASYM)."""
-    others = [dim for dim in range(weight.ndim) if dim != axis]
-    low, high = weight.amin(others, keepdim=True).clamp_max(0), weight.amax(others, keepdim=True).clamp_min(0)
-    scale = ((high - low) / 255).clamp_min(_EPS)
-    zero = (-low / scale).round_()
-    return (weight / scale).add_(zero).round_().clamp_(0, 255).sub_(zero).mul_(scale.half().float())
-
-
-def _in_4_bits(weight: Tensor, axis: int) -> Tensor:
-    """Weights kept in 4 bits with a signed scale for each group, or for each index of `axis` (INT4_SYM)."""
-    rows = weight.movedim(axis, 0)
-    grouped = weight.ndim == 2 and weight.shape[1] % _GROUP == 0
-    groups = rows.reshape(-1, _GROUP) if grouped else rows.flatten(1)
-    low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
-    # The larger end of the range becomes -8, of which there is one more than of positive numbers.
-    scale = torch.where(low.abs() >= high, low.abs(), -high) / 8
-    scale = torch.where(scale.abs() < _EPS, _EPS, scale)
-    found = (groups / scale).round_().clamp_(-8, 7).mul_(scale.half().float())
-    return found.reshape(rows.shape).movedim(0, axis)
-
-
-def _corrected(bias: Tensor, shift: Tensor, there: Tensor, gain: Tensor | None = None) -> Tensor:
-    """A bias moved by `shift`, unless that is too much beside the bias as it is in the file (`there`)."""
-    moved = shift if gain is None else shift * gain
-    if bool((there == 0).any()) or float((moved / there).abs().max()) >= _THRESHOLD:
+def _corrected(bias: Tensor, shift: Tensor) -> Tensor:
+    """A bias moved by `shift`, unless that is too much for any part of it."""
+    if bool((bias == 0).any()) or float((shift / bias).abs().max()) >= _THRESHOLD:
         return bias
     return bias + shift
 
@@ -368,7 +310,7 @@ def _tensors(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def _rounded_rows(_: nn.Module, args: tuple[Any, ...], rows: Tensor) -> Tensor:
-    return _in_8_bits(rows.reshape(-1, rows.shape[-1]), 0).reshape(rows.shape)
+    return in_8_bits(rows.reshape(-1, rows.shape[-1]), 0).reshape(rows.shape)
 
 
 class _Shared:

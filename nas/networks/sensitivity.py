@@ -46,7 +46,7 @@ def sensitivities(
         ValueError: there are no rows, or the loss is not finite.
     """
     scores = {path: dict.fromkeys(map(str, precisions), 0.0) for path in ranges.of}
-    networks = {
+    networks: dict[str, nn.Module] = {
         precision: quantize(module, ranges, Policy(dict.fromkeys(ranges.of, precision)))
         for precision in precisions
         if precision != "float32"
