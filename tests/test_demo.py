@@ -115,6 +115,10 @@ def test_the_steps_of_the_demo(nas_command: Command, tmp_path: Path, monkeypatch
     result = json.loads(answer.out)
     figures = {"test_accuracy", "latency_ms", "predicted_latency_ms", "macs", "parameters", "size_mib"}
     assert set(result["full"]) == set(result["chosen"]) == figures
+    assert {"test_accuracy", "latency_ms", "size_mib"} <= set(result["serving_int8"])
+    assert result["serving_fp32"] == result["full"]
+    assert result["speed_up_over_today"] == result["today"]["latency_ms"] / result["chosen"]["latency_ms"]
+    assert result["deployment"]["precision"] == "by-layer" and result["deployment"]["runtime"] == "openvino"
     assert result["seconds"] > 0
     assert result["full"]["predicted_latency_ms"] > 0 and result["chosen"]["predicted_latency_ms"] > 0
     assert result["verified"]["latency_ms"]["count"] > 0
@@ -124,6 +128,8 @@ def test_the_steps_of_the_demo(nas_command: Command, tmp_path: Path, monkeypatch
 
     shown = io.StringIO()
     nas.command.demo.show(result, shown)
-    assert "test accuracy" in shown.getvalue()
+    first, *_ = shown.getvalue().splitlines()
+    assert first.startswith(f"{result['speed_up_over_today']:.1f} times as fast as the network today, at ")
+    assert "test accuracy" in shown.getvalue() and "all INT8" in shown.getvalue()
     assert "MiB at most" in shown.getvalue()
     assert "latency predicted" in shown.getvalue() and "profiled sub-networks" in shown.getvalue()

@@ -21,6 +21,8 @@ from nas.objectives import is_latency
 from nas.searching.knapsack import knapsack
 from nas.searching.linas import LinasConfig, linas
 from nas.searching.measurement import Evaluate, Exact, Objective, Staged
+from nas.searching.pace import recorded_identity
+from nas.searching.storage import Storage
 from nas.searching.study import Running, Study
 from nas.seeds import generator
 from search_spaces import Candidate, Space
@@ -62,12 +64,22 @@ class StartedLinas:
         seed: int,
         **running: Unpack[Running],
     ) -> Study:
-        """Search as `linas` does."""
-        scores = layer_scores(self.networks, space, self.train, seed)
-        starts = first_policies(space, scores, _cost(space, objectives), min(self.count, budget))
-        rows = tuple(tuple(map(int, row)) for row in space.encode(starts))
-        config = replace(self.config, starts=rows)
+        """Search as `linas` does; a study that was begun goes on with the candidates that it has recorded."""
+        starts = _recorded_starts(running.get("storage"))
+        if starts is None:
+            scores = layer_scores(self.networks, space, self.train, seed)
+            found = first_policies(space, scores, _cost(space, objectives), self.count)
+            starts = tuple(tuple(map(int, row)) for row in space.encode(found))
+        config = replace(self.config, starts=starts)
         return linas(space, evaluate, objectives, budget=budget, seed=seed, config=config, **running)
+
+
+def _recorded_starts(storage: Storage | None) -> tuple[tuple[int, ...], ...] | None:
+    """The first candidates of a study as it has them; None where there is no study, or it has none."""
+    config = recorded_identity(storage).get("config")
+    rows = config.get("starts") if isinstance(config, Mapping) else None
+    # Another number of threads may change the last digits of scores, and so which candidates are proposed.
+    return tuple(tuple(int(index) for index in row) for row in rows) if isinstance(rows, list) else None
 
 
 def layer_scores(networks: QuantizedNetworks, space: Space, train: Split, seed: int) -> Scores:
