@@ -180,6 +180,7 @@ def linas(
         NoFeasible: each candidate of a small space violates the limit of an objective with a formula.
     """
     config, pace = begun(config or LinasConfig(), running)
+    starts = _started(space, config.starts)
     with searching(
         space,
         evaluate,
@@ -192,8 +193,8 @@ def linas(
         # 1. Measure the first batch. Known results replace as many of its candidates, but not the smallest,
         # the largest and the middle one.
         first = first_rows(space, pace.first_batch, rng) if config.spread_start else space.random(pace.first_batch, rng)
-        first = np.concatenate([first[:_ENDS], _started(space, config.starts), first[_ENDS:]])
-        run.propose(first[: max(_ENDS + len(config.starts), pace.first_batch - run.known)], rng)
+        first = np.concatenate([first[:_ENDS], starts, first[_ENDS:]])
+        run.propose(first[: max(_ENDS + len(starts), pace.first_batch - run.known)], rng)
         surrogate = Surrogate(objectives, config.features(space), config.predictor)
         last = space.encode([])
         while run.remaining:
