@@ -139,7 +139,8 @@ class _Observer:
         self._handles = []
         for path, part in self._module.named_modules():
             hook: Any = None
-            if isinstance(part, nn.Linear | _ConvNd):
+            # A weight that is computed anew, as by a weight norm, is not the layer's own.
+            if isinstance(part, nn.Linear | _ConvNd) and part._parameters.get("weight") is not None:
                 hook = self._layer(path, part)
             elif isinstance(part, _BatchNorm):
                 hook = self._norm(path)
