@@ -125,7 +125,7 @@ def test_images_with_batch_norms_of_their_own() -> None:
         for candidate in joined.decode(joined.random(5, rng)):
             exact, ours = networks.extract(candidate)(**inputs), networks.forward(candidate)(**inputs)
             error = float((ours - exact).norm() / exact.norm())
-            assert error == 0 if networks.policy(candidate).is_float else 0 < error < 0.1
+            assert error == 0 if networks.policy(candidate).is_float else 0 < error < 0.2
 
 
 class _Broken(SubNetworks):
