@@ -100,6 +100,7 @@ class _Lookup:
 
     def __init__(self, space: Space, names: Sequence[str], known: Sequence[str], default: int) -> None:
         columns = {choice.name: column for column, choice in enumerate(space.choices)}
+        self._any = any(name in columns for name in names)
         self._columns = np.array([columns.get(name, len(columns)) for name in names], dtype=np.int64)
         self._table = np.full((len(names), len(known)), default, dtype=np.int64)
         self.options: list[tuple[str, ...]] = []
@@ -113,5 +114,8 @@ class _Lookup:
 
     def of(self, columns: IntArray) -> IntArray:
         """The positions (m, n) of m choices for the columns (k + 1, n) of n encoded candidates, the last one zeros."""
-        found: IntArray = self._table[np.arange(len(self._table))[:, None], columns[self._columns]]
-        return found
+        if not self._any:
+            return np.broadcast_to(self._table[:, :1], (len(self._table), columns.shape[1]))
+        # One flat index is several times as quick as two.
+        first = np.arange(len(self._table))[:, None] * self._table.shape[1]
+        return self._table.reshape(-1).take(columns.take(self._columns, axis=0) + first)
