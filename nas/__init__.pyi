@@ -12,8 +12,8 @@ from nas.learning.importance import ImportanceConfig as ImportanceConfig
 from nas.learning.importance import order_by_importance as order_by_importance
 from nas.learning.instatune import InstaTuneConfig as InstaTuneConfig
 from nas.learning.instatune import instatune as instatune
-from nas.networks.pretrained import example_inputs as example_inputs
 from nas.networks.policies import joined_space as joined_space
+from nas.networks.pretrained import example_inputs as example_inputs
 from nas.networks.pretrained import load_pretrained as load_pretrained
 from nas.networks.quantized import QuantizedNetworks as QuantizedNetworks
 from nas.networks.recalibration import SubNetworks as SubNetworks

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from hardware.registry import runtime
 from nas.command.demo_files import SENTENCES, WEIGHTS, cache_folder, fetch, unpack_model, unpack_sentences
 from nas.console import print_comparison, say
 from nas.files import read_json, write_json_atomic
@@ -68,7 +69,7 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
     if not reviews.exists():
         unpack_sentences(archives[SENTENCES], reviews)
     data = DataSettings(str(reviews / "reviews.csv"))
-    finetune_run(FinetuneRequest(str(model), run, data, elastic=ELASTIC, training=TRAINING, common=common))
+    finetune_run(FinetuneRequest(str(model), run, data, elastic=ELASTIC, training=_training(), common=common))
     stages.end("fine-tuning")
     profile = out / "profile.json"
     request = ProfileRequest(subject=str(run), out=profile, settings=PROFILE, common=common)
@@ -92,6 +93,12 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
         "seconds": sum(stages.seconds.values()),
         "peak_memory_mib": peak_memory_mib(),
     }
+
+
+def _training() -> TrainingSettings:
+    """The settings of the fine-tuning, in bfloat16 where the processor is faster in it."""
+    note = runtime("pytorch").notes.get("bfloat16", "")
+    return TRAINING if note else replace(TRAINING, mixed_precision="bf16")
 
 
 def _today_ms(path: Path, request: ProfileRequest) -> float:

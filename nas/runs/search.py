@@ -74,6 +74,7 @@ from search_spaces import Space
 
 _ALGORITHMS: dict[str, Algorithm] = {"linas": linas, "nsga2": nsga2, "random": random_search}
 _ESTIMATED = 3
+_QUANTIZED_RIVALS = 6
 _COUNTS = (
     *("budget", "rows", "tokens", "threads", "accuracy_threads"),
     *("workers", "lag", "patience", "calibration_rows"),
@@ -411,6 +412,8 @@ def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:
         factory=maker(made.request.model, len(loaded.record.classes)),
     ) as again:
         others = rivals(study.measurements, study.objectives, len(made.rows)) if again.measures else []
+        # Quantizing a network takes as long as scoring it several times.
+        others = others[:_QUANTIZED_RIVALS] if deployment.is_quantized else others
         full = study.find(study.space.full())
         others += [full] if again.measures and full is not None else []
         on_device = on_devices(made.predicted, deployment, again.run)
