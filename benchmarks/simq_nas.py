@@ -8,7 +8,8 @@ predicted from a device profile, and size; accuracy is scored on 400 validation 
   `joint_nsga2`: the same space by random search and by NSGA-II;
 - `policy_only`: LINAS over the precisions of the full network, begun likewise;
 - `architecture_then_int8`: LINAS over architectures in float32; what is picked of its front is quantized as a whole;
-- `knapsack`: sensitivities of the full network's layers, and the precisions that cost least within six budgets;
+- `knapsack`: sensitivities of the full network's layers, and the precisions that cost least of its loss within three
+  budgets of latency and three of size;
 - `accuracy_control`: `nncf.quantize_with_accuracy_control` on the full network at six budgets;
 - `fp32`, `int8` and `bf16`: the full network in one precision; INT8 is what nncf does by default.
 
@@ -26,8 +27,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,11 @@ from nas.runs.finetune import finetune_run
 
 ROWS = (*SINGLE, *SEARCHED, "knapsack", "accuracy_control")
 """In the order in which they are measured: the others are timed beside the first."""
+_TRAINED = ("steps",)
+_PROFILED = (*_TRAINED, "profiled", "tolerance")
+_SCORED = (*_TRAINED, "searched_rows")
+_FOUND = (*_PROFILED, "searched_rows", "budget", "points", "budgets", "calibration_rows")
+_VERIFIED = (*_SCORED, "verified_rows", "calibration_rows")
 _SHOWN = (*SEARCHED, "knapsack", "accuracy_control", *SINGLE)
 
 
@@ -55,16 +62,26 @@ class Stages:
     Args:
         harness: keeps their results.
         name: of the model, with which the names of stages begin.
-        settings: what all stages depend on.
+        sizes: how much is measured.
     """
 
-    def __init__(self, harness: Harness, name: str, settings: Mapping[str, Any]) -> None:
-        self._harness, self._name = harness, name
-        self._settings = {key: value for key, value in settings.items() if value is not None}
+    def __init__(self, harness: Harness, name: str, sizes: Sizes) -> None:
+        self._harness, self._name, self._sizes = harness, name, asdict(sizes)
 
-    def __call__(self, name: str, compute: Callable[[], Mapping[str, Any]], **settings: str) -> dict[str, Any]:
+    def __call__(
+        self, name: str, compute: Callable[[], Mapping[str, Any]], depends: Sequence[str], **settings: str
+    ) -> dict[str, Any]:
+        """Run a stage or read what is kept of it.
+
+        Args:
+            name: of the stage.
+            compute: its result as JSON values.
+            depends: the sizes that it depends on.
+            settings: what else it depends on.
+        """
         began, cpu = time.monotonic(), _cpu_seconds()
-        found = self._harness.stage(f"{self._name}-{name}", compute, **self._settings, **settings)
+        own = {key: -1 if self._sizes[key] is None else self._sizes[key] for key in depends}
+        found = self._harness.stage(f"{self._name}-{name}", compute, **own, **settings)
         wall, cpu = time.monotonic() - began, _cpu_seconds() - cpu
         print(f"{self._name}-{name}: {wall:.1f} s, of processor time {cpu:.1f} s", file=sys.stderr, flush=True)
         return found
@@ -93,14 +110,11 @@ def measured_once(stages: Stages, problem: Problem, folder: Path) -> Known:
     precisions: tuple[Precision, ...] = (BY_LAYER, "float32")
     by_layer, one = (
         _profile(
-            stages(
-                f"profile-{each}",
-                lambda each=each: profiled(problem, each, folder / f"profile-{each}.json"),  # type: ignore[misc]
-            )
+            stages(f"profile-{each}", partial(profiled, problem, each, folder / f"profile-{each}.json"), _PROFILED)
         )
         for each in precisions
     )
-    accuracy = stages("full-accuracy", lambda: {"accuracy": full_accuracy(problem)})["accuracy"]
+    accuracy = stages("full-accuracy", lambda: {"accuracy": full_accuracy(problem)}, _SCORED)["accuracy"]
     return Known(by_layer, one, accuracy)
 
 
@@ -115,12 +129,12 @@ def verified_rows(stages: Stages, problem: Problem, known: Known, files: Files) 
         def found(row: str = row) -> dict[str, Any]:
             return {"points": [each.to_json() for each in points_of(row, problem, known, files)]}
 
-        own = [Point.from_json(each) for each in stages(f"{row}-found", found)["points"]]
+        own = [Point.from_json(each) for each in stages(f"{row}-found", found, _FOUND)["points"]]
 
         def checked(own: list[Point] = own) -> dict[str, Any]:
             return {"verified": [files.verify(each).to_json() for each in own]}
 
-        kept = stages(f"{row}-verified", checked, of=digest(own))["verified"]
+        kept = stages(f"{row}-verified", checked, (*_VERIFIED, "rounds"), of=digest(own))["verified"]
         verified[row] = [Verified.from_json(each) for each in kept]
         points |= {each.name: each for each in own}
     return {row: verified[row] for row in _SHOWN if row in verified}, points
@@ -153,12 +167,13 @@ def run_problem(stages: Stages, problem: Problem, folder: Path) -> Figures:
     """
     known, files = measured_once(stages, problem, folder), Files(problem, folder / "files")
     points, named = verified_rows(stages, problem, known, files)
-    joint = stages("truth-joint", lambda: of_joint(problem))
-    policies = stages("truth-policies", lambda: of_policies(problem))
-    ratios = stages("evaluation-cost", lambda: {"ratios": cost_ratios(problem)})["ratios"]
+    true = (*_SCORED, "calibration_rows")
+    joint = stages("truth-joint", partial(of_joint, problem), (*true, "joint"))
+    policies = stages("truth-policies", partial(of_policies, problem), (*true, "policies"))
+    ratios = stages("evaluation-cost", lambda: {"ratios": cost_ratios(problem)}, (*_SCORED, "timed"))["ratios"]
     chosen = picks(points)
     names = [*chosen.names, INT8, FP32]
-    kept = stages("test", lambda: tested(files, names), of=digest([named[name] for name in names]))
+    kept = stages("test", partial(tested, files, names), _VERIFIED, of=digest([named[name] for name in names]))
     right = {name: bits(digits, count) for name, (count, digits) in kept.items()}
     print(table(points, {name: each.values for name, each in named.items()}, BELOW), file=sys.stderr)
     for name in names:
@@ -168,13 +183,13 @@ def run_problem(stages: Stages, problem: Problem, folder: Path) -> Figures:
 
 def run_model(harness: Harness, data: Path, name: str, folder: Path, sizes: Sizes) -> Figures:
     """Fine-tune a model, and all figures of it."""
-    stages = Stages(harness, name, asdict(sizes))
+    stages = Stages(harness, name, sizes)
     folder.mkdir(parents=True, exist_ok=True)
 
     def finetuned() -> dict[str, Any]:
         return finetune_run(MODELS[name].request(data, folder, sizes.steps))
 
-    run = Path(stages("finetuned", finetuned)["run"])
+    run = Path(stages("finetuned", finetuned, _TRAINED)["run"])
     return run_problem(stages, load_problem(name, run, sizes), folder)
 
 
@@ -184,11 +199,12 @@ def main() -> None:
     flags.add_argument("--model", choices=tuple(MODELS), default="minilm", help="what is searched")
     flags.add_argument("--small", action="store_true", help="a tenth of the measurements, to see that it runs")
     options = flags.parse_args()
-    sizes = FULL if options.full else SMALL if options.small else Sizes()
+    form = "-full" if options.full else "-small" if options.small else ""
+    sizes = {"-full": FULL, "-small": SMALL, "": Sizes()}[form]
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) if options.out is None else options.out.resolve()
         harness = Harness(options)
-        found = run_model(harness, options.data.resolve(), options.model, out / options.model, sizes)
+        found = run_model(harness, options.data.resolve(), options.model, out / f"{options.model}{form}", sizes)
         figures = {f"{options.model}_{figure}": value for figure, value in found.items()}
         harness.report(figures, targets(options.model), [SEED])
 

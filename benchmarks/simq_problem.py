@@ -10,7 +10,7 @@ from runs_of_data import OwnNetwork, Part, balanced_halves, images, texts
 
 from hardware.backend import Backend
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, first_row
+from hardware.inputs import Inputs, first_row, split
 from hardware.policy import PrecisionChoices
 from hardware.profile import BY_LAYER, DeviceProfile, Precision
 from hardware.resizing import Resizer
@@ -25,9 +25,10 @@ from nas.runs.folder import RunFolder
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.precisions import precision_choices
 from nas.runs.requests import FinetuneRequest
+from nas.searching.measurement import Exact
 from nas.seeds import generator
 from nas.settings import PrecisionSettings, SpaceSettings, TrainingSettings
-from search_spaces import Candidate, Space, Supernet
+from search_spaces import Candidate, Space, Supernet, exact_costs
 from search_spaces.quantization import is_precision
 
 SEED, TOKENS = 0, 128
@@ -165,6 +166,11 @@ class Problem:
         """Accuracy, latency as a profile predicts it, and size; of candidates of `space`."""
         predicted = predicted_latency(profile, self.subject(profile.precision), space)
         return ["accuracy", latency_objective("latency_ms", predicted), "size_mib"]
+
+    def costs(self, profile: DeviceProfile, space: Space) -> tuple[Exact, Exact]:
+        """The formulas of latency and of size, of candidates encoded in `space`."""
+        predicted = predicted_latency(profile, self.subject(profile.precision), space)
+        return predicted, exact_costs(self.supernet, dict(split(self.example)[1]), space)["size_mib"]
 
 
 def full_architecture(space: Space) -> Space:

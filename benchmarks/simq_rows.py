@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hardware.inputs import split
 from hardware.openvino_layers import simplify
 from hardware.profile import BY_LAYER, DeviceProfile, Precision
 from hardware.quantized import has_attention, silent
-from nas import Objective, linas, nsga2, random_search
+from nas import linas, nsga2, random_search
 from nas.data.accuracy import predict
 from nas.files import replacing_folder
 from nas.networks.networks import Networks
@@ -56,7 +57,7 @@ def points_of(row: str, problem: Problem, known: Known, files: Files) -> list[Po
         return knapsacks(problem, known)
     if row == "architecture_then_int8":
         profile, space = known.one_precision, problem.supernet.space
-        found = _searched(row, problem, known, linas, space, profile, problem.networks)
+        found = _searched(row, problem, known, linas, space, profile, problem.networks, files.folder.parent)
         return [
             Point(each.name, problem.space.candidate({**problem.full, **each.candidate}), "int8", each.values)
             for each in found
@@ -65,19 +66,22 @@ def points_of(row: str, problem: Problem, known: Known, files: Files) -> list[Po
     networks = problem.quantized()
     algorithms: dict[str, Algorithm] = {"joint_random": random_search, "joint_nsga2": nsga2}
     algorithm = algorithms.get(row) or StartedLinas(networks, problem.train)
-    return _searched(row, problem, known, algorithm, space, known.by_layer, networks)
+    return _searched(row, problem, known, algorithm, space, known.by_layer, networks, files.folder.parent)
 
 
 def knapsacks(problem: Problem, known: Known) -> list[Point]:
-    """The full network with the precisions that cost least of its loss, within budgets of its latency."""
-    latency = problem.objectives(known.by_layer, problem.policies)[1]
-    assert isinstance(latency, Objective) and latency.exact is not None, "it is predicted"
-    scores = layer_scores(problem.quantized(), problem.policies, problem.train, SEED)
+    """The full network with the precisions that cost least of its loss, within budgets of latency and as many of size.
+
+    Budgets are evenly spaced, from what the cheapest precisions cost towards what the dearest do.
+    """
+    space, each = problem.policies, -(-problem.sizes.budgets // 2)
+    latency, size = problem.costs(known.by_layer, space)
+    scores = layer_scores(problem.quantized(), space, problem.train, SEED)
     # Half of the policies would be of narrower networks, of which this space has none.
-    found = first_policies(problem.policies, scores, latency.exact, 2 * problem.sizes.budgets)
+    found = [policy for cost in (latency, size) for policy in first_policies(space, scores, cost, 2 * each)[:each]]
     return [
         Point(f"knapsack-{number}", problem.space.candidate(candidate))
-        for number, candidate in enumerate(found[: problem.sizes.budgets])
+        for number, candidate in enumerate(list(dict.fromkeys(found))[: problem.sizes.budgets])
     ]
 
 
@@ -95,7 +99,9 @@ def _searched(
     space: Space,
     profile: DeviceProfile,
     networks: Networks,
+    folder: Path,
 ) -> list[Point]:
+    """The points of a search; all that it measured goes into a table in `folder`."""
     study = search(
         problem.supernet,
         space,
@@ -110,6 +116,8 @@ def _searched(
         calibration=problem.norm_rows,
         estimate=False,
     )
+    folder.mkdir(parents=True, exist_ok=True)
+    study.to_pandas().to_csv(folder / f"{row}.csv", index=False)
     front, full = study.front(), space.encode([space.full()])
     costs = [float(each.exact(full)[0]) for each in study.objectives if each.exact is not None]
     values = np.array([[each.sign * member.values[each.name] for each in study.objectives] for member in front])

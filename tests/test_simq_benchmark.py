@@ -205,13 +205,13 @@ def test_plain_rounding_changes_outputs_a_little(problem: Problem) -> None:
 @pytest.mark.slow
 def test_it_runs_and_goes_on(problem: Problem, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = argparse.Namespace(out=tmp_path, json=True, full=False)
-    figures = simq_nas.run_problem(simq_nas.Stages(Harness(options), "toy", {}), problem, tmp_path)
+    figures = simq_nas.run_problem(simq_nas.Stages(Harness(options), "toy", TINY), problem, tmp_path)
     told = capsys.readouterr().err
     names = {"truth_tau_joint", "truth_tau_joint_fp32", "truth_tau_policy", "evaluation_cost_ratio"}
     assert names <= set(figures) and all(np.isfinite(value) for value in figures.values())
     assert all(f"{row}: hypervolume" in told for row in ("joint", "policy_only", "accuracy_control", "int8"))
     # A second time nothing is measured.
-    again = simq_nas.Stages(Harness(options), "toy", {})
+    again = simq_nas.Stages(Harness(options), "toy", TINY)
     assert simq_nas.run_problem(again, problem, tmp_path) == figures
     files = Files(problem, tmp_path / "files")
     same = Point("same", problem.full, BY_LAYER)
