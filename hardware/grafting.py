@@ -49,7 +49,8 @@ class Graph(Protocol):
 
         Args:
             layers: precision by path.
-            int8: how the operators of the layers in int8 compute, by their names.
+            int8: how the operators of the layers in int8 compute, by their names; of a layer that is called several
+                times, some may be missing, whose input does not depend on the network's.
 
         Raises:
             ConversionError: a layer cannot be in its precision.
@@ -105,15 +106,16 @@ class Network:
             return self.graph.rewritten(layers, self.graph.uncalibrated(paths, policy.asymmetric))
         if not _equal(calibration, self._rows):
             self._rows, self._int8, self._doubtful = tuple(calibration), {}, False
-        int8 = {}
+        int8: dict[str, Any] = {}
         for asymmetric in (False, True):
             chosen = [path for path in paths if (path in policy.asymmetric) is asymmetric]
             if chosen and asymmetric not in self._int8:
                 self._quantize(asymmetric, seven_bits, check)
-            for name in (name for path in chosen for name in self.graph.operators.get(path, ())):
-                if name not in self._int8[asymmetric]:
-                    raise ConversionError(f"{name} must stay in float32, because nncf cannot quantize it")
-                int8[name] = self._int8[asymmetric][name]
+            for path in chosen:
+                names = [name for name in self.graph.operators[path] if name in self._int8[asymmetric]]
+                if not names:
+                    raise ConversionError(f"{path} must stay in float32, because nncf cannot quantize it")
+                int8 |= {name: self._int8[asymmetric][name] for name in names}
         model = self.graph.rewritten(layers, int8)
         if self._doubtful:
             check(model)
@@ -123,7 +125,7 @@ class Network:
         found = self.graph.calibrated(self._rows, asymmetric=asymmetric, seven_bits=seven_bits)
         self._int8[asymmetric] = found
         everywhere: dict[str, LayerPrecision] = {
-            path: "int8" for path, names in self.graph.operators.items() if set(names) <= set(found)
+            path: "int8" for path, names in self.graph.operators.items() if set(names) & set(found)
         }
         try:
             check(self.graph.rewritten(everywhere, found))

@@ -80,11 +80,11 @@ class OnnxGraph:
     def uncalibrated(self, paths: Collection[str], asymmetric: Collection[str]) -> dict[str, Int8]:
         """How the operators of some layers would compute in INT8, with made-up ranges of their inputs."""
         names = {name: path for path in paths for name in self.operators.get(path, ())}
-        made_up = _MadeUp(self._model)
+        made_up, variable = _MadeUp(self._model), _variable(self._model)
         return {
             node.name: made_up.of(node, names[node.name] in asymmetric)
             for node in self._model.graph.node
-            if node.name in names
+            if node.name in names and node.input[0] in variable
         }
 
     def rewritten(self, layers: Mapping[str, LayerPrecision], int8: Mapping[str, Int8]) -> Any:
@@ -172,6 +172,15 @@ def _bias_user(node: Any, users: Mapping[str, list[Any]], held: Collection[str])
         return None
     port = next((port for port, name in enumerate(behind[0].input) if name in held), None)
     return None if port is None else (behind[0], port)
+
+
+def _variable(model: Any) -> set[str]:
+    """The names of all values that depend on the model's inputs."""
+    found = {each.name for each in model.graph.input}
+    for node in model.graph.node:
+        if not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
 
 
 def _users(nodes: Iterable[Any]) -> dict[str, list[Any]]:
@@ -309,12 +318,15 @@ class _Writer:
         import onnx
 
         users = _users(self._model.graph.node)
+        widened = {_weight(node): int8[node.name] for node in self._model.graph.node if node.name in int8}
         for original in self._model.graph.node:
             node = onnx.NodeProto()
             node.CopyFrom(original)
             precision = operators.get(node.name, "float32")
-            if precision == "int8":
+            if precision == "int8" and node.name in int8:
                 self._compute_in_int8(node, int8[node.name], users)
+            elif precision == "int8":
+                self._share_weight(node, widened)
             elif precision == "int8-weights":
                 self._in_eight_bits(node)
             elif precision == "int4-weights":
@@ -349,6 +361,14 @@ class _Writer:
             self._held[name] = bias
             self._biases[f"{where[0].name}:{where[1]}"] = name
         node.input[0], node.input[1] = int8.inputs
+
+    def _share_weight(self, node: Any, widened: Mapping[str, Int8]) -> None:
+        """Let an operator with a constant input, which nothing rounds, take the weight of another that is called."""
+        other = widened.get(_weight(node))
+        if other is not None:
+            self._held.update(other.constants)
+            self._add(next(each for each in other.nodes if each.output[0] == other.inputs[1]))
+            node.input[1] = other.inputs[1]
 
     def _in_eight_bits(self, node: Any) -> None:
         from onnx import helper
@@ -401,8 +421,6 @@ class _Writer:
         from onnx import numpy_helper
 
         value: Array = numpy_helper.to_array(self._held[name])
-        if not np.isfinite(value).all():
-            raise ConversionError(f"weights must be numbers to be quantized, {name} has others")
         return value
 
     def _hold(self, name: str, value: Array) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from hardware.backend import ConversionError
 from hardware.inputs import Inputs
 from hardware.layers import Layers
 from hardware.policy import LayerPrecision
@@ -85,9 +84,9 @@ class Graph:
         for path, precision in layers.items():
             weights: dict[str, Any] = {}
             for operator in (found[name] for name in self.operators.get(path, ())):
-                if precision == "int8":
+                if precision == "int8" and operator.get_friendly_name() in int8:
                     _compute_in_int8(operator, int8[operator.get_friendly_name()], inputs)
-                elif precision != "float32":
+                elif precision in ("int8-weights", "int4-weights"):
                     port = operator.input(_weight_port(operator))
                     held = port.get_source_output().get_node().get_friendly_name()
                     if held not in weights:
@@ -321,10 +320,7 @@ def _small(operator: Any, bits: int) -> Any:
     8 bits have a scale and a zero point for each output, 4 bits a scale for each group of weights of an output.
     """
     ops = _opset()
-    held = operator.input_value(_weight_port(operator)).get_node()
-    value, inside = held.data, _inside(operator)
-    if not np.isfinite(value).all():
-        raise ConversionError(f"weights must be numbers to be quantized, {held.get_friendly_name()} has others")
+    value, inside = operator.input_value(_weight_port(operator)).get_node().data, _inside(operator)
     shape = value.shape
     if bits == 8:
         levels, scale, zero = eight_bits(value, inside)

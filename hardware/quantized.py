@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
+import numpy as np
+
 from hardware.backend import ConversionError, arrange
 from hardware.inputs import Inputs, batch_size, map_inputs, split
 
@@ -96,6 +98,8 @@ def _samples(inputs: Mapping[str, Shape], calibration: Sequence[Inputs]) -> list
                     f"{name} must have the shape ({wanted}) in rows for calibration, "
                     f"row {number} has ({', '.join(map(str, came))})"
                 )
+            if not np.isfinite(sample[name]).all():
+                raise ValueError(f"rows for calibration must hold numbers, row {number} has others in {name}")
         samples.append(sample)
     return samples
 
