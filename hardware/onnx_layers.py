@@ -25,6 +25,9 @@ _NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "Abs", "Exp"})
 _KEEPS_SIGN = frozenset(
     {"MaxPool", "AveragePool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "ReduceMean"}
 )
+_MEANS = frozenset({"ReduceMean", "GlobalAveragePool"})
+# Ends the name of a value that is another one under a new name.
+_SAME = "/same"
 # Since this version of ONNX's operators, DequantizeLinear accepts 4 bits.
 _OPSET_INT4 = 21
 
@@ -69,9 +72,12 @@ class OnnxGraph:
 
     def calibrated(self, rows: Sequence[Inputs], *, asymmetric: bool, seven_bits: bool) -> dict[str, Int8]:
         """How each operator that nncf can quantize computes in INT8, see `hardware.grafting.Graph`."""
-        left_out = [node.name for node in self._model.graph.node if not self._is_product(node)]
-        shapes = input_shapes(self._model)
-        model = quantized(self._model, shapes, rows, left_out=left_out, asymmetric=asymmetric, seven_bits=seven_bits)
+        whole = _with_shown_gates(self._model)
+        left_out = [node.name for node in whole.graph.node if not self._is_product(node)]
+        model = quantized(
+            whole, input_shapes(whole), rows, left_out=left_out, asymmetric=asymmetric, seven_bits=seven_bits
+        )
+        _hide_gates(model)
         reader = _Reader(self._model, model)
         products = {node.name for node in self._model.graph.node if self._is_product(node)}
         found = {node.name: reader.read(node) for node in model.graph.node if node.name in products}
@@ -206,6 +212,39 @@ def _give_each_its_bias(model: Any) -> None:
                 own.CopyFrom(held[name])
                 own.name = user.input[port] = f"{name}.{node.name}"
             taken.add(name)
+
+
+def _with_shown_gates(model: Any) -> Any:
+    """A copy of a model in which nncf quantizes gates of channels (squeeze-excite).
+
+    It leaves them in float32 where it recognises one by the mean and the convolution behind it. A search decides that
+    for itself, so an operator that changes nothing comes between the two.
+    """
+    from onnx import helper
+
+    copied = type(model)()
+    copied.CopyFrom(model)
+    del copied.graph.node[:]
+    means = {name for node in model.graph.node if node.op_type in _MEANS for name in node.output}
+    made: set[str] = set()
+    for original in model.graph.node:
+        node = type(original)()
+        node.CopyFrom(original)
+        if node.op_type == "Conv" and node.input[0] in means:
+            same = f"{node.input[0]}{_SAME}"
+            if same not in made:
+                made.add(same)
+                copied.graph.node.append(helper.make_node("Identity", [node.input[0]], [same], name=same))
+            node.input[0] = same
+        copied.graph.node.append(node)
+    return copied
+
+
+def _hide_gates(model: Any) -> None:
+    """Undo `_with_shown_gates` in the names of inputs, in place."""
+    for node in model.graph.node:
+        for port, name in enumerate(node.input):
+            node.input[port] = name.removesuffix(_SAME)
 
 
 class _Reader:

@@ -100,6 +100,7 @@ class Graph:
         products = {name for names in self.operators.values() for name in names}
         whole = self.model.clone()
         keep_reduced_axes(whole)
+        _show_gates(whole)
         kinds = {each.get_friendly_name(): each.get_type_name() for each in whole.get_ops()}
         left_out = [name for name, kind in kinds.items() if name not in products or kind == "Gather"]
         model = quantized(whole, shapes(whole), rows, left_out=left_out, asymmetric=asymmetric, seven_bits=seven_bits)
@@ -152,6 +153,23 @@ def keep_reduced_axes(model: Any) -> None:
             kept = _keeping(each)
             for port in each.output(0).get_target_inputs():
                 port.replace_source_output(kept)
+
+
+def _show_gates(model: Any) -> None:
+    """Let nncf quantize gates of channels (squeeze-excite), in place.
+
+    It leaves them in float32 where it recognises one by the mean and the convolution behind it. A search decides that
+    for itself, so a reshaping that changes nothing comes between the two.
+    """
+    ops = _opset()
+    for each in model.get_ops():
+        if each.get_type_name() == "ReduceMean":
+            rank = len(each.get_output_partial_shape(0))
+            ports = [port for port in each.output(0).get_target_inputs() if port.get_node().get_type_name() in _OUTPUTS]
+            if ports:
+                same = ops.reshape(each.output(0), ops.constant(np.zeros(rank, np.int64)), special_zero=True).output(0)
+                for port in ports:
+                    port.replace_source_output(same)
 
 
 def _drops_axes(node: Any) -> bool:

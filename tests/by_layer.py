@@ -41,17 +41,20 @@ class Text(nn.Module):
 
 
 class Images(nn.Module):
-    """A folded batch norm, groups, a shortcut, one channel at a time, and a linear layer."""
+    """A folded batch norm, groups, a shortcut, one channel at a time, a gate for each channel, and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm = nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
         self.groups, self.alone = nn.Conv2d(32, 32, 3, padding=1, groups=4), nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.squeeze, self.excite = nn.Conv2d(32, 16, 1), nn.Conv2d(16, 32, 1)
         self.mix, self.head = nn.Conv2d(32, 64, 1, bias=False), nn.Linear(64, 5)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.norm(self.stem(image)))
         x = x + torch.relu(self.alone(torch.relu(self.groups(x))))
+        gate = torch.relu(self.squeeze(nn.functional.adaptive_avg_pool2d(x, 1)))
+        x = x * torch.sigmoid(self.excite(gate))
         out: torch.Tensor = self.head(torch.relu(self.mix(x)).mean((2, 3)))
         return out
 
