@@ -8,6 +8,7 @@ import pytest
 import simq_nas
 import simq_problem
 import torch
+import toy_images
 from harness import Harness
 from simq_figures import Picks, pick_figures, picks, row_figures, spread_along, table, targets, truth_figures, volume_of
 from simq_files import Files, Point, Verified, bits
@@ -26,7 +27,7 @@ TINY = Sizes(
     searched_rows=16,
     verified_rows=None,
     calibration_rows=8,
-    profiled=6,
+    profiled=4,
     tolerance=100.0,
     points=1,
     budgets=1,
@@ -203,7 +204,12 @@ def test_plain_rounding_changes_outputs_a_little(problem: Problem) -> None:
 
 
 @pytest.mark.slow
-def test_it_runs_and_goes_on(problem: Problem, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, validation, test = (toy_images.split(count, seed) for seed, count in enumerate((60, 40, 40)))
+    searched, verified = (validation.take(20, np.random.default_rng(seed)) for seed in range(2))
+    example, precisions = train.batch([0, 1]), PrecisionChoices(floating=("bfloat16", "float32"))
+    supernet = toy_images.supernet().eval()
+    problem = Problem("toy", supernet, train, searched, verified, test, example, precisions, TINY, norm_rows=train)
     options = argparse.Namespace(out=tmp_path, json=True, full=False)
     figures = simq_nas.run_problem(simq_nas.Stages(Harness(options), "toy", TINY), problem, tmp_path)
     told = capsys.readouterr().err
@@ -214,9 +220,13 @@ def test_it_runs_and_goes_on(problem: Problem, tmp_path: Path, capsys: pytest.Ca
     again = simq_nas.Stages(Harness(options), "toy", TINY)
     assert simq_nas.run_problem(again, problem, tmp_path) == figures
     files = Files(problem, tmp_path / "files")
-    same = Point("same", problem.full, BY_LAYER)
-    files.write(same)
+    files.write(Point("same", problem.full, BY_LAYER))
     assert (files.test("same") == files.test("fp32")).all()
-    (tmp_path / "files" / "same" / "openvino" / "model.bin").unlink()
+    weights = files.folder / "same" / "openvino" / "model.bin"
+    whole = weights.stat().st_size
+    # Files of the same name for another point are written anew.
+    files.write(Point("same", problem.space.smallest(), BY_LAYER))
+    assert weights.stat().st_size < whole
+    weights.unlink()
     with pytest.raises(RuntimeError, match="could not run same"):
         files.test("same")
