@@ -8,6 +8,8 @@ from hardware.latency import Latency, measure_latency
 from hardware.machine import this_machine
 from hardware.onnxruntime import OnnxRuntimeBackend
 from hardware.openvino import OpenVinoBackend
+from hardware.policy import Policy
+from hardware.probing import Offer, Probe, offered, probe
 from hardware.profile import (
     DeviceProfile,
     MeasurementProtocol,
@@ -31,8 +33,11 @@ __all__ = [
     "Inputs",
     "Latency",
     "MeasurementProtocol",
+    "Offer",
     "OnnxRuntimeBackend",
     "OpenVinoBackend",
+    "Policy",
+    "Probe",
     "ProfileRow",
     "PyTorchBackend",
     "Resizer",
@@ -46,6 +51,8 @@ __all__ = [
     "differs",
     "measure_beside",
     "measure_latency",
+    "offered",
+    "probe",
     "read_profile",
     "require_stable",
     "this_machine",

@@ -16,7 +16,7 @@ from torch import nn
 from hardware.backend import ConversionError, Runner, check_outputs
 from hardware.evaluating import evaluating
 from hardware.inputs import Inputs, batch_size, is_tokens, map_inputs, split
-from hardware.onnx_layers import input_shapes
+from hardware.onnx_operators import input_shapes
 from hardware.quantized import quantized
 
 # Since opset 23 attention is a single operator, which ONNX Runtime and OpenVINO execute 5 to 15 % faster than separate

@@ -15,7 +15,8 @@ from hardware.inputs import Inputs
 from hardware.layers import check_layers, quantized_layers
 from hardware.onnx import EXTREME_INPUTS, convert
 from hardware.onnx_layers import read_layers
-from hardware.openvino_layers import Graph, extreme_product, keep_reduced_axes, shapes, simplify
+from hardware.openvino_layers import Graph
+from hardware.openvino_operators import extreme_product, keep_reduced_axes, shapes, simplify
 from hardware.policy import Policy
 from hardware.profile import BY_LAYER
 from hardware.quantized import quantized, single_rows

@@ -6,32 +6,32 @@ policy without quantized layers computes what the float32 file computes, bit by 
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from hardware.inputs import Inputs
 from hardware.layers import Layers
+from hardware.openvino_operators import (
+    LEVELS,
+    bias_port,
+    drops_axes,
+    inside_of,
+    is_not_negative,
+    keep_reduced_axes,
+    keeping_axes,
+    operators_of,
+    opset,
+    outputs_of,
+    shapes,
+    show_gates,
+    simplify,
+    source_of,
+    weight_port,
+)
 from hardware.policy import LayerPrecision
-from hardware.quantized import Shape, has_attention, quantized
+from hardware.quantized import has_attention, quantized
 from hardware.rounding import Array, eight_bits, four_bits, grouped, packed, symmetric
-
-# The axes of an operator's weight that tell its outputs apart; a matrix product may have its weight transposed.
-_OUTPUTS: Mapping[str, tuple[int, ...]] = {
-    "Convolution": (0,),
-    "GroupConvolution": (0, 1),
-    "ConvolutionBackpropData": (1,),
-    "GroupConvolutionBackpropData": (0, 2),
-    "Gather": (0,),
-}
-_OPERATORS = frozenset({"MatMul", *_OUTPUTS})
-# What stands between the weight in an ONNX file and its operator in OpenVINO, as for the groups of a convolution.
-_PASSING = frozenset({"Reshape", "Transpose", "Convert"})
-_NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "Abs", "Exp"})
-_KEEPS_SIGN = frozenset({"MaxPool", "AvgPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "ReduceMean"})
-_REDUCTIONS = {"ReduceMean": "reduce_mean", "ReduceSum": "reduce_sum", "ReduceMax": "reduce_max"}
-_LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,11 @@ class Graph:
     Args:
         model: an OpenVINO model read from an ONNX file; the graph keeps it and simplifies it.
         layers: of that file.
-
     """
 
     def __init__(self, model: Any, layers: Layers) -> None:
         self.model, self.layers = model, layers
-        operators = _operators(model, layers.weights)
+        operators = operators_of(model, layers.weights)
         simplify(model)
         # A product of two constants, as of DeBERTa's table of distances, is gone.
         left = {each.get_friendly_name() for each in model.get_ops()}
@@ -87,7 +86,7 @@ class Graph:
                 if precision == "int8" and operator.get_friendly_name() in int8:
                     _compute_in_int8(operator, int8[operator.get_friendly_name()], inputs)
                 elif precision in ("int8-weights", "int4-weights"):
-                    port = operator.input(_weight_port(operator))
+                    port = operator.input(weight_port(operator))
                     held = port.get_source_output().get_node().get_friendly_name()
                     if held not in weights:
                         weights[held] = _small(operator, 4 if precision == "int4-weights" else 8)
@@ -100,12 +99,12 @@ class Graph:
         products = {name for names in self.operators.values() for name in names}
         whole = self.model.clone()
         keep_reduced_axes(whole)
-        _show_gates(whole)
+        show_gates(whole)
         kinds = {each.get_friendly_name(): each.get_type_name() for each in whole.get_ops()}
         left_out = [name for name, kind in kinds.items() if name not in products or kind == "Gather"]
         model = quantized(whole, shapes(whole), rows, left_out=left_out, asymmetric=asymmetric, seven_bits=seven_bits)
         operators = [each for each in model.get_ops() if each.get_friendly_name() in products]
-        rounded = [each for each in operators if _source(each).get_type_name() == "FakeQuantize"]
+        rounded = [each for each in operators if source_of(each).get_type_name() == "FakeQuantize"]
         return {each.get_friendly_name(): _read(each) for each in rounded}
 
     def uncalibrated(self, paths: Collection[str], asymmetric: Collection[str] = ()) -> dict[str, Int8]:
@@ -117,159 +116,28 @@ class Graph:
         return {name: made_up.of(each) for name, each in found.items() if name in names}
 
 
-def shapes(model: Any) -> dict[str, Shape]:
-    """The shape of each input of a model by its name."""
-    return {
-        port.get_any_name(): tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
-        for port in model.inputs
-    }
-
-
-def simplify(model: Any) -> None:
-    """Compute what is constant, in place, so that each layer is an operator, a constant weight and a constant bias."""
-    from openvino.passes import ConstantFolding, Manager
-
-    passes = Manager()
-    passes.register_pass(ConstantFolding())
-    passes.run_passes(model)
-    for each in model.get_ops():
-        # What remains of ONNX's Gemm: a product, times one, plus the bias.
-        if each.get_type_name() == "Multiply":
-            for product, factor in (each.input_values(), each.input_values()[::-1]):
-                if product.get_node().get_type_name() == "MatMul" and _is_one(factor.get_node()):
-                    for port in each.output(0).get_target_inputs():
-                        port.replace_source_output(product)
-                    break
-
-
-def keep_reduced_axes(model: Any) -> None:
-    """Work around a fault of OpenVINO, in place, in a model that is to be quantized.
-
-    A mean over an axis that it drops, times a factor for each channel, rounded, gives wrong numbers on a processor
-    (2026.4); a mean that keeps the axis, which is dropped behind it, does not.
-    """
-    for each in model.get_ops():
-        if _drops_axes(each):
-            kept = _keeping(each)
-            for port in each.output(0).get_target_inputs():
-                port.replace_source_output(kept)
-
-
-def _show_gates(model: Any) -> None:
-    """Let nncf quantize gates of channels (squeeze-excite), in place.
-
-    It leaves them in float32 where it recognises one by the mean and the convolution behind it. A search decides that
-    for itself, so a reshaping that changes nothing comes between the two.
-    """
-    ops = _opset()
-    for each in model.get_ops():
-        if each.get_type_name() == "ReduceMean":
-            rank = len(each.get_output_partial_shape(0))
-            ports = [port for port in each.output(0).get_target_inputs() if port.get_node().get_type_name() in _OUTPUTS]
-            if ports:
-                same = ops.reshape(each.output(0), ops.constant(np.zeros(rank, np.int64)), special_zero=True).output(0)
-                for port in ports:
-                    port.replace_source_output(same)
-
-
-def _drops_axes(node: Any) -> bool:
-    return node.get_type_name() in _REDUCTIONS and not node.get_attributes()["keep_dims"]
-
-
-def _keeping(node: Any) -> Any:
-    ops, (value, axes) = _opset(), node.input_values()
-    reduced = getattr(ops, _REDUCTIONS[node.get_type_name()])(value, axes, keep_dims=True)
-    return ops.squeeze(reduced, axes).output(0)
-
-
-def extreme_product(size: int) -> Any:
-    """A model of `size` inputs from 0 to 255 times weights of 127 in INT8, whose sums leave 16 bits at once."""
-    import openvino
-
-    ops = _opset()
-    numbers = ops.parameter([-1, size], np.float32, name="numbers")
-    low, high = ops.constant(np.float32(0)), ops.constant(np.float32(255))
-    rounded = ops.fake_quantize(numbers, low, high, low, high, _LEVELS)
-    weight = ops.convert(ops.constant(np.full((size, 64), 127, np.int8)), "f32")
-    # Without a scale the weight would be taken for one in float32.
-    scaled = ops.multiply(weight, ops.constant(np.full((1, 64), 1 / 2, np.float32)))
-    product = ops.matmul(rounded, scaled, False, False)
-    return openvino.Model([ops.multiply(product, ops.constant(np.float32(2)))], [numbers])
-
-
-def _is_one(node: Any) -> bool:
-    return node.get_type_name() == "Constant" and node.data.size == 1 and float(node.data.item()) == 1.0
-
-
-def _operators(model: Any, weights: Mapping[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for constant in model.get_ops():
-        if constant.get_type_name() != "Constant" or constant.get_friendly_name() not in weights:
-            continue
-        reached = [constant]
-        while reached:
-            for port in reached.pop().output(0).get_target_inputs():
-                user = port.get_node()
-                if user.get_type_name() in _PASSING:
-                    reached.append(user)
-                elif user.get_type_name() in _OPERATORS and port.get_index() == _weight_port(user):
-                    found.setdefault(weights[constant.get_friendly_name()], []).append(user.get_friendly_name())
-    return found
-
-
-def _weight_port(operator: Any) -> int:
-    return 0 if operator.get_type_name() == "Gather" else 1
-
-
-def _source(operator: Any) -> Any:
-    return operator.input_value(0).get_node()
-
-
-def _outputs(operator: Any) -> tuple[int, ...]:
-    """The axes of an operator's weight that tell its outputs apart."""
-    if operator.get_type_name() != "MatMul":
-        return _OUTPUTS[operator.get_type_name()]
-    rank = len(operator.input_value(1).get_shape())
-    return (rank - 2 if operator.get_attributes()["transpose_b"] else rank - 1,)
-
-
-def _inside(operator: Any) -> tuple[int, ...]:
-    """The other axes of its weight."""
-    rank = len(operator.input_value(_weight_port(operator)).get_shape())
-    return tuple(axis for axis in range(rank) if axis not in _outputs(operator))
-
-
-def _bias_port(operator: Any) -> Any:
-    """The input of the sum behind an operator that holds its bias; None where nothing constant is added."""
-    users = [port.get_node() for port in operator.output(0).get_target_inputs()]
-    if len(users) != 1 or users[0].get_type_name() != "Add":
-        return None
-    ports = [port for port in users[0].inputs() if port.get_source_output().get_node().get_type_name() == "Constant"]
-    return ports[0] if ports else None
-
-
 def _compute_in_int8(operator: Any, int8: Int8, inputs: dict[object, Any]) -> None:
     """Rewrite an operator in place; layers that round the same input in the same way share that."""
-    ops, source = _opset(), operator.input_value(0)
+    ops, source = opset(), operator.input_value(0)
     key = source.get_node().get_friendly_name(), source.get_index(), int8.input_key
     if key not in inputs:
-        if _drops_axes(source.get_node()):
+        if drops_axes(source.get_node()):
             # See `keep_reduced_axes`.
-            source = _keeping(source.get_node())
+            source = keeping_axes(source.get_node())
         value = source if int8.smoothing is None else ops.multiply(source, ops.constant(int8.smoothing)).output(0)
         low, high = ops.constant(int8.low), ops.constant(int8.high)
-        inputs[key] = ops.fake_quantize(value, low, high, low, high, _LEVELS).output(0)
+        inputs[key] = ops.fake_quantize(value, low, high, low, high, LEVELS).output(0)
     operator.input(0).replace_source_output(inputs[key])
     operator.input(1).replace_source_output(int8.weight)
     if int8.bias is not None:
-        _bias_port(operator).replace_source_output(ops.constant(int8.bias).output(0))
+        bias_port(operator).replace_source_output(ops.constant(int8.bias).output(0))
 
 
 def _read(operator: Any) -> Int8:
-    rounding = _source(operator)
+    rounding = source_of(operator)
     before, low, high = (value.get_node() for value in rounding.input_values()[:3])
     smooth = before.get_type_name() == "Multiply" and "nncf_smooth_quant" in before.get_friendly_name()
-    bias = _bias_port(operator)
+    bias = bias_port(operator)
     return Int8(
         smoothing=np.array(before.input_value(1).get_node().data) if smooth else None,
         low=np.array(low.data),
@@ -292,7 +160,7 @@ class _MadeUp:
         # has a zero point; each channel that is convolved by itself has its own range.
         product, rank = operator.get_type_name() == "MatMul", len(operator.input_value(0).get_partial_shape())
         zero = 128
-        if _is_not_negative(_source(operator)):
+        if is_not_negative(source_of(operator)):
             zero = 0
         elif self._smooth and product:
             zero = 96
@@ -310,26 +178,17 @@ class _MadeUp:
         key = source.get_node().get_friendly_name(), source.get_index()
         if key not in self._smoothing:
             # Those of the first product with this input serve for all of them.
-            largest = np.abs(weight.data).max(_outputs(operator)) + 0.1
+            largest = np.abs(weight.data).max(outputs_of(operator)) + 0.1
             self._smoothing[key] = largest.reshape([1] * (rank - 1) + [largest.size]).astype(np.float32)
         return self._smoothing[key]
 
     def _weight(self, operator: Any) -> Any:
-        ops, weight = _opset(), operator.input_value(1).get_node()
+        ops, weight = opset(), operator.input_value(1).get_node()
         if weight.get_friendly_name() not in self._weights:
-            levels, scale = symmetric(weight.data, _inside(operator))
+            levels, scale = symmetric(weight.data, inside_of(operator))
             wide = ops.convert(ops.constant(levels), "f32")
             self._weights[weight.get_friendly_name()] = ops.multiply(wide, ops.constant(scale)).output(0)
         return self._weights[weight.get_friendly_name()]
-
-
-def _is_not_negative(node: Any) -> bool:
-    """Whether a value cannot be negative, as far as the operators before it tell."""
-    while node.get_type_name() in _KEEPS_SIGN:
-        node = _source(node)
-    if node.get_type_name() == "Add":
-        return all(_is_not_negative(value.get_node()) for value in node.input_values())
-    return node.get_type_name() in _NOT_NEGATIVE
 
 
 def _small(operator: Any, bits: int) -> Any:
@@ -337,8 +196,8 @@ def _small(operator: Any, bits: int) -> Any:
 
     8 bits have a scale and a zero point for each output, 4 bits a scale for each group of weights of an output.
     """
-    ops = _opset()
-    value, inside = operator.input_value(_weight_port(operator)).get_node().data, _inside(operator)
+    ops = opset()
+    value, inside = operator.input_value(weight_port(operator)).get_node().data, inside_of(operator)
     shape = value.shape
     if bits == 8:
         levels, scale, zero = eight_bits(value, inside)
@@ -360,10 +219,3 @@ def _int4(levels: Array) -> Any:
     tensor = openvino.Tensor(packed(levels), openvino.Shape(levels.shape), openvino.Type.i4)
     # By default the constant would use the memory of the packed array, which is freed on return.
     return openvino.op.Constant(tensor, shared_memory=False)
-
-
-@cache
-def _opset() -> Any:
-    from openvino import opset13
-
-    return opset13

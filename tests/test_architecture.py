@@ -32,10 +32,15 @@ HOMES = {
     "matplotlib": {"nas.reporting.pictures"},
     "moocore": {"nas.searching.pareto"},
     "nncf": {"hardware.quantized"},
-    "onnx": {"hardware.onnx", "hardware.onnx_layers", "hardware.template"},
+    "onnx": {"hardware.onnx", "hardware.onnx_int8", "hardware.onnx_layers", "hardware.template"},
     "onnxruntime": {"hardware.onnxruntime", "nas.profiling.on_device"},
     "onnxscript": {"hardware.onnx"},
-    "openvino": {"hardware.openvino", "hardware.openvino_layers", "nas.profiling.on_device"},
+    "openvino": {
+        "hardware.openvino",
+        "hardware.openvino_layers",
+        "hardware.openvino_operators",
+        "nas.profiling.on_device",
+    },
     "optuna": {"nas.searching.storage", "nas.searching.study", "nas.searching.trials"},
     "plotly": {"nas.reporting.charts"},
     "pydantic": {

@@ -14,7 +14,8 @@ import torch
 
 from hardware import OpenVinoBackend
 from hardware.onnx_layers import read_layers
-from hardware.openvino_layers import Graph, shapes
+from hardware.openvino_layers import Graph
+from hardware.openvino_operators import shapes
 from hardware.policy import LAYER_PRECISIONS, Policy
 from hardware.quantized import quantized, silent
 from tests.by_layer import Case, case, error, everywhere, size
