@@ -45,12 +45,15 @@ class Backend(Protocol):
             example_inputs: tensors by position or by name.
             folder: an existing folder.
             precision: the precision that the file will be loaded in, or that of each layer.
-            calibration: inputs of one row each, from which int8 quantisation derives the ranges of activations. None
-                takes no care of them, which suffices to measure latency but not accuracy.
+            calibration: inputs of one row each, from which int8 quantisation derives the ranges of activations. For
+                None, int8 takes them from the rows of the example, and a policy makes them up: its file then has the
+                right latency and size, but useless outputs.
 
         Raises:
-            ConversionError: the module cannot be converted, or the outputs of the file differ from the module's.
-            ValueError: the runtime does not support this precision, or the network has no such layer.
+            ConversionError: the module cannot be converted, the outputs of the float32 file differ from the module's,
+                or a policy with calibration makes them useless.
+            ValueError: the runtime does not support this precision, the network has no such layer, or it does not fit
+                its precision, or rows for calibration are missing or not inputs of the network.
         """
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype | Policy = torch.float32) -> Runner:

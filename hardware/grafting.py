@@ -112,8 +112,9 @@ class Network:
             if chosen and asymmetric not in self._int8:
                 self._quantize(asymmetric, seven_bits, check)
             for path in chosen:
-                names = [name for name in self.graph.operators[path] if name in self._int8[asymmetric]]
-                if not names:
+                operators = self.graph.operators.get(path, [])
+                names = [name for name in operators if name in self._int8[asymmetric]]
+                if operators and not names:
                     raise ConversionError(f"{path} must stay in float32, because nncf cannot quantize it")
                 int8 |= {name: self._int8[asymmetric][name] for name in names}
         model = self.graph.rewritten(layers, int8)

@@ -1,4 +1,4 @@
-"""Conversion to ONNX and the check of the converted file (the only home of onnx and onnxscript)."""
+"""Conversion to ONNX and the check of the converted file (the only home of onnxscript)."""
 
 import io
 import logging

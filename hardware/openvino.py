@@ -1,4 +1,4 @@
-"""The backend of OpenVINO on the CPU (the only home of openvino); it reads the same ONNX files as ONNX Runtime."""
+"""The backend of OpenVINO on the CPU, which reads the same ONNX files as ONNX Runtime."""
 
 import tempfile
 from collections.abc import Sequence
