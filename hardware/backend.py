@@ -14,7 +14,7 @@ from hardware.policy import Policy
 Runner = Callable[..., torch.Tensor]
 OUTPUT_TOLERANCE = 1e-4
 # Outputs that differ by less, relative to those of the network, are all the same but for rounding.
-_LEAST_SPREAD = 1e-3
+_LEAST_SPREAD, _NOTICEABLE = 1e-3, 0.05
 # Names as profiles and commands write them.
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
@@ -154,7 +154,9 @@ def check_quantized(module: nn.Module, run: Runner, inputs: Inputs) -> None:
         raise ConversionError(f"the quantized network does not run on its example: {error}") from error
     if not got.isfinite().all():
         raise ConversionError("the quantized network computes values that are no numbers; keep more layers in float32")
-    if _spread(got) < _LEAST_SPREAD * _spread(expected):
+    spread = _spread(expected)
+    # Rows that the network itself hardly tells apart become equal by rounding alone.
+    if spread > _NOTICEABLE * float(expected.abs().max()) and _spread(got) < _LEAST_SPREAD * spread:
         raise ConversionError("the quantized network computes the same for all inputs; keep more layers in float32")
 
 
