@@ -199,6 +199,8 @@ class SearchSettings(PrecisionSettings):
     """What will run the chosen network; None: that of the profile, else pytorch."""
     precision: Precision | None = None
     """The number format it will compute in; None: that of the profile, else float32."""
+    verify: int = 60
+    """How many members of the front are measured again at most: with limits the best ones, else spread evenly."""
     calibration_rows: int = 128
     """How many training rows the files of the front are calibrated on, where layers of them compute in int8."""
 

@@ -35,7 +35,9 @@ from nas.settings import (
 MODEL = "all-MiniLM-L6-v2"
 ELASTIC = SpaceSettings(depth="4,5,6", heads="0.5,0.75,1.0", ffn="0.25,0.5,0.75,1.0", drop_order="spread")
 TRAINING = TrainingSettings(steps=300, batch_size=32, learning_rate=1e-4, freeze_embeddings=True)
-SEARCH = SearchSettings(objectives="accuracy,latency_ms", budget=50, rows=400, quantize=True, calibration_rows=64)
+SEARCH = SearchSettings(
+    objectives="accuracy,latency_ms", budget=50, rows=400, quantize=True, calibration_rows=64, verify=8
+)
 PROFILE = ProfileSettings(runtime="openvino", quantize=True, budget=30, minutes=1.5, tolerance=0.1)
 SPEEDUP = 5.3
 """The chosen network is at least so many times as fast as the full one in PyTorch, as measured after the search."""

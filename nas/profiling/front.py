@@ -30,11 +30,11 @@ from nas.searching.measurement import Measurement
 from nas.searching.objectives import on_every_device
 from nas.searching.selection import select
 from nas.searching.study import Study
+from nas.settings import SearchSettings
 from search_spaces import Candidate
 
 _FILE_NAME = "verified.json"
-_MAX_MEMBERS = 60
-"""Largest number of members of a front that one command measures; they are spread evenly along the front."""
+MOST_VERIFIED = SearchSettings.verify
 _MAX_FURTHER = 10
 """Largest number of candidates outside the front that are measured because measured values broke a limit."""
 _AGREE = 0.6
@@ -64,7 +64,9 @@ class Verification(Record):
     rows: list[VerifiedRow] = pydantic.Field(max_length=10_000)
 
 
-def verify_front(folder: Path, study: Study, again: Remeasuring, rivals: Sequence[Measurement] = ()) -> list[Verified]:
+def verify_front(
+    folder: Path, study: Study, again: Remeasuring, rivals: Sequence[Measurement] = (), most: int = MOST_VERIFIED
+) -> list[Verified]:
     """Measure the front again and, if there are limits, the best candidates until one meets them as measured.
 
     Results of an earlier call are reused, and every new result is written at once, so that an interrupted verification
@@ -75,6 +77,7 @@ def verify_front(folder: Path, study: Study, again: Remeasuring, rivals: Sequenc
         study: the study of the search.
         again: what is measured.
         rivals: candidates off the front that are measured too, because noise may have kept them off it.
+        most: members of the front that are measured at most: with limits the best of them, else spread evenly.
 
     Returns:
         All verified candidates, including those of earlier calls.
@@ -97,7 +100,9 @@ def verify_front(folder: Path, study: Study, again: Remeasuring, rivals: Sequenc
         _write(folder, list(found.values()))
         return found[member.candidate]
 
-    front = _spread([member for member in study.front() if missing(member.candidate).measures])
+    limited = any(objective.limit is not None for objective in study.objectives)
+    members = study.front()[:most] if limited else _spread(study.front(), most)
+    front = [member for member in members if missing(member.candidate).measures]
     known = {member.candidate for member in study.front()}
     front += [member for member in rivals if member.candidate not in known and missing(member.candidate).measures]
     with Bar("Measuring the front", len(front)) as bar:
@@ -243,11 +248,11 @@ def say_unmeasured(
         )
 
 
-def _spread(front: Sequence[Measurement]) -> list[Measurement]:
-    """At most `_MAX_MEMBERS` members, spread evenly along the front, including its ends."""
-    if len(front) <= _MAX_MEMBERS:
+def _spread(front: Sequence[Measurement], most: int) -> list[Measurement]:
+    """At most `most` members, spread evenly along the front, including its ends."""
+    if len(front) <= most:
         return list(front)
-    return [front[round(index * (len(front) - 1) / (_MAX_MEMBERS - 1))] for index in range(_MAX_MEMBERS)]
+    return [front[round(index * (len(front) - 1) / max(1, most - 1))] for index in range(most)]
 
 
 def _next(study: Study, verified: Sequence[Verified]) -> Measurement | None:

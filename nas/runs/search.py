@@ -77,7 +77,7 @@ _ESTIMATED = 3
 _QUANTIZED_RIVALS = 6
 _COUNTS = (
     *("budget", "rows", "tokens", "threads", "accuracy_threads"),
-    *("workers", "lag", "patience", "calibration_rows"),
+    *("workers", "lag", "patience", "verify", "calibration_rows"),
 )
 
 
@@ -413,11 +413,11 @@ def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:
     ) as again:
         others = rivals(study.measurements, study.objectives, len(made.rows)) if again.measures else []
         # Quantizing a network takes as long as scoring it several times.
-        others = others[:_QUANTIZED_RIVALS] if deployment.is_quantized else others
+        others = others[: min(_QUANTIZED_RIVALS, made.settings.verify // 2)] if deployment.is_quantized else others
         full = study.find(study.space.full())
         others += [full] if again.measures and full is not None else []
         on_device = on_devices(made.predicted, deployment, again.run)
-        return verify_front(path, study, again.joined(on_device), others)
+        return verify_front(path, study, again.joined(on_device), others, made.settings.verify)
 
 
 def _summary(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:
