@@ -101,8 +101,9 @@ def verify_front(
         return found[member.candidate]
 
     limited = any(objective.limit is not None for objective in study.objectives)
-    members = study.front()[:most] if limited else _spread(study.front(), most)
-    front = [member for member in members if missing(member.candidate).measures]
+    # Without limits the same command goes on with the next ones of a long front.
+    left = [member for member in study.front()[: most if limited else None] if missing(member.candidate).measures]
+    front = left if limited else _spread(left, most)
     known = {member.candidate for member in study.front()}
     front += [member for member in rivals if member.candidate not in known and missing(member.candidate).measures]
     with Bar("Measuring the front", len(front)) as bar:
