@@ -19,6 +19,9 @@ from nas.networks.quantized import QuantizedNetworks as QuantizedNetworks
 from nas.networks.recalibration import SubNetworks as SubNetworks
 from nas.profiling.collection import measure_profile as measure_profile
 from nas.profiling.objective import objective_from_profile as objective_from_profile
+from nas.profiling.simq_nas import SimqNas as SimqNas
+from nas.profiling.simq_nas import SimqNasConfig as SimqNasConfig
+from nas.profiling.simq_nas import simq_nas as simq_nas
 from nas.searching.linas import LinasConfig as LinasConfig
 from nas.searching.linas import linas as linas
 from nas.searching.measurement import Measurement as Measurement
@@ -32,7 +35,4 @@ from nas.searching.study import load_study as load_study
 from nas.searching.supernet_search import search as search
 from nas.searching.warm_start import known_results as known_results
 from nas.searching.workers import Workers as Workers
-from nas.simq_nas import SimqNas as SimqNas
-from nas.simq_nas import SimqNasConfig as SimqNasConfig
-from nas.simq_nas import simq_nas as simq_nas
 from search_spaces import recalibrate as recalibrate
