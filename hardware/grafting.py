@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from hardware.backend import ConversionError
+from hardware.backend import ConversionError, Runner, check_quantized
 from hardware.inputs import Inputs, split
-from hardware.layers import Layers
+from hardware.layers import Layers, quantized_layers
 from hardware.policy import LayerPrecision, Policy
 
 
@@ -147,13 +147,45 @@ class LastNetwork:
         self._key: object = None
         self._network: Network | None = None
 
-    def of(self, module: nn.Module, example_inputs: Inputs, read: Callable[[], Network]) -> Network:
-        """The network of `module`, by `read` where it is not the last one."""
+    def written(
+        self,
+        module: nn.Module,
+        example_inputs: Inputs,
+        policy: Policy,
+        calibration: Sequence[Inputs] | None,
+        *,
+        read: Callable[[], Graph],
+        run: Callable[[Any], Runner],
+        seven_bits: bool,
+    ) -> Any:
+        """The model of a module in a policy, in the runtime's format.
+
+        Args:
+            module: the network.
+            example_inputs: its outputs on them must not be useless.
+            policy: checked by `check_layers`.
+            calibration: see `Network.written`.
+            read: the graph of the module, called where it is not the last one.
+            run: loads a model.
+            seven_bits: see `hardware.quantized.quantized`.
+
+        Raises:
+            ConversionError, ValueError: as `read`, `quantized_layers` and `Network.written`.
+        """
+        network = self._of(module, example_inputs, read)
+        layers = quantized_layers(policy, module, network.graph.layers)
+
+        def check(model: Any) -> None:
+            check_quantized(module, run(model), example_inputs)
+
+        return network.written(policy, layers, calibration, check, seven_bits=seven_bits)
+
+    def _of(self, module: nn.Module, example_inputs: Inputs, read: Callable[[], Graph]) -> Network:
         key = _numbers(module), _sizes(example_inputs)
         if self._network is None or self._module() is not module or self._key != key:
             # Let go of the last one first: two large networks may not fit into memory.
             self._network = None
-            self._network = read()
+            self._network = Network(read())
             self._module, self._key = weakref.ref(module), key
         return self._network
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from hardware.backend import Runner, Writer, arrange, check_quantized, precision_name
-from hardware.grafting import LastNetwork, Network
+from hardware.backend import Runner, Writer, arrange, precision_name
+from hardware.grafting import Graph, LastNetwork
 from hardware.inputs import Inputs
-from hardware.layers import check_layers, quantized_layers
+from hardware.layers import check_layers
 from hardware.onnx import (
     EXTREME_INPUTS,
     OPSETS,
@@ -88,18 +88,16 @@ class OnnxRuntimeBackend:
         check_layers(policy, module)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
 
-            def read() -> Network:
+            def read() -> Graph:
                 path = Path(scratch) / "model.onnx"
-                return Network(read_graph(self._write(module, example_inputs, path, load=self.load, opsets=OPSETS)))
+                return read_graph(self._write(module, example_inputs, path, load=self.load, opsets=OPSETS))
 
-            network = self._last.of(module, example_inputs, read)
-            layers = quantized_layers(policy, module, network.graph.layers)
+            def run(model: Any) -> Runner:
+                return self.load(save(model, Path(scratch) / "checked.onnx", BY_LAYER), precision=policy)
 
-            def check(model: Any) -> None:
-                path = save(model, Path(scratch) / "checked.onnx", BY_LAYER)
-                check_quantized(module, self.load(path, precision=policy), example_inputs)
-
-            model = network.written(policy, layers, calibration, check, seven_bits=saturates())
+            model = self._last.written(
+                module, example_inputs, policy, calibration, read=read, run=run, seven_bits=saturates()
+            )
             return save(model, folder / "model-by-layer.onnx", BY_LAYER)
 
     def load(self, path: Path, *, threads: int = 1, precision: torch.dtype | Policy = torch.float32) -> Runner:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardware.backend import PRECISIONS, Runner, Writer, arrange, check_quantized, precision_name
-from hardware.grafting import LastNetwork, Network
+from hardware.backend import PRECISIONS, Runner, Writer, arrange, precision_name
+from hardware.grafting import LastNetwork
 from hardware.inputs import Inputs
-from hardware.layers import check_layers, quantized_layers
+from hardware.layers import check_layers
 from hardware.onnx import EXTREME_INPUTS, convert
 from hardware.onnx_layers import read_layers
 from hardware.openvino_layers import Graph
@@ -86,17 +86,16 @@ class OpenVinoBackend:
             )
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
 
-            def read() -> Network:
+            def read() -> Graph:
                 path = self._write(module, example_inputs, Path(scratch) / "model.onnx", load=self.load)
-                return Network(Graph(_core().read_model(path), read_layers(path)))
+                return Graph(_core().read_model(path), read_layers(path))
 
-            network = self._last.of(module, example_inputs, read)
-            layers = quantized_layers(policy, module, network.graph.layers)
+            def run(model: Any) -> Runner:
+                return _runner(model, 1, PRECISIONS[policy.floating])
 
-            def check(model: Any) -> None:
-                check_quantized(module, _runner(model, 1, PRECISIONS[policy.floating]), example_inputs)
-
-            model = network.written(policy, layers, calibration, check, seven_bits=saturates())
+            model = self._last.written(
+                module, example_inputs, policy, calibration, read=read, run=run, seven_bits=saturates()
+            )
             model.set_rt_info(BY_LAYER, _KIND)
             return _save(model, Path(scratch), folder)
 
