@@ -17,7 +17,7 @@ from hardware.resizing import Resizer
 from nas import Objective
 from nas.data.split import Split, make_split
 from nas.networks.policies import joined_space
-from nas.networks.quantized import INT8_CALIBRATION, QuantizedNetworks
+from nas.networks.quantized import QuantizedNetworks, calibration_rows
 from nas.networks.recalibration import SubNetworks
 from nas.profiling.objective import latency_objective, predicted_latency
 from nas.profiling.subject import Subject
@@ -144,8 +144,7 @@ class Problem:
     @cached_property
     def calibration(self) -> list[Inputs]:
         """Training rows, each by itself, for the ranges of activations in files."""
-        rows = generator(SEED, INT8_CALIBRATION).permutation(len(self.train))[: self.sizes.calibration_rows]
-        return [dict(self.train.batch([int(row)])) for row in rows]
+        return calibration_rows(self.train, self.sizes.calibration_rows, SEED)
 
     def deployment(self, precision: Precision) -> Deployment:
         """OpenVINO with one thread, for one row."""

@@ -65,7 +65,7 @@ def points_of(row: str, problem: Problem, known: Known, files: Files) -> list[Po
     space = problem.policies if row == "policy_only" else problem.space
     networks = problem.quantized()
     algorithms: dict[str, Algorithm] = {"joint_random": random_search, "joint_nsga2": nsga2}
-    algorithm = algorithms.get(row) or StartedLinas(networks, problem.train)
+    algorithm = algorithms.get(row) or StartedLinas(networks)
     return _searched(row, problem, known, algorithm, space, known.by_layer, networks, files.folder.parent)
 
 
@@ -76,7 +76,7 @@ def knapsacks(problem: Problem, known: Known) -> list[Point]:
     """
     space, each = problem.policies, -(-problem.sizes.budgets // 2)
     latency, size = problem.costs(known.by_layer, space)
-    scores = layer_scores(problem.quantized(), space, problem.train, SEED)
+    scores = layer_scores(problem.quantized(), space, SEED)
     # Half of the policies would be of narrower networks, of which this space has none.
     found = [policy for cost in (latency, size) for policy in first_policies(space, scores, cost, 2 * each)[:each]]
     return [

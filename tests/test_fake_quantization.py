@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from hardware.inputs import Inputs, call
 from hardware.openvino import OpenVinoBackend
 from hardware.policy import LAYER_PRECISIONS, Policy
+from hardware.rounding import eight_bits, four_bits, grouped
 from nas.networks.fake_quantization import Arithmetic, Ranges, calibrate, quantize
+from nas.networks.rounding import in_4_bits, in_8_bits
 from search_spaces.quantization import quantizable_layers
 from tests import zoo
 
@@ -265,3 +268,17 @@ def test_it_costs_little_more_than_the_network() -> None:
         return _outputs(quantize(module, ranges, Policy(dict.fromkeys(ranges.of, "int8"))), rows)
 
     assert cost(quantized) < 1.5 * cost(lambda: _outputs(module, rows))
+
+
+@pytest.mark.parametrize("shape", [(7, 128), (5, 100), (6, 3, 3, 3)])
+def test_kept_weights_are_those_that_files_hold(shape: tuple[int, ...]) -> None:
+    """The search rounds in PyTorch, in place and on any device; files are written with NumPy: both to the same bits."""
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    inside = tuple(range(1, len(shape)))
+    levels, scale, zero = eight_bits(weight.numpy(), inside)
+    held = (levels.astype(np.float32) - zero) * scale.astype(np.float16).astype(np.float32)
+    assert torch.equal(in_8_bits(weight, 0), torch.from_numpy(held))
+    parts, within = grouped(weight.numpy(), 1) if len(shape) == 2 else (weight.numpy(), inside)
+    levels, scale = four_bits(parts, within)
+    held = (levels * scale.astype(np.float16).astype(np.float32)).reshape(shape)
+    assert torch.equal(in_4_bits(weight, 0), torch.from_numpy(held))

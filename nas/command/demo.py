@@ -18,7 +18,8 @@ from nas.files import read_json, write_json_atomic
 from nas.memory import peak_memory_mib
 from nas.runs.export import export_run
 from nas.runs.finetune import finetune_run
-from nas.runs.profile import eager_ms, profile_device
+from nas.runs.precisions import check_by_layer
+from nas.runs.profile import profile_beside_eager, profile_device
 from nas.runs.report import report_run
 from nas.runs.requests import ExportRequest, FinetuneRequest, ProfileRequest, ReportRequest, SearchRequest
 from nas.runs.search import search_run
@@ -61,9 +62,10 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
     """Run the demo in the folder `out`, or go on with it.
 
     Raises:
-        UserError: the files cannot be fetched, or `out` was begun with other settings.
+        UserError: the runtime is missing, the files cannot be fetched, or `out` was begun with other settings.
         NoFeasible: no measured candidate is fast enough.
     """
+    check_by_layer(PROFILE.runtime, one_precision=False)
     archives = fetch(cache or cache_folder(), say)
     stages = Stages()
     model, reviews, run = out / MODEL, out / "reviews", out / "run"
@@ -76,8 +78,8 @@ def demo(out: Path, cache: Path | None, common: Common) -> dict[str, Any]:
     stages.end("fine-tuning")
     profile = out / "profile.json"
     request = ProfileRequest(subject=str(run), out=profile, settings=PROFILE, common=common)
-    profiled = profile_device(request)
-    limits = Limits(max_latency_ms=_today_ms(out / "today.json", request) / SPEEDUP)
+    profiled, today_ms = _profiled(request, out / "today.json")
+    limits = Limits(max_latency_ms=today_ms / SPEEDUP)
     stages.end("profile")
     found = search_run(SearchRequest(run, replace(SEARCH, profile=(profile,)), limits, common=common))
     stages.end("search and measuring its front")
@@ -104,11 +106,13 @@ def _training() -> TrainingSettings:
     return TRAINING if note else replace(TRAINING, mixed_precision="bf16")
 
 
-def _today_ms(path: Path, request: ProfileRequest) -> float:
-    """Latency of the full network in PyTorch, measured once: the search is for a limit that it sets."""
-    if not path.is_file():
-        write_json_atomic(path, {"latency_ms": eager_ms(request)})
-    return float(read_json(path)["latency_ms"])
+def _profiled(request: ProfileRequest, path: Path) -> tuple[dict[str, Any], float]:
+    """The profile, and the latency of the full network in PyTorch, measured once: it sets the limit of the search."""
+    if path.is_file():
+        return profile_device(request), float(read_json(path)["latency_ms"])
+    profiled, today_ms = profile_beside_eager(request)
+    write_json_atomic(path, {"latency_ms": today_ms})
+    return profiled, today_ms
 
 
 def plan(out: Path, cache: Path | None) -> dict[str, Any]:

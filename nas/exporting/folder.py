@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from hardware.backend import OUTPUT_TOLERANCE, Backend, ConversionError, first_output, relative_difference
+from hardware.backend import OUTPUT_TOLERANCE, ConversionError, first_output, relative_difference
 from hardware.cost import cost
 from hardware.deployment import Deployment
 from hardware.inputs import Inputs, call, map_inputs
@@ -148,7 +148,6 @@ class NetworkExport:
         deployment: Deployment,
         calibration: Sequence[Inputs] | None,
         policy: Policy | None = None,
-        backend: Backend | None = None,
     ) -> Deployed:
         """Write the files of a deployment beside these, and load them; see `nas.exporting.deployed.deploy`."""
         return deploy(
@@ -159,7 +158,6 @@ class NetworkExport:
             policy=policy,
             factory=self.factory,
             calibration=calibration,
-            backend=backend,
         )
 
     def write_card(self, folder: Path, card: Card, deployed: Deployed | None) -> None:

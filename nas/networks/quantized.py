@@ -17,16 +17,32 @@ from nas.networks.networks import Networks
 from nas.networks.policies import policy_of
 from nas.seeds import generator
 from search_spaces import Candidate, Supernet
+from search_spaces.arrays import IntArray
 
 ROWS, LEAST_ROWS = 32, 8
 """Training rows from which the ranges of activations are taken, and how many there must be at least."""
-INT8_CALIBRATION = "int8 calibration"
-"""The purpose of the draw of these rows. A file is calibrated on more rows of the same draw, these among them."""
 _BATCH = 8
 """Rows of similar length in one pass: less padding than with more, less overhead than with fewer."""
 _REMEMBERED = 2
 _SEVERAL = 8
 """A batch of at least so many rows with one and the same output means that nothing of the inputs is left."""
+
+
+def calibration_rows(train: Split, count: int, seed: int = 0) -> list[Inputs]:
+    """Training rows as inputs of one row each, from which a file takes the ranges of activations; always the same.
+
+    The rows that `QuantizedNetworks` uses are among them.
+
+    Args:
+        train: all training rows.
+        count: how many of them at most.
+        seed: decides which.
+    """
+    return [dict(train.batch([int(row)])) for row in _drawn(train, count, seed)]
+
+
+def _drawn(train: Split, count: int, seed: int) -> IntArray:
+    return generator(seed, "int8 calibration").permutation(len(train))[:count]
 
 
 class QuantizedNetworks:
@@ -39,20 +55,20 @@ class QuantizedNetworks:
     Args:
         networks: the same sub-networks in float32.
         supernet: the super-network, on any device.
-        calibration: training rows.
+        train: training rows, of which the ranges of activations come.
         seed: decides which of them are used.
 
     Raises:
         UserError: there are fewer than 8 training rows.
     """
 
-    def __init__(self, networks: Networks, supernet: Supernet, calibration: Split, seed: int = 0) -> None:
-        if len(calibration) < LEAST_ROWS:
+    def __init__(self, networks: Networks, supernet: Supernet, train: Split, seed: int = 0) -> None:
+        if len(train) < LEAST_ROWS:
             raise UserError(
-                f"the ranges of activations must come from at least {LEAST_ROWS} training rows, got {len(calibration)}"
+                f"the ranges of activations must come from at least {LEAST_ROWS} training rows, got {len(train)}"
             )
         self._networks, self._supernet = networks, supernet
-        self._calibration, self._seed = calibration, seed
+        self.train, self._seed = train, seed
         self._known: dict[Candidate, tuple[nn.Module, Ranges]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,11 +113,11 @@ class QuantizedNetworks:
         return self._known[architecture]
 
     def _batches(self) -> list[Inputs]:
-        rows = generator(self._seed, INT8_CALIBRATION).permutation(len(self._calibration))[:ROWS]
-        rows = rows[np.argsort(self._calibration.inputs.lengths[rows], kind="stable")]
+        rows = _drawn(self.train, ROWS, self._seed)
+        rows = rows[np.argsort(self.train.inputs.lengths[rows], kind="stable")]
         device = device_of(self._supernet)
         parts = np.array_split(rows, -(-len(rows) // _BATCH))
-        return [map_inputs(self._calibration.batch(part), lambda value: value.to(device)) for part in parts]
+        return [map_inputs(self.train.batch(part), lambda value: value.to(device)) for part in parts]
 
 
 class _Checked:

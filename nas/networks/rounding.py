@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hardware.rounding import GROUP
+
 EPS = torch.finfo(torch.float32).eps
-_GROUP = 64
-"""Weights with one scale in 4 bits."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def in_8_bits(weight: Tensor, axis: int) -> Tensor:
 def in_4_bits(weight: Tensor, axis: int) -> Tensor:
     """Weights kept in 4 bits with a signed scale for each group, or for each index of `axis` (INT4_SYM)."""
     rows = weight.movedim(axis, 0)
-    grouped = weight.ndim == 2 and weight.shape[1] % _GROUP == 0
-    groups = rows.reshape(-1, _GROUP) if grouped else rows.flatten(1)
+    grouped = weight.ndim == 2 and weight.shape[1] % GROUP == 0
+    groups = rows.reshape(-1, GROUP) if grouped else rows.flatten(1)
     low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
     # The larger end of the range becomes -8, of which there is one more than of positive numbers.
     scale = torch.where(low.abs() >= high, low.abs(), -high) / 8

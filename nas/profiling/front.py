@@ -245,7 +245,7 @@ def say_unmeasured(
     if count := missing(of_files):
         say(
             f"{count} of the {len(front)} sub-networks of the front were not measured as they are delivered; the same "
-            "nas search measures what is missing"
+            "nas search measures what is missing (with limits, one with a larger --verify)"
         )
 
 

@@ -11,6 +11,7 @@ and the front is quantized, scored and measured as the files that will be delive
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Unpack
@@ -20,12 +21,14 @@ from hardware.inputs import Inputs, device_of
 from hardware.policy import PrecisionChoices
 from hardware.profile import BY_LAYER
 from nas.data.split import Split
+from nas.errors import UserError
 from nas.networks.policies import joined_space
-from nas.networks.quantized import QuantizedNetworks
+from nas.networks.quantized import QuantizedNetworks, calibration_rows
 from nas.networks.recalibration import SubNetworks
 from nas.profiling.deployed_candidates import measures_of_files
 from nas.profiling.front import choose, verify_front
 from nas.profiling.verification import Verified, offered
+from nas.searching.evaluation import check_counts
 from nas.searching.first_policies import StartedLinas
 from nas.searching.linas import LinasConfig
 from nas.searching.measurement import Measurement, Objective
@@ -33,7 +36,6 @@ from nas.searching.relative_latency import LatencySettings
 from nas.searching.rescoring import rivals
 from nas.searching.study import Running, Study
 from nas.searching.supernet_search import search
-from nas.seeds import generator
 from search_spaces import Supernet
 
 
@@ -47,6 +49,9 @@ class SimqNasConfig:
         starts: how many candidates the search begins with that sensitivities of the layers propose.
         calibration_rows: training rows that the files of the front are calibrated on.
         linas: settings of the search.
+
+    Raises:
+        UserError: `starts` or `calibration_rows` is below 1.
     """
 
     precisions: PrecisionChoices = field(default_factory=PrecisionChoices)
@@ -54,6 +59,9 @@ class SimqNasConfig:
     starts: int = 6
     calibration_rows: int = 128
     linas: LinasConfig = field(default_factory=LinasConfig)
+
+    def __post_init__(self) -> None:
+        check_counts(starts=self.starts, calibration_rows=self.calibration_rows)
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,11 @@ def simq_nas(
         NoFeasible: the smallest candidate already exceeds a limit.
     """
     config = config or SimqNasConfig()
+    deployment = Deployment(config.runtime, BY_LAYER)
+    try:
+        deployment.check()
+    except ValueError as error:
+        raise UserError(str(error)) from error
     # 1. One space: the choices of the architecture, and one of precision for each layer.
     space = joined_space(supernet, config.precisions)
     # 2. Candidates are scored by fake quantization, with ranges from training rows.
@@ -121,29 +134,26 @@ def simq_nas(
         objectives,
         budget=budget,
         seed=seed,
-        algorithm=StartedLinas(networks, train, config.starts, config.linas),
+        algorithm=StartedLinas(networks, config.starts, config.linas),
         networks=networks,
         example_inputs=example_inputs,
         latency=latency,
-        calibration=train,
         estimate=False,
         **running,
     )
     # 5. The front and its rivals as files of the runtime: quantized once an architecture, scored and measured.
-    return SimqNas(study, _verified(study, supernet, networks, train, validation, config, seed))
+    return SimqNas(study, _verified(study, supernet, networks, validation, deployment, config.calibration_rows, seed))
 
 
 def _verified(
     study: Study,
     supernet: Supernet,
     networks: QuantizedNetworks,
-    train: Split,
     validation: Split,
-    config: SimqNasConfig,
+    deployment: Deployment,
+    rows: int,
     seed: int,
 ) -> list[Verified]:
-    deployment = Deployment(config.runtime, BY_LAYER)
-    rows = generator(seed, "int8 calibration").permutation(len(train))[: config.calibration_rows]
     with (
         TemporaryDirectory() as scratch,
         measures_of_files(
@@ -152,7 +162,7 @@ def _verified(
             validation,
             [objective.name for objective in study.objectives],
             example=dict(validation.batch([0, 1])),
-            calibration=lambda: [dict(train.batch([int(row)])) for row in rows],
+            calibration=partial(calibration_rows, networks.train, rows, seed),
             device=device_of(supernet),
             searched_rows=len(validation),
         ) as again,

@@ -16,13 +16,12 @@ from nas.learning.augmentation import augmented
 from nas.networks.loading import bare_network, device_name
 from nas.networks.policies import joined_space
 from nas.networks.pretrained import example_inputs, load_preprocessor
-from nas.networks.quantized import INT8_CALIBRATION, QuantizedNetworks
+from nas.networks.quantized import QuantizedNetworks, calibration_rows
 from nas.networks.recalibration import SubNetworks
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
 from nas.runs.folder import RunFolder, RunRecord
 from nas.searching.relative_latency import LatencySettings
-from nas.seeds import generator
 from nas.settings import SearchSettings
 from search_spaces import Candidate, Supernet, has_batch_norms
 
@@ -62,9 +61,7 @@ class LoadedRun:
 
     def int8_calibration(self, count: int = SearchSettings.calibration_rows) -> list[Inputs]:
         """Training rows as inputs of one row each, from which INT8 takes the ranges of activations; always the same."""
-        rows = self.split("train")
-        order = generator(0, INT8_CALIBRATION).permutation(len(rows))[:count]
-        return [dict(rows.batch([int(row)])) for row in order]
+        return calibration_rows(self.split("train"), count)
 
     def default_deployment(self) -> Deployment:
         """How networks run where no search says otherwise: PyTorch in float32."""

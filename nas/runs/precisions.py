@@ -21,7 +21,7 @@ from nas.profiling.profiles import Profiles
 from nas.records import Scalar
 from nas.searching.relative_latency import LatencySettings
 from nas.settings import PrecisionSettings, SearchSettings
-from search_spaces.quantization import quantizable_layers
+from search_spaces.quantization import large_tables, quantizable_layers
 
 QUANTIZE = "quantize"
 """The entry of a search's record that holds its `PrecisionChoices` as JSON."""
@@ -43,7 +43,8 @@ def precision_choices(settings: PrecisionSettings, model: nn.Module, runtime: st
     wanted = _named(settings.precisions)
     kinds = sorted({kind for _, layer in quantizable_layers(model) if (kind := kind_of(layer)) is not None})
     try:
-        layers, tables = offered(runtime, kinds), offered(runtime, ["embedding"])
+        layers = offered(runtime, kinds)
+        tables = offered(runtime, ["embedding"]) if any(large_tables(model)) else {}
     except ValueError as error:
         raise UserError(str(error)) from error
     for precision in wanted:
@@ -70,8 +71,14 @@ def check_by_layer(runtime: str, one_precision: bool) -> None:
         raise UserError(
             "--quantize chooses the precision of every layer, --precision one for all: leave one of them out"
         )
-    if BY_LAYER not in runtime_here(runtime).precisions:
-        raise UserError(f"{runtime} has no precision by layer here; --quantize needs --runtime openvino or onnxruntime")
+    found = runtime_here(runtime)
+    if not found.usable:
+        raise UserError(f"{runtime} cannot be used here: {found.notes['all']}")
+    if BY_LAYER not in found.precisions:
+        raise UserError(
+            f"{runtime} has no precision by layer here ({found.notes[BY_LAYER]}); "
+            "--quantize needs --runtime openvino or onnxruntime"
+        )
 
 
 def searched_precisions(

@@ -61,9 +61,28 @@ def profile_device(request: ProfileRequest) -> dict[str, Any]:
         UserError: wrong input, a runtime that is not installed, a profile of something else in `out`, or latencies that
             do not get stable.
     """
-    checked, settings, out = _checked(request), request.settings, request.out
-    subject, bench = checked.subject, checked.bench
-    profile = _begun(checked, settings, out)
+    checked = _checked(request)
+    return summary_of(_grown(checked, request), checked.subject, request.out)
+
+
+def profile_beside_eager(request: ProfileRequest) -> tuple[dict[str, Any], float]:
+    """What `profile_device` returns, and the latency of the full network in eager PyTorch in milliseconds.
+
+    Raises:
+        UserError: as `profile_device`; or the latency in PyTorch does not get stable.
+    """
+    checked = _checked(request)
+    profile = _grown(checked, request)
+    eager = runner(checked.subject.supernet.model, threads=checked.bench.deployment.threads)
+    timing = checked.bench.beside_full(eager)
+    if not timing.stable:
+        raise UserError("the latency in PyTorch did not get stable; stop what else runs on this machine and repeat it")
+    return summary_of(profile, checked.subject, request.out), profile.ratio(timing) * profile.full_ms
+
+
+def _grown(checked: _Checked, request: ProfileRequest) -> DeviceProfile:
+    """The profile with all rows that are asked for."""
+    settings, out = request.settings, request.out
     effort = Effort(settings.budget, None if settings.minutes is None else 60 * settings.minutes)
     with Bar(f"Profiling {settings.runtime}", checked.measurements) as bar:
 
@@ -74,33 +93,16 @@ def profile_device(request: ProfileRequest) -> dict[str, Any]:
         def on_refused(candidate: Candidate, why: NotTaken) -> None:
             say(f"One sub-network is left out: {why}")
 
-        profile = grow(
-            profile,
-            subject,
-            bench.measure,
+        return grow(
+            _begun(checked, settings, out),
+            checked.subject,
+            checked.bench.measure,
             effort,
             seed=request.common.seed,
             path=out,
             on_row=on_row,
             on_refused=on_refused,
         )
-    return summary_of(profile, subject, out)
-
-
-def eager_ms(request: ProfileRequest) -> float:
-    """Latency of the full network in eager PyTorch in milliseconds, beside the full network of a profile that is done.
-
-    Raises:
-        UserError: as `profile_device`; or the measurement does not get stable.
-    """
-    checked = _checked(request)
-    profile, subject = checked.profile, checked.subject
-    if profile is None:
-        raise UserError(f"there is no profile in {request.out}; make it first")
-    timing = checked.bench.beside_full(runner(subject.supernet.model, threads=checked.bench.deployment.threads))
-    if not timing.stable:
-        raise UserError("the latency in PyTorch did not get stable; stop what else runs on this machine and repeat it")
-    return profile.ratio(timing) * profile.full_ms
 
 
 def estimate(request: ProfileRequest) -> dict[str, Any]:

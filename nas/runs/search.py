@@ -351,7 +351,7 @@ def _algorithm(made: _Search) -> Algorithm:
     """What proposes candidates; LINAS begins a search over precisions with what sensitivities propose."""
     name, networks = made.settings.algorithm, made.networks
     if name == "linas" and isinstance(networks, QuantizedNetworks):
-        return StartedLinas(networks, made.loaded.split("train"))
+        return StartedLinas(networks)
     return _ALGORITHMS[name]
 
 
@@ -377,7 +377,6 @@ def _run(
         example_inputs=loaded.example(made.latency.tokens),
         latency=made.latency,
         latency_file=latency_file,
-        calibration=loaded.calibration(),
         threads=settings.accuracy_threads,
         on_result=on_result,
         lag=settings.lag,

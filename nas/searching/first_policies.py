@@ -14,7 +14,6 @@ from torch import Tensor
 
 from hardware.inputs import Inputs, device_of, map_inputs
 from hardware.policy import LAYER_PRECISIONS
-from nas.data.split import Split
 from nas.networks.quantized import QuantizedNetworks
 from nas.networks.sensitivity import sensitivities
 from nas.objectives import is_latency
@@ -43,14 +42,12 @@ class StartedLinas:
     """LINAS whose first candidates are those of `first_policies`; an algorithm for `nas.search`.
 
     Args:
-        networks: the quantized networks of the search.
-        train: training rows, for the gradients of the loss.
+        networks: the quantized networks of the search; their training rows give the gradients of the loss.
         count: how many candidates are proposed at most.
         config: the settings of LINAS.
     """
 
     networks: QuantizedNetworks
-    train: Split
     count: int = 6
     config: LinasConfig = field(default_factory=LinasConfig)
 
@@ -67,7 +64,7 @@ class StartedLinas:
         """Search as `linas` does; a study that was begun goes on with the candidates that it has recorded."""
         starts = _recorded_starts(running.get("storage"))
         if starts is None:
-            scores = layer_scores(self.networks, space, self.train, seed)
+            scores = layer_scores(self.networks, space, seed)
             found = first_policies(space, scores, _cost(space, objectives), self.count)
             starts = tuple(tuple(map(int, row)) for row in space.encode(found))
         config = replace(self.config, starts=starts)
@@ -82,9 +79,9 @@ def _recorded_starts(storage: Storage | None) -> tuple[tuple[int, ...], ...] | N
     return tuple(tuple(int(index) for index in row) for row in rows) if isinstance(rows, list) else None
 
 
-def layer_scores(networks: QuantizedNetworks, space: Space, train: Split, seed: int) -> Scores:
+def layer_scores(networks: QuantizedNetworks, space: Space, seed: int) -> Scores:
     """By how much the loss of the full network rises with every option of a choice of precision, by their names."""
-    full = space.full()
+    full, train = space.full(), networks.train
     module = networks.extract(full)
     rows = generator(seed, "sensitivities").permutation(len(train))[:_ROWS]
     # Rows of similar length share a batch, which saves padding.

@@ -101,7 +101,8 @@ def search(
             the float32 network.
         latency_file: file of the full network's latency, which latencies of candidates are relative to; None puts it
             next to the journal. It is required for a study in a database.
-        calibration: training rows to recompute the batch norms of sub-networks; only needed if there are batch norms.
+        calibration: training rows to recompute the batch norms of sub-networks; only needed if there are batch norms
+            and no `networks`.
         batch_size: batch size when accuracy is measured.
         threads: number of threads of PyTorch when accuracy is measured; None uses the present number. Every worker uses
             the same, because another number may change the last digit of the outputs.
