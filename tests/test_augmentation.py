@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
+from nas.data.augmentation import augment
 from nas.errors import UserError
-from nas.learning.augmentation import augment, augmented
+from nas.learning.augmentation import augmented
 from nas.learning.training import TrainingConfig, fine_tune
 from nas.seeds import generator
 from tests import toy_images, toy_task

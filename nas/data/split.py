@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from nas.data.augmentation import augment
 from nas.data.tasks import CLASSIFICATION, IGNORED, Labels, Task, first_words, task_of
 from nas.errors import UserError
 from nas.files import read_json, write_json_atomic
@@ -58,7 +59,7 @@ class Preprocessor(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of one split with their labels and their preprocessed form.
+    """The rows of one split with their labels and their preprocessed form; they are `nas.data.rows.Rows`.
 
     Args:
         rows: n raw texts, encoded images or tuples of words.
@@ -104,6 +105,12 @@ class Split:
         order = np.concatenate([rows[np.argsort(lengths[rows], kind="stable")] for rows in pools])
         batches = np.array_split(order, count)
         return [batches[index] for index in rng.permutation(count)]
+
+    def augment(
+        self, batch: Mapping[str, Tensor], rows: int, kept: IntArray, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """Mirror and shift the images of a batch, see `nas.data.augmentation.augment`; UserError where none are."""
+        return augment(batch, rows, kept, rng)
 
     def take(self, count: int, rng: np.random.Generator) -> "Split":
         """Draw at most `count` rows without replacement; they keep their order."""

@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.accuracy import logits_of
+from nas.data.rows import Rows
 from nas.data.split import Split
 from nas.data.tasks import IGNORED
 from nas.errors import UserError
 from nas.learning import processes
-from nas.learning.augmentation import augment
 from nas.learning.checkpoint import Progress, StepRecord, load_checkpoint, model_fingerprint, save_checkpoint
 from nas.learning.early_stop import add_evaluation, restore_best, stopped
 from nas.learning.optimizer import adamw
@@ -101,7 +101,7 @@ class History:
 
 def fit(
     module: nn.Module,
-    train: Split,
+    train: Rows,
     loss_of: LossOf,
     config: TrainingConfig,
     *,
@@ -123,7 +123,7 @@ def fit(
     Args:
         module: the module to train, on any device. Afterwards its device and mode and which parameters are frozen are
             as before.
-        train: the training rows.
+        train: the training rows: a `Split`, or others that give inputs and targets by index.
         loss_of: calls the forward once and returns the loss; called once for each part of a step (`accumulate`).
         config: all settings.
         checkpoint: folder from which to resume and to which to write checkpoints; None: no checkpoints.
@@ -138,8 +138,8 @@ def fit(
         All steps and evaluations, including those before a resume.
 
     Raises:
-        UserError: there are no rows, `patience` is set without `validate`, a tracker is unknown, images are to be
-            augmented and there are none, or the checkpoint is damaged or belongs to another run.
+        UserError: there are no rows, `patience` is set without `validate`, a tracker is unknown, rows are to be
+            augmented that cannot be, or the checkpoint is damaged or belongs to another run.
         TrainingFailed: the loss or its gradient is not finite in a process; the checkpoint holds the state before that
             step.
     """
@@ -167,7 +167,7 @@ class _Run:
         self,
         accelerator: Any,
         module: nn.Module,
-        train: Split,
+        train: Rows,
         loss_of: LossOf,
         config: TrainingConfig,
         checkpoint: Path | None,
@@ -267,7 +267,7 @@ class _Run:
     def _batches(self) -> Iterator[tuple[int, IntArray]]:
         """Yield the number of each remaining step and the indices of its rows over all processes."""
         per_epoch = self.config.epoch_steps(len(self.train))
-        batches: list[IntArray] = []
+        batches: Sequence[IntArray] = ()
         done = len(self.progress.history)
         if stopped(self.progress.evaluations, self.config.patience):
             return
@@ -275,8 +275,14 @@ class _Run:
             epoch, index = divmod(number, per_epoch)
             # The batches of an epoch follow from (seed, epoch), so a resumed run makes those of its epoch again.
             if not batches or index == 0:
-                batches = self.train.batches(self.config.batch_size, generator(self.config.seed, "batches", epoch))
+                batches = self._epoch(epoch, per_epoch)
             yield number + 1, batches[index]
+
+    def _epoch(self, epoch: int, steps: int) -> Sequence[IntArray]:
+        batches = self.train.batches(self.config.batch_size, generator(self.config.seed, "batches", epoch))
+        if len(batches) != steps:
+            raise ValueError(f"the rows must be divided into {steps} batches, got {len(batches)}")
+        return batches
 
     def _step(self, step: int, rows: IntArray) -> StepRecord:
         """Run one optimizer step; raises TrainingFailed before the weights change."""
@@ -332,7 +338,7 @@ class _Run:
         batch = self.train.batch(rows[part])
         if self.config.augment:
             # The draws are made for all rows of the step, so they do not depend on the number of processes or parts.
-            batch = augment(batch, len(rows), part, generator(self.config.seed, "augment", step))
+            batch = self.train.augment(batch, len(rows), part, generator(self.config.seed, "augment", step))
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
 
@@ -362,7 +368,7 @@ def _ready(module: nn.Module, config: TrainingConfig) -> Iterator[None]:
                 parameter.requires_grad_(True)
 
 
-def _identity(module: nn.Module, train: Split, config: TrainingConfig) -> dict[str, str]:
+def _identity(module: nn.Module, train: Rows, config: TrainingConfig) -> dict[str, str]:
     """Fingerprints of everything that determines the outcome of a run; a checkpoint with others is refused."""
     settings = {name: value for name, value in asdict(config).items() if name not in _WITHOUT_INFLUENCE}
     return {
