@@ -4,10 +4,10 @@ import errno
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,22 @@ from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.space import Candidate
 
 Exact = Callable[[IntArray], FloatArray]
-Evaluate = Callable[[Sequence[Candidate]], npt.ArrayLike]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation returns that has more to say of its candidates than the values of the objectives.
+
+    Args:
+        values: raw values (n, m).
+        extras: for each of the n candidates what is kept beside them, as JSON data.
+    """
+
+    values: npt.ArrayLike
+    extras: Sequence[Mapping[str, Any]]
+
+
+Evaluate = Callable[[Sequence[Candidate]], npt.ArrayLike | Evaluated]
 MeasureValue = Callable[[Candidate], float]
 """Measures the raw value of one objective for one candidate."""
 
@@ -71,6 +86,7 @@ class Measurement:
         reason: why it failed; None if it did not.
         seconds: time that the evaluation took.
         known: whether the result comes from another search, and does not count towards the budget.
+        extras: what the evaluation kept beside the values, as JSON data.
     """
 
     candidate: Candidate
@@ -79,10 +95,12 @@ class Measurement:
     reason: str | None
     seconds: float
     known: bool = False
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # A frozen dataclass does not protect its mappings from changes.
         object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
+        object.__setattr__(self, "extras", MappingProxyType(dict(self.extras)))
 
 
 def violations(values: FloatArray, objectives: Sequence[Objective]) -> FloatArray:
@@ -130,8 +148,12 @@ def measure(evaluate: Evaluate, candidates: list[Candidate], objectives: Sequenc
         return [Measurement(candidates[0], {}, "failed", reason, time.perf_counter() - start)]
     # A chunk is evaluated as a whole, so its time is divided evenly.
     seconds = (time.perf_counter() - start) / len(candidates)
-    values = _checked(raw, len(candidates), objectives)
-    return [_measurement(c, row, objectives, seconds) for c, row in zip(candidates, values.tolist(), strict=True)]
+    found = raw if isinstance(raw, Evaluated) else Evaluated(raw, [{}] * len(candidates))
+    values = _checked(found.values, len(candidates), objectives).tolist()
+    return [
+        _measurement(candidate, row, objectives, seconds, extras)
+        for candidate, row, extras in zip(candidates, values, found.extras, strict=True)
+    ]
 
 
 def _checked(raw: npt.ArrayLike, rows: int, objectives: Sequence[Objective]) -> FloatArray:
@@ -151,13 +173,13 @@ def _checked(raw: npt.ArrayLike, rows: int, objectives: Sequence[Objective]) -> 
 
 
 def _measurement(
-    candidate: Candidate, row: list[float], objectives: Sequence[Objective], seconds: float
+    candidate: Candidate, row: list[float], objectives: Sequence[Objective], seconds: float, extras: Mapping[str, Any]
 ) -> Measurement:
     named = {objective.name: value for objective, value in zip(objectives, row, strict=True)}
     bad = [f"{name} is {value}" for name, value in named.items() if not math.isfinite(value)]
     if bad:
-        return Measurement(candidate, {}, "failed", ", ".join(bad), seconds)
-    return Measurement(candidate, named, "measured", None, seconds)
+        return Measurement(candidate, {}, "failed", ", ".join(bad), seconds, extras=extras)
+    return Measurement(candidate, named, "measured", None, seconds, extras=extras)
 
 
 @dataclass(frozen=True)

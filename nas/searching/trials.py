@@ -16,6 +16,8 @@ from search_spaces.space import Candidate, Choice, Space
 
 NUMBER = "supersieve_number"
 """Attribute of a trial: its number among the measurements of the study."""
+EXTRAS = "extras"
+"""Attribute of a trial: what its evaluation kept beside the values, as JSON data."""
 
 
 @contextmanager
@@ -77,6 +79,8 @@ def _attributes(measurement: Measurement) -> dict[str, Any]:
         attributes["reason"] = measurement.reason
     if measurement.known:
         attributes["known"] = True
+    if measurement.extras:
+        attributes[EXTRAS] = dict(measurement.extras)
     return attributes
 
 
@@ -106,10 +110,13 @@ def from_trial(space: Space, objectives: Sequence[Objective], trial: FrozenTrial
     if {name for name, option in candidate.items() if option is not None} != set(trial.params):
         raise ValueError(f"trial {trial.number} names choices that do not matter in it")
     seconds, known = float(trial.user_attrs["seconds"]), trial.user_attrs.get("known") is True
+    extras = trial.user_attrs.get(EXTRAS, {})
+    if not isinstance(extras, dict):
+        raise TypeError(f"extras of trial {trial.number} must be an object, got {type(extras).__name__}")
     if trial.state == TrialState.FAIL:
-        return Measurement(candidate, {}, "failed", str(trial.user_attrs["reason"]), seconds, known)
+        return Measurement(candidate, {}, "failed", str(trial.user_attrs["reason"]), seconds, known, extras)
     values = [float(value) for value in trial.values]
     if len(values) != len(objectives) or not np.isfinite(values).all():
         raise ValueError(f"trial {trial.number} must have {len(objectives)} finite values, got {values}")
     named = {objective.name: value for objective, value in zip(objectives, values, strict=True)}
-    return Measurement(candidate, named, "measured", None, seconds, known)
+    return Measurement(candidate, named, "measured", None, seconds, known, extras)
