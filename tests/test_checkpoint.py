@@ -1,10 +1,11 @@
 """A run that is killed and started again ends with the same bits; a checkpoint of another run is refused."""
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import forked
@@ -16,7 +17,10 @@ from torch import nn
 
 from nas.errors import UserError
 from nas.learning.instatune import InstaTuneConfig, instatune
+from nas.learning.optimizer import Sgd
+from nas.learning.schedule import Cosine
 from nas.learning.training import History, Step, TrainingConfig, TrainingFailed, fine_tune, fit
+from nas.settings import TrainingSettings
 from tests import toy_images, toy_task
 
 CONFIG = InstaTuneConfig(steps=14, batch_size=8, learning_rate=1e-3, checkpoint_every_s=0)
@@ -84,6 +88,10 @@ MODES = {
     "early stop": {"patience": 2, "evaluate_every": 2},
 }
 MODES["all"] = {name: value for mode in MODES.values() for name, value in mode.items()}
+MODES |= {
+    "sgd": {"optimizer": Sgd(0.9, nesterov=True), "schedule": Cosine(), "clip_norm": math.inf},
+    "sgd without momentum": {"optimizer": Sgd(0.0)},
+}
 VALUES = {2: 0.1, 3: 0.1, 4: 0.5, 6: 0.4, 8: 0.3}
 
 
@@ -150,7 +158,12 @@ def test_only_weights_and_json_are_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("what", "arguments"),
-    [("configuration", {"config": replace(CONFIG, learning_rate=2e-3)}), ("model", {"seed": 1})],
+    [
+        ("configuration", {"config": replace(CONFIG, learning_rate=2e-3)}),
+        ("configuration", {"config": replace(CONFIG, optimizer=Sgd())}),
+        ("configuration", {"config": replace(CONFIG, schedule=Cosine())}),
+        ("model", {"seed": 1}),
+    ],
 )
 def test_refuses_the_checkpoint_of_another_run(tmp_path: Path, what: str, arguments: dict) -> None:
     run(tmp_path / "c", kill=3)
@@ -162,6 +175,15 @@ def test_refuses_the_checkpoint_of_other_data(tmp_path: Path) -> None:
     run(tmp_path / "c", kill=3)
     with pytest.raises(UserError, match="another data;"):
         instatune(toy_task.supernet(), toy_task.split(51), CONFIG, checkpoint=tmp_path / "c")
+
+
+def test_checkpoints_of_runs_before_optimizers_were_settings_hold() -> None:
+    settings = {field.name for field in fields(TrainingSettings)} | {"clip_norm", "seed"}
+    recorded = settings - {"checkpoint_every_s", "trackers"}
+    assert set(json.loads(TrainingConfig().identity())) == recorded
+    told = json.loads(TrainingConfig(optimizer=Sgd(0.5)).identity())
+    assert set(told) == recorded | {"optimizer"}
+    assert told["optimizer"] == "Sgd(momentum=0.5, nesterov=False, decay_all=False)"
 
 
 def test_settings_without_influence_may_change(tmp_path: Path) -> None:

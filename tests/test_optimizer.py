@@ -1,5 +1,6 @@
 """Laws of the parameter groups: who decays, and how the learning rate falls from the head to the embeddings."""
 
+import math
 import re
 
 import pytest
@@ -14,10 +15,13 @@ from transformers import (
     SwinForImageClassification,
 )
 
-from nas.learning.optimizer import adamw, layer_depths
+from nas.errors import UserError
+from nas.learning.optimizer import AdamW, Sgd, layer_depths
+from nas.learning.schedule import Cosine
 from nas.learning.training import TrainingConfig, fit
+from nas.seeds import generator
 from search_spaces.families.beit3 import Beit3Config, Beit3ForVisualQuestionAnswering
-from tests import families, networks, toy_images, toy_task
+from tests import families, networks, toy_images, toy_rows, toy_task
 
 _BLOCK = re.compile(r"layers?\.(\d+)\.")
 
@@ -123,12 +127,112 @@ def test_a_step_moves_each_depth_by_its_share() -> None:
         )
 
 
-def test_groups_hold_every_trainable_parameter_once() -> None:
+@pytest.mark.parametrize("optimizer", [AdamW(), Sgd()])
+def test_groups_hold_every_trainable_parameter_once(optimizer: AdamW | Sgd) -> None:
     module = toy_task.bert()
     module.classifier.bias.requires_grad_(False)
     for decay in (1.0, 0.9):
-        groups = adamw(module, 1e-3, 0.1, decay).param_groups
+        groups = optimizer.make(module, 1e-3, 0.1, decay).param_groups
         held = [id(p) for group in groups for p in group["params"]]
         assert sorted(held) == sorted(id(p) for p in module.parameters() if p.requires_grad)
         assert all(group["weight_decay"] == (0.1 if group["params"][0].ndim > 1 else 0) for group in groups)
-    assert len(adamw(module, 1e-3, 0.1, 1.0).param_groups) == 2
+    assert len(optimizer.make(module, 1e-3, 0.1, 1.0).param_groups) == 2
+
+
+SETTINGS = {
+    "plain": Sgd(momentum=0.0, decay_all=True),
+    "momentum": Sgd(momentum=0.8, decay_all=True),
+    "nesterov": Sgd(momentum=0.9, nesterov=True, decay_all=True),
+}
+
+
+@pytest.mark.parametrize("how", SETTINGS)
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_sgd_and_cosine_train_as_a_plain_loop_does(how: str, warmup: int) -> None:
+    """Bit by bit, over two epochs and a half."""
+    sgd, rows, steps = SETTINGS[how], toy_rows.pairs(), 10
+    config = TrainingConfig(
+        steps=steps,
+        batch_size=16,
+        learning_rate=0.1,
+        weight_decay=0.01,
+        warmup_share=warmup / steps,
+        clip_norm=math.inf,
+        optimizer=sgd,
+        schedule=Cosine(),
+    )
+    fitted = toy_rows.network()
+    history = fit(fitted, rows, toy_rows.squared_error, config)
+
+    module, losses = toy_rows.network().train(), []
+    optimizer = torch.optim.SGD(
+        module.parameters(), lr=0.1, momentum=sgd.momentum, nesterov=sgd.nesterov, weight_decay=0.01
+    )
+    batches = [batch for epoch in range(3) for batch in rows.batches(16, generator(0, "batches", epoch))]
+    for number, indices in enumerate(batches[:steps]):
+        falling = (1 + math.cos(math.pi * (number - warmup) / (steps - warmup))) / 2
+        optimizer.param_groups[0]["lr"] = 0.1 * (number + 1) / warmup if number < warmup else 0.1 * falling
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(module(rows.batch(indices)["x"]), rows.targets(indices))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert [step.loss for step in history.steps] == losses
+    assert toy_task.same(toy_task.weights(fitted), toy_task.weights(module))
+
+
+def test_cosine_is_that_of_torch() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    scheduler, rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20), []
+    for _ in range(20):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    config = TrainingConfig(learning_rate=0.3, warmup_share=0, schedule=Cosine())
+    assert [config.rate(step, 20) for step in range(1, 21)] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_sgd_decays_biases_and_norms_where_it_is_told_to(decay_all: bool) -> None:
+    module = toy_rows.network()
+    before = toy_task.weights(module)
+
+    def no_gradient(forward: object, batch: object, targets: object, step: int) -> torch.Tensor:
+        return sum((p * 0).sum() for p in module.parameters())
+
+    config = TrainingConfig(
+        steps=1, learning_rate=0.1, weight_decay=0.5, warmup_share=0, optimizer=Sgd(decay_all=decay_all)
+    )
+    fit(module, toy_rows.pairs(), no_gradient, config)
+    for name, parameter in module.named_parameters():
+        share = 0.95 if decay_all or parameter.ndim > 1 else 1.0
+        torch.testing.assert_close(parameter, before[name] * share)
+
+
+def test_sgd_has_learning_rates_by_depth() -> None:
+    module = toy_images.network()
+    groups = Sgd().make(module, 1e-3, 0.1, 0.5).param_groups
+    assert sorted({group["scale"] for group in groups}) == [1 / 8, 1 / 4, 1 / 2, 1]
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, float("nan")])
+def test_refuses_a_momentum_that_cannot_work(momentum: float) -> None:
+    with pytest.raises(UserError, match="momentum must be at least 0 and below 1"):
+        Sgd(momentum=momentum)
+
+
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(UserError, match="momentum must be above 0"):
+        Sgd(momentum=0, nesterov=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer": "sgd"}, r"optimizer must be AdamW\(...\) or Sgd\(...\) of nas.learning, got 'sgd'"),
+        ({"schedule": Cosine}, r"schedule must be Linear\(...\) or Cosine\(...\) of nas.learning, got <class"),
+    ],
+)
+def test_refuses_optimizers_and_schedules_that_it_does_not_know(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainingConfig(**wrong)

@@ -1,4 +1,4 @@
-"""AdamW with parameter groups: weight decay on matrices only, and learning rates that decrease from head to input.
+"""Optimizers with parameter groups: weight decay on matrices, and learning rates that decrease from head to input.
 
 The layer-wise decay is that of BEiT (arXiv 2106.08254) and BEiT-3 (arXiv 2208.10442). With L blocks, the parameters of
 block i (1 .. L) have the learning rate times decay ** (L + 1 - i), those before the blocks have it times
@@ -8,23 +8,75 @@ Differs: blocks are found from the structure of any network instead of from the 
 """
 
 from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from nas.errors import UserError
 
-def adamw(module: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float) -> torch.optim.Optimizer:
-    """Make AdamW for the trainable parameters of a module.
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW with the usual averages (0.9, 0.999); weight decay is apart from the gradient, on matrices only."""
+
+    def make(
+        self, module: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float
+    ) -> torch.optim.Optimizer:
+        """Make it for a module; arguments and groups as of `parameter_groups`."""
+        groups = parameter_groups(module, weight_decay, layer_decay)
+        return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Stochastic gradient descent with momentum; weight decay is added to the gradient.
+
+    Args:
+        momentum: share (0 <= momentum < 1) of the last move that goes on; 0: none.
+        nesterov: whether the gradient counts as that of the weights after that move; needs momentum.
+        decay_all: whether biases and norms have weight decay too, as in most papers on convolutional networks.
+
+    Raises:
+        UserError: the momentum is out of its range, or there is none for Nesterov.
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = False
+    decay_all: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum must be at least 0 and below 1, got {self.momentum}")
+        if self.nesterov and not self.momentum:
+            raise UserError("momentum must be above 0 for Nesterov's, got 0")
+
+    def make(
+        self, module: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float
+    ) -> torch.optim.Optimizer:
+        """Make it for a module; arguments and groups as of `parameter_groups`."""
+        groups = parameter_groups(module, weight_decay, layer_decay, decay_all=self.decay_all)
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=self.momentum, nesterov=self.nesterov)
+
+
+Optimizer = AdamW | Sgd
+
+
+def parameter_groups(
+    module: nn.Module, weight_decay: float, layer_decay: float, *, decay_all: bool = False
+) -> list[dict[str, Any]]:
+    """Divide the trainable parameters of a module by their weight decay and their learning rate.
 
     Args:
         module: the module; frozen parameters are left out.
-        learning_rate: the initial learning rate.
         weight_decay: weight decay of parameters with at least two axes; biases and norms have none.
         layer_decay: factor between the learning rates of neighbouring blocks; 1: the same for all.
+        decay_all: whether biases and norms have the weight decay, too.
 
     Returns:
-        The optimizer. Each group has an additional entry `scale` in (0, 1]; the training loop multiplies the scheduled
-        learning rate by it.
+        Groups for an optimizer of torch. Each has an additional entry `scale` in (0, 1]; the training loop multiplies
+        the scheduled learning rate by it.
     """
     trainable = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     depths = layer_depths(module) if layer_decay < 1 else dict.fromkeys((name for name, _ in trainable), 0)
@@ -32,13 +84,13 @@ def adamw(module: nn.Module, learning_rate: float, weight_decay: float, layer_de
     groups = [
         {
             "params": [p for name, p in trainable if depths[name] == depth and (p.ndim > 1) == matrices],
-            "weight_decay": weight_decay if matrices else 0.0,
+            "weight_decay": weight_decay if matrices or decay_all else 0.0,
             "scale": layer_decay ** (top - depth),
         }
         for depth in sorted(set(depths.values()))
         for matrices in (True, False)
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
+    return [group for group in groups if group["params"]]
 
 
 def layer_depths(module: nn.Module) -> dict[str, int]:

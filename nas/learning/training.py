@@ -6,11 +6,10 @@ each step draws its random numbers from (seed, step) and the checkpoint holds ev
 """
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +25,6 @@ from nas.errors import UserError
 from nas.learning import processes
 from nas.learning.checkpoint import Progress, StepRecord, load_checkpoint, model_fingerprint, save_checkpoint
 from nas.learning.early_stop import add_evaluation, restore_best, stopped
-from nas.learning.optimizer import adamw
 from nas.learning.training_config import TrainingConfig
 from nas.networks.modes import keeping_modes
 from nas.seeds import generator, torch_seed
@@ -48,9 +46,6 @@ __all__ = [
 Batch = Mapping[str, Tensor]
 LossOf = Callable[[Callable[..., Any], Batch, Tensor, int], Tensor]
 """(forward, keyword inputs, targets (rows, ...), step from 1) -> mean loss of the rows, a scalar."""
-
-_WITHOUT_INFLUENCE = ("checkpoint_every_s", "device", "trackers")
-"""Settings that may change when a run is resumed."""
 
 
 class TrainingFailed(RuntimeError):
@@ -111,7 +106,7 @@ def fit(
     memory: Resumable | None = None,
     tracking: Path | None = None,
 ) -> History:
-    """Train a module in place with AdamW.
+    """Train a module in place.
 
     A step depends on (seed, step) and the state before it only. So a run that was killed and started again with the
     same arguments ends with the same bits, on a CPU with the same number of threads (some GPU kernels are not
@@ -180,7 +175,7 @@ class _Run:
         self.steps = config.total_steps(len(train))
         self.device = torch.device("cpu") if config.device == "cpu" else accelerator.device
         module.to(self.device)
-        self.optimizer = adamw(module, config.learning_rate, config.weight_decay, config.layer_decay)
+        self.optimizer = config.optimizer.make(module, config.learning_rate, config.weight_decay, config.layer_decay)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         # Running statistics of batch norms and their counters: the buffers that a forward pass may change.
         self.statistics = [b for b in module.buffers() if b.is_floating_point() or b.ndim == 0]
@@ -197,7 +192,7 @@ class _Run:
     def go(self, on_step: Callable[[Step], None] | None, validate: Callable[[int], float] | None) -> None:
         """Run the remaining steps, evaluating and saving checkpoints in between."""
         config, progress, main = self.config, self.progress, self.accelerator.is_main_process
-        processes.start_trackers(self.accelerator, asdict(config))
+        processes.start_trackers(self.accelerator, vars(config))
         every = config.evaluate_every or config.epoch_steps(len(self.train))
         saved = time.monotonic()
         for step, rows in self._batches():
@@ -370,9 +365,8 @@ def _ready(module: nn.Module, config: TrainingConfig) -> Iterator[None]:
 
 def _identity(module: nn.Module, train: Rows, config: TrainingConfig) -> dict[str, str]:
     """Fingerprints of everything that determines the outcome of a run; a checkpoint with others is refused."""
-    settings = {name: value for name, value in asdict(config).items() if name not in _WITHOUT_INFLUENCE}
     return {
-        "configuration": json.dumps(settings, sort_keys=True),
+        "configuration": config.identity(),
         "data": train.fingerprint(),
         "model": model_fingerprint(module),
     }

@@ -1,9 +1,12 @@
 """How to train: the settings of a training run, checked, and what follows from them."""
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from nas.errors import UserError
+from nas.learning.optimizer import AdamW, Optimizer
+from nas.learning.schedule import Linear, Schedule
 from nas.settings import TrainingSettings
 
 _LOWEST = {
@@ -21,6 +24,11 @@ _LOWEST = {
 }
 _ABOVE_ZERO = ("learning_rate", "clip_norm", "layer_decay")
 _HIGHEST = {"warmup_share": 1, "layer_decay": 1}
+_KINDS = {"optimizer": get_args(Optimizer), "schedule": get_args(Schedule)}
+_WITHOUT_INFLUENCE = ("checkpoint_every_s", "device", "trackers")
+"""Settings that may change when a run is resumed."""
+_ONCE_CONSTANT = {"optimizer": AdamW(), "schedule": Linear()}
+"""What all runs had before these were settings; the identity of a run says them only where they are others."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +36,19 @@ class TrainingConfig(TrainingSettings):
     """How to train: what `TrainingSettings` says, the seed and the device; `trackers` has no influence on the result.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: a number is out of its range, or the optimizer or the schedule is not one of this package.
     """
 
     clip_norm: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; `math.inf`: any."""
     seed: int = 0
     """Of batches, dropout and candidates."""
     device: Literal["auto", "cpu"] = "auto"
     """Where the network is trained; auto takes a GPU when there is one."""
+    optimizer: Optimizer = field(default_factory=AdamW)
+    """What makes a step of the gradient: `AdamW()`, or e.g. `Sgd(momentum=0.9, nesterov=True)`."""
+    schedule: Schedule = field(default_factory=Linear)
+    """How the learning rate falls after it has warmed up (`warmup_share`): `Linear()` or `Cosine()`."""
 
     def __post_init__(self) -> None:
         given = {name: value for name in _LOWEST if (value := getattr(self, name)) is not None}
@@ -53,6 +65,10 @@ class TrainingConfig(TrainingSettings):
             raise UserError(f"label_smoothing must be below 1, got {self.label_smoothing}")
         if self.accumulate > self.batch_size:
             raise UserError(f"accumulate must be at most batch_size ({self.batch_size}), got {self.accumulate}")
+        for name, kinds in _KINDS.items():
+            if not isinstance(getattr(self, name), kinds):
+                known = " or ".join(f"{kind.__name__}(...)" for kind in kinds)
+                raise UserError(f"{name} must be {known} of nas.learning, got {getattr(self, name)!r}")
 
     def epoch_steps(self, rows: int) -> int:
         """Optimizer steps of one pass over this many training rows."""
@@ -67,4 +83,13 @@ class TrainingConfig(TrainingSettings):
         warmup = round(self.warmup_share * steps)
         if step <= warmup:
             return self.learning_rate * step / warmup
-        return self.learning_rate * (steps - step + 1) / (steps - warmup)
+        return self.schedule.rate(self.learning_rate, step - warmup, steps - warmup)
+
+    def identity(self) -> str:
+        """The settings that decide the outcome of a run, as JSON."""
+        kept = {name: value for name, value in vars(self).items() if name not in _WITHOUT_INFLUENCE}
+        for name, constant in _ONCE_CONSTANT.items():
+            value = kept.pop(name)
+            if value != constant:
+                kept[name] = repr(value)
+        return json.dumps(kept, sort_keys=True)
