@@ -34,5 +34,5 @@ from nas.searching.study import Study as Study
 from nas.searching.study import load_study as load_study
 from nas.searching.supernet_search import search as search
 from nas.searching.warm_start import known_results as known_results
-from nas.searching.workers import Workers as Workers
+from nas.workers import Workers as Workers
 from search_spaces import recalibrate as recalibrate

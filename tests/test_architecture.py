@@ -54,7 +54,7 @@ HOMES = {
         "nas.runs.folder",
         "nas.runs.precisions",
     },
-    "ray": {"nas.searching.workers"},
+    "ray": {"nas.workers"},
     "rich": {"nas.console"},
     "scipy": {"nas.searching.acquisition", "nas.searching.knapsack", "predictors.gaussian_process"},
     "sqlalchemy": {"nas.searching.storage"},

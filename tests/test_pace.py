@@ -16,7 +16,7 @@ from nas.searching.pace import Pace
 from nas.searching.random_search import random_search
 from nas.searching.storage import read_identity
 from nas.searching.study import Study, load_study
-from nas.searching.workers import Workers
+from nas.workers import Workers
 from search_spaces.space import Candidate, Choice, Space
 
 SPACE = Space(tuple(Choice(f"heads.{i}", (2, 4, 6, 8)) for i in range(8)))
@@ -68,7 +68,7 @@ def _begun(path: Path, calls: int = 30, **settings: Any) -> None:
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
     """One session of Ray for all tests here: starting it is what takes long."""
-    from nas.searching import workers as parallel
+    from nas import workers as parallel
 
     with parallel._session(Workers(4), 0):
         yield

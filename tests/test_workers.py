@@ -117,7 +117,7 @@ def measuring(process: int) -> list[int]:
             name = (Path("/proc") / str(child) / "cmdline").read_bytes()
         except OSError:
             continue
-        if name.startswith(b"ray::_Measurer"):
+        if name.startswith(b"ray::_Worker"):
             found.append(child)
     return found
 

@@ -17,7 +17,7 @@ from nas.searching.measurement import Measurement, Objective
 from nas.searching.nsga2 import Nsga2Config, nsga2
 from nas.searching.random_search import random_search
 from nas.searching.study import Study
-from nas.searching.workers import Workers, mapped
+from nas.workers import Workers, mapped
 from search_spaces.space import Candidate, Choice, Space
 
 SPACE = Space(
@@ -84,7 +84,7 @@ def test_candidates_look_themselves_up_in_another_process() -> None:
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
     """One session of Ray for all tests here: starting it is what takes long."""
-    from nas.searching import workers as parallel
+    from nas import workers as parallel
 
     with parallel._session(Workers(4), 0):
         yield

@@ -67,9 +67,9 @@ from nas.searching.rescoring import rivals
 from nas.searching.storage import Storage, copy_to_journal, is_url, shown
 from nas.searching.study import Study, load_study
 from nas.searching.supernet_search import Algorithm, search
-from nas.searching.workers import Workers
 from nas.seeds import generator
 from nas.settings import SearchSettings
+from nas.workers import Workers
 from search_spaces import Space
 
 _ALGORITHMS: dict[str, Algorithm] = {"linas": linas, "nsga2": nsga2, "random": random_search}

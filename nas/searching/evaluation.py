@@ -1,14 +1,14 @@
 """The order in which results are committed and become visible to a search.
 
 A search proposes encoded candidates and reads the results that are visible to it. Candidates are evaluated in chunks
-through a `Map`, possibly in parallel. Results are committed to the record in the order of the proposals, not of their
+through a map, possibly in parallel. Results are committed to the record in the order of the proposals, not of their
 arrival, and proposal i sees exactly the results 0 .. i - lag. The search is therefore a function of its seed and of the
 committed results: neither the number and speed of workers nor an interruption changes what it proposes.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,19 +20,11 @@ from nas.searching.enumeration import every_row
 from nas.searching.giving_up import refuse_hopeless
 from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, violations
 from nas.searching.stagnation import stagnant
+from nas.workers import Map, abandon
 from search_spaces.arrays import FloatArray, IntArray
-from search_spaces.space import Candidate, Space
+from search_spaces.space import Space
 
 OnResult = Callable[[Measurement, int], None]
-
-
-class Map(Protocol):
-    """A function that evaluates chunks and yields their results in order; the built-in `map` is the serial one."""
-
-    def __call__(
-        self, function: Callable[[list[Candidate]], list[Measurement]], chunks: Iterable[list[Candidate]], /
-    ) -> Iterator[list[Measurement]]:
-        """Apply `function` to every chunk."""
 
 
 class Record(Protocol):
@@ -189,6 +181,11 @@ class Evaluations:
     def finish(self) -> Results:
         """The results of all proposals; waits for those that are still being evaluated."""
         return self._first(self.proposed)
+
+    def abandon(self) -> None:
+        """Leave no work of this search to workers that others use too: what they have not begun is not measured."""
+        while self._running:
+            abandon(self._running.popleft())
 
     def _out_of_patience(self) -> bool:
         # Only visible results count: the decision must not depend on how fast workers are.

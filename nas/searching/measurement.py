@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.errors import UserError
+from nas.workers import Lost, Task
 from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.space import Candidate
 
@@ -182,6 +183,18 @@ def _measurement(
     return Measurement(candidate, named, "measured", None, seconds, extras=extras)
 
 
+def _failed(chunk: list[Candidate], lost: Lost) -> list[Measurement]:
+    return [Measurement(candidate, {}, "failed", lost.reason, lost.seconds) for candidate in chunk]
+
+
+def _one_by_one(chunk: list[Candidate]) -> list[list[Candidate]]:
+    return [[candidate] for candidate in chunk]
+
+
+def _together(results: Sequence[list[Measurement]]) -> list[Measurement]:
+    return [measurement for part in results for measurement in part]
+
+
 @dataclass(frozen=True)
 class Staged:
     """An evaluation in two stages: one that any worker can run, and one that must run in this process.
@@ -202,11 +215,14 @@ class Staged:
     objectives: tuple[Objective, ...]
 
     @property
-    def function(self) -> Callable[[list[Candidate]], list[Measurement]]:
-        """The first stage as a function of a chunk; it can be pickled if `anywhere` can."""
+    def function(self) -> Task[list[Candidate], list[Measurement]]:
+        """The first stage as a function of a chunk; it can be pickled if `anywhere` can.
+
+        Candidates whose worker died each time, or that took too long, are marked as failed.
+        """
         # Drop the formulas of exact objectives, which are not needed in workers and may be large.
         first_stage = tuple(replace(o, exact=None) for o in self.objectives if o.name not in self.here)
-        return partial(measure, self.anywhere, objectives=first_stage)
+        return Task(partial(measure, self.anywhere, objectives=first_stage), _failed, _one_by_one, _together)
 
     def completed(self, measurement: Measurement) -> Measurement:
         """Run the second stage and return the measurement with all objectives; raises as `measure`."""

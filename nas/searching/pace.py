@@ -14,7 +14,7 @@ from typing import Any
 
 from nas.errors import UserError
 from nas.searching.storage import Storage, read_identity, shown
-from nas.searching.workers import Workers
+from nas.workers import Workers
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
@@ -23,8 +23,8 @@ from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, 
 from nas.searching.selection import select, with_estimates
 from nas.searching.storage import Storage, open_study, read_study
 from nas.searching.trials import in_memory
-from nas.searching.workers import Workers, mapped
 from nas.seeds import generator
+from nas.workers import Map, Workers, mapped
 from predictors import Quality
 from search_spaces.arrays import FloatArray
 from search_spaces.space import Candidate, Space
@@ -191,11 +191,14 @@ class Running(TypedDict, total=False):
         on_result: called after each commitment with the measurement and the number of results so far. A resumed search
             also reports the results that it replays, unless it was complete already.
         lag: proposal i depends on results 0 .. i - lag only. None: as recorded in the study; a new one has 1, or for
-            LINAS what suits its workers (`nas.searching.pace`).
+            LINAS what suits its `workers` (`nas.searching.pace`).
         workers: number of candidates measured at the same time, in Ray actors if more than one. Studies of one lag are
             the same with any number.
-        timeout_s: seconds after which a candidate counts as failed; needs Ray even for one worker
-            (`nas.searching.workers`).
+        timeout_s: seconds after which a candidate counts as failed; needs Ray even for one worker (`nas.workers`).
+        pool: what measures the candidates in place of workers of this search, opened by the caller with
+            `nas.workers.mapped` and not closed here. Searches in several threads may share one, and their studies are
+            those that each would have alone. It has its own number of workers and time limit, so that `workers` and
+            `timeout_s` cannot be given, and a new study has a lag of 1 unless another one is.
         patience: stop when this many results in a row have not enlarged the hypervolume; None: never.
         give_up: raise UserError when the first results are all failures, or have equal values, so that the rest would
             fare alike (`nas.searching.giving_up`).
@@ -209,6 +212,7 @@ class Running(TypedDict, total=False):
     lag: int | None
     workers: int | Workers
     timeout_s: float | None
+    pool: Map | None
     patience: int | None
     give_up: bool
     known: Sequence[Measurement]
@@ -234,19 +238,16 @@ def searching(
         The study, and the evaluations through which the algorithm proposes candidates and reads results.
 
     Raises:
-        UserError: a setting is out of range, the space lacks a choice, or the storage is damaged, in use, not writable,
-            or belongs to another search.
+        UserError: a setting is out of range, `pool` is given together with `workers` or `timeout_s`, the space lacks a
+            choice, or the storage is damaged, in use, not writable, or belongs to another search.
         NoFeasible: each candidate of a small space violates the limit of an objective with a formula.
     """
     chunk_size, patience = running.get("chunk_size", 1), running.get("patience")
     on_result, known = running.get("on_result"), running.get("known", ())
     check_counts(budget=budget, chunk_size=chunk_size, lag=search_identity.lag, patience=patience)
     _check(space, objectives, search_identity, known)
-    identity = _identity(space, objectives, search_identity, known)
-    with (
-        _record(running.get("storage"), space, objectives, identity) as study,
-        mapped(running.get("workers", 1), running.get("timeout_s")) as run_chunks,
-    ):
+    identity, pool = _identity(space, objectives, search_identity, known), _pool(running)
+    with _record(running.get("storage"), space, objectives, identity) as study, pool as run_chunks:
         if isinstance(on_result, Watcher):
             on_result.begin(study)
         run = Evaluations(
@@ -263,14 +264,17 @@ def searching(
             give_up=running.get("give_up", False),
             run_chunks=run_chunks,
         )
-        if run.remaining and patience is None and budget >= space.size() - len(known):
-            run.propose(every_row(space), generator(search_identity.seed, "all"))
-        yield study, run
-        # An algorithm may stop early, for example when an evolution can breed no new child; `propose` replaces an empty
-        # list by one random new candidate.
-        while run.remaining:
-            run.propose(space.encode([]), generator(search_identity.seed, "fill up", run.proposed))
-        run.finish()
+        try:
+            if run.remaining and patience is None and budget >= space.size() - len(known):
+                run.propose(every_row(space), generator(search_identity.seed, "all"))
+            yield study, run
+            # An algorithm may stop early, for example when an evolution can breed no new child; `propose` replaces an
+            # empty list by one random new candidate.
+            while run.remaining:
+                run.propose(space.encode([]), generator(search_identity.seed, "fill up", run.proposed))
+            run.finish()
+        finally:
+            run.abandon()
 
 
 def load_study(storage: Storage) -> Study:
@@ -285,6 +289,16 @@ def load_study(storage: Storage) -> Study:
         UserError: the file or database does not exist, or holds no study of this project.
     """
     return Study(*read_study(storage))
+
+
+def _pool(running: Running) -> AbstractContextManager[Map]:
+    """The pool that the caller has opened, or one of this search alone; raises UserError if both are asked for."""
+    pool = running.get("pool")
+    if pool is None:
+        return mapped(running.get("workers", 1), running.get("timeout_s"))
+    if "workers" in running or running.get("timeout_s") is not None:
+        raise UserError("a pool has its own workers and time limit; give a pool, or workers and timeout_s, not both")
+    return nullcontext(pool)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from nas.searching.runners import Runners
 from nas.searching.storage import Storage, is_url
 from nas.searching.study import Running, Study
 from nas.searching.warm_start import known_results
-from nas.searching.workers import Workers
+from nas.workers import Workers
 from search_spaces import Candidate, Space, Supernet, exact_costs
 from search_spaces.arrays import FloatArray
 from search_spaces.quantization import is_precision
@@ -111,7 +111,8 @@ def search(
         warm_start: a study or CSV file with results of the same super-network and rows, see `nas.searching.warm_start`;
             latencies are measured again.
         running: storage, workers and callbacks, see `nas.searching.study.Running`. On a GPU, workers share the GPUs of
-            this machine. A time limit does not include measurements in this process.
+            this machine; those of a `pool` have what it was opened with. A time limit does not include measurements in
+            this process.
 
     Returns:
         The study with all results.
@@ -145,7 +146,8 @@ def search(
     if warm_start is not None:
         # Latencies measured elsewhere or earlier do not compare with those measured here.
         running["known"] = known_results(warm_start, space, named, without=here, ignored=NAMES)
-    running["workers"] = _sharing_gpus(running.get("workers", 1), device_of(supernet))
+    if running.get("pool") is None:
+        running["workers"] = _sharing_gpus(running.get("workers", 1), device_of(supernet))
     with keeping_modes(supernet):
         supernet.eval()
         study = algorithm(

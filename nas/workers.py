@@ -1,0 +1,530 @@
+"""A map over items in several processes: Ray actors, on this machine or on a cluster (the only home of ray).
+
+`mapped` opens a pool, and whoever opened it decides who uses it: one search, or several side by side in threads. A pool
+runs any function of any items that can be pickled. Every worker receives a function once, through Ray's object store,
+and keeps it. Items go to any free worker, in the order in which they come; results are returned in the order of the
+items. A worker that dies (killed, or out of memory) is replaced and its item tried again, a limited number of times.
+An item that exceeds the time limit is not tried again, and its worker is replaced. What becomes of an item that is lost
+in this way is said by a `Task`.
+
+One worker without a time limit is this process, through the built-in `map`. A time limit always needs a worker, because
+only a process can be stopped safely: an alarm signal in this process would raise an exception at any instruction, even
+in a library that holds a lock or catches all exceptions, and would not interrupt a call into C code.
+
+Workers use as many threads as this process, so that floating-point sums are identical, and the same module path. They
+run with the user's permissions: Ray sends them pickled functions, within a cluster that the user controls.
+"""
+
+import os
+import re
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Generic, Protocol, TextIO, TypeVar
+
+from hardware.machine import usable_cores
+from nas.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Bytes of the object store, somewhat above the minimum that Ray accepts.
+_LEAST_STORE = 100 * 2**20
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where functions run.
+
+    Args:
+        count: number of workers, which are separate processes if there is more than one.
+        ray: use a separate process even for a single worker.
+        address: address of a Ray cluster, `host:port` or `auto`, on whose machines this project is installed; None uses
+            this machine.
+        gpus: fraction of a GPU that each worker occupies.
+        retries: how often an item is tried again after its worker died.
+        start_s: time limit for the start of the workers, in seconds.
+        functions: how many functions each worker keeps; one that was used longer ago is sent again when it is needed.
+
+    Raises:
+        UserError: a count of workers or functions below 1, or another number below 0.
+    """
+
+    count: int = 1
+    ray: bool = False
+    address: str | None = None
+    gpus: float = 0.0
+    retries: int = 2
+    start_s: float = 300.0
+    functions: int = 8
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UserError(f"workers must be at least 1, got {self.count}")
+        if self.functions < 1:
+            raise UserError(f"functions of the workers must be at least 1, got {self.functions}")
+        for name in ("gpus", "retries", "start_s"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} of the workers must not be negative, got {getattr(self, name)}")
+
+
+class Lost(UserError):
+    """An item has no result: its worker died each time, or it took longer than the time limit.
+
+    Attributes:
+        reason: what happened, e.g. "took longer than 5 s".
+        seconds: the time limit of one item; 0 if there is none.
+        too_long: whether the time limit was the cause.
+    """
+
+    def __init__(self, reason: str, seconds: float, too_long: bool) -> None:
+        super().__init__(f"each item must have a result, one has none: {reason}; use fewer workers or allow more time")
+        self.reason, self.seconds, self.too_long = reason, seconds, too_long
+
+
+class Map(Protocol):
+    """Applies a function to items and yields its results in their order; the built-in `map` is the serial one.
+
+    Several threads may use one map, each with its own function. Workers keep what they were sent: a function must not
+    be changed after its first use, and it should be the same object each time, because another one is sent anew.
+
+    Raises:
+        Lost: at the turn of an item that is lost, unless the function is a `Task` that has a result for it.
+        UserError: the workers cannot be started, or the function cannot be pickled.
+        Exception: what the function raises, at the turn of the item.
+    """
+
+    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
+        """Apply `function` to every item; workers begin at once, and do not wait until a result is asked for."""
+
+
+def _raised(item: Any, lost: Lost) -> Any:
+    raise lost
+
+
+def _itself(item: Item) -> list[Item]:
+    return [item]
+
+
+def _only(results: Sequence[Result]) -> Result:
+    (result,) = results
+    return result
+
+
+@dataclass(frozen=True)
+class Task(Generic[Item, Result]):
+    """A function, and what a map does with an item that is lost.
+
+    Args:
+        function: what is sent to the workers; the rest stays in this process.
+        lost: the result of an item that is lost; raises by default.
+        parts: the parts of an item, themselves items. One of n parts may take n times the time limit; if it is lost at
+            the first try, its parts are tried one by one, so that only those at fault are lost.
+        joined: the result of an item from those of its parts.
+    """
+
+    function: Callable[[Item], Result]
+    lost: Callable[[Item, Lost], Result] = _raised
+    parts: Callable[[Item], Sequence[Item]] = _itself
+    joined: Callable[[Sequence[Result]], Result] = _only
+
+    def __call__(self, item: Item, /) -> Result:
+        """Apply the function in this process."""
+        return self.function(item)
+
+
+@contextmanager
+def mapped(workers: int | Workers, timeout_s: float | None) -> Iterator[Map]:
+    """A map over workers, which start with its first use and stop at the end of the context.
+
+    Args:
+        workers: number of workers, or their settings.
+        timeout_s: time limit of one item in seconds, without the start of its worker; None: no limit.
+
+    Raises:
+        UserError: settings out of range.
+    """
+    chosen = Workers(workers) if isinstance(workers, int) else workers
+    if timeout_s is not None and not timeout_s > 0:
+        raise UserError(f"timeout_s must be above 0, got {timeout_s}")
+    if chosen.count == 1 and not chosen.ray and chosen.address is None and timeout_s is None:
+        yield map
+        return
+    pool = _Pool(chosen, timeout_s)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def abandon(results: Iterator[Any]) -> None:
+    """Give up the results of a map that are not yet asked for: items that no worker has begun are left out.
+
+    The serial map begins nothing before it is asked for.
+    """
+    if isinstance(results, _InOrder):
+        results.close()
+
+
+class _InOrder(Iterator[Result]):
+    """Results in the order of the items; each is let go of when it is handed over."""
+
+    def __init__(self, futures: Iterable["Future[Result]"]) -> None:
+        self._futures = deque(futures)
+
+    def __next__(self) -> Result:
+        if not self._futures:
+            raise StopIteration
+        return self._futures.popleft().result()
+
+    def close(self) -> None:
+        while self._futures:
+            self._futures.popleft().cancel()
+
+
+class _Worker:
+    """The class of the Ray actors: holds functions by their numbers."""
+
+    def __init__(self, torch_threads: int | None) -> None:
+        if torch_threads is not None:
+            import torch
+
+            # The number may have been set at run time, so the environment variables alone do not suffice.
+            torch.set_num_threads(torch_threads)
+        self._functions: dict[int, Callable[[Any], Any]] = {}
+
+    def hold(self, number: int, pickled: bytes, dropped: Sequence[int]) -> None:
+        import ray
+
+        for each in dropped:
+            del self._functions[each]
+        self._functions[number] = ray.cloudpickle.loads(pickled)
+
+    def run(self, number: int, item: Any) -> Any:
+        return self._functions[number](item)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A function in Ray's object store. It is kept here too, as it is known by its identity."""
+
+    number: int
+    function: Callable[[Any], Any]
+    payload: Any
+
+
+@dataclass(eq=False)
+class _Handle:
+    """A worker as this process sees it: its actor, and the numbers of the functions it holds, the latest last."""
+
+    actor: Any
+    holds: list[int] = field(default_factory=list)
+
+    def used(self, sent: _Sent) -> None:
+        """Note that the worker holds a function, and that it was used last."""
+        self.holds = [*(number for number in self.holds if number != sent.number), sent.number]
+
+
+class _Pool:
+    """The map over Ray actors; a thread of this process waits for each of them."""
+
+    def __init__(self, workers: Workers, timeout_s: float | None) -> None:
+        self._workers, self._timeout_s = workers, timeout_s
+        self._threads = ThreadPoolExecutor(workers.count, thread_name_prefix="nas-worker")
+        # Workers that have no item at the moment, and all that exist.
+        self._free: SimpleQueue[_Handle] = SimpleQueue()
+        self._handles: set[_Handle] = set()
+        self._changing, self._closing = threading.Lock(), False
+        # What was sent, by the identity of the function; the latest last.
+        self._sent: dict[int, _Sent] = {}
+        self._sending, self._numbers = threading.Lock(), count()
+        # Ray is started with the first function, in a thread that lasts.
+        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="nas-keeper")
+        self._session, self._started = ExitStack(), False
+        self._failure: BaseException | None = None
+
+    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
+        task = function if isinstance(function, Task) else Task(function)
+        sent, waiting = self._send(task.function), list(items)
+        return _InOrder([self._threads.submit(self._result, task, sent, item) for item in waiting])
+
+    def close(self) -> None:
+        """Stop the workers, and Ray if this pool started it."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        # From here on no replacement is created, so that the list of workers is final.
+        with self._changing:
+            self._closing = True
+        for handle in list(self._handles):
+            self._end(handle)
+        self._threads.shutdown(wait=True)
+        # Another thread may be starting the workers, which fails now.
+        with self._sending:
+            self._sent.clear()
+            self._session.close()
+        self._keeper.shutdown()
+
+    def _send(self, function: Callable[[Any], Any]) -> _Sent:
+        """The function in the object store, where its first use puts it; the very first one also starts the workers."""
+        with self._sending:
+            sent = self._sent.pop(id(function), None) or self._put(function, _pickled(function))
+            self._sent[id(function)] = sent
+            for oldest in list(self._sent)[: -self._workers.functions]:
+                del self._sent[oldest]
+            return sent
+
+    def _put(self, function: Callable[[Any], Any], pickled: bytes) -> _Sent:
+        if self._failure is not None:
+            raise self._failure
+        if self._started:
+            return self._stored(function, pickled)
+        try:
+            sent = self._lasting(partial(self._start, function, pickled))
+        except BaseException as error:
+            self._failure = error
+            raise
+        self._started = True
+        return sent
+
+    def _lasting(self, start: Callable[[], Result]) -> Result:
+        """Start Ray in a thread that lasts as long as the pool: on Linux its processes end with that thread."""
+        if threading.current_thread() is threading.main_thread():
+            return start()
+        return self._keeper.submit(start).result()
+
+    def _start(self, function: Callable[[Any], Any], pickled: bytes) -> _Sent:
+        import ray
+
+        if self._closing:
+            raise RuntimeError("the pool is closed")
+        self._session.enter_context(_session(self._workers, len(pickled)))
+        sent = self._stored(function, pickled)
+        handles = [self._new() for _ in range(self._workers.count)]
+        try:
+            self._load(handles, sent)
+        except ray.exceptions.RayError as error:
+            raise UserError(f"the workers cannot be started: {_last_line(error)}") from error
+        for handle in handles:
+            self._free.put(handle)
+        return sent
+
+    def _stored(self, function: Callable[[Any], Any], pickled: bytes) -> _Sent:
+        import ray
+
+        return _Sent(next(self._numbers), function, ray.put(pickled))
+
+    def _new(self) -> _Handle:
+        import ray
+
+        torch = sys.modules.get("torch")
+        threads = None if torch is None else torch.get_num_threads()
+        needs = {"num_cpus": 1, "num_gpus": self._workers.gpus, "runtime_env": _environment(self._workers)}
+        # No restarts by Ray: the pool replaces workers itself, and counts the attempts of each item.
+        actor_class = ray.remote(_Worker).options(max_restarts=0, **needs)
+        with self._changing:
+            if self._closing:
+                raise RuntimeError("the pool is closed")
+            handle = _Handle(actor_class.remote(threads))
+            self._handles.add(handle)
+        return handle
+
+    def _end(self, handle: _Handle) -> None:
+        import ray
+
+        self._handles.discard(handle)
+        ray.kill(handle.actor, no_restart=True)
+
+    def _load(self, handles: Sequence[_Handle], sent: _Sent) -> None:
+        """Have workers hold a function; raises UserError if they cannot load it, and RayError if they died."""
+        import ray
+
+        without = [handle for handle in handles if sent.number not in handle.holds]
+        calls = []
+        for handle in without:
+            # Room for one more.
+            dropped = handle.holds[: max(0, len(handle.holds) + 1 - self._workers.functions)]
+            handle.holds = handle.holds[len(dropped) :]
+            calls.append(handle.actor.hold.remote(sent.number, sent.payload, dropped))
+        try:
+            ray.get(calls, timeout=self._workers.start_s)
+        except ray.exceptions.GetTimeoutError:
+            raise UserError(
+                f"{self._workers.count} workers must start within {self._workers.start_s:g} s, they did not; "
+                "ask for fewer, or look whether the cluster has free processors"
+            ) from None
+        except ray.exceptions.RayTaskError as error:
+            raise UserError(f"the workers cannot load what they are to run: {_last_line(error)}") from error
+        for handle in handles:
+            handle.used(sent)
+
+    def _result(self, task: Task[Item, Result], sent: _Sent, item: Item) -> Result:
+        """The result of an item; runs in a thread of the pool."""
+        parts = task.parts(item)
+        try:
+            # An item of several parts is tried once, then its parts one by one: that separates the one at fault.
+            result: Result = self._tried(sent, item, len(parts))
+        except Lost as lost:
+            if len(parts) > 1:
+                return task.joined([self._result(task, sent, part) for part in parts])
+            return task.lost(item, lost)
+        return result
+
+    def _tried(self, sent: _Sent, item: Any, size: int) -> Any:
+        """The result from the next free worker, or from one that replaces it; raises Lost."""
+        handle = self._free.get()
+        left = 1 if size > 1 else self._workers.retries + 1
+        try:
+            while True:
+                try:
+                    return self._request(handle, sent, item, size)
+                except Lost as lost:
+                    self._end(handle)
+                    handle, left = self._replacement(sent), left - 1
+                    # A worker may die through no fault of the item, but a slow item stays slow.
+                    if lost.too_long or left == 0:
+                        raise
+        finally:
+            self._free.put(handle)
+
+    def _request(self, handle: _Handle, sent: _Sent, item: Any, size: int) -> Any:
+        """The result from one worker; raises Lost, or the exception of the function."""
+        import ray
+
+        seconds = self._timeout_s or 0.0
+        limit = None if self._timeout_s is None else self._timeout_s * max(1, size)
+        try:
+            # Apart, because the time limit is that of the item.
+            self._load([handle], sent)
+            return ray.get(handle.actor.run.remote(sent.number, item), timeout=limit)
+        except ray.exceptions.GetTimeoutError:
+            raise Lost(f"took longer than {seconds:g} s", seconds, too_long=True) from None
+        except ray.exceptions.RayTaskError as error:
+            # The original exception, such as UserError, in place of Ray's wrapper.
+            raise error.cause from error
+        except ray.exceptions.RayError as error:
+            reason = f"its worker died, killed or out of memory, each of {self._workers.retries + 1} times"
+            raise Lost(reason, seconds, too_long=False) from error
+
+    def _replacement(self, sent: _Sent) -> _Handle:
+        import ray
+
+        handle = self._new()
+        try:
+            self._load([handle], sent)
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(f"a worker that died cannot be replaced: {_last_line(error)}") from error
+        return handle
+
+
+def _pickled(function: Callable[[Any], Any]) -> bytes:
+    import ray
+
+    try:
+        pickled: bytes = ray.cloudpickle.dumps(function)
+    except Exception as error:  # objects of the user may raise anything when they are pickled
+        raise UserError(
+            f"what workers run must be sent to them, and it cannot be pickled: {error}; keep open files, locks and "
+            "generators out of it, or measure without workers"
+        ) from error
+    return pickled
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
+
+
+@contextmanager
+def _session(workers: Workers, payload_bytes: int) -> Iterator[None]:
+    """Connect to Ray: to the session of the user if there is one, otherwise to a new one that ends with the context.
+
+    Messages of Ray go to standard error, since standard output may carry the JSON of a command.
+    """
+    import ray
+
+    with _ray_on_stderr():
+        if ray.is_initialized():
+            yield
+            return
+        _connect(workers, payload_bytes)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(workers: Workers, payload_bytes: int) -> None:
+    """Start Ray on this machine, or join a cluster."""
+    import ray
+
+    # No usage statistics over the network; and workers without a GPU keep the variables that name visible GPUs, which
+    # later versions of Ray do by default and this one warns about.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray.init(**_settings(workers, payload_bytes))
+    except Exception as error:  # Ray raises plain exceptions here
+        ray.shutdown()
+        if workers.address is not None:
+            remedy = "look whether it runs, with the Ray and Python of this machine"
+            raise UserError(f"no Ray cluster answers at {workers.address} ({_last_line(error)}); {remedy}") from error
+        remedy = "repeat the command when this machine is less busy, or measure with one worker"
+        raise UserError(f"Ray cannot be started here ({_last_line(error)}); {remedy}") from error
+
+
+def _settings(workers: Workers, payload_bytes: int) -> dict[str, Any]:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": _environment(workers)}
+    if workers.address is not None:
+        return {"address": workers.address, **quiet}
+    return {
+        "address": "local",
+        "num_cpus": workers.count,
+        "include_dashboard": False,
+        # The store holds the evaluation function; the default of Ray is 30 % of all memory.
+        "object_store_memory": max(_LEAST_STORE, 2 * payload_bytes),
+        **quiet,
+    }
+
+
+def _environment(workers: Workers) -> dict[str, Any]:
+    """The environment of workers: as many threads as this process and, on this machine, its module path."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
+    variables = {name: os.environ.get(name, threads) for name in _THREADS}
+    if workers.address is None:
+        # The current folder comes last: it may contain the user's own functions.
+        folders = [*(path for path in sys.path if path), "."]
+        variables["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in folders)
+    return {"env_vars": variables}
+
+
+class _ThreadsApart:
+    """Standard output, except that Ray's own threads are redirected to standard error.
+
+    Ray prints warnings and the output of workers from these threads; other threads must not be redirected.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def __getattr__(self, name: str) -> Any:
+        ours = not re.match("ray_", threading.current_thread().name)
+        return getattr(self._out if ours else sys.stderr, name)
+
+
+@contextmanager
+def _ray_on_stderr() -> Iterator[None]:
+    before, apart = sys.stdout, _ThreadsApart(sys.stdout)
+    sys.stdout = apart
+    try:
+        yield
+    finally:
+        if sys.stdout is apart:
+            sys.stdout = before
