@@ -1,6 +1,7 @@
 """Laws of the training loop: it learns, it follows from its seed, and it leaves the module as a user expects it."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import ClassVar
 
@@ -52,6 +53,19 @@ def test_leaves_modes_gradients_and_the_global_generator_alone() -> None:
     assert module.bert.pooler.training
     assert all(p.grad is None and p.requires_grad for p in module.parameters())
     assert set(module.__dict__) == names
+
+
+def test_trainings_in_threads_are_those_of_trainings_alone() -> None:
+    def train(module: nn.Module, seed: int) -> dict[str, torch.Tensor]:
+        fine_tune(module, toy_images.split(), TrainingConfig(steps=8, batch_size=8, seed=seed, augment=True))
+        return toy_task.weights(module)
+
+    seeds, state = range(6), torch.get_rng_state()
+    alone = [train(toy_images.network(), seed) for seed in seeds]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(train, [toy_images.network() for _ in seeds], seeds))
+    assert all(map(toy_task.same, alone, together))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_frozen_embeddings_stay_and_the_rest_moves() -> None:

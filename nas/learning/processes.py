@@ -1,5 +1,6 @@
 """Several training processes, devices and trackers; the only module that imports `accelerate`."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from torch import Tensor
 
 from nas.errors import UserError
 
+_MAKING = threading.Lock()
+"""The state that all accelerators of a process share is filled by the first; no other thread may see half of it."""
+
 
 def make_accelerator(trackers: Sequence[str] = (), tracking: Path | None = None) -> Any:
     """Make the `accelerate.Accelerator` of a training run.
 
     Precision and device are not passed to it: all accelerators of a process share their state, and one process may run
-    several trainings with different settings.
+    several trainings with different settings, also at the same time in threads.
 
     Args:
         trackers: names of trackers known to `accelerate`.
@@ -32,7 +36,8 @@ def make_accelerator(trackers: Sequence[str] = (), tracking: Path | None = None)
     options: dict[str, Any] = {"log_with": list(trackers)} if trackers else {}
     if tracking is not None:
         options["project_dir"] = str(tracking)
-    return Accelerator(mixed_precision="no", kwargs_handlers=handlers, **options)
+    with _MAKING:
+        return Accelerator(mixed_precision="no", kwargs_handlers=handlers, **options)
 
 
 def check_trackers(trackers: Sequence[str], tracking: Path | None) -> None:

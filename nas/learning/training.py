@@ -25,6 +25,7 @@ from nas.errors import UserError
 from nas.learning import processes
 from nas.learning.checkpoint import Progress, StepRecord, load_checkpoint, model_fingerprint, save_checkpoint
 from nas.learning.early_stop import add_evaluation, restore_best, stopped
+from nas.learning.randomness import keeping_generator, seed_generator
 from nas.learning.training_config import TrainingConfig
 from nas.networks.modes import keeping_modes
 from nas.seeds import generator, torch_seed
@@ -115,6 +116,10 @@ def fit(
     Several processes divide the rows of each step. The batch norms of each process see its own rows, and at the end all
     processes take the running statistics of the main process.
 
+    Trainings may run side by side in the threads of a process, each of a module that shares no part with the others.
+    But PyTorch has one random generator for all threads: where forward, loss or `validate` draw from it (dropout),
+    threads take each other's numbers, and the result is not that of the training alone. Use processes for these.
+
     Args:
         module: the module to train, on any device. Afterwards its device and mode and which parameters are frozen are
             as before.
@@ -143,8 +148,8 @@ def fit(
     if config.patience is not None and validate is None:
         raise UserError("patience needs rows to evaluate on while training; give them, or leave patience out")
     accelerator = processes.make_accelerator(config.trackers, tracking)
-    # Dropout seeds the global generator in each step; forking keeps the caller's random numbers as they were.
-    with torch.random.fork_rng(devices=[]), _ready(module, config):
+    # Each step seeds the global generator, for dropout; afterwards the caller's random numbers are as they were.
+    with keeping_generator(), _ready(module, config):
         run = _Run(accelerator, module, train, loss_of, config, checkpoint, memory)
         try:
             run.go(on_step, validate)
@@ -302,8 +307,7 @@ class _Run:
         """Compute the gradients of the mean loss over the rows of all processes.
 
         Gradients are summed over the parts of this process and averaged over the processes. To give the gradient of the
-        mean over all rows, the loss of each part is weighted by its share of the terms of that mean (rows, or tokens
-        with a tag), times the number of processes.
+        mean over all rows, the loss of each part is weighted (`_weights`).
 
         Returns:
             The weighted loss of this process; its average over the processes is the mean loss.
@@ -313,21 +317,27 @@ class _Run:
         ranks = accelerator.num_processes if len(rows) >= accelerator.num_processes else 1
         own = np.arange(accelerator.process_index if ranks > 1 else 0, len(rows), ranks)
         parts = np.array_split(own, min(self.config.accumulate, len(rows) // ranks))
-        counts = _counts(self.train.targets(rows))
+        weights = self._weights(rows, parts, ranks)
         total = torch.zeros((), device=self.device)
-        for number, part in enumerate(parts):
+        for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             batch, targets = self._inputs(step, rows, part), self.train.targets(rows[part]).to(self.device)
             seed = (step * accelerator.num_processes + accelerator.process_index) * self.config.accumulate + number
-            torch.manual_seed(torch_seed(self.config.seed, "dropout", seed))
+            seed_generator(torch_seed(self.config.seed, "dropout", seed), self.device)
             last = number == len(parts) - 1
             # Processes exchange gradients in the backward of the last part only, when the sum over parts is complete.
             with contextlib.nullcontext() if last else accelerator.no_sync(self.forward):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
                     loss = self.loss_of(self.forward, batch, targets, step)
-                weight = ranks * float(counts[part].sum()) / max(1.0, float(counts.sum()))
                 accelerator.backward(loss if weight == 1 else loss * weight)
             total += loss.detach().float() * weight
         return total
+
+    def _weights(self, rows: IntArray, parts: Sequence[IntArray], ranks: int) -> list[float]:
+        """Share of each part in the terms of the mean (rows, or tokens with a tag), times the number of processes."""
+        if len(parts) == ranks == 1:
+            return [1.0]
+        counts = _counts(self.train.targets(rows))
+        return [ranks * float(counts[part].sum()) / max(1.0, float(counts.sum())) for part in parts]
 
     def _inputs(self, step: int, rows: IntArray, part: IntArray) -> dict[str, Tensor]:
         batch = self.train.batch(rows[part])
