@@ -7,18 +7,25 @@ units or blocks in question. The steps are those of `space`.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 from torch import nn
 
-from search_spaces.cuts import AxisCut, BlockCut
+from search_spaces.cuts import BlockCut
+from search_spaces.families.dimensions import (
+    NamedDimension,
+    ParameterLocations,
+    accepted,
+    check_finite,
+    distinct,
+    pass_together,
+)
 from search_spaces.families.drop_order import DropOrder, last_first, order_of
 from search_spaces.families.oracle import Judge
 from search_spaces.families.stages import Stage, find_stages
 from search_spaces.inputs import Inputs, default_inputs
 from search_spaces.space import Choice, Space
-from search_spaces.tracing.coupling import Coupling, Dimension, analyse
+from search_spaces.tracing.coupling import Coupling, analyse
 
 Sizes = Sequence[int | float]
 """Options as a user gives them: absolute numbers (int), or shares of the full size (float, above 0 and up to 1)."""
@@ -47,31 +54,6 @@ class Ranges:
     channels: Sizes = ()
 
 
-@dataclass(frozen=True)
-class _NamedDimension:
-    """A dimension that may become a choice.
-
-    Attributes:
-        name: of the choice.
-        sizes: the options of its kind.
-        dimension: its units and cuts.
-        block: path of the block that contains all of its parameters; None if they are in several, or in none.
-    """
-
-    name: str
-    sizes: Sizes
-    dimension: Dimension
-    block: str | None
-
-    def options(self) -> tuple[int, ...]:
-        """The options as numbers of units; shares of features and channels become multiples of 8 where those are close.
-
-        Matrix kernels run fastest on such sizes. Heads are units of many channels, so any number of them will do.
-        """
-        multiple_of = 1 if self.dimension.heads else 8
-        return _options(self.name, self.dimension.size, self.sizes, multiple_of=multiple_of)
-
-
 def space(
     model: nn.Module,
     example_inputs: Inputs | None = None,
@@ -96,46 +78,23 @@ def space(
         ValueError: weights are not finite, options or the drop order do not fit, or the model has nothing of a
             requested kind.
     """
-    _check_finite(model)
+    check_finite(model)
     inputs = default_inputs(model) if example_inputs is None else example_inputs
     coupling, judge = analyse(model, inputs), Judge(model, inputs)
     stages = find_stages(model, coupling)
     depths = _depths(stages, judge, drop_order, ranges.depth)
-    present = _named_dimensions(model, coupling, stages, ranges)
-    named = [each for each in present if each.options()]
-    accepted = judge.accept([each.dimension for each in named])
+    present = _named_dimensions(model, coupling, stages)
+    offered = [(each, options) for each in present if (options := _options_of(each, ranges))]
     conditions = {block: condition for stage in stages for block, condition in _conditions(stage, depths)}
     # Units of a block that may be dropped matter only at the depths at which the block runs.
-    widths = [
-        Choice(
-            each.name,
-            each.options(),
-            active_if=conditions.get(each.block) if each.block else None,
-            cuts=cuts,
-        )
-        for each, cuts in zip(named, accepted, strict=True)
-        if cuts is not None
-    ]
-    choices = _pass_together(judge, (*depths, *widths))
+    widths = accepted(judge, offered, conditions)
+    choices = pass_together(judge, (*depths, *widths))
     if not choices:
-        raise NotElastic(_nothing_found(model, stages, named, coupling))
+        raise NotElastic(_nothing_found(model, stages, len(offered), coupling))
     full = {("depth", len(stage.members)) for stage in stages}
     full |= {(_kind(each.name), each.dimension.size) for each in present}
     _check_requested(choices, {kind: getattr(ranges, kind) for kind in requested}, full)
     return Space(choices)
-
-
-def _check_finite(model: nn.Module) -> None:
-    """Raise ValueError for the first tensor that is not finite: outputs would be NaN, and no comparison would hold."""
-    wrong = {name: ~weight.isfinite() for name, weight in model.named_parameters()}
-    # Buffers may hold infinities, as attention masks do.
-    wrong |= {name: buffer.isnan() for name, buffer in model.named_buffers()}
-    for name, where in wrong.items():
-        if where.any():
-            raise ValueError(
-                f"the weights of the model must be finite numbers, {name} holds {int(where.sum())} that are not; "
-                "take a checkpoint that is whole"
-            )
 
 
 def _check_requested(choices: Sequence[Choice], requested: Mapping[str, Sizes], full: Set[tuple[str, int]]) -> None:
@@ -161,32 +120,7 @@ def _kind(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _pass_together(judge: Judge, choices: tuple[Choice, ...], candidates: int = 6) -> tuple[Choice, ...]:
-    """The choices without those that fail in combination with others.
-
-    The smallest candidate and then `candidates` random ones must pass. If one fails, the choice to blame is removed and
-    the checks start again.
-    """
-    rng = np.random.default_rng(0)
-    checked = 0
-    while choices and checked <= candidates:
-        space = Space(choices)
-        wrong = judge.culprit(space, space.sample(rng) if checked else space.smallest())
-        # A space without the culprit is another space: begin anew.
-        checked = checked + 1 if wrong is None else 0
-        if wrong is not None:
-            # Choices inside the blocks of a depth that was removed are now always active.
-            choices = tuple(
-                choice if choice.active_if is None or choice.active_if[0] != wrong else replace(choice, active_if=None)
-                for choice in choices
-                if choice.name != wrong
-            )
-    return choices
-
-
-def _nothing_found(
-    model: nn.Module, stages: Sequence[Stage], named: Sequence[_NamedDimension], coupling: Coupling
-) -> str:
+def _nothing_found(model: nn.Module, stages: Sequence[Stage], dimensions: int, coupling: Coupling) -> str:
     """The message of `NotElastic`: what the model consists of, and what the graph shows of it."""
     kinds = Counter(type(part).__name__ for part in model.modules() if not list(part.children()))
     layers = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4)) or "no layers"
@@ -194,7 +128,7 @@ def _nothing_found(
     unknown = f"; operators without a rule: {', '.join(coupling.unknown)}" if coupling.unknown else ""
     return (
         f"the model must have repeated blocks, heads, features or channels that can be narrowed: in "
-        f"{type(model).__name__} ({layers}) the graph shows {blocks} repeated blocks and {len(named)} dimensions of "
+        f"{type(model).__name__} ({layers}) the graph shows {blocks} repeated blocks and {dimensions} dimensions of "
         f"the kinds asked for, and none gives the right output when cut{unknown}"
     )
 
@@ -229,13 +163,11 @@ def _conditions(stage: Stage, depths: Sequence[Choice]) -> Iterator[tuple[str, t
                     yield path, (choice.name, running)
 
 
-def _named_dimensions(
-    model: nn.Module, coupling: Coupling, stages: Sequence[Stage], ranges: Ranges
-) -> list[_NamedDimension]:
+def _named_dimensions(model: nn.Module, coupling: Coupling, stages: Sequence[Stage]) -> list[NamedDimension]:
     """The dimensions that may become choices, with their names: heads and features by block, then all others."""
     blocks = {path: number for number, path in enumerate(path for stage in stages for path in stage.blocks)}
-    names = _ParameterLocations(model, blocks)
-    found: list[_NamedDimension] = []
+    names = ParameterLocations(model, blocks)
+    found: list[NamedDimension] = []
     for index, dimension in enumerate(coupling.dimensions):
         # A dimension with one cut couples no two layers: narrowing it would save nothing in a layer behind it.
         if len(dimension.cuts) < 2 or dimension.size < 2:
@@ -246,15 +178,15 @@ def _named_dimensions(
         inside = {names.block_of(cut.parameter) for cut in dimension.cuts}
         block = inside.pop() if len(inside) == 1 else None
         if stage is not None:
-            name, sizes = "width" if len(stages) == 1 else f"width.{stage}", ranges.width
+            name = "width" if len(stages) == 1 else f"width.{stage}"
         elif dimension.heads:
-            name, sizes = "heads" if block is None else f"heads.{blocks[block]}", ranges.heads
+            name = "heads" if block is None else f"heads.{blocks[block]}"
         elif block is not None and not names.convolutional(dimension):
-            name, sizes = f"ffn.{blocks[block]}", ranges.ffn
+            name = f"ffn.{blocks[block]}"
         else:
-            name, sizes = f"channels.{names.producer(dimension)}", ranges.channels
-        found.append(_NamedDimension(name, sizes, dimension, block))
-    return _in_order(_distinct(found, names))
+            name = f"channels.{names.producer(dimension)}"
+        found.append(NamedDimension(name, dimension, block))
+    return _in_order(distinct(found, names))
 
 
 def _on_stream(index: int, stage: Stage, coupling: Coupling) -> bool:
@@ -262,59 +194,11 @@ def _on_stream(index: int, stage: Stage, coupling: Coupling) -> bool:
     return any(index in coupling.submodules[path].outputs for path in stage.blocks if path in coupling.submodules)
 
 
-class _ParameterLocations:
-    """Looks up where in the model the parameters of a dimension are.
-
-    Args:
-        model: the full network.
-        blocks: path of every repeated block -> its number.
-    """
-
-    def __init__(self, model: nn.Module, blocks: dict[str, int]) -> None:
-        self._blocks = blocks
-        self._order = {name: index for index, (name, _) in enumerate(model.named_parameters())}
-        self._rank = {name: parameter.dim() for name, parameter in model.named_parameters()}
-
-    def block_of(self, parameter: str) -> str | None:
-        """The path of the repeated block that contains a parameter; None if it is outside of all blocks."""
-        parts = parameter.split(".")
-        return next((path for n in range(len(parts)) if (path := ".".join(parts[:n])) in self._blocks), None)
-
-    def convolutional(self, dimension: Dimension) -> bool:
-        """Whether the units are channels of a convolution."""
-        return any(self._rank.get(cut.parameter, 0) > 2 for cut in dimension.cuts)
-
-    def producer(self, dimension: Dimension) -> str:
-        """The path of the first module whose outputs the units are."""
-        # Axis 0 of a weight is that of its outputs, in linear layers and convolutions alike.
-        weights = [cut for cut in dimension.cuts if cut.parameter in self._rank]
-        made = [cut for cut in weights if cut.axis == 0] or weights
-        first: AxisCut = min(made, key=lambda cut: self._order[cut.parameter])
-        return first.parameter.rpartition(".")[0]
-
-
-def _distinct(found: Sequence[_NamedDimension], names: _ParameterLocations) -> list[_NamedDimension]:
-    """The dimensions with distinct names: the largest of one name keeps it, the others append their module's path."""
-    largest: dict[str, _NamedDimension] = {}
-    for each in found:
-        if each.name not in largest or _index_count(each.dimension) > _index_count(largest[each.name].dimension):
-            largest[each.name] = each
-    taken, result = set(largest), []
-    for each in found:
-        name = each.name
-        if largest[name] is not each:
-            inner = names.producer(each.dimension).removeprefix(f"{each.block}.")
-            name = next(longer for n in range(len(found)) if (longer := f"{each.name}.{inner}{n or ''}") not in taken)
-            taken.add(name)
-        result.append(_NamedDimension(name, each.sizes, each.dimension, each.block))
-    return result
-
-
-def _in_order(found: Sequence[_NamedDimension]) -> list[_NamedDimension]:
+def _in_order(found: Sequence[NamedDimension]) -> list[NamedDimension]:
     """The dimensions in the order of the space: heads by block, features by block, then the rest in network order."""
     kinds = ("heads", "ffn")
 
-    def rank(item: tuple[int, _NamedDimension]) -> tuple[int, int]:
+    def rank(item: tuple[int, NamedDimension]) -> tuple[int, int]:
         kind, _, rest = item[1].name.partition(".")
         number = rest.partition(".")[0]
         return (kinds.index(kind), int(number) if number.isdigit() else -1) if kind in kinds else (len(kinds), item[0])
@@ -322,9 +206,14 @@ def _in_order(found: Sequence[_NamedDimension]) -> list[_NamedDimension]:
     return [each for _, each in sorted(enumerate(found), key=rank)]
 
 
-def _index_count(dimension: Dimension) -> int:
-    """The number of indices of all cut axes together, as a measure of how large a dimension is."""
-    return sum(cut.outer * cut.size * cut.unit for cut in dimension.cuts)
+def _options_of(named: NamedDimension, ranges: Ranges) -> tuple[int, ...]:
+    """The options as numbers of units; shares of features and channels become multiples of 8 where those are close.
+
+    Matrix kernels run fastest on such sizes. Heads are units of many channels, so any number of them will do.
+    """
+    multiple_of = 1 if named.dimension.heads else 8
+    sizes: Sizes = getattr(ranges, _kind(named.name))
+    return _options(named.name, named.dimension.size, sizes, multiple_of=multiple_of)
 
 
 def _options(name: str, full: int, sizes: Sizes, lowest: int = 1, multiple_of: int = 1) -> tuple[int, ...]:

@@ -12,7 +12,6 @@ running it (`search_spaces.families.oracle`).
 """
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +21,10 @@ from torch import nn
 from torch.fx.node import Argument, Node
 
 from search_spaces.cuts import AttributeCut, AxisCut
-from search_spaces.evaluating import evaluating
-from search_spaces.inputs import Inputs, split_inputs
+from search_spaces.inputs import Inputs
 from search_spaces.tracing.aten import RULES, elementwise
 from search_spaces.tracing.axes import Axis
+from search_spaces.tracing.exported import exported
 from search_spaces.tracing.walk import HEADS, Call, ContractionKind, Rule, Tensor, Walk, unknown
 
 # A block is residual if its input reaches its output through these operators only, with at least one addition.
@@ -121,16 +120,7 @@ def analyse(model: nn.Module, example_inputs: Inputs) -> Coupling:
     Raises:
         ValueError: `torch.export` cannot trace the module.
     """
-    args, kwargs = split_inputs(example_inputs)
-    try:
-        with torch.no_grad(), evaluating(model), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Not strict: the module runs as ordinary Python, which takes the forwards of far more models.
-            program = torch.export.export(model, args, kwargs, strict=False)
-    except Exception as error:  # of any type: the exporter runs the user's code
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ValueError(f"the model must be traceable by torch.export, which says: {reason}") from error
-    return _Reader(model, program).read()
+    return _Reader(model, exported(model, example_inputs)).read()
 
 
 class _Reader:

@@ -1,0 +1,64 @@
+"""The graph of a module from `torch.export`, and where in the user's code an export stops."""
+
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from search_spaces.evaluating import evaluating
+from search_spaces.inputs import Inputs, split_inputs
+
+# Frames of these folders are those of the exporter and ours, not those of the user's code.
+_NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parents[1])
+
+
+def exported(
+    model: nn.Module, example_inputs: Inputs, *, calls_of: Sequence[str] = (), any_batch: bool = False
+) -> torch.export.ExportedProgram:
+    """Trace `model` with `torch.export`, in evaluation mode; the model is left as it is.
+
+    Args:
+        model: any module.
+        example_inputs: a tuple of positional or a mapping of keyword tensors.
+        calls_of: paths of modules whose calls are to be listed, with their arguments, in `module_call_graph`.
+        any_batch: whether axis 0 of all inputs may have any size in the graph; else the graph is one of these sizes.
+
+    Raises:
+        ValueError: `torch.export` cannot trace the module; the message names the line of the user's code.
+    """
+    args, kwargs = split_inputs(example_inputs)
+    shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    for tensor in (*args, *kwargs.values()) if any_batch else ():
+        shapes[tensor] = {0: torch.export.Dim.DYNAMIC}
+    try:
+        with torch.no_grad(), evaluating(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Not strict: the module runs as ordinary Python, which takes the forwards of far more models.
+            return torch.export.export(
+                model,
+                args,
+                kwargs,
+                strict=False,
+                dynamic_shapes=shapes if any_batch else None,
+                preserve_module_call_signature=tuple(calls_of),
+            )
+    except Exception as error:  # of any type: the exporter runs the user's code
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        where = _users_line(error.__traceback__)
+        raise ValueError(f"the model must be traceable by torch.export, which says{where}: {reason}") from error
+
+
+def _users_line(trace: TracebackType | None) -> str:
+    """The last line of the user's code that a traceback goes through, for a message; empty if there is none."""
+    files = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(trace)]
+    inside = [
+        (file, line)
+        for file, line in files
+        if file.is_file() and not any(file.is_relative_to(folder) for folder in _NOT_THE_USERS)
+    ]
+    return f" at {inside[-1][0]}, line {inside[-1][1]}" if inside else ""
