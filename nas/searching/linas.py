@@ -26,6 +26,7 @@ from nas.searching.evolution import Genes, Population, Survival, VectorGenome, b
 from nas.searching.features import Features, contrast_features, one_hot_features, ranks_by_name
 from nas.searching.measurement import Evaluate, Objective, Staged, violations
 from nas.searching.pace import Pace, lag_for, lag_of, recorded_identity
+from nas.searching.starts import encoded_starts
 from nas.searching.study import WHERE_GIVEN, Running, SearchIdentity, Study, searching
 from nas.searching.surrogate import MakePredictor, Surrogate
 from nas.seeds import generator
@@ -180,7 +181,7 @@ def linas(
         NoFeasible: each candidate of a small space violates the limit of an objective with a formula.
     """
     config, pace = begun(config or LinasConfig(), running)
-    starts = _started(space, config.starts)
+    starts = encoded_starts(space, config.starts)
     with searching(
         space,
         evaluate,
@@ -214,14 +215,6 @@ def linas(
             pool, last = inner_search(now, rng)
             run.propose(next_batch(now, run, pool, pace.batch(run.proposed), rng), rng)
     return study
-
-
-def _started(space: Space, starts: Sequence[Sequence[int]]) -> IntArray:
-    """The candidates to begin with, encoded (n, k); raises UserError for one that is outside of the space."""
-    try:
-        return space.canonical(np.array(starts, dtype=np.int64).reshape(len(starts), -1) if starts else [])
-    except ValueError as error:
-        raise UserError(f"starts must be candidates of the space: {error}") from error
 
 
 def begun(config: LinasConfig, running: Running) -> tuple[LinasConfig, Pace]:
