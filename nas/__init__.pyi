@@ -22,6 +22,10 @@ from nas.profiling.objective import objective_from_profile as objective_from_pro
 from nas.profiling.simq_nas import SimqNas as SimqNas
 from nas.profiling.simq_nas import SimqNasConfig as SimqNasConfig
 from nas.profiling.simq_nas import simq_nas as simq_nas
+from nas.pruning.config import EmoPmsConfig as EmoPmsConfig
+from nas.pruning.emo_pms import Pruned as Pruned
+from nas.pruning.emo_pms import emo_pms as emo_pms
+from nas.pruning.emo_pms import fine_tuned as fine_tuned
 from nas.searching.linas import LinasConfig as LinasConfig
 from nas.searching.linas import linas as linas
 from nas.searching.measurement import Measurement as Measurement

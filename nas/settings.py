@@ -142,6 +142,52 @@ class SupernetSettings(InstaTuneSettings):
 
 
 @dataclass(frozen=True)
+class PruneSettings:
+    """Pruning by EMO-PMS: the sub-networks of the network are searched each by itself, then whole networks follow."""
+
+    rates: str | None = None
+    """Shares to prune, a network each, e.g. 0.3,0.5,0.7; None: these three, where no limit is given."""
+    cost: Literal["parameters", "macs"] = "parameters"
+    """What is pruned and what the rates are of."""
+    budget: int = 180
+    """Forms of each sub-network that are trained (the paper: 180)."""
+    population: int = 40
+    """Forms that survive a generation (the paper: 40)."""
+    offspring: int = 20
+    """New forms in each generation (the paper: 20)."""
+    multiple_of: int = 1
+    """Channels are multiples of this, e.g. 8 for runtimes that want it; the full numbers always stay."""
+    keep: tuple[str, ...] = ()
+    """A pattern of layers whose channels all stay, e.g. 'layer1.*'; may be given several times."""
+    inheritance: Literal["importance", "random"] = "importance"
+    """Which channels a form begins with: those that matter most; random ones, as in the paper."""
+    ranking: Literal["reciprocal", "literal", "best"] = "reciprocal"
+    """How sub-networks join: by error for what they keep; the paper's formula as printed; the best sum (ours)."""
+    form_epochs: int = 1
+    """Passes over the training rows for each form."""
+    form_rows: int | None = None
+    """At most so many training rows for forms and detectors; None: all."""
+    detector_epochs: int = 10
+    """Passes over the training rows for the feature detectors."""
+    epochs: int = 20
+    """Passes over the training rows for each whole network at the end."""
+    batch_size: int = 64
+    """Rows of one step, everywhere."""
+    learning_rate: float = 0.05
+    """Peak of the learning rate of SGD, which falls along a cosine."""
+    augment: bool = False
+    """Mirror and shift images at random while whole networks are trained."""
+    runtime: Runtime | None = None
+    """What will run the networks; None: pytorch."""
+    precision: Precision | None = None
+    """The number format they will compute in; None: float32."""
+    workers: int = 1
+    """How many forms are trained at a time, in processes of their own; the result is the same."""
+    ray_address: str | None = None
+    """Train forms on this Ray cluster, host:port or auto, where this project is installed; None: on this machine."""
+
+
+@dataclass(frozen=True)
 class PrecisionSettings:
     """The precision of every layer, chosen together with the sub-network."""
 

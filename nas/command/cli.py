@@ -30,6 +30,7 @@ from nas.runs.requests import (
     ProfileKitRequest,
     ProfileRequest,
     ProfileResultRequest,
+    PruneRequest,
     RefineRequest,
     ReportRequest,
     SearchRequest,
@@ -62,6 +63,7 @@ class Doctor:
 
 _COMMANDS: dict[str, type[Any]] = {
     "finetune": FinetuneRequest,
+    "prune": PruneRequest,
     "profile": ProfileRequest,
     "search": SearchRequest,
     "report": ReportRequest,
@@ -201,6 +203,12 @@ def _finetune(request: FinetuneRequest, out: TextIO) -> None:
     _print(finetune.estimate(request) if request.dry_run else finetune.finetune_run(request), request.common, out)
 
 
+def _prune(request: PruneRequest, out: TextIO) -> None:
+    from nas.runs import prune
+
+    _print(prune.estimate(request) if request.dry_run else prune.prune_run(request), request.common, out)
+
+
 def _refine(request: RefineRequest, out: TextIO) -> None:
     from nas.runs import refine
 
@@ -279,6 +287,7 @@ def _print(
 
 _HANDLERS: dict[type[Any], Callable[[Any, TextIO], None]] = {
     FinetuneRequest: _finetune,
+    PruneRequest: _prune,
     RefineRequest: _refine,
     ProfileRequest: _profile,
     ProfileKitRequest: _profile_kit,

@@ -29,6 +29,7 @@ class Card:
     Args:
         title: heading.
         base_model: name of the pre-trained network; of a local folder only its last part is printed.
+        origin: where the network comes from, with {model} for the name of the pre-trained one.
         data: what it was fine-tuned and measured on.
         classes: names of the outputs, in their order.
         figures: measured values by the name of the network (`chosen` is the exported one) and of the figure, e.g.
@@ -41,6 +42,7 @@ class Card:
 
     title: str = "A sub-network"
     base_model: str = ""
+    origin: str = "It was cut out of `{model}`, fine-tuned as a super-network."
     data: str = ""
     classes: tuple[str, ...] = ()
     figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -92,7 +94,7 @@ def _what(card: Card, source: NetworkClass) -> str:
     name = Path(card.base_model).name if Path(card.base_model).is_absolute() else card.base_model
     lines = [f"A smaller `{source.name}`: its layers have sizes of their own, and blocks may have been dropped."]
     if name:
-        lines.append(f"It was cut out of `{name}`, fine-tuned as a super-network.")
+        lines.append(card.origin.replace("{model}", name))
     if card.data:
         lines.append(f"Data: {card.data}.")
     if card.classes:

@@ -49,14 +49,18 @@ class Prepared:
     data: Data
 
 
-def prepare(model: str, data: DataSettings, own: ModelSettings, elastic: SpaceSettings, seed: int) -> Prepared:
+MakeSupernet = Callable[[nn.Module, Data, Preprocessor], Supernet]
+"""Finds the sub-networks of a network; UserError where it has none."""
+
+
+def prepare(model: str, data: DataSettings, own: ModelSettings, make: MakeSupernet, seed: int) -> Prepared:
     """Load model and data and find the sub-networks; writes nothing. UserError for wrong input.
 
     Args:
         model: a model folder or hub name, or `module:factory`.
         data: the rows to fine-tune on.
         own: what a network of the user's own needs.
-        elastic: the sub-networks.
+        make: finds the sub-networks.
         seed: of the split of the rows, and of a head without weights.
     """
     if data.data is None:
@@ -75,7 +79,7 @@ def prepare(model: str, data: DataSettings, own: ModelSettings, elastic: SpaceSe
         if count:
             say(f"{what}: {count:,}")
     _reads_all(module, ready)
-    supernet = _supernet(module, elastic, ready, preprocessor, seed)
+    supernet = make(module, ready, preprocessor)
     _can_be_exported(model, supernet, ready, preprocessor)
     return Prepared(supernet, preprocessor, ready)
 
@@ -87,7 +91,7 @@ def prepare_again(
     kind: InputKind,
     task: str,
     own: ModelSettings,
-    elastic: SpaceSettings,
+    make: MakeSupernet,
     seed: int,
     fingerprint: str,
 ) -> Prepared:
@@ -101,7 +105,7 @@ def prepare_again(
         raise UserError(
             f"{rows.parent} was begun with other weights than {model} has now; begin anew in another folder"
         )
-    return Prepared(_supernet(module, elastic, ready, preprocessor, seed), preprocessor, ready)
+    return Prepared(make(module, ready, preprocessor), preprocessor, ready)
 
 
 def _reads_all(module: nn.Module, data: Data) -> None:
@@ -151,7 +155,21 @@ def outcome_settings(training: TrainingSettings) -> dict[str, Scalar]:
     return {name: value for name, value in vars(training).items() if name not in _WITHOUT_INFLUENCE}
 
 
-def _supernet(module: nn.Module, elastic: SpaceSettings, data: Data, preprocessor: Preprocessor, seed: int) -> Supernet:
+def elastic_supernet(
+    elastic: SpaceSettings, seed: int, module: nn.Module, data: Data, preprocessor: Preprocessor
+) -> Supernet:
+    """The super-network with the sizes that the user names; bind the first two for `prepare`.
+
+    Args:
+        elastic: the sizes, and the order in which blocks drop.
+        seed: of an order by importance.
+        module: the network.
+        data: of the run.
+        preprocessor: of the network.
+
+    Raises:
+        UserError: the network has no sub-networks of these sizes.
+    """
     # A network of transformers has its own example, one text of which is padded.
     known = hasattr(module, "config")
     example = None if known else example_inputs(module, data.kind, preprocessor, tokens=EXAMPLE_TOKENS)

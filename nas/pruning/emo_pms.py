@@ -5,7 +5,7 @@ equations are numbered as there. Differs: see the modules of the steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -29,6 +29,18 @@ from search_spaces import Candidate, Supernet, exact_costs
 from search_spaces.pruning import Partition, partition
 from search_spaces.supernets.costs import CostFunction
 from search_spaces.weights import load_tensors
+
+
+class OutOfReach(UserError):
+    """No combination of the searched sub-networks costs as little as is asked for.
+
+    Attributes:
+        least: what the most pruned network costs.
+    """
+
+    def __init__(self, least: float, most: float) -> None:
+        super().__init__(f"the most pruned network must cost at most {most:.6g}, it costs {least:.6g}")
+        self.least = least
 
 
 @dataclass(frozen=True)
@@ -55,10 +67,6 @@ class Pruned:
         """All schemes along the global ranking, from the original to the most pruned network."""
         return list(schemes(self.forms, self.bases, rule))
 
-    def best_within(self, most: float) -> Scheme:
-        """The scheme of the least summed error whose sub-networks cost at most so much together (ours)."""
-        return best_combination(self.forms, self.bases, most)
-
     def candidate(self, scheme: Scheme) -> Candidate:
         """The candidate of the whole space that a scheme is."""
         return candidate_of(scheme, self.parts.space)
@@ -71,26 +79,50 @@ class Pruned:
         """The share (0..1) of the original's parameters or multiply-accumulates that a scheme prunes."""
         return 1 - self.cost(scheme, name) / self.cost(dict.fromkeys(self.bases), name)
 
-    def at_rate(self, rate: float, name: str, rule: Rule = "reciprocal") -> Scheme:
-        """The first scheme along the ranking that prunes at least so much (algorithm 1).
+    def first_within(self, most: float, cost_of: Callable[[Scheme], float], rule: Rule = "reciprocal") -> Scheme:
+        """The first scheme along the ranking that costs at most so much (algorithm 1).
 
         Args:
-            rate: share, above 0 and below 1.
-            name: `parameters` or `macs`.
+            most: in the unit of the cost.
+            cost_of: of the network of a scheme. It should fall along the ranking: few schemes are asked for.
             rule: of the ranking.
 
         Raises:
-            UserError: no scheme prunes so much; the message has the largest rate.
+            OutOfReach: no scheme costs so little.
         """
         found = self.schemes(rule)
-        for scheme in found:
-            if self.rate(scheme, name) >= rate:
-                return scheme
-        most = max(self.rate(scheme, name) for scheme in found)
-        raise UserError(
-            f"a pruning rate must be above 0 and at most {most:.3f}, what the searched sub-networks allow of the "
-            f"{name}, got {rate:g}"
-        )
+        low, high = 0, len(found) - 1
+        if (least := cost_of(found[high])) > most:
+            raise OutOfReach(least, most)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if cost_of(found[middle]) <= most else (middle + 1, high)
+        return found[low]
+
+    def best_within(self, most: float, name: str) -> Scheme:
+        """The scheme of the least summed error whose network has at most so many `parameters` or `macs` (ours).
+
+        Raises:
+            OutOfReach: no scheme has so few.
+        """
+        original: Scheme = dict.fromkeys(self.bases)
+        whole = self.cost(original, name)
+        # What a form saves is what the whole network saves with this form alone.
+        saved = [whole - self.cost({**original, form.subnetwork: form}, name) for form in self.forms]
+        largest = {
+            key: max(save for save, form in zip(saved, self.forms, strict=True) if form.subnetwork == key)
+            for key in {form.subnetwork for form in self.forms}
+        }
+        forms = [
+            replace(form, cost=largest[form.subnetwork] - save) for save, form in zip(saved, self.forms, strict=True)
+        ]
+        bases = {key: replace(base, cost=largest.get(key, 0.0)) for key, base in self.bases.items()}
+        kept = whole - sum(largest.values())
+        if kept > most:
+            raise OutOfReach(kept, most)
+        chosen = best_combination(forms, bases, most - kept)
+        own = {id(one): other for one, other in zip(forms, self.forms, strict=True)}
+        return {key: None if form is None else own[id(form)] for key, form in chosen.items()}
 
     def network(self, scheme: Scheme) -> nn.Module:
         """The network of a scheme, its sub-networks trained each by itself; a plain module, in evaluation mode."""
@@ -107,6 +139,7 @@ def emo_pms(
     folder: Path,
     config: EmoPmsConfig | None = None,
     *,
+    parts: Partition | None = None,
     workers: int | Workers = 1,
     on_result: Callable[[str, Measurement, int], None] | None = None,
 ) -> Pruned:
@@ -120,6 +153,7 @@ def emo_pms(
         validation: rows that the network was not trained on; errors are of them.
         folder: of the stages: features, detectors, and a search for each sub-network.
         config: the settings; None: the paper's.
+        parts: the network in sub-networks, where that is done already.
         workers: how many forms are trained at a time; the result is the same for any number.
         on_result: called with the name of the sub-network after each of its results.
 
@@ -131,10 +165,7 @@ def emo_pms(
     _check_rows(train, validation)
     model.eval()
     # 1. The network as consecutive sub-networks, one for each spatial resolution.
-    try:
-        parts = partition(model, dict(train.batch([0, 1])), keep=config.keep, multiple_of=config.multiple_of)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    parts = parts or parts_of(model, train, config)
     stages = Stages(folder, parts, train, validation, config)
     with mapped(workers, None) as run:
         # 2. One forward of the original: the features at every boundary.
@@ -145,6 +176,14 @@ def emo_pms(
     costs = exact_costs(Supernet(model, parts.space), dict(train.batch([0, 1])))
     files = {each.name: stages.files(each.name) for each in parts.subnetworks}
     return Pruned(parts, stages.bases(), stages.forms(studies), files, costs, studies)
+
+
+def parts_of(model: nn.Module, rows: Split, config: EmoPmsConfig) -> Partition:
+    """The sub-networks of a network, found with the images of two rows; UserError where it cannot be cut."""
+    try:
+        return partition(model, dict(rows.batch([0, 1])), keep=config.keep, multiple_of=config.multiple_of)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def fine_tuned(

@@ -11,6 +11,7 @@ from nas.objectives import is_latency, quantity
 from nas.profiling.verification import Verified, agreements
 from nas.records import Scalar
 from nas.reporting.bits import bits_of
+from nas.reporting.channels import channels_of
 from nas.reporting.charts import Line, agreement_chart, line_chart, training_chart
 from nas.reporting.chosen import Exported, comparison
 from nas.reporting.history import Foreseen, foreseen, growth
@@ -58,6 +59,8 @@ class Reported:
         own_model: `module:factory` that commands must name again; None for a pre-trained model.
         limits: that the chosen one was chosen by, as flags.
         nothing_fits: why nothing was chosen.
+        begun_by: what `finetuning` is the request of, as a heading.
+        further: sections on how these networks were found.
     """
 
     run: str
@@ -78,6 +81,8 @@ class Reported:
     own_model: str | None = None
     limits: tuple[str, ...] = ()
     nothing_fits: str = ""
+    begun_by: str = "Fine-tuning"
+    further: tuple[Section, ...] = ()
 
     def command(self, candidate: str | None, out: str) -> str:
         """The command that exports a candidate; None: the chosen one, by its limits."""
@@ -98,6 +103,8 @@ def search_page(reported: Reported) -> Page:
             Section("front", "Front", front_figure(members)),
             Section("members", "Members of the front", table_of(members)),
             Section("bits", "Precision by layer", bits_of(members)),
+            Section("channels", "Channels by layer", channels_of(members)),
+            *reported.further,
             Section("search", "Search", _search(reported)),
             Section("fine-tuning", "Fine-tuning", _training(reported.training)),
             Section("conditions", "Conditions of the latencies", _conditions(reported)),
@@ -242,7 +249,7 @@ def _request(reported: Reported) -> tuple[Block, ...]:
     return (
         Pair(
             (
-                Facts("Fine-tuning", (*_flags(reported.finetuning), *data)),
+                Facts(reported.begun_by, (*_flags(reported.finetuning), *data)),
                 Facts("Search", (("objectives", names), *_flags(search), ("choices", choices))),
             )
         ),

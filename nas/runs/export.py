@@ -225,8 +225,9 @@ def _card(loaded: LoadedRun, comparison: Comparison, chosen: Chosen, notes: tupl
         del networks["today"]
     figures = {name: _numbers(each.named(comparison.metric)) for name, each in networks.items()}
     return Card(
-        title=f"A sub-network of {Path(model).name}",
+        title=f"{loaded.meaning.title} {Path(model).name}",
         base_model=model,
+        origin=loaded.meaning.origin,
         data=f"{Path(data).name}, {record.rows['train']:,} training, {comparison.test_rows:,} test rows",
         classes=tuple(record.classes),
         figures=figures,

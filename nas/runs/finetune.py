@@ -23,6 +23,7 @@ from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
 from nas.learning.plain_training import ended, estimate_of, naming_checkpoint, noting_seconds, score
 from nas.learning.preparation import (
     Prepared,
+    elastic_supernet,
     instatune_config,
     outcome_settings,
     prepare,
@@ -143,8 +144,9 @@ def _begun(folder: RunFolder, record: dict[str, Scalar]) -> bool:
 def _checked(request: FinetuneRequest, config: InstaTuneConfig, begun: RunFolder | None) -> _Checked:
     """Everything that can be refused before anything is trained or written; `begun` has the rows of a run begun."""
     say(f"Reading {request.model} and {request.data.data}")
+    make = partial(elastic_supernet, request.elastic, request.common.seed)
     if begun is None:
-        prepared = prepare(request.model, request.data, request.own, request.elastic, request.common.seed)
+        prepared = prepare(request.model, request.data, request.own, make, request.common.seed)
     else:
         before = begun.read()
         prepared = prepare_again(
@@ -154,7 +156,7 @@ def _checked(request: FinetuneRequest, config: InstaTuneConfig, begun: RunFolder
             before.kind,
             request.data.task,
             request.own,
-            request.elastic,
+            make,
             request.common.seed,
             before.model_fingerprint,
         )

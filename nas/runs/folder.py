@@ -6,7 +6,10 @@ data/                    the training, validation and test rows
 checkpoint/              the fine-tuning under way; gone when it is done
 teacher/                 the strong teacher, where one was fine-tuned for this run: checkpoint/, weights/
 tracking/                what trackers write
-supernet/                the fine-tuned super-network, its tokenizer or image processor; there when fine-tuning is done
+supernet/                the fine-tuned super-network, its tokenizer or image processor; there when fine-tuning is done.
+                         Of a pruning: the original, with the channels that may be pruned
+pruning/                 the stages of a pruning: detectors, and a search for each sub-network
+pruned/<digest>/         a whole pruned network: checkpoint/ while it is fine-tuned, then its weights
 training.png             how the largest, smallest and random sub-networks did while fine-tuning
 searches/<name>/         search.json (the request), the study, front.csv, the report; with device profiles these, in
                          profiles/; verified.json: what was measured again; exported.json: what the latest export was
@@ -37,13 +40,19 @@ from nas.records import Record, Scalar, read_record
 JOURNAL = "study.journal"
 
 _LOCK = ".lock"
+_MADE_BY = {"super-network": "`nas finetune`", "pruned-networks": "`nas prune`"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
+Product = Literal["super-network", "pruned-networks"]
+"""What a run holds; `nas.runs.products` says what follows from it."""
+
+
 class RunRecord(Record):
-    """`run.json`: the request of the fine-tuning, by flag, the versions and what it is of."""
+    """`run.json`: what the run holds, the request that began it, by flag, the versions and what it is of."""
 
     version: Literal[1] = 1
+    product: Product = "super-network"
     request: dict[str, Scalar] = pydantic.Field(validation_alias="asked", serialization_alias="asked")
     versions: dict[str, str]
     model_fingerprint: str
@@ -113,13 +122,35 @@ class RunFolder:
         """The names of the searches begun, sorted."""
         return sorted(path.parent.name for path in self.path.glob("searches/*/search.json"))
 
-    def read(self) -> RunRecord:
-        """The record of a run; UserError where there is none, or it is damaged or of another version."""
+    @property
+    def pruning(self) -> Path:
+        """The stages of a pruning, see `nas.pruning.stages`."""
+        return self._inside("pruning")
+
+    @property
+    def pruned(self) -> Path:
+        """The whole networks that a pruning has fine-tuned, and those that it is fine-tuning."""
+        return self._inside("pruned")
+
+    def read(self, product: Product | None = None) -> RunRecord:
+        """The record of a run.
+
+        Args:
+            product: what the run must hold; None: anything.
+
+        Raises:
+            UserError: there is none, it is damaged or of another version, or the run holds something else.
+        """
         if not self.run_json.is_file():
             raise UserError(
                 f"{self.path} is not a run folder (it has no run.json); `nas finetune ... --out {self.path}` makes one"
             )
-        return read_record(self.run_json, RunRecord)
+        record = read_record(self.run_json, RunRecord)
+        if product is not None and record.product != product:
+            raise UserError(
+                f"{self.path} must hold a run of {_MADE_BY[product]}, it is one of {_MADE_BY[record.product]}"
+            )
+        return record
 
     def read_search(self, name: str) -> RequestRecord:
         """The record of a search; UserError where there is none, or it is damaged or of another version."""

@@ -14,6 +14,7 @@ from nas.data.tasks import CLASSIFICATION, TASKS
 from nas.errors import UserError
 from nas.learning.augmentation import augmented
 from nas.networks.loading import bare_network, device_name
+from nas.networks.networks import Networks
 from nas.networks.policies import joined_space
 from nas.networks.pretrained import example_inputs, load_preprocessor
 from nas.networks.quantized import QuantizedNetworks, calibration_rows
@@ -21,6 +22,7 @@ from nas.networks.recalibration import SubNetworks
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
 from nas.runs.folder import RunFolder, RunRecord
+from nas.runs.products import PRODUCTS, Meaning
 from nas.searching.relative_latency import LatencySettings
 from nas.settings import SearchSettings
 from search_spaces import Candidate, Supernet, has_batch_norms
@@ -47,13 +49,18 @@ class LoadedRun:
             return None
         return augmented(self.split("train")) if self.record.request.get("augment") else self.split("train")
 
-    def networks(self) -> SubNetworks:
-        """The sub-networks, each with batch-norm statistics of its own."""
-        return SubNetworks(self.supernet, self.calibration())
+    @property
+    def meaning(self) -> Meaning:
+        """What follows from what the run holds."""
+        return PRODUCTS[self.record.product]
+
+    def networks(self) -> Networks:
+        """The networks of its candidates."""
+        return self.meaning.networks(self.folder, self.supernet, self.calibration)
 
     def quantized_networks(self) -> QuantizedNetworks:
         """The sub-networks as they compute with the precision by layer that a candidate has."""
-        return QuantizedNetworks(self.networks(), self.supernet, self.split("train"))
+        return QuantizedNetworks(SubNetworks(self.supernet, self.calibration()), self.supernet, self.split("train"))
 
     def extract(self, candidate: Candidate) -> nn.Module:
         """A sub-network as a plain module, in evaluation mode, its batch-norm statistics its own."""
@@ -103,7 +110,7 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
     """
     record = folder.read()
     if not folder.supernet.exists():
-        raise UserError(f"the fine-tuning in {folder.path} is not finished; repeat the `nas finetune` command to go on")
+        raise UserError(PRODUCTS[record.product].unfinished.format(folder=folder.path))
     if model is None and not (folder.supernet / "config.json").is_file():
         raise UserError(f"{folder.path} is of a network of your own: name it again, --model module:factory")
     module = None if model is None else bare_network(model, len(record.classes))

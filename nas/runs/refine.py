@@ -42,7 +42,7 @@ def refine_run(request: RefineRequest) -> dict[str, Any]:
         TrainingFailed: the loss is not finite.
     """
     folder, out = RunFolder(request.run), request.out
-    folder.read()
+    folder.read("super-network")
     with folder.locked():
         # 1. The sub-network, as a plain module.
         checked = _checked(folder, request)
@@ -71,7 +71,7 @@ def refine_run(request: RefineRequest) -> dict[str, Any]:
 def estimate(request: RefineRequest) -> dict[str, Any]:
     """Time and memory of `refine_run`, from four steps; writes nothing, errors as there."""
     folder = RunFolder(request.run)
-    folder.read()
+    folder.read("super-network")
     folder.check()
     checked = _checked(folder, request)
     train, candidate = checked.loaded.split("train"), checked.chosen.candidate

@@ -63,8 +63,8 @@ def _draw_training(folder: RunFolder, record: RunRecord, training: Training) -> 
 
 
 def _training(folder: RunFolder, record: RunRecord) -> Training:
-    """How the fine-tuning went; without probes where it is not done."""
-    if not folder.supernet.exists():
+    """How the fine-tuning went; without probes where it is not done, or the run is of none."""
+    if not (folder.supernet / "finetuned.json").is_file():
         return Training()
     finetuned = folder.read_finetuned()
     batch, rows = record.request.get("batch_size"), record.rows.get("train", 1)

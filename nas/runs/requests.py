@@ -18,6 +18,7 @@ from nas.settings import (
     ModelSettings,
     Precision,
     ProfileSettings,
+    PruneSettings,
     ResultSettings,
     Runtime,
     SearchSettings,
@@ -48,6 +49,23 @@ class FinetuneRequest:
     recipe: Annotated[SupernetSettings, tyro.conf.arg(name="super-network")] = field(default_factory=SupernetSettings)
     dry_run: bool = False
     """Only estimate time and memory, from a few steps."""
+    common: Common = field(default_factory=Common)
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """Prune a trained conv net into a front of really smaller ones, in a run folder; goes on where it stopped."""
+
+    model: _Model
+    """Folder of a trained ResNet of transformers, a hub name, or your own module:factory with --weights."""
+    out: Path
+    """The run folder to make or to go on with."""
+    data: DataSettings = field(default_factory=DataSettings)
+    own: _Own = field(default_factory=ModelSettings)
+    settings: Annotated[PruneSettings, tyro.conf.arg(name="prune")] = field(default_factory=PruneSettings)
+    limits: Limits = field(default_factory=Limits)
+    dry_run: bool = False
+    """Only estimate time and memory, from a few trained forms."""
     common: Common = field(default_factory=Common)
 
 

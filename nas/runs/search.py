@@ -57,6 +57,7 @@ from nas.runs.requests import SearchRequest
 from nas.searching.first_policies import StartedLinas
 from nas.searching.giving_up import constant_objectives, described_constants, refuse_constant, refuse_failed
 from nas.searching.linas import linas
+from nas.searching.listed import Listed
 from nas.searching.measurement import Objective
 from nas.searching.nsga2 import nsga2
 from nas.searching.objectives import named_objectives, objective_names
@@ -97,6 +98,7 @@ class _Search:
     rows: Split
     record: Mapping[str, Scalar]
     warm_start: Storage | None
+    listed: Listed | None = None
 
     @property
     def settings(self) -> SearchSettings:
@@ -105,30 +107,43 @@ class _Search:
 
 def search_run(request: SearchRequest) -> dict[str, Any]:
     """Search the run's super-network, or go on with that search; UserError for wrong input."""
-    folder, settings = RunFolder(request.run), request.settings
-    folder.read()
+    folder = RunFolder(request.run)
+    folder.read("super-network")
     with folder.locked():
-        # 1. What is searched and for what, with the latencies that device profiles predict.
-        made = _checked(folder, request)
-        path = folder.search(settings.name)
-        new = not (path / "search.json").exists()
-        if new:
-            keep_profiles(path, made.profiles)
-            write_record(path / "search.json", RequestRecord(request=dict(made.record), versions=recorded_versions()))
-        # 2. The search.
-        storage = _storage(folder, settings)
-        with _refused_leaves_nothing(path, storage, new):
-            study = _measured(made, storage, path)
-        if is_url(storage):
-            # What comes after a search reads the journal.
-            copy_to_journal(storage, path / JOURNAL)
-        # 3. The front measured again as it is delivered, and on the devices that are here; as the search has it, it is
-        # there to be read already.
-        marks, table = Marks(study.find(made.space.full()), None), path / "front.csv"
-        write_front(study, marks, table, read_verified(path, study))
-        verified = _verified(made, study, path)
-        write_front(study, marks, table, verified)
-    _say_end(study, settings)
+        return searched(folder, request)
+
+
+def searched(folder: RunFolder, request: SearchRequest, listed: Listed | None = None) -> dict[str, Any]:
+    """What `search_run` does in a folder that is locked already.
+
+    Args:
+        folder: of the run.
+        request: of the search.
+        listed: measures the candidates of a list instead of what the request's algorithm proposes.
+    """
+    settings = request.settings
+    # 1. What is searched and for what, with the latencies that device profiles predict.
+    made = replace(_checked(folder, request), listed=listed)
+    path = folder.search(settings.name)
+    new = not (path / "search.json").exists()
+    if new:
+        keep_profiles(path, made.profiles)
+        write_record(path / "search.json", RequestRecord(request=dict(made.record), versions=recorded_versions()))
+    # 2. The search.
+    storage = _storage(folder, settings)
+    with _refused_leaves_nothing(path, storage, new):
+        study = _measured(made, storage, path)
+    if is_url(storage):
+        # What comes after a search reads the journal.
+        copy_to_journal(storage, path / JOURNAL)
+    # 3. The front measured again as it is delivered, and on the devices that are here; as the search has it, it is
+    # there to be read already.
+    marks, table = Marks(study.find(made.space.full()), None), path / "front.csv"
+    write_front(study, marks, table, read_verified(path, study))
+    verified = _verified(made, study, path)
+    write_front(study, marks, table, verified)
+    if listed is None:
+        _say_end(study, settings)
     say_agreement(study, verified)
     return {
         "run": str(request.run),
@@ -143,7 +158,7 @@ def search_run(request: SearchRequest) -> dict[str, Any]:
 def estimate(request: SearchRequest) -> dict[str, Any]:
     """Time and memory of `search_run`, from three random sub-networks; writes nothing, errors as there."""
     folder = RunFolder(request.run)
-    folder.read()
+    folder.read("super-network")
     folder.check()
     made = _checked(folder, request)
     started = time.monotonic()
@@ -335,7 +350,7 @@ def _refused_leaves_nothing(path: Path, storage: Storage, new: bool) -> Iterator
 
 
 def _measured(made: _Search, storage: Storage, path: Path) -> Study:
-    title = f"Searching {made.space.size():,} sub-networks"
+    title = f"Searching {made.space.size():,} sub-networks" if made.listed is None else "Measuring the networks"
     with Bar(title, min(made.settings.budget, made.space.size())) as bar:
         algorithm = _algorithm(made)
         study = _run(
@@ -349,6 +364,8 @@ def _measured(made: _Search, storage: Storage, path: Path) -> Study:
 
 def _algorithm(made: _Search) -> Algorithm:
     """What proposes candidates; LINAS begins a search over precisions with what sensitivities propose."""
+    if made.listed is not None:
+        return made.listed
     name, networks = made.settings.algorithm, made.networks
     if name == "linas" and isinstance(networks, QuantizedNetworks):
         return StartedLinas(networks)
@@ -383,7 +400,7 @@ def _run(
         workers=Workers(settings.workers, settings.ray, settings.ray_address),
         timeout_s=settings.timeout_s,
         patience=settings.patience,
-        give_up=True,
+        give_up=made.listed is None,
         # The command scores the front by itself, so that what is done is kept.
         estimate=False,
         warm_start=made.warm_start,

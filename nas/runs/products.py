@@ -1,0 +1,56 @@
+"""What a run may hold, and what follows from that for the commands that read it: one entry a product."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from nas.data.split import Split
+from nas.networks.networks import Networks
+from nas.networks.recalibration import SubNetworks
+from nas.pruning.networks import PrunedNetworks
+from nas.runs.folder import Product, RunFolder
+from nas.searching.kept import KeptFiles
+from search_spaces import Supernet
+
+Calibration = Callable[[], Split | None]
+"""Reads the training rows that batch norms are measured on; None where there are no batch norms."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How the networks of a run are found, and what is said of them.
+
+    Args:
+        networks: from the folder, its super-network and what reads the rows for batch norms.
+        unfinished: what is said where the networks are not there yet.
+        title: of the card of one of them, before the name of the model.
+        origin: the card's sentence on where one comes from, with {model} for the name of the model.
+    """
+
+    networks: Callable[[RunFolder, Supernet, Calibration], Networks]
+    unfinished: str
+    title: str
+    origin: str
+
+
+def _sub_networks(folder: RunFolder, supernet: Supernet, calibration: Calibration) -> Networks:
+    return SubNetworks(supernet, calibration())
+
+
+def _pruned(folder: RunFolder, supernet: Supernet, calibration: Calibration) -> Networks:
+    return PrunedNetworks(supernet, KeptFiles(folder.pruned))
+
+
+PRODUCTS: Mapping[Product, Meaning] = {
+    "super-network": Meaning(
+        _sub_networks,
+        "the fine-tuning in {folder} is not finished; repeat the `nas finetune` command to go on",
+        "A sub-network of",
+        "It was cut out of `{model}`, fine-tuned as a super-network.",
+    ),
+    "pruned-networks": Meaning(
+        _pruned,
+        "the pruning in {folder} has hardly begun; repeat the `nas prune` command to go on",
+        "A pruned",
+        "It is `{model}` with fewer channels, found by EMO-PMS and fine-tuned with the original as its teacher.",
+    ),
+}

@@ -1,0 +1,378 @@
+"""`nas prune`: from a trained conv net to a front of really smaller ones, in a run folder.
+
+The sub-networks of the network are searched once; whole networks of any rate or limit follow from that. So the same
+command with other rates only joins and fine-tunes, and what it makes is measured beside what was there before.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import nn
+
+from hardware.inputs import device_of
+from nas.console import Bar, say
+from nas.data.split import Data, Preprocessor, Split
+from nas.data.tasks import CLASSIFICATION
+from nas.errors import UserError
+from nas.files import located, replace_folder
+from nas.learning.checkpoint import model_fingerprint
+from nas.learning.optimizer import Sgd
+from nas.learning.plain_training import naming_checkpoint, score
+from nas.learning.preparation import Prepared, prepare, prepare_again
+from nas.learning.progress import TrainingFigures
+from nas.learning.schedule import Cosine
+from nas.learning.training import TrainingConfig
+from nas.memory import peak_memory_mib
+from nas.networks.loading import is_own
+from nas.networks.pretrained import save_preprocessor
+from nas.pruning.candidates import WEIGHTS
+from nas.pruning.config import EmoPmsConfig
+from nas.pruning.emo_pms import Pruned, emo_pms, fine_tuned, parts_of
+from nas.pruning.impairment import Scheme
+from nas.records import Scalar, recorded_versions, same_request, write_record
+from nas.runs.folder import JOURNAL, RunFolder, RunRecord
+from nas.runs.loaded_search import usable
+from nas.runs.loading import load_run
+from nas.runs.requests import PruneRequest, SearchRequest
+from nas.runs.schemes import Wanted, chosen_schemes, wanted_of
+from nas.runs.search import searched
+from nas.searching.kept import KeptFiles
+from nas.searching.listed import Listed
+from nas.searching.measurement import Measurement
+from nas.searching.nsga2 import Nsga2Config
+from nas.searching.relative_latency import LatencySettings, RelativeLatency
+from nas.searching.runners import Runners
+from nas.searching.study import load_study
+from nas.seeds import generator
+from nas.settings import SearchSettings
+from nas.workers import Workers
+from search_spaces import Candidate, Supernet
+from search_spaces.pruning import Partition
+from search_spaces.weights import save_weights
+
+OBJECTIVES = "accuracy,latency_ms,macs,parameters"
+_LEAST_OVER_CHANCE = 1.2
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A pruning whose input was found good."""
+
+    prepared: Prepared
+    parts: Partition
+    config: EmoPmsConfig
+    wanted: tuple[Wanted, ...]
+    train: Split
+
+
+def prune_run(request: PruneRequest) -> dict[str, Any]:
+    """Prune a network in the run folder `out`, or go on with it.
+
+    Raises:
+        UserError: wrong input, or a rate or limit that no combination of the sub-networks reaches.
+        TrainingFailed: the loss is not finite.
+    """
+    folder = RunFolder(request.out)
+    with folder.locked():
+        # 1. The network, its sub-networks and the data.
+        checked = _checked(folder, request)
+        if not folder.run_json.exists():
+            _begin(folder, checked.prepared, _record(request))
+        if not folder.supernet.exists():
+            replace_folder(folder.supernet, partial(_save, checked.prepared))
+        # 2. The sub-networks, each searched by itself.
+        pruned = _searched(folder, checked, request)
+        # 3. Whole networks by the global ranking, fine-tuned.
+        latency_of = _Latency(folder, pruned, request)
+        schemes = chosen_schemes(pruned, checked.wanted, request.settings.ranking, latency_of)
+        made = [_made(folder, checked, pruned, wanted, scheme) for wanted, scheme in schemes]
+        # 4. All of them measured, with those of earlier commands.
+        result = _measured(folder, request, [candidate for candidate, _ in made])
+    networks = {wanted.name: summary for wanted, (_, summary) in zip(checked.wanted, made, strict=True)}
+    return {**result, "run": str(request.out), "networks": networks, "sub_networks": _sub_networks(pruned)}
+
+
+def estimate(request: PruneRequest) -> dict[str, Any]:
+    """Time and memory of `prune_run`, from the detectors and two forms of each sub-network; errors as there."""
+    folder = RunFolder(request.out)
+    folder.check()
+    checked = _checked(folder, request)
+    few = replace(checked.config, budget=2)
+    each: list[float] = []
+    began = time.monotonic()
+    with TemporaryDirectory() as scratch:
+        emo_pms(
+            checked.prepared.supernet.model,
+            checked.train,
+            checked.prepared.data.validation,
+            Path(scratch),
+            few,
+            parts=checked.parts,
+            on_result=lambda name, measurement, number: each.append(measurement.seconds),
+        )
+    started, count = time.monotonic() - began - sum(each), len(checked.parts.subnetworks)
+    forms = checked.config.budget * sum(each) / 2
+    steps = checked.config.final.total_steps(len(checked.prepared.data.train))
+    # A step of a whole network and of its teacher costs no more than those of forms of all sub-networks together.
+    form_steps = checked.config.forms.total_steps(len(checked.train))
+    final = len(checked.wanted) * 1.5 * steps * sum(each) / 2 / form_steps
+    return {
+        "sub_networks": [str(part.space.size()) for part in checked.parts.subnetworks],
+        "forms": count * checked.config.budget,
+        "seconds_a_form": sum(each) / len(each),
+        "seconds": started + forms / request.settings.workers + final,
+        "peak_memory_mib": peak_memory_mib(),
+    }
+
+
+def _checked(folder: RunFolder, request: PruneRequest) -> _Checked:
+    """Everything that can be refused before anything is trained or written."""
+    settings, seed = request.settings, request.common.seed
+    config, wanted = _config(request), wanted_of(request)
+    found: list[Partition] = []
+
+    def make(module: nn.Module, data: Data, preprocessor: Preprocessor) -> Supernet:
+        _check_data(data)
+        found.append(parts_of(module, data.train, config))
+        return Supernet(module, found[0].space)
+
+    say(f"Reading {request.model} and {request.data.data}")
+    if folder.run_json.exists():
+        before = folder.read("pruned-networks")
+        same_request(folder.path, before.request, _record(request))
+        prepared = prepare_again(
+            request.model,
+            folder.data,
+            before.classes,
+            before.kind,
+            request.data.task,
+            request.own,
+            make,
+            seed,
+            before.model_fingerprint,
+        )
+    else:
+        prepared = prepare(request.model, request.data, request.own, make, seed)
+        _check_trained(prepared, request.model)
+    train = prepared.data.train
+    if settings.form_rows is not None:
+        train = train.take(settings.form_rows, generator(seed, "rows of forms"))
+    count = len(found[0].subnetworks)
+    if count == 1:
+        say("The network has one spatial resolution, so it is searched as one sub-network")
+    return _Checked(prepared, found[0], config, wanted, train)
+
+
+def _config(request: PruneRequest) -> EmoPmsConfig:
+    settings, common = request.settings, request.common
+
+    def training(epochs: int, *, augment: bool = False) -> TrainingConfig:
+        return TrainingConfig(
+            epochs=epochs,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            weight_decay=1e-4,
+            warmup_share=0.0,
+            augment=augment,
+            seed=common.seed,
+            device=common.device,
+            optimizer=Sgd(0.9, nesterov=True, decay_all=True),
+            schedule=Cosine(),
+        )
+
+    return EmoPmsConfig(
+        budget=settings.budget,
+        nsga2=Nsga2Config(population=settings.population, offspring=settings.offspring),
+        cost=settings.cost,
+        inheritance=settings.inheritance,
+        detectors=training(settings.detector_epochs),
+        forms=training(settings.form_epochs),
+        final=training(settings.epochs, augment=settings.augment),
+        multiple_of=settings.multiple_of,
+        keep=settings.keep,
+        seed=common.seed,
+    )
+
+
+def _check_data(data: Data) -> None:
+    if data.kind != "image" or data.task is not CLASSIFICATION:
+        raise UserError(f"a pruning needs images with classes, the data holds {data.kind} rows of {data.task.metric}")
+
+
+def _check_trained(prepared: Prepared, model: str) -> None:
+    """UserError for a network that is hardly better than its most frequent class: nothing would guide a pruning."""
+    rows = prepared.data.validation
+    chance = max(list(rows.labels).count(label) for label in set(rows.labels)) / len(rows)
+    found = score(prepared.supernet.model, rows)
+    if not found > min(_LEAST_OVER_CHANCE * chance, (1 + chance) / 2):
+        raise UserError(
+            f"a pruning needs a network that is trained for these classes: {model} has an accuracy of {found:.3f} "
+            f"on the validation rows, and the most frequent class is {chance:.3f} of them; train it first, or name its "
+            "trained --weights"
+        )
+
+
+def _record(request: PruneRequest) -> dict[str, Scalar]:
+    """What decides the outcome of the searches, by flag: a repeated command must say the same."""
+    own, settings = request.own, request.settings
+    return {
+        "model": located(request.model),
+        **asdict(own),
+        "weights": None if own.weights is None else located(str(own.weights)),
+        **asdict(request.data),
+        "data": located(str(request.data.data)),
+        "cost": settings.cost,
+        "population": settings.population,
+        "offspring": settings.offspring,
+        "multiple_of": settings.multiple_of,
+        "keep": ", ".join(settings.keep) or None,
+        "inheritance": settings.inheritance,
+        "form_epochs": settings.form_epochs,
+        "form_rows": settings.form_rows,
+        "detector_epochs": settings.detector_epochs,
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "seed": request.common.seed,
+    }
+
+
+def _begin(folder: RunFolder, prepared: Prepared, request: dict[str, Scalar]) -> None:
+    """Write the data, then run.json: where that exists, the run can be resumed."""
+    data = prepared.data
+    replace_folder(folder.data, data.save)
+    record = RunRecord(
+        product="pruned-networks",
+        request=request,
+        versions=recorded_versions(),
+        model_fingerprint=model_fingerprint(prepared.supernet.model),
+        data_fingerprint=data.fingerprint,
+        kind=data.kind,
+        classes=list(data.classes),
+        rows={"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+    )
+    write_record(folder.run_json, record)
+
+
+def _save(prepared: Prepared, folder: Path) -> None:
+    prepared.supernet.save(folder)
+    save_preprocessor(prepared.preprocessor, folder)
+
+
+class _Progress:
+    """Shows how many forms of all sub-networks are trained."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._done: dict[str, int] = {}
+
+    def __call__(self, name: str, measurement: Measurement, number: int) -> None:
+        self._done[name] = number
+        error = measurement.values.get("error")
+        figures = f"sub-network {name}, " + ("failed" if error is None else f"error {error:.3f}")
+        self._bar.update(sum(self._done.values()), figures)
+
+
+def _searched(folder: RunFolder, checked: _Checked, request: PruneRequest) -> Pruned:
+    settings = request.settings
+    forms = sum(min(checked.config.budget, part.space.size()) for part in checked.parts.subnetworks)
+    with Bar("Training forms of the sub-networks", forms) as bar:
+        return emo_pms(
+            checked.prepared.supernet.model,
+            checked.train,
+            checked.prepared.data.validation,
+            folder.pruning,
+            checked.config,
+            parts=checked.parts,
+            workers=Workers(settings.workers, address=settings.ray_address),
+            on_result=_Progress(bar),
+        )
+
+
+def _made(
+    folder: RunFolder, checked: _Checked, pruned: Pruned, wanted: Wanted, scheme: Scheme
+) -> tuple[Candidate, dict[str, Any]]:
+    """Fine-tune the network of a scheme, unless that was done; its candidate, and what is said of it."""
+    candidate, files, data = pruned.candidate(scheme), KeptFiles(folder.pruned), checked.prepared.data
+    path, model = files.of(candidate), checked.prepared.supernet.model
+    if not path.exists() and candidate != pruned.parts.space.full():
+        checkpoint = path.with_name(f"{path.name}.checkpoint")
+        network = pruned.network(scheme)
+        title = f"Fine-tuning {wanted.name}"
+        with Bar(title, checked.config.final.total_steps(len(data.train))) as bar, naming_checkpoint(checkpoint):
+            fine_tuned(
+                network,
+                model,
+                data.train,
+                checked.config.final,
+                checkpoint=checkpoint,
+                on_step=TrainingFigures(bar),
+            )
+        with files.writing(candidate) as part:
+            save_weights(network, part / WEIGHTS)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return candidate, {
+        "pruned_parameters": pruned.rate(scheme, "parameters"),
+        "pruned_macs": pruned.rate(scheme, "macs"),
+    }
+
+
+class _Latency:
+    """Measures the latency of schemes in milliseconds, beside the original; it depends on no weights."""
+
+    def __init__(self, folder: RunFolder, pruned: Pruned, request: PruneRequest) -> None:
+        self._folder, self._pruned, self._request = folder, pruned, request
+
+    def __call__(self, scheme: Scheme) -> float:
+        """Latency in milliseconds of the network of a scheme, in the deployment that is asked for."""
+        return self._measure(self._pruned.candidate(scheme))
+
+    @cached_property
+    def _measure(self) -> RelativeLatency:
+        settings = self._request.settings
+        latency = LatencySettings(
+            runtime=settings.runtime or LatencySettings.runtime,
+            precision=settings.precision or LatencySettings.precision,
+        )
+        loaded = load_run(self._folder, self._request.common.device, _own(self._request))
+        row = loaded.example(1, batch=1)
+        deployment = usable(latency.deployment(row, device_of(loaded.supernet)))
+        return RelativeLatency(Runners(loaded.supernet, loaded.networks(), row, deployment), latency, None)
+
+
+def _measured(folder: RunFolder, request: PruneRequest, made: Sequence[Candidate]) -> dict[str, Any]:
+    """The original and all pruned networks as a search that proposes nothing else; the front as it is delivered."""
+    settings, journal = request.settings, folder.search(SearchSettings.name) / JOURNAL
+    full = load_run(folder, request.common.device, _own(request)).supernet.space.full()
+    before = [each.candidate for each in load_study(journal).measurements] if journal.is_file() else []
+    listed = Listed(tuple(dict.fromkeys([*before, full, *made])))
+    search = SearchSettings(
+        objectives=OBJECTIVES,
+        budget=len(listed.candidates),
+        runtime=settings.runtime,
+        precision=settings.precision,
+    )
+    own = _own(request)
+    return searched(folder, SearchRequest(run=folder.path, settings=search, model=own, common=request.common), listed)
+
+
+def _own(request: PruneRequest) -> str | None:
+    return request.model if is_own(request.model) else None
+
+
+def _sub_networks(pruned: Pruned) -> dict[str, Any]:
+    """By name, what was found of each sub-network."""
+    return {
+        name: {
+            "forms": len(study.measurements),
+            "front": len(study.front()),
+            "base_error": pruned.bases[name].error,
+            "failed": sum(each.state == "failed" for each in study.measurements),
+        }
+        for name, study in pruned.studies.items()
+    }
