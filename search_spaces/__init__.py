@@ -4,7 +4,7 @@
 parameter axes that each of them cuts. `Supernet(model, space)` runs and extracts the sub-network of any `Candidate`.
 """
 
-from search_spaces import quantization
+from search_spaces import pruning, quantization
 from search_spaces.cuts import AttributeCut, AxisCut, BlockCut, Cut
 from search_spaces.families import beit3, bert, resnet, vit
 from search_spaces.families.drop_order import last_first, spread
@@ -36,6 +36,7 @@ __all__ = [
     "kernels",
     "last_first",
     "plain_attention",
+    "pruning",
     "quantization",
     "recalibrate",
     "resnet",

@@ -38,6 +38,7 @@ class ParameterLocations:
     def __init__(self, model: nn.Module, blocks: Mapping[str, int]) -> None:
         self._blocks = blocks
         self._order = {name: index for index, (name, _) in enumerate(model.named_parameters())}
+        self._layers = {path for path, part in model.named_modules() if next(part.children(), None) is None}
         self._rank = {name: parameter.dim() for name, parameter in model.named_parameters()}
 
     def block_of(self, parameter: str) -> str | None:
@@ -61,6 +62,8 @@ class ParameterLocations:
         # Axis 0 of a weight is that of its outputs, in linear layers and convolutions alike.
         weights = [cut for cut in dimension.cuts if cut.parameter in self._rank]
         made = [cut for cut in weights if cut.axis == 0] or weights
+        # A parameter of a block, such as a scale of its channels, makes none; layers do.
+        made = [cut for cut in made if cut.parameter.rpartition(".")[0] in self._layers] or made
         first: AxisCut = min(made, key=lambda cut: self._order[cut.parameter])
         return first.parameter
 

@@ -137,7 +137,11 @@ class _LeakyRectifiers(TorchFunctionMode):
     unnoticed.
     """
 
-    _rectifiers = (functional.relu, functional.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_)
+    _rectifiers = (
+        *(functional.relu, functional.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_),
+        # As parts of exported graphs call it.
+        *(torch.ops.aten.relu.default, torch.ops.aten.relu_.default),
+    )
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -76,11 +76,7 @@ def module_graph(model: nn.Module, inputs: Inputs) -> ModuleGraph:
         ValueError: `torch.export` cannot trace the module, it takes or returns several tensors, or it does something
             that a graph for training cannot hold.
     """
-    args, kwargs = split_inputs(inputs)
-    if len(args) + len(kwargs) != 1:
-        came = ", ".join(kwargs) if kwargs else f"{len(args)} by position"
-        raise ValueError(f"the model must take one tensor to be cut into sub-networks, example_inputs has {came}")
-    program = exported(model, inputs, calls_of=_leaves(model), any_batch=True)
+    program = exported(model, inputs, calls_of=_leaves(model), runnable=True)
     _check(program)
     return _Builder(model, program).build(_which_output(model, inputs))
 

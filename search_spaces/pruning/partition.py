@@ -5,6 +5,8 @@ one of them leaves the shapes at its borders as they are. Differs: the paper nam
 (the first convolution of a basic block, the first two of a bottleneck, all but the last of a group of VGG); here it
 is whatever can be cut inside of a sub-network, found in its graph and checked by running it. For the ResNets of CIFAR
 this is the same; the stem of a ResNet-50 and the residual streams inside a sub-network of MobileNetV2 may be cut too.
+VGG-16 has five groups of convolutions at five resolutions, so five sub-networks, and a sixth if its classifier has
+hidden layers; the paper counts four and does not say which.
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ from search_spaces.families.structure import NotElastic
 from search_spaces.inputs import Inputs, default_inputs, split_inputs
 from search_spaces.pruning.choices import Wanted, choices
 from search_spaces.pruning.module_graph import ModuleGraph, module_graph
-from search_spaces.pruning.parts import Part, part
+from search_spaces.pruning.parts import Part, follow_mode, part
 from search_spaces.pruning.splitting import Section, sections
 from search_spaces.pruning.training import writes_into_its_input
 from search_spaces.space import Choice, Space
@@ -32,10 +34,10 @@ class SubNetwork:
 
     Attributes:
         name: its position as a word, from "0".
-        module: runs these layers alone: from the features before them to those behind them, both with the batch as axis
-            0, of any size. Its layers, parameters and buffers are those of the model, not copies, with the same
-            qualified names, so training it trains the model, and `train()` and `eval()` change the modes of the
-            model's own layers.
+        module: runs these layers alone: takes the features before them by position and returns those behind them, both
+            with the batch as axis 0, of any size; all other axes are as for the example inputs. Its layers, parameters
+            and buffers are those of the model, not copies, with the same qualified names. So training it trains the
+            model, and `train()` and `eval()` change the modes of the model's own layers.
         space: its choices, `channels.<module path>`; it fits the module as well as the model.
     """
 
@@ -78,20 +80,21 @@ class Partition:
             ValueError: there is not exactly one tensor.
         """
         x, found = only_tensor(inputs), []
-        for each in self.subnetworks:
-            x = each.module(x)
+        for module in (*(each.module for each in self.subnetworks), self.head):
+            follow_mode(module, self.model)
+            x = module(x)
             found.append(x)
-        return (*found, self.head(x))
+        return tuple(found)
 
 
 def only_tensor(inputs: Inputs) -> torch.Tensor:
     """The tensor of inputs that are one; raises ValueError for others."""
     args, kwargs = split_inputs(inputs)
-    if len(args) + len(kwargs) != 1:
-        came = ", ".join(kwargs) if kwargs else f"{len(args)} by position"
-        raise ValueError(f"inputs of a network in sub-networks must be one tensor, got {came or 'none'}")
-    tensor: torch.Tensor = (*args, *kwargs.values())[0]
-    return tensor
+    tensors: list[torch.Tensor] = [*args, *kwargs.values()]
+    if len(tensors) != 1:
+        came = ", ".join(kwargs) if kwargs else f"{len(args)} by position" if args else "none"
+        raise ValueError(f"inputs of a network that is cut into sub-networks must be one tensor, got {came}")
+    return tensors[0]
 
 
 def partition(

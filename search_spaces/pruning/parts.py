@@ -1,5 +1,7 @@
 """Makes runnable modules of sections of a network's graph. Their layers and parameters are those of the network."""
 
+from typing import Any, cast
+
 import torch
 from torch import fx, nn
 from torch.fx.node import Node
@@ -9,11 +11,21 @@ from search_spaces.pruning.splitting import Section
 
 
 class Part(fx.GraphModule):
-    """A section of a network as a module; the copy of `copy.copy` shares its code, which `GraphModule` writes anew."""
+    """A section of a network as a module, which can be copied like any other."""
 
     def __copy__(self) -> "Part":
+        # `GraphModule` would write the code of its forward anew.
         twin = object.__new__(type(self))
         twin.__dict__ = dict(self.__dict__)
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Part":
+        twin = cast("Part", super().__deepcopy__(memo))
+        # `GraphModule` makes the modules around its layers anew.
+        for path, inner in twin.named_modules():
+            original = self.get_submodule(path)
+            inner.training = original.training
+            inner._non_persistent_buffers_set = set(original._non_persistent_buffers_set)
         return twin
 
 
@@ -65,3 +77,10 @@ def _module(model: nn.Module, made: ModuleGraph, graph: fx.Graph) -> Part:
             name for name in inner._buffers if name in whole or name.startswith(CONSTANT)
         }
     return found
+
+
+def follow_mode(part: nn.Module, model: nn.Module) -> None:
+    """Give what stands in for functions of the model the model's mode; layers are the model's own and have it."""
+    for layer in part.modules():
+        if isinstance(layer, FunctionalDropout):
+            layer.training = model.training

@@ -33,7 +33,12 @@ def writes_into_its_input(model: nn.Module, parts: Sequence[nn.Module], inputs: 
             found.append(x._version != before)
             x = y
         torch.manual_seed(0)
-        expected = logits_of(copy.deepcopy(model).train()(*args, **kwargs))
+        try:
+            expected = logits_of(copy.deepcopy(model).train()(*args, **kwargs))
+        except Exception as error:  # of any type: this is the user's code
+            raise ValueError(
+                f"{type(model).__name__} must run in training mode as in evaluation mode: {error}"
+            ) from error
     if difference(x, expected) > ORACLE_TOLERANCE:
         raise ValueError(
             f"the forward of {type(model).__name__} must do while training what it does in evaluation mode, beside its "

@@ -18,7 +18,7 @@ _NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parents[1])
 
 
 def exported(
-    model: nn.Module, example_inputs: Inputs, *, calls_of: Sequence[str] = (), any_batch: bool = False
+    model: nn.Module, example_inputs: Inputs, *, calls_of: Sequence[str] = (), runnable: bool = False
 ) -> torch.export.ExportedProgram:
     """Trace `model` with `torch.export`, in evaluation mode; the model is left as it is.
 
@@ -26,17 +26,19 @@ def exported(
         model: any module.
         example_inputs: a tuple of positional or a mapping of keyword tensors.
         calls_of: paths of modules whose calls are to be listed, with their arguments, in `module_call_graph`.
-        any_batch: whether axis 0 of all inputs may have any size in the graph; else the graph is one of these sizes.
+        runnable: whether the graph is to be run like the module: for any number of rows, which are axis 0 of all
+            inputs, and with gradients. Else it is to be read, and is one of these sizes.
 
     Raises:
-        ValueError: `torch.export` cannot trace the module; the message names the line of the user's code.
+        ValueError: `torch.export` cannot trace the module (the message names the line of the user's code), or the
+            module fixes the number of rows.
     """
     args, kwargs = split_inputs(example_inputs)
     shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-    for tensor in (*args, *kwargs.values()) if any_batch else ():
+    for tensor in (*args, *kwargs.values()) if runnable else ():
         shapes[tensor] = {0: torch.export.Dim.DYNAMIC}
     try:
-        with torch.no_grad(), evaluating(model), warnings.catch_warnings():
+        with torch.set_grad_enabled(runnable), evaluating(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Not strict: the module runs as ordinary Python, which takes the forwards of far more models.
             return torch.export.export(
@@ -44,10 +46,14 @@ def exported(
                 args,
                 kwargs,
                 strict=False,
-                dynamic_shapes=shapes if any_batch else None,
+                dynamic_shapes=shapes if runnable else None,
                 preserve_module_call_signature=tuple(calls_of),
             )
     except Exception as error:  # of any type: the exporter runs the user's code
+        if "Constraints violated" in str(error):
+            raise ValueError(
+                "the forward must take any number of rows, it takes only that of example_inputs"
+            ) from error
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         where = _users_line(error.__traceback__)
         raise ValueError(f"the model must be traceable by torch.export, which says{where}: {reason}") from error
