@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nas.errors import UserError
-from nas.searching.knapsack import knapsack
 from search_spaces import Candidate
 
 Rule = Literal["reciprocal", "literal"]
@@ -122,19 +121,23 @@ def best_combination(forms: Sequence[Form], bases: Mapping[str, Base], most: flo
     Raises:
         UserError: even the cheapest forms cost more.
     """
-    options: dict[str, dict[str, Form | None]] = {name: {"original": None} for name in bases}
-    for number, form in enumerate(forms):
-        options[form.subnetwork][str(number)] = form
-    rise = {
-        name: {key: 0.0 if form is None else form.error - bases[name].error for key, form in named.items()}
-        for name, named in options.items()
-    }
-    cost = {
-        name: {key: bases[name].cost if form is None else form.cost for key, form in named.items()}
-        for name, named in options.items()
-    }
-    try:
-        chosen = knapsack(rise, cost, most)
-    except ValueError as error:
-        raise UserError(f"no combination of the pruned sub-networks is within the limit: {error}") from error
-    return {name: options[name][key] for name, key in chosen.items()}
+    # Combinations of the sub-networks so far, cheapest first, of which each has fewer errors than all cheaper ones.
+    best: list[tuple[float, float, dict[str, Form | None]]] = [(0.0, 0.0, {})]
+    for name, base in bases.items():
+        options: list[tuple[float, float, Form | None]] = [(base.cost, 0.0, None)]
+        options += [(form.cost, form.error - base.error, form) for form in forms if form.subnetwork == name]
+        joined = [
+            (cost + more, rise + further, {**scheme, name: form})
+            for cost, rise, scheme in best
+            for more, further, form in options
+        ]
+        best = []
+        for each in sorted(joined, key=lambda each: each[:2]):
+            if not best or each[1] < best[-1][1]:
+                best.append(each)
+    within = [scheme for cost, _, scheme in best if cost <= most]
+    if not within:
+        raise UserError(
+            f"the sub-networks must cost at most {most:.6g} together, the most pruned forms cost {best[0][0]:.6g}"
+        )
+    return within[-1]
