@@ -17,7 +17,7 @@ from search_spaces import Candidate, NotElastic, Space, Supernet, exact_costs
 from search_spaces.families.oracle import difference, masked_forward
 from search_spaces.inputs import Inputs, split_inputs
 from search_spaces.pruning import Partition, partition
-from search_spaces.pruning.module_graph import logits_of
+from search_spaces.pruning.module_graph import FunctionalDropout, logits_of
 from tests.networks import FusedBlock, PlainTransformer, randomised
 from tests.pruning_networks import CASES, Plain, images, made
 
@@ -192,6 +192,14 @@ def test_frozen_layers_and_the_modes_of_the_model_stay() -> None:
     assert [part.training for part in model.modules()] == modes
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert [part.training for part in found.model.modules()] == modes
+
+
+def test_what_stands_in_for_functions_has_the_mode_of_the_model() -> None:
+    found = partition(randomised(Plain()).train(), (images(16),))
+    inner = [part for each in found.subnetworks for part in each.module.modules()]
+    assert any(isinstance(part, FunctionalDropout) for part in inner)
+    assert all(part.training for part in inner)
+    assert not any(part.training for part in found.subnetworks[-1].module.eval().modules())
 
 
 def test_sub_networks_can_be_sent_to_another_process() -> None:

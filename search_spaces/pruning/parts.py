@@ -76,6 +76,7 @@ def _module(model: nn.Module, made: ModuleGraph, graph: fx.Graph) -> Part:
         inner._non_persistent_buffers_set = {
             name for name in inner._buffers if name in whole or name.startswith(CONSTANT)
         }
+    follow_mode(found, model)
     return found
 
 
