@@ -16,7 +16,18 @@ MAY_IMPORT = {
     "nas": {"nas", "search_spaces", "predictors", "hardware"},
 }
 # The parts of `nas`, each of which may use those before it; modules outside of them are used by all.
-LAYERS = ("data", "networks", "exporting", "searching", "profiling", "learning", "pruning", "reporting", "runs", "command")
+LAYERS = (
+    "data",
+    "networks",
+    "exporting",
+    "searching",
+    "profiling",
+    "learning",
+    "pruning",
+    "reporting",
+    "runs",
+    "command",
+)
 # A recipe is one paper's method; recipes are composed by others and know nothing of each other.
 RECIPES = {"nas.searching.linas", "nas.learning.instatune"}
 ON_TOP = {

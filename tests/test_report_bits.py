@@ -17,8 +17,8 @@ from test_report_page import HOSTILE, MOST_BYTES, Parsed, parsed, strings
 from hardware.policy import PrecisionChoices
 from nas import random_search
 from nas.reporting.bits import KINDS
-from nas.reporting.columns import short_names
 from nas.reporting.chosen import Exported
+from nas.reporting.columns import short_names
 from nas.reporting.page import drawn
 from nas.reporting.precisions import Precisions, offered
 from nas.reporting.search_page import Reported, search_page

@@ -10,7 +10,7 @@ searches/<number>/    study.journal of a sub-network, and kept/: the trained wei
 
 import copy
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
@@ -34,6 +34,7 @@ from nas.pruning.inheritance import importance_orders
 from nas.searching.kept import KeepingFront, KeptFiles
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.nsga2 import nsga2
+from nas.searching.pace import recorded_identity
 from nas.searching.study import Study, load_study
 from nas.seeds import generator, torch_seed
 from nas.workers import Map
@@ -100,9 +101,10 @@ class Stages:
 
     def searched(self, run: Map, on_result: OnResult | None) -> dict[str, Study]:
         """The searches of all sub-networks, side by side where `run` has several processes; by name."""
-        if self._done():
+        done = searches_of(self._folder)
+        if self._complete(done):
             shutil.rmtree(self._folder / "features", ignore_errors=True)
-            return {each.name: load_study(self._journal(each.name)) for each in self.subnetworks}
+            return {each.name: done[each.name] for each in self.subnetworks}
         # Before the searches begin: each of them reads features and detectors.
         detectors = self.detectors
         searches = [
@@ -112,10 +114,10 @@ class Stages:
         studies = [search() for search in searches] if run is map else _side_by_side(searches)
         return {each.name: study for each, study in zip(self.subnetworks, studies, strict=True)}
 
-    def _done(self) -> bool:
+    def _complete(self, done: Mapping[str, Study]) -> bool:
+        """Whether all searches have spent their budget."""
         return all(
-            self._journal(each.name).is_file()
-            and len(load_study(self._journal(each.name)).measurements) >= min(self._config.budget, each.space.size())
+            each.name in done and len(done[each.name].measurements) >= min(self._config.budget, each.space.size())
             for each in self.subnetworks
         )
 
@@ -142,8 +144,8 @@ class Stages:
 
     def bases(self) -> dict[str, Base]:
         """Cost and error of every sub-network as it is in the original."""
-        errors = read_json(self._folder / "detectors" / "errors.json")
-        return {each.name: Base(self._full_cost(each), float(errors[each.name])) for each in self.subnetworks}
+        errors = base_errors(self._folder)
+        return {each.name: Base(self._full_cost(each), errors[each.name]) for each in self.subnetworks}
 
     def _full_cost(self, subnetwork: SubNetwork) -> float:
         return float(self._cost(subnetwork)(subnetwork.space.encode([subnetwork.space.full()]))[0])
@@ -246,6 +248,19 @@ def spread(space: Space, count: int, seed: int) -> tuple[tuple[int, ...], ...]:
     rows = np.rint(np.clip(drawn, 0, 1) * last).astype(np.int64)
     rows[0], rows[-1] = last, 0
     return tuple(tuple(int(index) for index in row) for row in rows)
+
+
+def searches_of(folder: Path) -> dict[str, Study]:
+    """The searches of a pruning as far as they are, finished or not; by the name of the sub-network."""
+    journals = sorted(folder.glob("searches/*/study.journal"))
+    # A kill at the beginning of a search leaves a journal without a study.
+    return {path.parent.name: load_study(path) for path in journals if recorded_identity(path)}
+
+
+def base_errors(folder: Path) -> dict[str, float]:
+    """The error of the original through the detector of each sub-network; empty where none is trained yet."""
+    path = folder / "detectors" / "errors.json"
+    return {str(name): float(error) for name, error in read_json(path).items()} if path.is_file() else {}
 
 
 def _side_by_side(searches: Sequence[Callable[[], Study]]) -> list[Study]:

@@ -137,7 +137,7 @@ def _begun(folder: RunFolder, record: dict[str, Scalar]) -> bool:
     """Whether the run was begun before; UserError where it was, and otherwise."""
     if not folder.run_json.exists():
         return False
-    same_request(folder.path, folder.read().request, record)
+    same_request(folder.path, folder.read("super-network").request, record)
     return True
 
 

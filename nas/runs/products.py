@@ -7,6 +7,9 @@ from nas.data.split import Split
 from nas.networks.networks import Networks
 from nas.networks.recalibration import SubNetworks
 from nas.pruning.networks import PrunedNetworks
+from nas.pruning.stages import base_errors, searches_of
+from nas.reporting.page import Section
+from nas.reporting.sub_networks import sub_network_sections
 from nas.runs.folder import Product, RunFolder
 from nas.searching.kept import KeptFiles
 from search_spaces import Supernet
@@ -24,12 +27,16 @@ class Meaning:
         unfinished: what is said where the networks are not there yet.
         title: of the card of one of them, before the name of the model.
         origin: the card's sentence on where one comes from, with {model} for the name of the model.
+        begun_by: what the request in run.json is of, as a heading.
+        sections: of the report, on how the networks were found.
     """
 
     networks: Callable[[RunFolder, Supernet, Calibration], Networks]
     unfinished: str
     title: str
     origin: str
+    begun_by: str
+    sections: Callable[[RunFolder], tuple[Section, ...]]
 
 
 def _sub_networks(folder: RunFolder, supernet: Supernet, calibration: Calibration) -> Networks:
@@ -46,11 +53,15 @@ PRODUCTS: Mapping[Product, Meaning] = {
         "the fine-tuning in {folder} is not finished; repeat the `nas finetune` command to go on",
         "A sub-network of",
         "It was cut out of `{model}`, fine-tuned as a super-network.",
+        "Fine-tuning",
+        lambda folder: (),
     ),
     "pruned-networks": Meaning(
         _pruned,
         "the pruning in {folder} has hardly begun; repeat the `nas prune` command to go on",
         "A pruned",
         "It is `{model}` with fewer channels, found by EMO-PMS and fine-tuned with the original as its teacher.",
+        "Pruning",
+        lambda folder: sub_network_sections(searches_of(folder.pruning), base_errors(folder.pruning)),
     ),
 }

@@ -4,6 +4,7 @@ The sub-networks of the network are searched once; whole networks of any rate or
 command with other rates only joins and fine-tunes, and what it makes is measured beside what was there before.
 """
 
+import hashlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -301,7 +302,9 @@ def _made(
     candidate, files, data = pruned.candidate(scheme), KeptFiles(folder.pruned), checked.prepared.data
     path, model = files.of(candidate), checked.prepared.supernet.model
     if not path.exists() and candidate != pruned.parts.space.full():
-        checkpoint = path.with_name(f"{path.name}.checkpoint")
+        # Of these settings: with others the training begins anew.
+        settings = hashlib.sha256(checked.config.final.identity().encode()).hexdigest()[:8]
+        checkpoint = path.with_name(f"{path.name}-{settings}.checkpoint")
         network = pruned.network(scheme)
         title = f"Fine-tuning {wanted.name}"
         with Bar(title, checked.config.final.total_steps(len(data.train))) as bar, naming_checkpoint(checkpoint):
@@ -315,7 +318,8 @@ def _made(
             )
         with files.writing(candidate) as part:
             save_weights(network, part / WEIGHTS)
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        for left in path.parent.glob(f"{path.name}-*.checkpoint"):
+            shutil.rmtree(left, ignore_errors=True)
     return candidate, {
         "pruned_parameters": pruned.rate(scheme, "parameters"),
         "pruned_macs": pruned.rate(scheme, "macs"),

@@ -21,6 +21,7 @@ from nas.runs.exported import read_exported
 from nas.runs.folder import RunFolder, RunRecord
 from nas.runs.loaded_search import LoadedSearch, conditions_of, load_search
 from nas.runs.precisions import QUANTIZE
+from nas.runs.products import PRODUCTS
 from nas.runs.requests import ReportRequest
 from nas.searching.measurement import Measurement
 from nas.settings import SearchSettings
@@ -119,6 +120,8 @@ def _reported(request: ReportRequest, record: RunRecord, search: LoadedSearch, t
         profiles=search.profiles,
         conditions=conditions_of(search.deployment, search.profiles),
         finetuning=record.request,
+        begun_by=PRODUCTS[record.product].begun_by,
+        further=PRODUCTS[record.product].sections(RunFolder(request.run)),
         search=_searched(search),
         classes=record.classes,
         rows=dict(record.rows.items()),

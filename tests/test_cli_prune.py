@@ -1,0 +1,161 @@
+"""`nas prune` on a small conv net: the whole command, what report and export make of it, and wrong input."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pandas
+import pytest
+from conftest import Command
+from test_bad_input import refused
+from test_kill import finish, stop
+from toy_pyramid import FACTORY, write_inputs
+
+FEW = ["--budget", "6", "--population", "4", "--offspring", "2", "--detector-epochs", "2", "--epochs", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`pictures.parquet` and `pyramid.safetensors`; not to be changed."""
+    made = tmp_path_factory.mktemp("pictures")
+    write_inputs(made)
+    return made
+
+
+def command(folder: Path, run: Path, *flags: object) -> list[str]:
+    given = ["--weights", str(folder / "pyramid.safetensors"), "--data", str(folder / "pictures.parquet")]
+    return ["prune", FACTORY, *given, "--out", str(run), *FEW, *map(str, flags)]
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was pruned by two rates; not to be changed."""
+    run = tmp_path_factory.mktemp("pruned") / "run"
+    finish(command(folder, run, "--rates", "0.2,0.4"))
+    return run
+
+
+def test_the_whole_way(nas_command: Command, folder: Path, done: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    # 1. Another limit joins and fine-tunes, and repeats no search.
+    before = {path: path.read_bytes() for path in run.glob("pruning/searches/*/study.journal")}
+    answer = nas_command(*command(folder, run, "--max-macs", 500_000, "--json"))
+    assert answer.status == 0, answer.err
+    found = json.loads(answer.out)
+    assert {path: path.read_bytes() for path in before} == before and len(before) == 2
+    assert set(found["networks"]) == {"macs <= 500000"}
+    assert set(found["sub_networks"]) == {"0", "1"}
+    table = pandas.read_csv(found["table"])
+    assert table["macs"].min() <= 500_000
+    # 2. The page shows the channels of every layer.
+    answer = nas_command("report", run, "--json")
+    assert answer.status == 0, answer.err
+    page = Path(json.loads(answer.out)["report"]).read_text(encoding="utf-8")
+    assert "Channels by layer" in page and "deep.0.conv1" in page and "Sub-networks searched" in page
+    # 3. What is exported is the fine-tuned network, with fewer channels, and its card's loader gives its outputs.
+    out = tmp_path / "exported"
+    answer = nas_command("export", run, "--model", FACTORY, "--out", out, "--max-macs", 500_000, "--json")
+    assert answer.status == 0, answer.err
+    chosen = json.loads(answer.out)
+    assert chosen["chosen"]["macs"] <= 500_000 < chosen["full"]["macs"]
+    assert "found by EMO-PMS" in (out / "README.md").read_text(encoding="utf-8")
+    # 4. A limit that no fine-tuned network meets names the nearest.
+    answer = nas_command("export", run, "--model", FACTORY, "--out", tmp_path / "none", "--max-macs", 10)
+    assert answer.status == 3 and "the nearest has" in answer.err
+
+
+def test_networks_that_were_not_fine_tuned_cannot_be_exported(nas_command: Command, done: Path, tmp_path: Path) -> None:
+    args = ["export", done, "--model", FACTORY, "--out", tmp_path / "none", "--candidate"]
+    refused(nas_command(*args, "smallest"), "a network of these channels must have been fine-tuned")
+
+
+@pytest.mark.slow
+def test_int8_in_openvino(nas_command: Command, folder: Path, tmp_path: Path) -> None:
+    flags = ["--rates", "0.3", "--runtime", "openvino", "--precision", "int8"]
+    answer = nas_command(*command(folder, tmp_path / "run", *flags, "--json"))
+    assert answer.status == 0, answer.err
+    assert json.loads(answer.out)["deployment"]["precision"] == "int8"
+    answer = nas_command("export", tmp_path / "run", "--model", FACTORY, "--out", tmp_path / "out", "--json")
+    assert answer.status == 0, answer.err
+    assert (tmp_path / "out" / "openvino" / "model.xml").is_file()
+
+
+@pytest.mark.slow
+def test_latency_as_the_limit(nas_command: Command, folder: Path, done: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    answer = nas_command(*command(folder, run, "--max-latency-ms", 1000, "--json"))
+    assert answer.status == 0, answer.err
+    refused(nas_command(*command(folder, run, "--max-latency-ms", 1e-6)), "latency_ms <= 1e-06 is out of reach")
+
+
+def test_dry_run_writes_nothing(nas_command: Command, folder: Path, tmp_path: Path) -> None:
+    answer = nas_command(*command(folder, tmp_path / "run", "--dry-run", "--json"))
+    assert answer.status == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["forms"] == 12 and found["seconds"] > 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["searching", "fine-tuning"])
+def test_killed_and_repeated(folder: Path, done: Path, tmp_path: Path, where: str) -> None:
+    run = tmp_path / "run"
+    signs = {"searching": "pruning/searches/1/study.journal", "fine-tuning": "pruned/*/model.safetensors"}
+
+    status, err = stop(command(folder, run, "--rates", "0.2,0.4"), lambda: any(run.glob(signs[where])), signal.SIGKILL)
+    assert status == -signal.SIGKILL, err
+    finish(command(folder, run, "--rates", "0.2,0.4"))
+    trained = [*done.glob("pruning/searches/*/kept/*/model.safetensors"), *done.glob("pruned/*/model.safetensors")]
+    assert len(trained) > 3
+    for path in trained:
+        assert (run / path.relative_to(done)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rates", "0.3,x"], "--rates must be shares separated by commas"),
+        (["--rates", "1.5"], "must be above 0 and below 1, got 1.5"),
+        (["--rates", "0.9999"], "is out of reach of the searched sub-networks"),
+        (["--min-accuracy", "0.5"], "a pruning has the limits --max-macs"),
+        (["--budget", "0"], "budget must be at least 1"),
+        (["--keep", "nothing.*"], "nothing"),
+    ],
+)
+def test_wrong_flags(
+    nas_command: Command, folder: Path, done: Path, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    run = tmp_path / "run"
+    if "0.9999" in flags:
+        shutil.copytree(done, run)
+    refused(nas_command(*command(folder, run, *flags)), message)
+    assert run.exists() == ("0.9999" in flags)
+
+
+def test_a_network_that_is_not_trained(nas_command: Command, folder: Path, tmp_path: Path) -> None:
+    args = ["prune", FACTORY, "--data", folder / "pictures.parquet", "--out", tmp_path / "run", *FEW]
+    refused(nas_command(*args), "a pruning needs a network that is trained for these classes")
+
+
+def test_texts_are_refused(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
+    args = ["prune", inputs / "model", "--data", inputs / "reviews.csv", "--out", tmp_path / "run"]
+    refused(nas_command(*args), "a pruning needs images with classes, the data holds text rows")
+
+
+@pytest.mark.parametrize("name", ["search", "refine"])
+def test_commands_for_super_networks(nas_command: Command, done: Path, tmp_path: Path, name: str) -> None:
+    flags = {"search": ["--budget", 2], "refine": ["--candidate", "largest", "--out", tmp_path / "out"]}
+    answer = nas_command(name, done, "--model", FACTORY, *flags[name])
+    refused(answer, "must hold a run of `nas finetune`, it is one of `nas prune`")
+
+
+def test_other_settings_in_the_same_folder(nas_command: Command, folder: Path, done: Path) -> None:
+    refused(nas_command(*command(folder, done, "--multiple-of", 4)), "was begun with multiple-of 1, now it is 4")
+
+
+def test_finetune_into_a_pruning(nas_command: Command, inputs: Path, done: Path) -> None:
+    answer = nas_command("finetune", inputs / "model", "--data", inputs / "reviews.csv", "--out", done)
+    refused(answer, "must hold a run of `nas finetune`, it is one of `nas prune`")
