@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from hardware.inputs import device_of
 from nas.learning.training import TrainingConfig, fit
+from nas.networks.loading import device_name
 from nas.networks.modes import keeping_modes
 from nas.pruning.boundaries import INPUT, OUTPUT, FeatureRows
 from nas.pruning.inheritance import inherited, random_orders
@@ -75,7 +77,9 @@ class CandidateTraining:
         orders = self.orders
         if orders is None:
             orders = random_orders(self.subnetwork.space, candidate, self.config.seed)
-        form = inherited(self.subnetwork.module, self.subnetwork.space, candidate, orders)
+        device = device_name(self.config.device)
+        form = inherited(self.subnetwork.module, self.subnetwork.space, candidate, orders).to(device)
+        self.detector.to(device)
         with keeping_modes(self.detector):
             self.detector.eval()
             for parameter in self.detector.parameters():
@@ -118,9 +122,8 @@ def with_statistics(form: nn.Module, rows: FeatureRows, batch_size: int) -> nn.M
         norm.reset_running_stats()
         norm.train()
         norm.momentum = None
-    device = next(form.parameters()).device
     for indices in rows.batches(batch_size):
-        form(rows.batch(indices)[INPUT].to(device))
+        form(rows.batch(indices)[INPUT].to(device_of(form)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return form
@@ -133,9 +136,9 @@ def judged(form: nn.Module, detector: nn.Module, rows: FeatureRows) -> tuple[flo
         detector.eval()
         wrong, change = 0, []
         for indices in rows.batches(_SCORED):
-            batch = rows.batch(indices)
+            batch = {name: tensor.to(device_of(form)) for name, tensor in rows.batch(indices).items()}
             features = form(batch[INPUT])
-            wrong += int((detector(features).argmax(1) != rows.targets(indices)).sum())
+            wrong += int((detector(features).argmax(1).cpu() != rows.targets(indices)).sum())
             difference = (features - batch[OUTPUT]).flatten(1).norm(dim=1)
             change += (difference / batch[OUTPUT].flatten(1).norm(dim=1).clamp_min(1e-12)).tolist()
     return wrong / len(rows), float(np.mean(change))

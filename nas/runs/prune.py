@@ -43,6 +43,7 @@ from nas.runs.loading import load_run
 from nas.runs.requests import PruneRequest, SearchRequest
 from nas.runs.schemes import Wanted, chosen_schemes, wanted_of
 from nas.runs.search import searched
+from nas.searching.giving_up import refuse_failed
 from nas.searching.kept import KeptFiles
 from nas.searching.listed import Listed
 from nas.searching.measurement import Measurement
@@ -89,6 +90,8 @@ def prune_run(request: PruneRequest) -> dict[str, Any]:
             replace_folder(folder.supernet, partial(_save, checked.prepared))
         # 2. The sub-networks, each searched by itself.
         pruned = _searched(folder, checked, request)
+        for study in pruned.studies.values():
+            refuse_failed(study.measurements, "lower --learning-rate, and begin anew in another folder")
         # 3. Whole networks by the global ranking, fine-tuned.
         latency_of = _Latency(folder, pruned, request)
         schemes = chosen_schemes(pruned, checked.wanted, request.settings.ranking, latency_of)
