@@ -112,8 +112,9 @@ def probe(runtime: str, kind: Kind, precision: str) -> Probe:
 @cache
 def _probes(runtime: str, kind: Kind) -> Mapping[str, Probe]:
     """Every precision on one network, timed in turns with float32."""
-    torch.manual_seed(0)
-    network, inputs = _NETWORKS[kind]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network, inputs = _NETWORKS[kind]()
     paths = [path for path, part in network.named_modules() if kind_of(part) is not None]
     policies = {"float32": Policy(), **_policies(paths)}
     runs: dict[str, Runner] = {}

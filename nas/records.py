@@ -31,10 +31,10 @@ class Record(pydantic.BaseModel):
 _AnyRecord = TypeVar("_AnyRecord", bound=Record)
 
 
-def write_record(path: Path, record: Record) -> None:
-    """Write a record atomically; raises OSError."""
+def write_record(path: Path, record: Record, *, indent: int | None = 2) -> None:
+    """Write a record atomically, without white space where `indent` is None; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(path, record.model_dump_json(indent=2, by_alias=True) + "\n")
+    write_text_atomic(path, record.model_dump_json(indent=indent, by_alias=True) + "\n")
 
 
 def recorded_versions() -> dict[str, str]:
@@ -58,13 +58,19 @@ def same_request(path: Path, before: Mapping[str, Scalar], now: Mapping[str, Sca
             raise UserError(f"{path} was begun with {flag} {old!r}, now it is {new!r}; {remedy}")
 
 
-def read_record(path: Path, schema: type[_AnyRecord]) -> _AnyRecord:
-    """Read a record that `write_record` wrote; raises UserError if it is missing, damaged or of another version."""
+def read_record(path: Path, schema: type[_AnyRecord], most_bytes: int = MAX_JSON_BYTES) -> _AnyRecord:
+    """Read a record that `write_record` wrote; raises UserError if it is missing, damaged or of another version.
+
+    Args:
+        path: the file.
+        schema: of the record.
+        most_bytes: a larger file is refused unread.
+    """
     if not path.is_file():
         raise UserError(f"{path} must be there, it is not; begin anew in another folder")
-    if path.stat().st_size > MAX_JSON_BYTES:
+    if path.stat().st_size > most_bytes:
         raise UserError(
-            f"{path} must be at most {MAX_JSON_BYTES} bytes, it has {path.stat().st_size}; it is not what nas wrote"
+            f"{path} must be at most {most_bytes} bytes, it has {path.stat().st_size}; it is not what nas wrote"
         )
     try:
         text = path.read_text(encoding="utf-8")

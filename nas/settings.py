@@ -184,7 +184,7 @@ class PruneSettings:
     workers: int = 1
     """How many forms are trained at a time, in processes of their own; the result is the same."""
     ray_address: str | None = None
-    """Train forms on this Ray cluster, host:port or auto, where this project is installed; None: on this machine."""
+    """Train forms on this Ray cluster, host:port or auto, that has this project and these folders; None: here."""
 
 
 @dataclass(frozen=True)

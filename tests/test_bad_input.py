@@ -275,7 +275,7 @@ def test_a_dry_run_refuses_what_the_search_would(nas_command: Command, run: Path
 
 def test_no_password_is_recorded_and_databases_are_told_apart() -> None:
     def recorded(**settings: str) -> dict[str, object]:
-        return dict(request_record(SearchSettings(**settings), 0, {}, LatencySettings()))
+        return dict(request_record(SearchSettings(**settings), "linas", 0, {}, LatencySettings()))
 
     first, second = (recorded(storage=f"postgresql://me:secret@host/{name}") for name in ("a", "b"))
     assert first["storage"] != second["storage"]

@@ -100,10 +100,14 @@ def test_dry_run_writes_nothing(nas_command: Command, folder: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["searching", "fine-tuning"])
+@pytest.mark.parametrize("where", ["searching", "fine-tuning", "measuring"])
 def test_killed_and_repeated(folder: Path, done: Path, tmp_path: Path, where: str) -> None:
     run = tmp_path / "run"
-    signs = {"searching": "pruning/searches/1/study.journal", "fine-tuning": "pruned/*/model.safetensors"}
+    signs = {
+        "searching": "pruning/searches/1/study.journal",
+        "fine-tuning": "pruned/*/model.safetensors",
+        "measuring": "searches/default/study.journal",
+    }
 
     status, err = stop(command(folder, run, "--rates", "0.2,0.4"), lambda: any(run.glob(signs[where])), signal.SIGKILL)
     assert status == -signal.SIGKILL, err
@@ -122,6 +126,14 @@ def test_killed_and_repeated(folder: Path, done: Path, tmp_path: Path, where: st
         (["--rates", "0.9999"], "is out of reach of the searched sub-networks"),
         (["--min-accuracy", "0.5"], "a pruning has the limits --max-macs"),
         (["--budget", "0"], "budget must be at least 1"),
+        (["--workers", "0"], "workers must be at least 1"),
+        (["--form-epochs", "0"], "form_epochs must be at least 1"),
+        (["--form-rows", "1"], "--form-rows must be at least 2, got 1"),
+        (["--batch-size", "1"], "--batch-size must be at least 2, got 1"),
+        (["--population", "1"], "population must be at least 2, got 1"),
+        (["--max-latency-ms", "nan"], "--max-latency-ms must be above 0 and finite"),
+        (["--max-latency-ms", "5", "--ranking", "best"], "--ranking best ranks by what is counted"),
+        (["--precision", "int8"], "int8"),
         (["--keep", "nothing.*"], "nothing"),
     ],
 )
@@ -154,6 +166,17 @@ def test_commands_for_super_networks(nas_command: Command, done: Path, tmp_path:
 
 def test_other_settings_in_the_same_folder(nas_command: Command, folder: Path, done: Path) -> None:
     refused(nas_command(*command(folder, done, "--multiple-of", 4)), "was begun with multiple-of 1, now it is 4")
+
+
+def test_another_deployment_of_the_same_networks(nas_command: Command, folder: Path, done: Path) -> None:
+    refused(nas_command(*command(folder, done, "--runtime", "onnxruntime")), "was begun with runtime None")
+
+
+def test_a_pruning_that_was_cut_off_says_what_to_repeat(nas_command: Command, done: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    shutil.rmtree(run / "searches")
+    refused(nas_command("report", run), "repeat the `nas prune` command to go on with the pruning")
 
 
 def test_finetune_into_a_pruning(nas_command: Command, inputs: Path, done: Path) -> None:

@@ -1,6 +1,7 @@
 """EMO-PMS on a small trained network: stages that go on, laws of what it makes, and its losses."""
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def test_any_rate_without_another_search(found: Pruned) -> None:
     most = found.rate(found.schemes()[-1], "macs")
     whole = found.cost(dict.fromkeys(found.bases), "macs")
     for rate in (0.1, 0.9 * most):
-        scheme = found.first_within((1 - rate) * whole, lambda each: found.cost(each, "macs"))
+        scheme = found.first_within((1 - rate) * whole, "macs")
         assert found.rate(scheme, "macs") >= rate
         best = found.best_within((1 - rate) * whole, "macs")
         assert found.rate(best, "macs") >= rate
@@ -149,9 +150,57 @@ def test_any_rate_without_another_search(found: Pruned) -> None:
 
         assert rise(best) <= rise(scheme) + 1e-12
     with pytest.raises(OutOfReach, match="must cost at most 1,"):
-        found.first_within(1, lambda each: found.cost(each, "macs"))
+        found.first_within(1, "macs")
     with pytest.raises(OutOfReach):
         found.best_within(1, "parameters")
+
+
+def test_the_order_as_printed_is_searched_as_a_whole(found: Pruned) -> None:
+    """It falls and rises again: the first scheme that is small enough is not found by halving."""
+    schemes = found.schemes("literal")
+    costs = [found.cost(scheme, "parameters") for scheme in schemes]
+    for most in sorted(set(costs)):
+        first = next(scheme for scheme, cost in zip(schemes, costs, strict=True) if cost <= most)
+        assert found.first_within(most, "parameters", "literal") == first
+
+
+def test_a_measured_cost_is_asked_for_few_schemes(found: Pruned) -> None:
+    asked: list[Any] = []
+
+    def measure(scheme: Any) -> float:
+        asked.append(scheme)
+        return found.cost(scheme, "parameters")
+
+    schemes = found.schemes()
+    costs = [found.cost(scheme, "parameters") for scheme in schemes]
+    for most in costs[:-1]:
+        asked.clear()
+        assert found.first_below(most, measure) == schemes[costs.index(next(c for c in costs if c <= most))]
+        assert len(asked) <= len(schemes).bit_length() + 1
+
+
+def test_damaged_stages(tmp_path: Path) -> None:
+    result = pruned(tmp_path)
+    errors = tmp_path / "detectors" / "errors.json"
+    for damage in (
+        "[]",
+        "{",
+        '{"version": 1, "errors": {"0": null, "1": 0.1}}',
+        '{"version": 1, "errors": {"0": 0.1}}',
+    ):
+        errors.write_text(damage)
+        with pytest.raises(UserError, match="detectors"):
+            pruned(tmp_path)
+    shutil.rmtree(errors.parent)
+    same(pruned(tmp_path), result)
+    weights_file = next(tmp_path.glob("searches/0/kept/*/model.safetensors"))
+    weights_file.write_bytes(weights_file.read_bytes()[:-40])
+    again = pruned(tmp_path)
+    with pytest.raises(UserError, match="cannot be read"):
+        [again.network(scheme) for scheme in again.schemes()]
+    shutil.copy(tmp_path / "searches" / "0" / "study.journal", tmp_path / "searches" / "1" / "study.journal")
+    with pytest.raises(UserError, match="must be the search of this network's sub-network 1"):
+        pruned(tmp_path)
 
 
 def test_the_files_are_those_of_the_fronts(found: Pruned) -> None:

@@ -133,7 +133,7 @@ def _can_be_exported(model: str, supernet: Supernet, data: Data, preprocessor: P
     except ExportError as error:
         raise UserError(
             f"the sub-networks of {model} could not be exported, so nothing is trained: {error}; leave whole what it "
-            "names (--depth none, --heads none, ...), or take another model"
+            "names, by the flags of the sub-networks, or take another model"
         ) from error
 
 

@@ -34,6 +34,8 @@ from nas.settings import SearchSettings
 from search_spaces import Candidate
 
 _FILE_NAME = "verified.json"
+_MOST_BYTES = 1 << 26
+"""Of a file of the most rows, each with a precision for each layer of a large network."""
 MOST_VERIFIED = SearchSettings.verify
 _MAX_FURTHER = 10
 """Largest number of candidates outside the front that are measured because measured values broke a limit."""
@@ -163,7 +165,7 @@ def read_verified(folder: Path, study: Study) -> list[Verified]:
     path = folder / _FILE_NAME
     if not path.is_file():
         return []
-    record = read_record(path, Verification)
+    record = read_record(path, Verification, _MOST_BYTES)
     try:
         return [
             Verified(
@@ -326,7 +328,7 @@ def _write(folder: Path, found: Sequence[Verified]) -> None:
         )
         for each in found
     ]
-    write_record(folder / _FILE_NAME, Verification(rows=rows))
+    write_record(folder / _FILE_NAME, Verification(rows=rows), indent=None)
 
 
 def _shown(verified: Verified) -> str:

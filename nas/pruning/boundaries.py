@@ -10,6 +10,8 @@ Differs: the rows are not augmented, because features of augmented images cannot
 
 import hashlib
 import itertools
+import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,12 +113,20 @@ def cached_features(partition: Partition, split: Split, folder: Path, network: s
     """
     made_of = {"rows": split.fingerprint(), "network": network}
     labels = np.asarray(split.labels, dtype=np.int64)
-    if not (folder / "features.json").is_file() or read_json(folder / "features.json") != made_of:
+    if _kept(folder / "features.json") != made_of:
         with replacing_folder(folder) as part:
             _compute(partition, split, part)
             write_json_atomic(part / "features.json", made_of)
     files = [folder / f"{number}.npy" for number in range(len(partition.subnetworks) + 1)]
     return [FeatureRows(before, after, labels) for before, after in itertools.pairwise(files)]
+
+
+def _kept(path: Path) -> object:
+    """What the features in a folder are of; None where that cannot be read, so that they are computed anew."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
 
 
 @torch.no_grad()
@@ -135,11 +145,23 @@ def _compute(partition: Partition, split: Split, folder: Path) -> None:
             inputs = {name: tensor.to(device) for name, tensor in split.batch(rows).items()}
             features = around(partition, inputs)
             if not files:
-                files = [_new(folder / f"{n}.npy", (len(split), *each.shape[1:])) for n, each in enumerate(features)]
+                shapes = [(len(split), *each.shape[1:]) for each in features]
+                _check_room(folder, sum(4 * math.prod(shape) for shape in shapes))
+                files = [_new(folder / f"{number}.npy", shape) for number, shape in enumerate(shapes)]
             for file, each in zip(files, features, strict=True):
                 file[rows] = each.float().cpu().numpy()
     for file in files:
         file.flush()  # type: ignore[attr-defined]
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """UserError where the disk is too full: a mapped file that cannot be written ends the process without a word."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"the features of the rows need {needed / 2**30:.1f} GiB in {folder.parent}, where {free / 2**30:.1f} GiB "
+            "are free; use fewer rows (--form-rows)"
+        )
 
 
 def _new(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

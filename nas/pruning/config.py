@@ -1,13 +1,14 @@
 """Settings of EMO-PMS."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from nas.errors import UserError
 from nas.learning.optimizer import Sgd
 from nas.learning.schedule import Cosine
 from nas.learning.training_config import TrainingConfig
 from nas.pruning.inheritance import Inheritance
+from nas.records import Scalar
 from nas.searching.evaluation import check_counts
 from nas.searching.nsga2 import Nsga2Config
 
@@ -15,22 +16,24 @@ Cost = Literal["parameters", "macs"]
 _SGD = Sgd(momentum=0.9, nesterov=True, decay_all=True)
 
 
-def _training(epochs: int, learning_rate: float) -> TrainingConfig:
-    """How CNNs are trained: SGD with Nesterov's momentum, and a cosine."""
-    return TrainingConfig(
-        epochs=epochs,
-        batch_size=64,
-        learning_rate=learning_rate,
-        weight_decay=1e-4,
-        warmup_share=0.0,
-        optimizer=_SGD,
-        schedule=Cosine(),
-    )
+def cnn_training(epochs: int, learning_rate: float = 0.05, **more: Any) -> TrainingConfig:
+    """How CNNs are trained: SGD with Nesterov's momentum, weight decay on all weights, and a cosine.
+
+    Args:
+        epochs: passes over the rows.
+        learning_rate: its peak.
+        more: further settings of `TrainingConfig`.
+
+    Raises:
+        UserError: a setting is out of its range.
+    """
+    usual = {"batch_size": 64, "weight_decay": 1e-4, "warmup_share": 0.0, "optimizer": _SGD, "schedule": Cosine()}
+    return TrainingConfig(**{**usual, "epochs": epochs, "learning_rate": learning_rate, **more})
 
 
 @dataclass(frozen=True)
 class EmoPmsConfig:
-    """Settings of EMO-PMS; the populations are the paper's for ResNet-56 and ResNet-110.
+    """Settings of EMO-PMS; budget and populations are the paper's for ResNet-56 and ResNet-110, the rest is ours.
 
     Args:
         budget: forms of each sub-network that are trained (the paper: 180).
@@ -54,9 +57,9 @@ class EmoPmsConfig:
     cost: Cost = "parameters"
     inheritance: Inheritance = "importance"
     constrained: bool = True
-    detectors: TrainingConfig = field(default_factory=lambda: _training(10, 0.1))
-    forms: TrainingConfig = field(default_factory=lambda: _training(1, 0.05))
-    final: TrainingConfig = field(default_factory=lambda: _training(20, 0.05))
+    detectors: TrainingConfig = field(default_factory=lambda: cnn_training(10))
+    forms: TrainingConfig = field(default_factory=lambda: cnn_training(1))
+    final: TrainingConfig = field(default_factory=lambda: cnn_training(20))
     multiple_of: int = 1
     keep: tuple[str, ...] = ()
     seed: int = 0
@@ -67,8 +70,8 @@ class EmoPmsConfig:
             if getattr(self, name) not in known:
                 raise UserError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
 
-    def identity(self) -> dict[str, object]:
-        """What decides which forms are found, as JSON data; the last training is of no influence on it."""
+    def identity(self) -> dict[str, Scalar | list[str]]:
+        """What decides the features, the detectors and the result of each form, as JSON data."""
         return {
             "cost": self.cost,
             "inheritance": self.inheritance,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from hardware.inputs import device_of
 from nas.data.split import Split
 from nas.data.tasks import CLASSIFICATION
 from nas.errors import UserError
@@ -79,18 +80,29 @@ class Pruned:
         """The share (0..1) of the original's parameters or multiply-accumulates that a scheme prunes."""
         return 1 - self.cost(scheme, name) / self.cost(dict.fromkeys(self.bases), name)
 
-    def first_within(self, most: float, cost_of: Callable[[Scheme], float], rule: Rule = "reciprocal") -> Scheme:
-        """The first scheme along the ranking that costs at most so much (algorithm 1).
+    def first_within(self, most: float, name: str, rule: Rule = "reciprocal") -> Scheme:
+        """The first scheme along the ranking that has at most so many `parameters` or `macs` (algorithm 1).
+
+        Raises:
+            OutOfReach: no scheme has so few.
+        """
+        costs = [(self.cost(scheme, name), scheme) for scheme in self.schemes(rule)]
+        for cost, scheme in costs:
+            if cost <= most:
+                return scheme
+        raise OutOfReach(min(cost for cost, _ in costs), most)
+
+    def first_below(self, most: float, measure: Callable[[Scheme], float]) -> Scheme:
+        """The first scheme along the ranking whose measured cost is at most so much, asking for few of them.
 
         Args:
             most: in the unit of the cost.
-            cost_of: of the network of a scheme. It should fall along the ranking: few schemes are asked for.
-            rule: of the ranking.
+            measure: of the network of a scheme, e.g. its latency; it should fall along the ranking.
 
         Raises:
-            OutOfReach: no scheme costs so little.
+            OutOfReach: the most pruned network costs more.
         """
-        found = self.schemes(rule)
+        cost_of, found = measure, self.schemes()
         low, high = 0, len(found) - 1
         if (least := cost_of(found[high])) > most:
             raise OutOfReach(least, most)
@@ -129,7 +141,17 @@ class Pruned:
         return joined(self.parts.model, self.parts.space, scheme, self._weights)
 
     def _weights(self, form: Form) -> dict[str, Tensor]:
-        return load_tensors(self.files[form.subnetwork].of(form.candidate) / WEIGHTS)
+        path = self.files[form.subnetwork].of(form.candidate) / WEIGHTS
+        again = f"remove {self.files[form.subnetwork].folder.parent} to search that sub-network anew"
+        try:
+            tensors = load_tensors(path)
+        except Exception as error:  # safetensors raises several kinds for damaged files
+            raise UserError(f"the weights in {path} cannot be read ({type(error).__name__}); {again}") from error
+        part = next(each for each in self.parts.subnetworks if each.name == form.subnetwork)
+        missing = _distinct(part.module) - tensors.keys()
+        if missing:
+            raise UserError(f"{path} must have all weights of its sub-network, it has no {min(missing)}; {again}")
+        return tensors
 
 
 def emo_pms(
@@ -148,11 +170,11 @@ def emo_pms(
     What is done stands in `folder`, and the same call goes on from there.
 
     Args:
-        model: the trained network; its weights are left as they are.
+        model: the trained network, on the CPU; its weights are left as they are. Forms are trained where `config` says.
         train: rows that detectors and forms are trained on.
         validation: rows that the network was not trained on; errors are of them.
         folder: of the stages: features, detectors, and a search for each sub-network.
-        config: the settings; None: the paper's.
+        config: the settings; None: the defaults.
         parts: the network in sub-networks, where that is done already.
         workers: how many forms are trained at a time; the result is the same for any number.
         on_result: called with the name of the sub-network after each of its results.
@@ -163,6 +185,8 @@ def emo_pms(
     """
     config = config or EmoPmsConfig()
     _check_rows(train, validation)
+    if device_of(model).type != "cpu":
+        raise UserError(f"the network must be on the CPU to be cut, it is on {device_of(model)}; move it there first")
     model.eval()
     # 1. The network as consecutive sub-networks, one for each spatial resolution.
     parts = parts or parts_of(model, train, config)
@@ -211,6 +235,14 @@ def fine_tuned(
     with strong_teacher(original, network, train) as teacher:
         loss_of = distilled_loss(train.task, teacher)
         return fit(network, train, loss_of, config, checkpoint=checkpoint, on_step=on_step)
+
+
+def _distinct(module: nn.Module) -> set[str]:
+    """Names of the tensors of a module; of tied ones only the first."""
+    first: dict[int, str] = {}
+    for name, tensor in module.state_dict().items():
+        first.setdefault(tensor.data_ptr() or id(tensor), name)
+    return set(first.values())
 
 
 def _check_rows(train: Split, validation: Split) -> None:

@@ -11,10 +11,11 @@ searches/<number>/    study.journal of a sub-network, and kept/: the trained wei
 import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from nas.data.split import Split
 from nas.errors import UserError
-from nas.files import read_json, recover_folder, replacing_folder, write_json_atomic
+from nas.files import recover_folder, replacing_folder
 from nas.learning.checkpoint import model_fingerprint
 from nas.learning.training import fit
 from nas.pruning.boundaries import OUTPUT, FeatureRows, around, cached_features
@@ -31,6 +32,7 @@ from nas.pruning.config import EmoPmsConfig
 from nas.pruning.detectors import FeatureDetector, detector_loss, untrained
 from nas.pruning.impairment import Base, Form
 from nas.pruning.inheritance import importance_orders
+from nas.records import Record, Scalar, read_record, write_record
 from nas.searching.kept import KeepingFront, KeptFiles
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.nsga2 import nsga2
@@ -48,6 +50,22 @@ ERROR = "error"
 OnResult = Callable[[str, Measurement, int], None]
 
 
+class MadeOf(Record):
+    """`pruning.json`: fingerprints of what a pruning is of."""
+
+    version: Literal[1] = 1
+    network: str
+    rows: list[str]
+    settings: dict[str, Scalar | list[str]]
+
+
+class DetectorErrors(Record):
+    """`detectors/errors.json`: the error (0..1) of the original through the detector of each sub-network."""
+
+    version: Literal[1] = 1
+    errors: dict[str, float]
+
+
 class Stages:
     """The stages of one pruning.
 
@@ -63,24 +81,21 @@ class Stages:
     """
 
     def __init__(self, folder: Path, parts: Partition, train: Split, validation: Split, config: EmoPmsConfig) -> None:
-        self._folder, self._parts, self._config = folder, parts, config
+        # Workers get paths of it.
+        self._folder, self._parts, self._config = folder.resolve(), parts, config
         self._splits = {"train": train, "validation": validation}
         self._network = model_fingerprint(parts.model)
         self._same_pruning()
 
     def _same_pruning(self) -> None:
-        made_of = {
-            "network": self._network,
-            "rows": [split.fingerprint() for split in self._splits.values()],
-            "settings": self._config.identity(),
-        }
+        rows = [split.fingerprint() for split in self._splits.values()]
+        made_of = MadeOf(network=self._network, rows=rows, settings=self._config.identity())
         path = self._folder / "pruning.json"
         if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(path, made_of)
+            write_record(path, made_of)
             return
-        before = read_json(path)
-        other = [name for name in made_of if not isinstance(before, dict) or before.get(name) != made_of[name]]
+        before = read_record(path, MadeOf)
+        other = [name for name in ("network", "rows", "settings") if getattr(before, name) != getattr(made_of, name)]
         if other:
             raise UserError(
                 f"{self._folder} holds a pruning of another {' and other '.join(other)}; repeat the first command, or "
@@ -102,8 +117,9 @@ class Stages:
     def searched(self, run: Map, on_result: OnResult | None) -> dict[str, Study]:
         """The searches of all sub-networks, side by side where `run` has several processes; by name."""
         done = searches_of(self._folder)
+        self._check_spaces(done)
         if self._complete(done):
-            shutil.rmtree(self._folder / "features", ignore_errors=True)
+            self._remove_features()
             return {each.name: done[each.name] for each in self.subnetworks}
         # Before the searches begin: each of them reads features and detectors.
         detectors = self.detectors
@@ -112,7 +128,20 @@ class Stages:
         ]
         # In one process a second training at a time would only take turns with the first.
         studies = [search() for search in searches] if run is map else _side_by_side(searches)
+        self._remove_features()
         return {each.name: study for each, study in zip(self.subnetworks, studies, strict=True)}
+
+    def _remove_features(self) -> None:
+        shutil.rmtree(self._folder / "features", ignore_errors=True)
+
+    def _check_spaces(self, done: Mapping[str, Study]) -> None:
+        """UserError for a study that is there and of another network."""
+        for each in self.subnetworks:
+            if each.name in done and done[each.name].space != each.space:
+                raise UserError(
+                    f"{self._journal(each.name)} must be the search of this network's sub-network {each.name}, it has "
+                    "other channels; put a copy in its place, or remove it"
+                )
 
     def _complete(self, done: Mapping[str, Study]) -> bool:
         """Whether all searches have spent their budget."""
@@ -144,7 +173,17 @@ class Stages:
 
     def bases(self) -> dict[str, Base]:
         """Cost and error of every sub-network as it is in the original."""
+        if not (self._folder / "detectors").is_dir():
+            # Removed by hand after the searches.
+            self._train_detectors(self._folder / "detectors")
+            self._remove_features()
         errors = base_errors(self._folder)
+        missing = [each.name for each in self.subnetworks if each.name not in errors]
+        if missing:
+            raise UserError(
+                f"{self._folder / 'detectors'} must have an error for each sub-network, it has none for {missing[0]}; "
+                "remove that folder to train the detectors anew"
+            )
         return {each.name: Base(self._full_cost(each), errors[each.name]) for each in self.subnetworks}
 
     def _full_cost(self, subnetwork: SubNetwork) -> float:
@@ -168,7 +207,7 @@ class Stages:
                     fit(detector, train[number], detector_loss, self._config.detectors)
                     save_weights(detector, part / f"{number}.safetensors")
                 errors[each.name] = judged(each.module.eval(), detector, validation[number])[0]
-            write_json_atomic(part / "errors.json", errors)
+            write_record(part / "errors.json", DetectorErrors(errors=errors))
 
     def _untrained(self, number: int, rows: Sequence[FeatureRows]) -> nn.Module:
         """What classifies behind a sub-network: a new detector, or the rest of the original where none is needed."""
@@ -206,6 +245,7 @@ class Stages:
             config=replace(config.nsga2, starts=spread(each.space, config.nsga2.population // 2, config.seed)),
             storage=journal,
             pool=run,
+            give_up=True,
             on_result=_Watch(KeepingFront(files), each.name, on_result),
         )
 
@@ -252,22 +292,34 @@ def spread(space: Space, count: int, seed: int) -> tuple[tuple[int, ...], ...]:
 
 def searches_of(folder: Path) -> dict[str, Study]:
     """The searches of a pruning as far as they are, finished or not; by the name of the sub-network."""
-    journals = sorted(folder.glob("searches/*/study.journal"))
+    journals = sorted(folder.glob("searches/*/study.journal"), key=lambda path: (len(path.parent.name), path))
     # A kill at the beginning of a search leaves a journal without a study.
-    return {path.parent.name: load_study(path) for path in journals if recorded_identity(path)}
+    found = {path.parent.name: load_study(path) for path in journals if recorded_identity(path)}
+    for name, study in found.items():
+        if len(study.objectives) != 2 or ERROR not in {objective.name for objective in study.objectives}:
+            raise UserError(
+                f"the search of sub-network {name} in {folder} must have a cost and an error, it has "
+                f"{', '.join(objective.name for objective in study.objectives)}; put a copy in its place, or remove it"
+            )
+    return found
 
 
 def base_errors(folder: Path) -> dict[str, float]:
     """The error of the original through the detector of each sub-network; empty where none is trained yet."""
     path = folder / "detectors" / "errors.json"
-    return {str(name): float(error) for name, error in read_json(path).items()} if path.is_file() else {}
+    return dict(read_record(path, DetectorErrors).errors) if path.is_file() else {}
 
 
 def _side_by_side(searches: Sequence[Callable[[], Study]]) -> list[Study]:
     """The results of searches that run in threads and share one pool."""
     threads = ThreadPoolExecutor(len(searches), thread_name_prefix="nas-search")
     try:
-        return [each.result() for each in [threads.submit(search) for search in searches]]
+        running = [threads.submit(search) for search in searches]
+        # The first that fails ends the others: nobody waits for a result that is of no use.
+        done, _ = wait(running, return_when=FIRST_EXCEPTION)
+        for each in done:
+            each.result()
+        return [each.result() for each in running]
     finally:
         # Where one of them failed, or the command was interrupted, the pool ends the others.
         threads.shutdown(wait=False, cancel_futures=True)

@@ -16,7 +16,6 @@ from torch import nn
 from nas.console import Bar, say
 from nas.errors import UserError
 from nas.files import located, replace_folder
-from nas.learning.checkpoint import model_fingerprint
 from nas.learning.finetuned import Finetuned, ProbeRecord
 from nas.learning.importance import ImportanceConfig, order_by_importance
 from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
@@ -36,8 +35,8 @@ from nas.learning.progress import TrainingFigures
 from nas.learning.strong_teacher import given_teacher, own_teacher
 from nas.learning.training import fine_tune
 from nas.networks.pretrained import save_preprocessor
-from nas.records import Scalar, recorded_versions, same_request, write_record
-from nas.runs.folder import RunFolder, RunRecord
+from nas.records import Scalar, same_request, write_record
+from nas.runs.folder import RunFolder, record_of, write_run
 from nas.runs.requests import FinetuneRequest
 from nas.seeds import generator
 
@@ -70,7 +69,8 @@ def finetune_run(request: FinetuneRequest) -> dict[str, Any]:
             checked = _checked(request, config, folder if begun else None)
             prepared = checked.prepared
             if not begun:
-                _begin(folder, prepared, record)
+                begun_with = record_of("super-network", record, prepared.supernet.model, prepared.data)
+                write_run(folder, begun_with, prepared.data)
             # 2. The strong teacher, where one is needed and the user has none.
             teacher = checked.teacher
             if checked.needs_teacher:
@@ -165,22 +165,6 @@ def _checked(request: FinetuneRequest, config: InstaTuneConfig, begun: RunFolder
     check_trackers(config.trackers, RunFolder(request.out).tracking)
     path = request.recipe.teacher
     return _Checked(prepared, config, None if path is None else given_teacher(path, prepared.data))
-
-
-def _begin(folder: RunFolder, prepared: Prepared, request: dict[str, Scalar]) -> None:
-    """Write the data, then run.json: where that exists, the run can be resumed."""
-    data = prepared.data
-    replace_folder(folder.data, data.save)
-    record = RunRecord(
-        request=request,
-        versions=recorded_versions(),
-        model_fingerprint=model_fingerprint(prepared.supernet.model),
-        data_fingerprint=data.fingerprint,
-        kind=data.kind,
-        classes=list(data.classes),
-        rows={"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
-    )
-    write_record(folder.run_json, record)
 
 
 def _instatune(

@@ -9,7 +9,8 @@ tracking/                what trackers write
 supernet/                the fine-tuned super-network, its tokenizer or image processor; there when fine-tuning is done.
                          Of a pruning: the original, with the channels that may be pruned
 pruning/                 the stages of a pruning: detectors, and a search for each sub-network
-pruned/<digest>/         a whole pruned network: checkpoint/ while it is fine-tuned, then its weights
+pruned/<digest>/         the weights of a whole pruned network; <digest>-<settings>.checkpoint/ while it is fine-tuned;
+                         latencies.json: what was measured to choose networks by a limit on latency
 training.png             how the largest, smallest and random sub-networks did while fine-tuning
 searches/<name>/         search.json (the request), the study, front.csv, the report; with device profiles these, in
                          profiles/; verified.json: what was measured again; exported.json: what the latest export was
@@ -31,16 +32,23 @@ from pathlib import Path
 from typing import Literal
 
 import pydantic
+from torch import nn
 
+from nas.data.split import Data
 from nas.errors import UserError
-from nas.files import recover_folder
+from nas.files import recover_folder, replace_folder
+from nas.learning.checkpoint import model_fingerprint
 from nas.learning.finetuned import Finetuned
-from nas.records import Record, Scalar, read_record
+from nas.records import Record, Scalar, read_record, recorded_versions, write_record
 
 JOURNAL = "study.journal"
 
 _LOCK = ".lock"
 _MADE_BY = {"super-network": "`nas finetune`", "pruned-networks": "`nas prune`"}
+_NEXT = {
+    "super-network": "`nas search {path}` makes one",
+    "pruned-networks": "repeat the `nas prune` command to go on with the pruning",
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -68,6 +76,33 @@ class RequestRecord(Record):
     version: Literal[1] = 1
     request: dict[str, Scalar] = pydantic.Field(validation_alias="asked", serialization_alias="asked")
     versions: dict[str, str]
+
+
+def write_run(folder: "RunFolder", record: RunRecord, data: Data) -> None:
+    """Write the data, then run.json: where that exists, the run can be resumed."""
+    replace_folder(folder.data, data.save)
+    write_record(folder.run_json, record)
+
+
+def record_of(product: Product, request: dict[str, Scalar], model: nn.Module, data: Data) -> RunRecord:
+    """The record of a run that begins.
+
+    Args:
+        product: what it will hold.
+        request: what decides its outcome, by flag.
+        model: that it begins with.
+        data: its rows.
+    """
+    return RunRecord(
+        product=product,
+        request=request,
+        versions=recorded_versions(),
+        model_fingerprint=model_fingerprint(model),
+        data_fingerprint=data.fingerprint,
+        kind=data.kind,
+        classes=list(data.classes),
+        rows={"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+    )
 
 
 class RunFolder:
@@ -157,9 +192,8 @@ class RunFolder:
         path = self.search(name) / "search.json"
         if not path.is_file():
             known = ", ".join(self.searches()) or "none yet"
-            raise UserError(
-                f"{self.path} has no search named {name!r} (searches: {known}); `nas search {self.path}` makes one"
-            )
+            remedy = _NEXT[self.read().product].format(path=self.path)
+            raise UserError(f"{self.path} has no search named {name!r} (searches: {known}); {remedy}")
         return read_record(path, RequestRecord)
 
     def read_further(self, out: Path) -> RequestRecord:

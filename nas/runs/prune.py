@@ -9,47 +9,45 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
 
-from hardware.inputs import device_of
+from hardware.deployment import Deployment
 from nas.console import Bar, say
 from nas.data.split import Data, Preprocessor, Split
 from nas.data.tasks import CLASSIFICATION
 from nas.errors import UserError
-from nas.files import located, replace_folder
-from nas.learning.checkpoint import model_fingerprint
-from nas.learning.optimizer import Sgd
+from nas.files import located, read_json, replace_folder, write_json_atomic
 from nas.learning.plain_training import naming_checkpoint, score
 from nas.learning.preparation import Prepared, prepare, prepare_again
 from nas.learning.progress import TrainingFigures
-from nas.learning.schedule import Cosine
-from nas.learning.training import TrainingConfig
 from nas.memory import peak_memory_mib
 from nas.networks.loading import is_own
 from nas.networks.pretrained import save_preprocessor
 from nas.pruning.candidates import WEIGHTS
-from nas.pruning.config import EmoPmsConfig
+from nas.pruning.config import EmoPmsConfig, cnn_training
 from nas.pruning.emo_pms import Pruned, emo_pms, fine_tuned, parts_of
 from nas.pruning.impairment import Scheme
-from nas.records import Scalar, recorded_versions, same_request, write_record
-from nas.runs.folder import JOURNAL, RunFolder, RunRecord
+from nas.records import Scalar, same_request
+from nas.runs.folder import JOURNAL, RunFolder, record_of, write_run
 from nas.runs.loaded_search import usable
 from nas.runs.loading import load_run
+from nas.runs.pruned_latency import SchemeLatency
 from nas.runs.requests import PruneRequest, SearchRequest
 from nas.runs.schemes import Wanted, chosen_schemes, wanted_of
-from nas.runs.search import searched
+from nas.runs.search import Proposing, checked_search, searched
+from nas.searching.evaluation import check_counts
 from nas.searching.giving_up import refuse_failed
 from nas.searching.kept import KeptFiles
 from nas.searching.listed import Listed
 from nas.searching.measurement import Measurement
 from nas.searching.nsga2 import Nsga2Config
-from nas.searching.relative_latency import LatencySettings, RelativeLatency
-from nas.searching.runners import Runners
+from nas.searching.pace import recorded_identity
+from nas.searching.relative_latency import LatencySettings
 from nas.searching.study import load_study
 from nas.seeds import generator
 from nas.settings import SearchSettings
@@ -60,6 +58,7 @@ from search_spaces.weights import save_weights
 
 OBJECTIVES = "accuracy,latency_ms,macs,parameters"
 _LEAST_OVER_CHANCE = 1.2
+_SETTINGS = "training.json"
 
 
 @dataclass(frozen=True)
@@ -85,15 +84,18 @@ def prune_run(request: PruneRequest) -> dict[str, Any]:
         # 1. The network, its sub-networks and the data.
         checked = _checked(folder, request)
         if not folder.run_json.exists():
-            _begin(folder, checked.prepared, _record(request))
+            prepared = checked.prepared
+            record = record_of("pruned-networks", _record(request), prepared.supernet.model, prepared.data)
+            write_run(folder, record, prepared.data)
         if not folder.supernet.exists():
             replace_folder(folder.supernet, partial(_save, checked.prepared))
         # 2. The sub-networks, each searched by itself.
         pruned = _searched(folder, checked, request)
         for study in pruned.studies.values():
-            refuse_failed(study.measurements, "lower --learning-rate, and begin anew in another folder")
+            refuse_failed(study.measurements, "mend that, and begin anew in another folder")
         # 3. Whole networks by the global ranking, fine-tuned.
-        latency_of = _Latency(folder, pruned, request)
+        loaded = load_run(folder, request.common.device, _own(request))
+        latency_of = SchemeLatency(loaded, pruned, _latency_settings(request), folder.pruned)
         schemes = chosen_schemes(pruned, checked.wanted, request.settings.ranking, latency_of)
         made = [_made(folder, checked, pruned, wanted, scheme) for wanted, scheme in schemes]
         # 4. All of them measured, with those of earlier commands.
@@ -103,11 +105,11 @@ def prune_run(request: PruneRequest) -> dict[str, Any]:
 
 
 def estimate(request: PruneRequest) -> dict[str, Any]:
-    """Time and memory of `prune_run`, from the detectors and two forms of each sub-network; errors as there."""
+    """Time and memory of `prune_run`, from one epoch of the detectors and a few forms; errors as there."""
     folder = RunFolder(request.out)
     folder.check()
     checked = _checked(folder, request)
-    few = replace(checked.config, budget=2)
+    few = replace(checked.config, budget=2, detectors=replace(checked.config.detectors, epochs=1))
     each: list[float] = []
     began = time.monotonic()
     with TemporaryDirectory() as scratch:
@@ -146,10 +148,14 @@ def _checked(folder: RunFolder, request: PruneRequest) -> _Checked:
         found.append(parts_of(module, data.train, config))
         return Supernet(module, found[0].space)
 
+    usable(Deployment(_latency_settings(request).runtime, _latency_settings(request).precision))
     say(f"Reading {request.model} and {request.data.data}")
     if folder.run_json.exists():
         before = folder.read("pruned-networks")
         same_request(folder.path, before.request, _record(request))
+        if (folder.search(SearchSettings.name) / "search.json").exists():
+            # What these networks run in is decided by the first command.
+            checked_search(folder, _search_request(folder, request, 1), _listing(()))
         prepared = prepare_again(
             request.model,
             folder.data,
@@ -175,21 +181,25 @@ def _checked(folder: RunFolder, request: PruneRequest) -> _Checked:
 
 def _config(request: PruneRequest) -> EmoPmsConfig:
     settings, common = request.settings, request.common
-
-    def training(epochs: int, *, augment: bool = False) -> TrainingConfig:
-        return TrainingConfig(
-            epochs=epochs,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            weight_decay=1e-4,
-            warmup_share=0.0,
-            augment=augment,
-            seed=common.seed,
-            device=common.device,
-            optimizer=Sgd(0.9, nesterov=True, decay_all=True),
-            schedule=Cosine(),
-        )
-
+    check_counts(
+        workers=settings.workers,
+        form_epochs=settings.form_epochs,
+        detector_epochs=settings.detector_epochs,
+        epochs=settings.epochs,
+        population=settings.population,
+        offspring=settings.offspring,
+    )
+    for flag, least in (("form_rows", 2), ("batch_size", 2)):
+        value = getattr(settings, flag)
+        if value is not None and value < least:
+            raise UserError(f"--{flag.replace('_', '-')} must be at least {least}, got {value}")
+    training = partial(
+        cnn_training,
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        seed=common.seed,
+        device=common.device,
+    )
     return EmoPmsConfig(
         budget=settings.budget,
         nsga2=Nsga2Config(population=settings.population, offspring=settings.offspring),
@@ -246,23 +256,6 @@ def _record(request: PruneRequest) -> dict[str, Scalar]:
     }
 
 
-def _begin(folder: RunFolder, prepared: Prepared, request: dict[str, Scalar]) -> None:
-    """Write the data, then run.json: where that exists, the run can be resumed."""
-    data = prepared.data
-    replace_folder(folder.data, data.save)
-    record = RunRecord(
-        product="pruned-networks",
-        request=request,
-        versions=recorded_versions(),
-        model_fingerprint=model_fingerprint(prepared.supernet.model),
-        data_fingerprint=data.fingerprint,
-        kind=data.kind,
-        classes=list(data.classes),
-        rows={"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
-    )
-    write_record(folder.run_json, record)
-
-
 def _save(prepared: Prepared, folder: Path) -> None:
     prepared.supernet.save(folder)
     save_preprocessor(prepared.preprocessor, folder)
@@ -304,6 +297,8 @@ def _made(
     """Fine-tune the network of a scheme, unless that was done; its candidate, and what is said of it."""
     candidate, files, data = pruned.candidate(scheme), KeptFiles(folder.pruned), checked.prepared.data
     path, model = files.of(candidate), checked.prepared.supernet.model
+    if (path / _SETTINGS).is_file() and read_json(path / _SETTINGS) != checked.config.final.identity():
+        say(f"{wanted.name}: this network was fine-tuned with other settings before, and stays as it is")
     if not path.exists() and candidate != pruned.parts.space.full():
         # Of these settings: with others the training begins anew.
         settings = hashlib.sha256(checked.config.final.identity().encode()).hexdigest()[:8]
@@ -321,6 +316,7 @@ def _made(
             )
         with files.writing(candidate) as part:
             save_weights(network, part / WEIGHTS)
+            write_json_atomic(part / _SETTINGS, checked.config.final.identity())
         for left in path.parent.glob(f"{path.name}-*.checkpoint"):
             shutil.rmtree(left, ignore_errors=True)
     return candidate, {
@@ -329,43 +325,35 @@ def _made(
     }
 
 
-class _Latency:
-    """Measures the latency of schemes in milliseconds, beside the original; it depends on no weights."""
-
-    def __init__(self, folder: RunFolder, pruned: Pruned, request: PruneRequest) -> None:
-        self._folder, self._pruned, self._request = folder, pruned, request
-
-    def __call__(self, scheme: Scheme) -> float:
-        """Latency in milliseconds of the network of a scheme, in the deployment that is asked for."""
-        return self._measure(self._pruned.candidate(scheme))
-
-    @cached_property
-    def _measure(self) -> RelativeLatency:
-        settings = self._request.settings
-        latency = LatencySettings(
-            runtime=settings.runtime or LatencySettings.runtime,
-            precision=settings.precision or LatencySettings.precision,
-        )
-        loaded = load_run(self._folder, self._request.common.device, _own(self._request))
-        row = loaded.example(1, batch=1)
-        deployment = usable(latency.deployment(row, device_of(loaded.supernet)))
-        return RelativeLatency(Runners(loaded.supernet, loaded.networks(), row, deployment), latency, None)
-
-
 def _measured(folder: RunFolder, request: PruneRequest, made: Sequence[Candidate]) -> dict[str, Any]:
     """The original and all pruned networks as a search that proposes nothing else; the front as it is delivered."""
-    settings, journal = request.settings, folder.search(SearchSettings.name) / JOURNAL
+    journal = folder.search(SearchSettings.name) / JOURNAL
     full = load_run(folder, request.common.device, _own(request)).supernet.space.full()
-    before = [each.candidate for each in load_study(journal).measurements] if journal.is_file() else []
-    listed = Listed(tuple(dict.fromkeys([*before, full, *made])))
+    # A kill at the beginning leaves a journal without a study.
+    before = load_study(journal).measurements if recorded_identity(journal) else []
+    candidates = tuple(dict.fromkeys([*(each.candidate for each in before), full, *made]))
+    return searched(folder, _search_request(folder, request, len(candidates)), _listing(candidates))
+
+
+def _search_request(folder: RunFolder, request: PruneRequest, budget: int) -> SearchRequest:
+    """The search of all networks that were made."""
+    settings = request.settings
     search = SearchSettings(
-        objectives=OBJECTIVES,
-        budget=len(listed.candidates),
-        runtime=settings.runtime,
-        precision=settings.precision,
+        objectives=OBJECTIVES, budget=budget, runtime=settings.runtime, precision=settings.precision
     )
-    own = _own(request)
-    return searched(folder, SearchRequest(run=folder.path, settings=search, model=own, common=request.common), listed)
+    return SearchRequest(run=folder.path, settings=search, model=_own(request), common=request.common)
+
+
+def _listing(candidates: tuple[Candidate, ...]) -> Proposing:
+    return Proposing("listed", Listed(candidates), "Measuring the networks", goes_on=False)
+
+
+def _latency_settings(request: PruneRequest) -> LatencySettings:
+    settings = request.settings
+    return LatencySettings(
+        runtime=settings.runtime or LatencySettings.runtime,
+        precision=settings.precision or LatencySettings.precision,
+    )
 
 
 def _own(request: PruneRequest) -> str | None:

@@ -1,10 +1,11 @@
 """Which pruned networks a command wants, and the schemes that give them: by rates, or by limits."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from nas.errors import UserError
+from nas.objectives import LATENCY
 from nas.pruning.emo_pms import OutOfReach, Pruned
 from nas.pruning.impairment import Scheme
 from nas.runs.requests import PruneRequest
@@ -38,6 +39,13 @@ def wanted_of(request: PruneRequest) -> tuple[Wanted, ...]:
         known = ", ".join(f"--{name.replace('_', '-')}" for name in _LIMITS)
         raise UserError(f"a pruning has the limits {known}; give --{other[0].replace('_', '-')} to `nas export`")
     rates = _rates(settings.rates) if settings.rates is not None else () if limits else _RATES
+    for name, value in limits.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} must be above 0 and finite, got {value:g}")
+    if "max_latency_ms" in limits and settings.ranking != "reciprocal":
+        raise UserError(
+            f"--ranking {settings.ranking} ranks by what is counted, and a latency is measured; leave it out"
+        )
     found = [Wanted(f"{settings.cost} -{100 * rate:g} %", settings.cost, rate=rate) for rate in rates]
     for name, value in limits.items():
         quantity = name.removeprefix("max_")
@@ -75,24 +83,23 @@ def chosen_schemes(
 
 def _scheme(pruned: Pruned, wanted: Wanted, ranking: str, latency_of: Callable[[Scheme], float]) -> Scheme:
     original: Scheme = dict.fromkeys(pruned.bases)
-    exact = wanted.quantity != "latency_ms"
-    cost_of = partial(pruned.cost, name=wanted.quantity) if exact else latency_of
-    most = wanted.limit
+    name, most = wanted.quantity, wanted.limit
     if most is None:
         assert wanted.rate is not None
         # A hair more, so that the rounding of the product does not decide.
-        most = (1 - wanted.rate) * cost_of(original) * (1 + 1e-12)
+        most = (1 - wanted.rate) * pruned.cost(original, name) * (1 + 1e-12)
     try:
+        if name == LATENCY:
+            return pruned.first_below(most, latency_of)
         if ranking == "best":
-            if not exact:
-                raise UserError(
-                    "--ranking best adds up parameters or multiply-accumulates, not latencies; leave it out"
-                )
-            return pruned.best_within(most, wanted.quantity)
-        return pruned.first_within(most, cost_of, "literal" if ranking == "literal" else "reciprocal")
+            return pruned.best_within(most, name)
+        return pruned.first_within(most, name, "literal" if ranking == "literal" else "reciprocal")
     except OutOfReach as error:
-        reach = 1 - error.least / cost_of(original)
+        reach = ""
+        if wanted.rate is not None:
+            share = math.floor(1000 * (1 - error.least / pruned.cost(original, name))) / 1000
+            reach = f", so rates of up to {share:g} are possible"
         raise UserError(
-            f"{wanted.name} is out of reach of the searched sub-networks: at least {error.least:.6g} of "
-            f"{wanted.quantity} stay, so rates of up to {reach:.3f} are possible"
+            f"{wanted.name} is out of reach of the searched sub-networks: at least {error.least:.6g} of {name} "
+            f"stay{reach}"
         ) from None

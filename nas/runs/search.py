@@ -57,7 +57,6 @@ from nas.runs.requests import SearchRequest
 from nas.searching.first_policies import StartedLinas
 from nas.searching.giving_up import constant_objectives, described_constants, refuse_constant, refuse_failed
 from nas.searching.linas import linas
-from nas.searching.listed import Listed
 from nas.searching.measurement import Objective
 from nas.searching.nsga2 import nsga2
 from nas.searching.objectives import named_objectives, objective_names
@@ -83,6 +82,23 @@ _COUNTS = (
 
 
 @dataclass(frozen=True)
+class Proposing:
+    """What proposes the candidates of a search.
+
+    Args:
+        name: of the algorithm, as search.json has it.
+        algorithm: proposes them.
+        title: of the progress bar; None: how many sub-networks there are.
+        goes_on: whether more could be proposed: then the search may be given up, and its end is said.
+    """
+
+    name: str
+    algorithm: Algorithm
+    title: str | None = None
+    goes_on: bool = True
+
+
+@dataclass(frozen=True)
 class _Search:
     """A search that was checked, with all that it needs."""
 
@@ -98,7 +114,7 @@ class _Search:
     rows: Split
     record: Mapping[str, Scalar]
     warm_start: Storage | None
-    listed: Listed | None = None
+    proposing: Proposing
 
     @property
     def settings(self) -> SearchSettings:
@@ -113,17 +129,17 @@ def search_run(request: SearchRequest) -> dict[str, Any]:
         return searched(folder, request)
 
 
-def searched(folder: RunFolder, request: SearchRequest, listed: Listed | None = None) -> dict[str, Any]:
+def searched(folder: RunFolder, request: SearchRequest, proposing: Proposing | None = None) -> dict[str, Any]:
     """What `search_run` does in a folder that is locked already.
 
     Args:
         folder: of the run.
         request: of the search.
-        listed: measures the candidates of a list instead of what the request's algorithm proposes.
+        proposing: proposes the candidates; None: what the request names.
     """
     settings = request.settings
     # 1. What is searched and for what, with the latencies that device profiles predict.
-    made = replace(_checked(folder, request), listed=listed)
+    made = checked_search(folder, request, proposing)
     path = folder.search(settings.name)
     new = not (path / "search.json").exists()
     if new:
@@ -142,7 +158,7 @@ def searched(folder: RunFolder, request: SearchRequest, listed: Listed | None = 
     write_front(study, marks, table, read_verified(path, study))
     verified = _verified(made, study, path)
     write_front(study, marks, table, verified)
-    if listed is None:
+    if made.proposing.goes_on:
         _say_end(study, settings)
     say_agreement(study, verified)
     return {
@@ -160,7 +176,7 @@ def estimate(request: SearchRequest) -> dict[str, Any]:
     folder = RunFolder(request.run)
     folder.read("super-network")
     folder.check()
-    made = _checked(folder, request)
+    made = checked_search(folder, request)
     started = time.monotonic()
     # In this process and in memory; a warm start changes what is measured, not how long it takes.
     settings = replace(
@@ -184,8 +200,8 @@ def estimate(request: SearchRequest) -> dict[str, Any]:
     }
 
 
-def _checked(folder: RunFolder, request: SearchRequest) -> _Search:
-    """Everything that can be refused before anything is measured or written."""
+def checked_search(folder: RunFolder, request: SearchRequest, proposing: Proposing | None = None) -> _Search:
+    """Everything that can be refused before anything is measured or written; arguments as for `searched`."""
     settings, limits = request.settings, request.limits.given()
     profiles = read_profiles(settings.profile)
     record = folder.read()
@@ -199,8 +215,9 @@ def _checked(folder: RunFolder, request: SearchRequest) -> _Search:
     loaded = load_run(folder, request.common.device, request.model)
     precisions = searched_precisions(settings, profiles, begun, loaded.supernet.model)
     latency = _latency_settings(settings, profiles)
+    algorithm = settings.algorithm if proposing is None else proposing.name
     wanted = {
-        **request_record(settings, request.common.seed, limits, latency),
+        **request_record(settings, algorithm, request.common.seed, limits, latency),
         **precisions_record(precisions),
         **profiles_fingerprint(profiles),
     }
@@ -217,12 +234,13 @@ def _checked(folder: RunFolder, request: SearchRequest) -> _Search:
     rows = loaded.split("validation")
     if settings.rows is not None:
         rows = rows.take(settings.rows, generator(request.common.seed, "search rows"))
+    quantized = None if precisions is None else loaded.quantized_networks()
     warm = None if settings.warm_start is None else study_at(settings.warm_start, besides=path)
     return _Search(
         replace(request, settings=settings),
         loaded,
         space,
-        loaded.networks() if precisions is None else loaded.quantized_networks(),
+        quantized or loaded.networks(),
         tuple(with_predictions(objectives, predicted)),
         predicted,
         profiles,
@@ -231,6 +249,7 @@ def _checked(folder: RunFolder, request: SearchRequest) -> _Search:
         rows,
         wanted,
         warm,
+        proposing or Proposing(settings.algorithm, _named_algorithm(settings.algorithm, quantized)),
     )
 
 
@@ -290,7 +309,7 @@ def _only(profiles: Mapping[str, DeviceProfile], name: str) -> int | None:
 
 
 def request_record(
-    settings: SearchSettings, seed: int, limits: Mapping[str, float], latency: LatencySettings
+    settings: SearchSettings, algorithm: str, seed: int, limits: Mapping[str, float], latency: LatencySettings
 ) -> dict[str, Scalar]:
     """What decides the outcome of a search but its budget, which may grow; defaults of later versions are left out."""
     named: dict[str, Scalar | None] = {"accuracy_threads": settings.accuracy_threads}
@@ -311,7 +330,7 @@ def request_record(
         named["storage"] = f"{scheme}-{digest.hexdigest()[:8]}"
     return {
         "objectives": (settings.objectives or "").replace(" ", ""),
-        "algorithm": settings.algorithm,
+        "algorithm": algorithm,
         "rows": settings.rows,
         "tokens": latency.tokens,
         "threads": latency.threads,
@@ -350,11 +369,14 @@ def _refused_leaves_nothing(path: Path, storage: Storage, new: bool) -> Iterator
 
 
 def _measured(made: _Search, storage: Storage, path: Path) -> Study:
-    title = f"Searching {made.space.size():,} sub-networks" if made.listed is None else "Measuring the networks"
+    title = made.proposing.title or f"Searching {made.space.size():,} sub-networks"
     with Bar(title, min(made.settings.budget, made.space.size())) as bar:
-        algorithm = _algorithm(made)
         study = _run(
-            made, algorithm, storage=storage, latency_file=reference_path(path / JOURNAL), on_result=SearchFigures(bar)
+            made,
+            made.proposing.algorithm,
+            storage=storage,
+            latency_file=reference_path(path / JOURNAL),
+            on_result=SearchFigures(bar),
         )
     # A database keeps what failed; the folder goes.
     again = "repeat the command" if not is_url(storage) else "give the search another --name"
@@ -362,14 +384,9 @@ def _measured(made: _Search, storage: Storage, path: Path) -> Study:
     return study
 
 
-def _algorithm(made: _Search) -> Algorithm:
-    """What proposes candidates; LINAS begins a search over precisions with what sensitivities propose."""
-    if made.listed is not None:
-        return made.listed
-    name, networks = made.settings.algorithm, made.networks
-    if name == "linas" and isinstance(networks, QuantizedNetworks):
-        return StartedLinas(networks)
-    return _ALGORITHMS[name]
+def _named_algorithm(name: str, quantized: QuantizedNetworks | None) -> Algorithm:
+    """The algorithm of a name; LINAS begins a search over precisions with what sensitivities propose."""
+    return StartedLinas(quantized) if name == "linas" and quantized is not None else _ALGORITHMS[name]
 
 
 def _run(
@@ -400,7 +417,7 @@ def _run(
         workers=Workers(settings.workers, settings.ray, settings.ray_address),
         timeout_s=settings.timeout_s,
         patience=settings.patience,
-        give_up=made.listed is None,
+        give_up=made.proposing.goes_on,
         # The command scores the front by itself, so that what is done is kept.
         estimate=False,
         warm_start=made.warm_start,

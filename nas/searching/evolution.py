@@ -1,40 +1,42 @@
 """The evolutionary loop of NSGA-II and of the inner search of LINAS: breed, score, select the survivors.
 
-The loop uses four operations of a genome on whole populations (sample, mutate, cross, keys), so it works for integer
-vectors and for any other structure. The genes of a population are a numpy array whose first axis counts individuals:
-integers (n, k) for vectors, objects (n,) for anything else.
+The loop draws individuals and tells them apart by their keys; how children are bred is an argument of it, and so is who
+survives. So it works for integer vectors and for any other structure. The genes of a population are a numpy array whose
+first axis counts individuals: integers (n, k) for vectors, objects (n,) for anything else.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from nas.searching import pareto
+from nas.searching.domain import Genes
 from search_spaces.arrays import FloatArray, IntArray
 from search_spaces.space import Space
 
-Genes = npt.NDArray[Any]
-"""The genes of n individuals, (n, ...)."""
 
-
-class Genome(Protocol):
-    """Operations on genes. All results are canonical, so individuals with equal keys are equal."""
+class Drawn(Protocol):
+    """Individuals that can be drawn and told apart. All are canonical, so those with equal keys are equal."""
 
     def sample(self, n: int, rng: np.random.Generator) -> Genes:
         """Draw `n` random individuals."""
+
+    def keys(self, genes: Genes) -> list[Hashable]:
+        """A hashable key of each individual."""
+
+
+class Genome(Drawn, Protocol):
+    """Individuals with the operations of the default breeding."""
 
     def mutate(self, genes: Genes, rng: np.random.Generator) -> Genes:
         """Make one mutant of each individual."""
 
     def cross(self, first: Genes, second: Genes, rng: np.random.Generator) -> Genes:
         """Make one child of each pair."""
-
-    def keys(self, genes: Genes) -> list[Hashable]:
-        """A hashable key of each individual."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,43 @@ class Population:
 Score = Callable[[Genes], Population]
 """Scores individuals; see `evolve`."""
 Survival = Callable[[Population, int], IntArray]
-"""(population, largest number of survivors) -> indices of the survivors, best first."""
+"""(population, largest number of survivors) -> indices of the survivors, in the order that the selection needs."""
+Selection = Callable[[Population, int, np.random.Generator], IntArray]
+"""(population, number of parents, generator) -> indices of the parents, which may repeat."""
+Breeding = Callable[[Population, int, np.random.Generator], Genes]
+"""(population, number of children, generator) -> the children, which may repeat or exist already."""
 
 
+def tournament_of_two(population: Population, count: int, rng: np.random.Generator) -> IntArray:
+    """Select parents by binary tournaments in a population that is sorted, best first."""
+    # Of two random indices the smaller one wins.
+    return rng.integers(len(population), size=(2, count)).min(axis=0)
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Breeding by crossover and mutation.
+
+    Args:
+        genome: operations on the genes.
+        crossover: share of children with two parents; the others are mutants of one parent.
+        select: chooses the parents.
+    """
+
+    genome: Genome
+    crossover: float
+    select: Selection = tournament_of_two
+
+    def __call__(self, population: Population, count: int, rng: np.random.Generator) -> Genes:
+        """Make `count` children."""
+        mothers, fathers = (self.select(population, count, rng) for _ in range(2))
+        children = population.genes[mothers]
+        crossed = rng.random(count) < self.crossover
+        children[crossed] = self.genome.cross(children[crossed], population.genes[fathers[crossed]], rng)
+        return self.genome.mutate(children, rng)
+
+
+@overload
 def evolve(
     genome: Genome,
     score: Score,
@@ -92,8 +128,38 @@ def evolve(
     offspring: int,
     crossover: float,
     rng: np.random.Generator,
+) -> Iterator[Population]: ...
+
+
+@overload
+def evolve(
+    genome: Drawn,
+    score: Score,
+    survive: Survival,
+    first: Genes,
+    *,
+    size: int,
+    offspring: int,
+    breeding: Breeding,
+    rng: np.random.Generator,
+    tries: int = 5,
+) -> Iterator[Population]: ...
+
+
+def evolve(
+    genome: Any,
+    score: Score,
+    survive: Survival,
+    first: Genes,
+    *,
+    size: int,
+    offspring: int,
+    rng: np.random.Generator,
+    crossover: float = 0.0,
+    breeding: Breeding | None = None,
+    tries: int = 5,
 ) -> Iterator[Population]:
-    """Run an evolution and yield the population, best first, after each generation.
+    """Run an evolution and yield the population after each generation.
 
     It ends when no new child can be bred.
 
@@ -101,36 +167,40 @@ def evolve(
         genome: operations on the genes.
         score: returns the individuals whose scores have become known. These are usually those that were passed, but
             measurements that take time may be returned by a later call.
-        survive: chooses the survivors of a population, best first.
+        survive: chooses the survivors of a population; with the default breeding, best first.
         first: the initial individuals.
         size: number of survivors per generation.
         offspring: number of children per generation; none of them has been scored before.
-        crossover: share of children with two parents; the others are mutants of one parent.
         rng: random generator.
+        crossover: share of children with two parents in the default breeding, `Crossing` by tournaments of two.
+        breeding: makes the children in place of that.
+        tries: attempts at breeding before random individuals are drawn.
     """
+    bred = breeding or Crossing(genome, crossover)
     seen = set(genome.keys(first))
     everyone = score(first)
     born = len(everyone)
     population = everyone.take(survive(everyone, size))
     while True:
         yield population
-        children = breed(genome, population, seen, offspring, crossover, rng)
+        children = breed(genome, bred, population, seen, offspring, rng, tries)
         if not len(children):
             return
         scored = score(children)
         scored = replace(scored, born=np.arange(born, born + len(scored), dtype=np.int64))
         born += len(scored)
-        # Parents compete with their children (the elitism of NSGA-II), so the best individuals are never lost.
+        # Parents compete with their children (the elitism of NSGA-II), so the best individuals are never lost, unless
+        # it is their age that counts.
         everyone = Population.joined([population, scored])
         population = everyone.take(survive(everyone, size))
 
 
 def breed(
-    genome: Genome,
+    genome: Drawn,
+    breeding: Breeding,
     population: Population,
     seen: set[Hashable],
     count: int,
-    crossover: float,
     rng: np.random.Generator,
     tries: int = 5,
 ) -> Genes:
@@ -140,11 +210,11 @@ def breed(
     space fewer than `count` may be returned.
 
     Args:
-        genome: operations on the genes.
-        population: the parents, best first.
+        genome: draws individuals and tells them apart.
+        breeding: makes children.
+        population: the parents.
         seen: keys of the individuals that exist already; it is changed.
         count: number of children.
-        crossover: share of children with two parents.
         rng: random generator.
         tries: attempts at breeding before random individuals are drawn.
     """
@@ -154,15 +224,8 @@ def breed(
     for attempt in range(tries + 1):
         # Twice as many as are missing, since some children will have been seen before.
         many = min(count, 2 * missing)
-        if attempt == tries or len(population) < 2:
-            children = genome.sample(many, rng)
-        else:
-            # Binary tournaments: the population is sorted, so of two random indices the smaller one wins.
-            mothers, fathers = rng.integers(len(population), size=(2, 2, many)).min(axis=1)
-            children = population.genes[mothers]
-            crossed = rng.random(many) < crossover
-            children[crossed] = genome.cross(children[crossed], population.genes[fathers[crossed]], rng)
-            children = genome.mutate(children, rng)
+        lost = attempt == tries or len(population) < 2
+        children = genome.sample(many, rng) if lost else breeding(population, many, rng)
         new = unseen(genome.keys(children), seen, missing)
         found.append(children[new])
         missing -= len(new)
@@ -232,5 +295,9 @@ class VectorGenome:
 
     def keys(self, genes: IntArray) -> list[Hashable]:
         """The bytes of each canonical row."""
-        rows = np.ascontiguousarray(genes, dtype=np.int64)
-        return [row.tobytes() for row in rows]
+        return row_keys(genes)
+
+
+def row_keys(rows: IntArray) -> list[Hashable]:
+    """The bytes of each of n rows (n, k) of integers."""
+    return [row.tobytes() for row in np.ascontiguousarray(rows, dtype=np.int64)]

@@ -1,0 +1,52 @@
+"""Latencies of networks that a pruning may make, measured once and kept, so that a repeated command chooses alike."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from hardware.inputs import device_of
+from nas.pruning.emo_pms import Pruned
+from nas.pruning.impairment import Scheme
+from nas.records import Record, read_record, write_record
+from nas.runs.loading import LoadedRun
+from nas.searching.relative_latency import LatencySettings, RelativeLatency
+from nas.searching.runners import Runners
+
+
+class Latencies(Record):
+    """`latencies.json`: milliseconds by the channels of the network, as JSON."""
+
+    version: Literal[1] = 1
+    latency_ms: dict[str, float]
+
+
+class SchemeLatency:
+    """Measures the latency of schemes in milliseconds, beside the original; it depends on no weights.
+
+    Args:
+        loaded: the run.
+        pruned: its sub-networks.
+        settings: how latency is measured.
+        folder: where what was measured is kept.
+    """
+
+    def __init__(self, loaded: LoadedRun, pruned: Pruned, settings: LatencySettings, folder: Path) -> None:
+        self._loaded, self._pruned, self._settings, self._folder = loaded, pruned, settings, folder
+
+    def __call__(self, scheme: Scheme) -> float:
+        """Latency of the network of a scheme; measured only if it was not before."""
+        candidate, path = self._pruned.candidate(scheme), self._folder / "latencies.json"
+        name = json.dumps(dict(candidate), sort_keys=True)
+        known = dict(read_record(path, Latencies, 1 << 26).latency_ms) if path.is_file() else {}
+        if name not in known:
+            known[name] = self._measure(candidate)
+            write_record(path, Latencies(latency_ms=known), indent=None)
+        return known[name]
+
+    @cached_property
+    def _measure(self) -> RelativeLatency:
+        row = self._loaded.example(1, batch=1)
+        deployment = self._settings.deployment(row, device_of(self._loaded.supernet))
+        runners = Runners(self._loaded.supernet, self._loaded.networks(), row, deployment)
+        return RelativeLatency(runners, self._settings, self._folder / "latency.json")
