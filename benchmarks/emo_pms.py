@@ -23,9 +23,9 @@ EMO-PMS it is the first along its ranking, for `whole` likewise, which is the be
 best that the search measured. All of them get the same last training: the same images, epochs, optimizer, rate and
 distillation from the original. Then the test rows are read, once. All choices before go by validation rows.
 
-Times are wall times. That of a row has everything: for ours the division, features, detectors, searches and ranking, and
-then the last trainings of its networks, which `time_over_whole` has too. An interrupted row goes on counting where it
-goes on. Torch-Pruning and random channels search nothing and so take little time: they are compared at equal last
+Times are wall times. That of a row has everything: for ours the division, features, detectors, searches and ranking,
+and then the last trainings of its networks, which `time_over_whole` has too. An interrupted row goes on counting where
+it goes on. Torch-Pruning and random channels search nothing and so take little time: they are compared at equal last
 training, not at equal time.
 
 Figures: hypervolumes are those of `emo_pms_figures.volume`; one that would be divided by zero is left out.
