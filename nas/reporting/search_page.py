@@ -59,6 +59,7 @@ class Reported:
         own_model: `module:factory` that commands must name again; None for a pre-trained model.
         limits: that the chosen one was chosen by, as flags.
         nothing_fits: why nothing was chosen.
+        networks: what its candidates are called in the title.
         begun_by: what `finetuning` is the request of, as a heading.
         further: sections on how these networks were found.
     """
@@ -81,6 +82,7 @@ class Reported:
     own_model: str | None = None
     limits: tuple[str, ...] = ()
     nothing_fits: str = ""
+    networks: str = "Sub-networks"
     begun_by: str = "Fine-tuning"
     further: tuple[Section, ...] = ()
 
@@ -95,7 +97,7 @@ def search_page(reported: Reported) -> Page:
     """The page of a search, finished or not."""
     members = Members.of(reported.study, reported.marks, reported.verified, reported.command)
     return Page(
-        title=f"Sub-networks of {name_only(reported.model)}",
+        title=f"{reported.networks} of {name_only(reported.model)}",
         kicker=f"Search {reported.name}",
         summary=_summary(reported),
         sections=(

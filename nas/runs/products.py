@@ -27,6 +27,7 @@ class Meaning:
         unfinished: what is said where the networks are not there yet.
         title: of the card of one of them, before the name of the model.
         origin: the card's sentence on where one comes from, with {model} for the name of the model.
+        plural: what they are called in titles.
         begun_by: what the request in run.json is of, as a heading.
         sections: of the report, on how the networks were found.
     """
@@ -35,6 +36,7 @@ class Meaning:
     unfinished: str
     title: str
     origin: str
+    plural: str
     begun_by: str
     sections: Callable[[RunFolder], tuple[Section, ...]]
 
@@ -53,6 +55,7 @@ PRODUCTS: Mapping[Product, Meaning] = {
         "the fine-tuning in {folder} is not finished; repeat the `nas finetune` command to go on",
         "A sub-network of",
         "It was cut out of `{model}`, fine-tuned as a super-network.",
+        "Sub-networks",
         "Fine-tuning",
         lambda folder: (),
     ),
@@ -61,6 +64,7 @@ PRODUCTS: Mapping[Product, Meaning] = {
         "the pruning in {folder} has hardly begun; repeat the `nas prune` command to go on",
         "A pruned",
         "It is `{model}` with fewer channels, found by EMO-PMS and fine-tuned with the original as its teacher.",
+        "Pruned networks",
         "Pruning",
         lambda folder: sub_network_sections(searches_of(folder.pruning), base_errors(folder.pruning)),
     ),

@@ -88,7 +88,7 @@ def _report_search(request: ReportRequest, record: RunRecord, training: Training
         raise
     marks = Marks(full, study.find(best.candidate))
     write_front(study, marks, path / "front.csv", verified)
-    title = f"Sub-networks of {Path(str(record.request.get('model'))).name}, {study.measured_here} measured"
+    title = f"{PRODUCTS[record.product].plural} of {Path(str(record.request.get('model'))).name}, {study.measured_here} measured"
     draw_front(study, marks, path / "pareto.png", title=title, latency_of=_latency_of(search))
     write_page(search_page(replace(reported, marks=marks)), page)
     return {
@@ -120,6 +120,7 @@ def _reported(request: ReportRequest, record: RunRecord, search: LoadedSearch, t
         profiles=search.profiles,
         conditions=conditions_of(search.deployment, search.profiles),
         finetuning=record.request,
+        networks=PRODUCTS[record.product].plural,
         begun_by=PRODUCTS[record.product].begun_by,
         further=PRODUCTS[record.product].sections(RunFolder(request.run)),
         search=_searched(search),
