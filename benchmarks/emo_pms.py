@@ -5,7 +5,7 @@ cifar10_test.parquet and cifar10_train20k.parquet; the test images are divided i
 the original was trained on all training images. The rows:
 
 - `ours`: EMO-PMS. Every sub-network has the same number of trained forms, each trained for one epoch of the same
-  images;
+  images; the detectors, trained once, have four times as many;
 - `whole`: NSGA-II over whole networks, as many as all forms of ours together, with the same epochs, images, loss, order
   of channels and evolution. The loss holds a whole network to the original's logits, as it holds a form to the
   original's features: without that, a whole network was 5 points worse in a trial. `whole-time`: the beginning of that

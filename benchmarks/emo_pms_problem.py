@@ -60,7 +60,8 @@ class Sizes:
     Args:
         budget: forms of each sub-network that are trained.
         population: of the search of each sub-network; whole networks have half as many more.
-        images: training images of detectors and forms.
+        images: training images of forms.
+        detector_images: training images of the detectors, the former among them.
         searched: validation rows of all searches and picks.
         ranked: validation rows of the networks along the ranking.
         final_images: training images of the last training.
@@ -72,6 +73,7 @@ class Sizes:
     budget: int = 24
     population: int = 8
     images: int = 1000
+    detector_images: int = 4000
     searched: int = 1500
     ranked: int = 1000
     final_images: int = 2000
@@ -81,10 +83,26 @@ class Sizes:
 
 
 SMALL = Sizes(
-    budget=4, population=4, images=192, searched=200, ranked=100, final_images=192, final_epochs=1, tested=200
+    budget=4,
+    population=4,
+    images=192,
+    detector_images=192,
+    searched=200,
+    ranked=100,
+    final_images=192,
+    final_epochs=1,
+    tested=200,
 )
 FULL = Sizes(
-    budget=180, population=40, images=20_000, searched=5000, ranked=2000, final_images=20_000, final_epochs=20, peers=4
+    budget=180,
+    population=40,
+    images=20_000,
+    detector_images=20_000,
+    searched=5000,
+    ranked=2000,
+    final_images=20_000,
+    final_epochs=20,
+    peers=4,
 )
 
 
@@ -108,6 +126,11 @@ class Problem:
     def train(self) -> Split:
         """The training rows of the searches."""
         return self.splits["train"].take(self.sizes.images, generator(self.seed, "images"))
+
+    @cached_property
+    def detector_rows(self) -> Split:
+        """The training rows of the detectors, of which the forms have a part."""
+        return self.splits["train"].take(self.sizes.detector_images, generator(self.seed, "detector images"))
 
     @cached_property
     def final(self) -> Split:

@@ -7,6 +7,7 @@ have the same evolution, training, loss and order of channels, and nothing but t
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ class TimeUp(Exception):
 def by_parts(row: str, problem: Problem, folder: Path, config: EmoPmsConfig) -> dict[str, Any]:
     """A row of EMO-PMS as JSON data: its time, its picks, and the errors of the networks along its ranking."""
     clock = Clock(folder / "clock.json")
+    config = replace(config, form_rows=problem.sizes.images)
     pruned = emo_pms(
-        problem.original, problem.train, problem.searched, folder, config, on_result=lambda *_: _tick(clock)
+        problem.original, problem.detector_rows, problem.searched, folder, config, on_result=lambda *_: _tick(clock)
     )
     schemes = _schemes(pruned)
     found = _found(row, pruned, schemes, problem, folder, clock)

@@ -166,15 +166,19 @@ class PruneSettings:
     form_epochs: int = 1
     """Passes over the training rows for each form."""
     form_rows: int | None = None
-    """At most so many training rows for forms and detectors; None: all."""
+    """At most so many training rows for each form; None: as many as the detectors have."""
+    form_learning_rate: float = 0.3
+    """Peak of the learning rate of a form, whose training is short."""
     detector_epochs: int = 10
     """Passes over the training rows for the feature detectors."""
+    detector_rows: int | None = None
+    """At most so many training rows for the detectors, whose features are kept on disk meanwhile; None: all."""
     epochs: int = 20
     """Passes over the training rows for each whole network at the end."""
     batch_size: int = 64
     """Rows of one step, everywhere."""
     learning_rate: float = 0.05
-    """Peak of the learning rate of SGD, which falls along a cosine."""
+    """Peak of the learning rate of the last training: SGD, and a rate that falls along a cosine."""
     augment: bool = False
     """Mirror and shift images at random while whole networks are trained."""
     runtime: Runtime | None = None

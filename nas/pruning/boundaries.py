@@ -44,18 +44,25 @@ class FeatureRows:
         before: file of the features that the sub-network reads (n, C, H, W).
         after: file of the features that the original gives in its place.
         labels: class indices (n,).
+        kept: which rows of the files are these rows (n,).
     """
 
     before: Path
     after: Path
     labels: IntArray
+    kept: IntArray
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, count: int, rng: np.random.Generator) -> "FeatureRows":
+        """Draw at most `count` rows without replacement."""
+        drawn = np.sort(rng.permutation(len(self))[:count])
+        return FeatureRows(self.before, self.after, self.labels[drawn], self.kept[drawn])
+
     def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
         """The features before and after of the given rows, float32."""
-        rows = np.asarray(indices)
+        rows = self.kept[np.asarray(indices)]
         return {INPUT: _read(self._before, rows), OUTPUT: _read(self._after, rows)}
 
     def targets(self, indices: npt.ArrayLike) -> Tensor:
@@ -68,8 +75,8 @@ class FeatureRows:
         return np.array_split(order, -(-len(self) // batch_size))
 
     def fingerprint(self) -> str:
-        """SHA-256 over the labels; the features follow from the original network and the rows that they are of."""
-        return hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()
+        """SHA-256 over the labels and which rows they are; the features follow from the original network and the rows that they are of."""
+        return hashlib.sha256(self.labels.astype("<i8").tobytes() + self.kept.astype("<i8").tobytes()).hexdigest()
 
     def augment(
         self, batch: Mapping[str, Tensor], rows: int, kept: IntArray, rng: np.random.Generator
@@ -118,7 +125,8 @@ def cached_features(partition: Partition, split: Split, folder: Path, network: s
             _compute(partition, split, part)
             write_json_atomic(part / "features.json", made_of)
     files = [folder / f"{number}.npy" for number in range(len(partition.subnetworks) + 1)]
-    return [FeatureRows(before, after, labels) for before, after in itertools.pairwise(files)]
+    kept = np.arange(len(labels))
+    return [FeatureRows(before, after, labels, kept) for before, after in itertools.pairwise(files)]
 
 
 def _kept(path: Path) -> object:
@@ -160,7 +168,7 @@ def _check_room(folder: Path, needed: int) -> None:
     if needed > free:
         raise UserError(
             f"the features of the rows need {needed / 2**30:.1f} GiB in {folder.parent}, where {free / 2**30:.1f} GiB "
-            "are free; use fewer rows (--form-rows)"
+            "are free; use fewer rows (--detector-rows)"
         )
 
 

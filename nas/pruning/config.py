@@ -17,7 +17,7 @@ _SGD = Sgd(momentum=0.9, nesterov=True, decay_all=True)
 
 
 def cnn_training(epochs: int, learning_rate: float = 0.05, **more: Any) -> TrainingConfig:
-    """How CNNs are trained: SGD with Nesterov's momentum, weight decay on all weights, and a cosine.
+    """How CNNs are trained here: SGD with Nesterov's momentum, weight decay on all weights, and a cosine.
 
     Args:
         epochs: passes over the rows.
@@ -40,6 +40,7 @@ class EmoPmsConfig:
         nsga2: the evolution of each sub-network (the paper: 40 and then 20 a generation).
         cost: what is saved, against the error.
         inheritance: which channels a form begins with; `random` is the paper's.
+        form_rows: training rows that each form is trained on, the same for all; None: all that the detectors have.
         constrained: whether forms are held to the original's features (equation 9).
         detectors: training of the feature detectors.
         forms: training of each form.
@@ -56,16 +57,17 @@ class EmoPmsConfig:
     nsga2: Nsga2Config = field(default_factory=lambda: Nsga2Config(population=40, offspring=20))
     cost: Cost = "parameters"
     inheritance: Inheritance = "importance"
+    form_rows: int | None = None
     constrained: bool = True
-    detectors: TrainingConfig = field(default_factory=lambda: cnn_training(10))
-    forms: TrainingConfig = field(default_factory=lambda: cnn_training(1))
+    detectors: TrainingConfig = field(default_factory=lambda: cnn_training(10, 0.1))
+    forms: TrainingConfig = field(default_factory=lambda: cnn_training(1, 0.3))
     final: TrainingConfig = field(default_factory=lambda: cnn_training(20))
     multiple_of: int = 1
     keep: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_counts(budget=self.budget, multiple_of=self.multiple_of)
+        check_counts(budget=self.budget, multiple_of=self.multiple_of, form_rows=self.form_rows)
         for name, known in (("cost", get_args(Cost)), ("inheritance", get_args(Inheritance))):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
@@ -75,6 +77,7 @@ class EmoPmsConfig:
         return {
             "cost": self.cost,
             "inheritance": self.inheritance,
+            "form_rows": self.form_rows,
             "constrained": self.constrained,
             "detectors": self.detectors.identity(),
             "forms": self.forms.identity(),

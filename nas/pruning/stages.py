@@ -227,6 +227,8 @@ class Stages:
         """The search of one sub-network: its cost, which is exact, against its error."""
         each, config = self.subnetworks[number], self._config
         train, validation = self.features("train")[number], self.features("validation")[number]
+        if config.form_rows is not None:
+            train = train.take(config.form_rows, generator(config.seed, "rows of forms"))
         orders = None
         if config.inheritance == "importance":
             orders = importance_orders(each.module, each.space, detector, train, config.seed)

@@ -59,6 +59,7 @@ from search_spaces.weights import save_weights
 OBJECTIVES = "accuracy,latency_ms,macs,parameters"
 _LEAST_OVER_CHANCE = 1.2
 _SETTINGS = "training.json"
+_DETECTOR_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,9 @@ def estimate(request: PruneRequest) -> dict[str, Any]:
     forms = checked.config.budget * sum(each) / 2
     steps = checked.config.final.total_steps(len(checked.prepared.data.train))
     # A step of a whole network and of its teacher costs no more than those of forms of all sub-networks together.
-    form_steps = checked.config.forms.total_steps(len(checked.train))
+    form_steps = checked.config.forms.total_steps(
+        min(len(checked.train), checked.config.form_rows or len(checked.train))
+    )
     final = len(checked.wanted) * 1.5 * steps * sum(each) / 2 / form_steps
     return {
         "sub_networks": [str(part.space.size()) for part in checked.parts.subnetworks],
@@ -171,8 +174,8 @@ def _checked(folder: RunFolder, request: PruneRequest) -> _Checked:
         prepared = prepare(request.model, request.data, request.own, make, seed)
         _check_trained(prepared, request.model)
     train = prepared.data.train
-    if settings.form_rows is not None:
-        train = train.take(settings.form_rows, generator(seed, "rows of forms"))
+    if settings.detector_rows is not None:
+        train = train.take(settings.detector_rows, generator(seed, "rows of detectors"))
     count = len(found[0].subnetworks)
     if count == 1:
         say("The network has one spatial resolution, so it is searched as one sub-network")
@@ -189,13 +192,12 @@ def _config(request: PruneRequest) -> EmoPmsConfig:
         population=settings.population,
         offspring=settings.offspring,
     )
-    for flag, least in (("form_rows", 2), ("batch_size", 2)):
+    for flag, least in (("form_rows", 2), ("detector_rows", 2), ("batch_size", 2)):
         value = getattr(settings, flag)
         if value is not None and value < least:
             raise UserError(f"--{flag.replace('_', '-')} must be at least {least}, got {value}")
     training = partial(
         cnn_training,
-        learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
         seed=common.seed,
         device=common.device,
@@ -205,9 +207,10 @@ def _config(request: PruneRequest) -> EmoPmsConfig:
         nsga2=Nsga2Config(population=settings.population, offspring=settings.offspring),
         cost=settings.cost,
         inheritance=settings.inheritance,
-        detectors=training(settings.detector_epochs),
-        forms=training(settings.form_epochs),
-        final=training(settings.epochs, augment=settings.augment),
+        form_rows=settings.form_rows,
+        detectors=training(settings.detector_epochs, _DETECTOR_RATE),
+        forms=training(settings.form_epochs, settings.form_learning_rate),
+        final=training(settings.epochs, settings.learning_rate, augment=settings.augment),
         multiple_of=settings.multiple_of,
         keep=settings.keep,
         seed=common.seed,
@@ -249,9 +252,10 @@ def _record(request: PruneRequest) -> dict[str, Scalar]:
         "inheritance": settings.inheritance,
         "form_epochs": settings.form_epochs,
         "form_rows": settings.form_rows,
+        "form_learning_rate": settings.form_learning_rate,
+        "detector_rows": settings.detector_rows,
         "detector_epochs": settings.detector_epochs,
         "batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
         "seed": request.common.seed,
     }
 
