@@ -75,7 +75,7 @@ class FeatureRows:
         return np.array_split(order, -(-len(self) // batch_size))
 
     def fingerprint(self) -> str:
-        """SHA-256 over the labels and which rows they are; the features follow from the original network and the rows that they are of."""
+        """SHA-256 over the labels and which rows they are; the features follow from the original and its rows."""
         return hashlib.sha256(self.labels.astype("<i8").tobytes() + self.kept.astype("<i8").tobytes()).hexdigest()
 
     def augment(

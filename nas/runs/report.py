@@ -88,7 +88,8 @@ def _report_search(request: ReportRequest, record: RunRecord, training: Training
         raise
     marks = Marks(full, study.find(best.candidate))
     write_front(study, marks, path / "front.csv", verified)
-    title = f"{PRODUCTS[record.product].plural} of {Path(str(record.request.get('model'))).name}, {study.measured_here} measured"
+    model = Path(str(record.request.get("model"))).name
+    title = f"{PRODUCTS[record.product].plural} of {model}, {study.measured_here} measured"
     draw_front(study, marks, path / "pareto.png", title=title, latency_of=_latency_of(search))
     write_page(search_page(replace(reported, marks=marks)), page)
     return {
