@@ -142,7 +142,7 @@ class Execution:
         if not self._facts[second].full:
             return self.scaled(first).times(self.tensor(second))
         for value, gate in ((first, second), (second, first)):
-            if self._node(gate) == Node("sigmoid", (value,)):
+            if self._is_sigmoid(gate, value):
                 return F.silu(self.tensor(value))
         one, other = self._factors(first), self._factors(second)
         return Scaled(one.large * other.large, _product(one.scale, other.scale))
@@ -170,8 +170,9 @@ class Execution:
         value = self.scaled(index)
         return value if _is(value.shift, 0.0) else Scaled(self.tensor(index))
 
-    def _node(self, index: int) -> Node | None:
-        return self._nodes[index - len(INITIAL)] if index >= len(INITIAL) else None
+    def _is_sigmoid(self, index: int, of: int) -> bool:
+        node = self._nodes[index - len(INITIAL)] if index >= len(INITIAL) else None
+        return node is not None and node.op == "sigmoid" and node.inputs[0] == of
 
 
 _BINARY: Mapping[str, Callable[[Execution, int, int], Tensor | Scaled]] = {

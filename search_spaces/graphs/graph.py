@@ -13,12 +13,13 @@ from hashlib import sha256
 from typing import Any
 
 from search_spaces.graphs.formula import formula
-from search_spaces.graphs.operations import COMMUTATIVE, INITIAL, Node
+from search_spaces.graphs.operations import COMMUTATIVE, INITIAL, PRIMITIVES, Node
 
 MOST_NODES = 64
 """The most intermediate nodes of a graph; those of the paper have ten."""
 
 _MOST_JSON = 64 * 2**10
+_Rank = tuple[int, int, str]
 
 
 @dataclass(frozen=True)
@@ -51,24 +52,26 @@ class LayerGraph:
                     )
 
     @cached_property
-    def _ranks(self) -> list[tuple[int, str]]:
-        """(height, digest) of every node; nodes of one digest are the same operations on the same initial nodes.
+    def _ranks(self) -> list[_Rank]:
+        """(height, place of the primitive, digest) of every node; nodes of one digest compute the same thing.
 
-        They order the inputs of commutative operations: by height first, for the sake of the formula.
+        They order the inputs of commutative operations; height and primitive come first for the sake of the formula.
         """
-        ranks = [(0, name) for name in INITIAL]
+        ranks = [(0, 0, name) for name in INITIAL]
         for node in self.nodes:
             below = [ranks[index] for index in node.inputs]
+            digests = [digest for *_, digest in below]
             if node.op in COMMUTATIVE:
-                below.sort(key=_order)
-            text = "|".join([node.op, node.over or "", *(digest for _, digest in below)])
-            ranks.append((1 + max(height for height, _ in below), sha256(text.encode()).hexdigest()))
+                digests.sort()
+            text = "|".join([node.op, node.over or "", *digests])
+            height = 1 + max(rank[0] for rank in below)
+            ranks.append((height, PRIMITIVES.index(node.op), sha256(text.encode()).hexdigest()))
         return ranks
 
     @property
     def key(self) -> str:
         """32 hexadecimal digits, the same for all graphs with one canonical form and in every process."""
-        return sha256(self._ranks[-1][1].encode()).hexdigest()[:32]
+        return sha256(self._ranks[-1][-1].encode()).hexdigest()[:32]
 
     def canonical(self) -> "LayerGraph":
         """The graph without dead nodes and duplicates, the inputs of commutative operations in one order.
@@ -77,11 +80,11 @@ class LayerGraph:
         what `fingerprint` is for.
         """
         ranks = self._ranks
-        placed = {ranks[index][1]: index for index in range(len(INITIAL))}
+        placed = {ranks[index][-1]: index for index in range(len(INITIAL))}
         nodes: list[Node] = []
 
         def place(index: int) -> int:
-            digest = ranks[index][1]
+            digest = ranks[index][-1]
             if digest not in placed:
                 node = self.nodes[index - len(INITIAL)]
                 inputs = list(node.inputs)
@@ -133,9 +136,9 @@ class LayerGraph:
         return cls(tuple(_node(item) for item in fields["nodes"]))
 
 
-def _order(rank: tuple[int, str]) -> tuple[bool, int, str]:
+def _order(rank: _Rank) -> tuple[bool, _Rank]:
     """The place of an input of a commutative operation: v0, v1, x, what is built on them, and 0 at the end."""
-    return rank[1] == "zero", *rank
+    return rank[-1] == "zero", rank
 
 
 def _node(data: object) -> Node:

@@ -140,9 +140,8 @@ class GraphLayer(nn.Module):
         axis = self.channel_axis + (x.ndim if self.channel_axis < 0 else 0)
         if not 0 < axis < x.ndim or x.shape[axis] != self.channels:
             shape = tuple(x.shape)
-            raise ValueError(
-                f"the input must have {self.channels} channels along axis {self.channel_axis}, got {shape}"
-            )
+            where = f"{self.channels} channels along axis {self.channel_axis} and its batch along axis 0"
+            raise ValueError(f"the input must have {where}, got the shape {shape}")
         if self.training and self._averages and x.shape[0] == 1:
             raise ValueError("a layer with moments over the batch must be trained with at least 2 rows a batch, got 1")
         return axis
@@ -157,7 +156,7 @@ class GraphLayer(nn.Module):
 
         def updated(index: int, raw: Callable[[], Tensor]) -> Tensor:
             value = raw()
-            average = self.get_buffer(self._averages[index])
+            average: Tensor = getattr(self, self._averages[index])
             new = value.detach().reshape(average.shape)
             if self._nodes[index - len(INITIAL)].op == "std":
                 new = new * (count / (count - 1))
@@ -167,7 +166,7 @@ class GraphLayer(nn.Module):
         return updated
 
     def _average(self, index: int, ones: list[int]) -> Tensor:
-        average = self.get_buffer(self._averages[index])
+        average: Tensor = getattr(self, self._averages[index])
         return average.view(ones) if average.ndim else average
 
     def extra_repr(self) -> str:
