@@ -99,7 +99,7 @@ class LayerGraph:
 
     @property
     def crosses_rows(self) -> bool:
-        """Whether the output depends on a moment over the batch, so that rows of a batch influence each other."""
+        """Whether the output depends on a moment over the batch; only then can rows of a batch influence each other."""
         return any(node.over == "batch" for node in self.canonical().nodes)
 
     def formula(self) -> str:

@@ -72,7 +72,9 @@ class GraphLayer(nn.Module):
         self.eps = eps
         self._nodes = graph.canonical().nodes
         self._facts = facts(graph.canonical(), eps)
-        self._central = frozenset(node.inputs[0] for node in self._nodes if node.op == "std")
+        spreads = [node for node in self._nodes if node.op == "std"]
+        self._central = frozenset(node.inputs[0] for node in spreads)
+        self._central_within = frozenset(node.inputs[0] for node in spreads if node.over != "batch")
         self._make_parameters(affine)
         self._make_averages()
 
@@ -122,7 +124,7 @@ class GraphLayer(nn.Module):
             initial=initial,
             layout=Layout(axis, spatial, self.groups),
             eps=self.eps,
-            central=self._central,
+            central=self._central if self.training else self._central_within,
             batch=self._averaged(wide, ones),
         )
         result = run.scaled(len(INITIAL) + len(self._nodes) - 1)
