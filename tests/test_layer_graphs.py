@@ -114,8 +114,7 @@ class Plain(nn.Module):
 def close(first: tuple[Tensor, ...], second: tuple[Tensor, ...], tolerance: float) -> bool:
     """Whether all elements are equal within a tolerance, relative or absolute; NaN is like NaN."""
     return all(
-        torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
-        for a, b in zip(first, second, strict=True)
+        torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True) for a, b in zip(first, second, strict=True)
     )
 
 
