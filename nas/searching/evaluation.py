@@ -8,33 +8,34 @@ committed results: neither the number and speed of workers nor an interruption c
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Generic, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from nas.errors import UserError
-from nas.searching.enumeration import every_row
+from nas.searching.domain import C, Domain, Genes
 from nas.searching.giving_up import refuse_hopeless
-from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, violations
+from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, WithContext, violations
+from nas.searching.space_domain import as_domain
 from nas.searching.stagnation import stagnant
 from nas.workers import Map, abandon
-from search_spaces.arrays import FloatArray, IntArray
+from search_spaces.arrays import FloatArray
 from search_spaces.space import Space
 
-OnResult = Callable[[Measurement, int], None]
+OnResult = Callable[[Measurement[C], int], None]
 
 
-class Record(Protocol):
+class Record(Protocol[C]):
     """A store of results, which may hold those of an interrupted run of the same search."""
 
     @property
-    def measurements(self) -> list[Measurement]:
+    def measurements(self) -> list[Measurement[C]]:
         """All committed results, in order."""
 
-    def commit(self, measurement: Measurement) -> None:
+    def commit(self, measurement: Measurement[C]) -> None:
         """Store one more result."""
 
 
@@ -43,12 +44,12 @@ class Results:
     """The results that are visible to a search.
 
     Args:
-        rows: encoded candidates (n, k).
+        rows: encoded candidates (n, ...): of a space option indices (n, k), of other domains what they encode them as.
         values: their values (n, m), with signs such that all objectives are minimised; NaN where it failed.
         violations: by how much each candidate breaks the limits (n,), see `measurement.violations`.
     """
 
-    rows: IntArray
+    rows: Genes
     values: FloatArray
     violations: FloatArray
 
@@ -68,16 +69,41 @@ def check_counts(**counts: int | None) -> None:
             raise UserError(f"{name} must be at least 1, got {value}")
 
 
-class Evaluations:
+class _Growing:
+    """An array that grows along its first axis. What was read of it stays as it was, and cannot be written."""
+
+    def __init__(self, first: npt.NDArray[Any]) -> None:
+        self._room, self._length = first, len(first)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, more: npt.NDArray[Any]) -> None:
+        length = self._length + len(more)
+        if length > len(self._room):
+            # Twice as large, so that few additions copy what is there.
+            room = np.empty((2 * length, *self._room.shape[1:]), dtype=self._room.dtype)
+            room[: self._length] = self._room[: self._length]
+            self._room = room
+        self._room[self._length : length] = more
+        self._length = length
+
+    def part(self, start: int, stop: int) -> npt.NDArray[Any]:
+        found = self._room[start : min(stop, self._length)]
+        found.flags.writeable = False
+        return found
+
+
+class Evaluations(Generic[C]):
     """The proposals of one search and their results.
 
     Results that `record` already contains are replayed: they are used in place of an evaluation. If a proposal differs
     from the record (on another machine, whose arithmetic may differ in the last digit), the record takes precedence.
 
     Args:
-        space: the space that candidates are encoded in.
-        evaluate: evaluates all objectives of a list of candidates; a `Staged` evaluation has one part that stays in
-            this process.
+        domain: the candidates, a space or any other domain, and how they are encoded.
+        evaluate: evaluates all objectives of a list of candidates, `WithContext` if it is told what the search knows; a
+            `Staged` evaluation has one part that stays in this process.
         objectives: the objectives, in the order of the values that `evaluate` returns.
         record: where results are committed.
         budget: total number of candidates, including failed ones but not known ones.
@@ -99,84 +125,92 @@ class Evaluations:
 
     def __init__(
         self,
-        space: Space,
-        evaluate: Evaluate | Staged,
+        domain: Space | Domain[C],
+        evaluate: Evaluate[C] | WithContext[C] | Staged[C],
         objectives: Sequence[Objective],
-        record: Record,
+        record: Record[C],
         *,
         budget: int,
         chunk_size: int = 1,
         lag: int = 1,
-        on_result: OnResult | None = None,
-        known: Sequence[Measurement] = (),
+        on_result: OnResult[C] | None = None,
+        known: Sequence[Measurement[C]] = (),
         patience: int | None = None,
         give_up: bool = False,
         run_chunks: Map = map,
     ) -> None:
         check_counts(budget=budget, chunk_size=chunk_size, lag=lag, patience=patience)
-        self._space, self._objectives, self._record = space, tuple(objectives), record
+        self._domain, self._objectives, self._record = as_domain(domain), tuple(objectives), record
         self._chunk_size, self._lag, self._on_result, self._map = chunk_size, lag, on_result, run_chunks
         self._patience, self._give_up = patience, give_up
-        self._session: list[Measurement] = []
+        self._session: list[Measurement[C]] = []
         self._staged = evaluate if isinstance(evaluate, Staged) else Staged(evaluate, {}, self._objectives)
         self._function = self._staged.function
-        self._rows: list[IntArray] = []
-        self._seen: set[bytes] = set()
-        self._values: list[list[float]] = []
-        # Results in the order of proposals, replayed or evaluated, and those that have arrived but are not committed.
-        self._running: deque[Iterator[list[Measurement]]] = deque()
-        self._arrived: deque[Measurement] = deque()
-        self._known = self._commit_known(known)
+        # Proposals in the order in which they were made, and results in the same order; known ones come first in both.
+        self._genes = _Growing(self._domain.encode([]))
+        self._seen: set[Hashable] = set()
+        self._results: list[Measurement[C]] = []
+        self._values = _Growing(np.zeros((0, len(self._objectives))))
+        # What is being replayed or evaluated, and what has arrived but is not committed.
+        self._running: deque[Iterator[list[Measurement[C]]]] = deque()
+        self._arrived: deque[Measurement[C]] = deque()
+        self._known = len(known)
+        self._commit_known(known)
         self._replay = list(record.measurements)[len(known) :]
-        self._replay_rows = space.encode([measurement.candidate for measurement in self._replay])
-        total = min(budget, space.size() - len(known))
+        self._replay_genes = self._domain.encode(measurement.candidate for measurement in self._replay)
+        self._replay_keys = self._domain.keys(self._replay_genes)
+        size = self._domain.size()
+        total = budget if size is None else min(budget, size - len(known))
         # A complete record is left as it is: nothing is proposed or replayed.
         self._total = total if len(self._replay) < total else 0
 
     @property
     def proposed(self) -> int:
         """Number of proposals so far; all are distinct."""
-        return len(self._rows)
+        return len(self._genes) - self._known
 
     @property
     def remaining(self) -> int:
-        """Number of further proposals; 0 if the budget is spent, the space exhausted or the patience over."""
-        return max(0, self._total - len(self._rows))
+        """Number of further proposals; 0 if the budget is spent, the domain exhausted or the patience over."""
+        return max(0, self._total - self.proposed)
 
     @property
     def known(self) -> int:
         """Number of known results."""
-        return len(self._known)
+        return self._known
 
     @property
-    def pending(self) -> IntArray:
-        """Proposals whose results are not visible yet (n, k), so that a search can avoid similar candidates."""
-        hidden = self._rows[max(0, self.proposed - self._lag + 1) :]
-        return np.array(hidden, dtype=np.int64).reshape(len(hidden), len(self._space.choices))
+    def pending(self) -> Genes:
+        """Proposals whose results are not visible yet (n, ...), so that a search can avoid similar candidates."""
+        return self._genes.part(self._known + self._visible(self.proposed), len(self._genes))
 
-    def is_new(self, rows: IntArray) -> npt.NDArray[np.bool_]:
-        """Which of the canonical rows (n, k) are neither proposed nor known, (n,)."""
-        return np.array([row.tobytes() not in self._seen for row in rows], dtype=np.bool_)
+    def is_new(self, genes: Genes) -> npt.NDArray[np.bool_]:
+        """Which of the canonical candidates (n, ...) are neither proposed nor known, (n,)."""
+        return np.array([key not in self._seen for key in self._domain.keys(genes)], dtype=np.bool_)
 
-    def propose(self, rows: IntArray, rng: np.random.Generator) -> None:
-        """Propose the new candidates among `rows` (n, k), within the budget; if none is new, a random new one."""
+    def propose(self, genes: Genes, rng: np.random.Generator) -> None:
+        """Propose the new candidates among `genes` (n, ...), within the budget; if none is new, a random new one.
+
+        Where no new one can be drawn, the domain is taken to be exhausted.
+        """
         if self._out_of_patience():
             self._total = self.proposed
         start = self.proposed
-        self._add(rows)
+        self._add(genes)
         if self.proposed == start and self.remaining:
             self._add(self._random_new(rng))
+            self._total = self._total if self.proposed > start else start
         # Proposals up to here have results in the record; the others are evaluated.
         replayed = max(start, min(self.proposed, len(self._replay)))
         self._running.append(iter([self._replay[start:replayed]]))
         if self.proposed > replayed:
-            candidates = self._space.decode(np.array(self._rows[replayed:]))
-            chunks = [candidates[i : i + self._chunk_size] for i in range(0, len(candidates), self._chunk_size)]
+            candidates = self._domain.decode(self._genes.part(self._known + replayed, len(self._genes)))
+            chunks = self._staged.chunks(candidates, self._chunk_size, lambda: self._results_before(start))
             self._running.append(self._map(self._function, chunks))
 
     def results(self) -> Results:
         """The results that are visible to the next proposal; waits for those that are still being evaluated."""
-        return self._first(max(0, self.proposed - self._lag + 1))
+        return self._first(self._visible(self.proposed))
 
     def finish(self) -> Results:
         """The results of all proposals; waits for those that are still being evaluated."""
@@ -187,56 +221,73 @@ class Evaluations:
         while self._running:
             abandon(self._running.popleft())
 
+    def _visible(self, proposal: int) -> int:
+        """How many results a proposal sees."""
+        return max(0, proposal - self._lag + 1)
+
     def _out_of_patience(self) -> bool:
         # Only visible results count: the decision must not depend on how fast workers are.
-        if self._patience is None or self.proposed - self._lag + 1 < self._patience:
+        if self._patience is None or self._visible(self.proposed) < self._patience:
             return False
         seen = self.results()
         return stagnant(seen.values, seen.violations, self._patience)
 
-    def _first(self, count: int) -> Results:
-        while len(self._values) < count:
-            self._commit_next()
-        found = [self._minimised(measurement) for measurement in self._known] + self._values[:count]
-        values = np.array(found, dtype=np.float64).reshape(len(found), len(self._objectives))
-        shown = np.array(self._rows[:count], dtype=np.int64).reshape(count, len(self._space.choices))
-        rows = np.concatenate([self._space.encode([each.candidate for each in self._known]), shown])
-        return Results(rows, values, violations(values, self._objectives))
+    def _results_before(self, proposal: int) -> list[Measurement[C]]:
+        """The measurements that a proposal was allowed to see."""
+        shown = self._known + self._visible(proposal)
+        self._wait(shown)
+        return self._results[:shown]
 
-    def _add(self, rows: IntArray) -> None:
-        for proposal in self._space.canonical(rows):
-            if not self.remaining:
-                return
-            if proposal.tobytes() in self._seen:
+    def _first(self, count: int) -> Results:
+        shown = self._known + count
+        self._wait(shown)
+        values = self._values.part(0, shown)
+        return Results(self._genes.part(0, shown), values, violations(values, self._objectives))
+
+    def _wait(self, count: int) -> None:
+        while len(self._results) < count:
+            self._commit_next()
+
+    def _add(self, genes: Genes) -> None:
+        genes, start, room = self._domain.canonical(genes), self.proposed, self.remaining
+        new: list[int] = []
+        for place, key in enumerate(self._domain.keys(genes)):
+            if len(new) == room:
+                break
+            if key in self._seen:
                 continue
             # The record takes precedence over the proposal, so that a continued search repeats the interrupted one.
-            replayed = self.proposed < len(self._replay)
-            row = self._replay_rows[self.proposed] if replayed else proposal
-            self._seen.add(row.tobytes())
-            self._rows.append(row)
+            number = start + len(new)
+            self._seen.add(self._replay_keys[number] if number < len(self._replay) else key)
+            new.append(place)
+        replayed = self._replay_genes[start : start + len(new)]
+        self._genes.extend(replayed)
+        self._genes.extend(genes[new[len(replayed) :]])
 
-    def _random_new(self, rng: np.random.Generator) -> IntArray:
-        # Sampling fails only if nearly all candidates are used, and then the space is small enough to enumerate.
+    def _random_new(self, rng: np.random.Generator) -> Genes:
+        # Sampling fails only if nearly all candidates are used, and then those that are counted can be enumerated.
         for _ in range(50):
-            rows = self._space.random(100, rng)
-            new = rows[self.is_new(rows)]
+            genes = self._domain.sample(100, rng)
+            new = genes[self.is_new(genes)]
             if len(new):
                 return new[:1]
-        rows = every_row(self._space)
-        return rng.permutation(rows[self.is_new(rows)])[:1]
+        if self._domain.size() is None:
+            return self._domain.encode([])
+        genes = self._domain.every()
+        return rng.permutation(genes[self.is_new(genes)])[:1]
 
-    def _commit_known(self, known: Sequence[Measurement]) -> list[Measurement]:
+    def _commit_known(self, known: Sequence[Measurement[C]]) -> None:
         """Commit the known results that the record does not contain yet, with their missing objectives measured."""
         found = list(self._record.measurements)[: len(known)]
         for measurement in known[len(found) :]:
             measurement = self._staged.completed(replace(measurement, known=True))
             self._record.commit(measurement)
             found.append(measurement)
-        for measurement, row in zip(found, self._space.encode([each.candidate for each in found]), strict=True):
-            self._seen.add(row.tobytes())
-            if self._on_result is not None:
-                self._on_result(measurement, 0)
-        return found
+        genes = self._domain.encode(measurement.candidate for measurement in found)
+        self._genes.extend(genes)
+        self._seen.update(self._domain.keys(genes))
+        for measurement in found:
+            self._show(measurement, 0)
 
     def _commit_next(self) -> None:
         """Wait for the next result in the order of proposals, and commit it unless it is a replayed one."""
@@ -244,17 +295,19 @@ class Evaluations:
             self._arrived.extend(next(self._running[0], ()))
             if not self._arrived:
                 self._running.popleft()
-        measurement = self._arrived.popleft()
+        measurement, number = self._arrived.popleft(), len(self._results) - self._known
         # Objectives of this process are measured here, one candidate after another, in the order of proposals.
-        if len(self._values) >= len(self._replay):
+        if number >= len(self._replay):
             measurement = self._staged.completed(measurement)
             self._record.commit(measurement)
             self._session.append(measurement)
-        self._values.append(self._minimised(measurement))
-        if self._on_result is not None:
-            self._on_result(measurement, len(self._values))
+        self._show(measurement, number + 1)
         if self._give_up:
             refuse_hopeless(self._objectives, self._session)
 
-    def _minimised(self, measurement: Measurement) -> list[float]:
-        return [o.sign * measurement.values.get(o.name, math.nan) for o in self._objectives]
+    def _show(self, measurement: Measurement[C], number: int) -> None:
+        """Make a result visible to the search, and tell of it."""
+        self._results.append(measurement)
+        self._values.extend(np.array([[o.sign * measurement.values.get(o.name, math.nan) for o in self._objectives]]))
+        if self._on_result is not None:
+            self._on_result(measurement, number)

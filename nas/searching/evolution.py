@@ -91,7 +91,8 @@ Breeding = Callable[[Population, int, np.random.Generator], Genes]
 def tournament_of_two(population: Population, count: int, rng: np.random.Generator) -> IntArray:
     """Select parents by binary tournaments in a population that is sorted, best first."""
     # Of two random indices the smaller one wins.
-    return rng.integers(len(population), size=(2, count)).min(axis=0)
+    pairs = rng.integers(len(population), size=(2, count))
+    return np.asarray(pairs.min(axis=0), dtype=np.int64)
 
 
 @dataclass(frozen=True)

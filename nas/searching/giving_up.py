@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from nas.errors import UserError
+from nas.searching.domain import C
 from nas.searching.measurement import Measurement, Objective
 
 ENOUGH = 20
 """A search is given up after this many candidates that all failed, or that all have the same values."""
 
 
-def refuse_hopeless(objectives: Sequence[Objective], measurements: Sequence[Measurement]) -> None:
+def refuse_hopeless(objectives: Sequence[Objective], measurements: Sequence[Measurement[C]]) -> None:
     """Raise UserError if the first candidates have all failed or have equal values.
 
     Args:
@@ -25,7 +26,7 @@ def refuse_hopeless(objectives: Sequence[Objective], measurements: Sequence[Meas
         refuse_constant(objectives, measurements)
 
 
-def refuse_failed(measurements: Sequence[Measurement], remedy: str = "mend that and repeat the command") -> None:
+def refuse_failed(measurements: Sequence[Measurement[C]], remedy: str = "mend that and repeat the command") -> None:
     """Raise UserError, with the first reason and the remedy, if every candidate failed."""
     if any(m.state == "measured" for m in measurements):
         return
@@ -33,7 +34,7 @@ def refuse_failed(measurements: Sequence[Measurement], remedy: str = "mend that 
     raise UserError(f"none of {len(measurements)} sub-networks could be measured; the first failed: {reason}; {remedy}")
 
 
-def refuse_constant(objectives: Sequence[Objective], measurements: Sequence[Measurement]) -> None:
+def refuse_constant(objectives: Sequence[Objective], measurements: Sequence[Measurement[C]]) -> None:
     """Raise UserError if every objective has the same value for all measured candidates."""
     constant = constant_objectives(objectives, measurements)
     if constant and len(constant) == len(objectives):
@@ -42,7 +43,7 @@ def refuse_constant(objectives: Sequence[Objective], measurements: Sequence[Meas
         )
 
 
-def constant_objectives(objectives: Sequence[Objective], measurements: Sequence[Measurement]) -> dict[str, float]:
+def constant_objectives(objectives: Sequence[Objective], measurements: Sequence[Measurement[C]]) -> dict[str, float]:
     """Objectives with the same value for all measured candidates, with that value; empty for fewer than two."""
     good = [m for m in measurements if m.state == "measured"]
     if len(good) < 2:
@@ -50,7 +51,7 @@ def constant_objectives(objectives: Sequence[Objective], measurements: Sequence[
     return {o.name: good[0].values[o.name] for o in objectives if len({m.values[o.name] for m in good}) == 1}
 
 
-def described_constants(constant: dict[str, float], measurements: Sequence[Measurement]) -> str:
+def described_constants(constant: dict[str, float], measurements: Sequence[Measurement[C]]) -> str:
     """Describe constant objectives, as the beginning of a sentence."""
     count = sum(m.state == "measured" for m in measurements)
     values = " and ".join(f"{name} is {value:.6g}" for name, value in constant.items())

@@ -21,10 +21,11 @@ import numpy as np
 from nas.errors import UserError
 from nas.searching import pareto
 from nas.searching.acquisition import Frame, direction_survival, most_expected
+from nas.searching.domain import Genes
 from nas.searching.evaluation import Evaluations, Results
-from nas.searching.evolution import Genes, Population, Survival, VectorGenome, breed, evolve, nsga2_survival
+from nas.searching.evolution import Crossing, Population, Survival, VectorGenome, breed, evolve, nsga2_survival
 from nas.searching.features import Features, contrast_features, one_hot_features, ranks_by_name
-from nas.searching.measurement import Evaluate, Objective, Staged, violations
+from nas.searching.measurement import Evaluate, Objective, Staged, WithContext, violations
 from nas.searching.pace import Pace, lag_for, lag_of, recorded_identity
 from nas.searching.starts import encoded_starts
 from nas.searching.study import WHERE_GIVEN, Running, SearchIdentity, Study, searching
@@ -151,7 +152,7 @@ class LinasConfig:
 
 def linas(
     space: Space,
-    evaluate: Evaluate | Staged,
+    evaluate: Evaluate | WithContext | Staged,
     objectives: Sequence[Objective],
     *,
     budget: int,
@@ -164,7 +165,7 @@ def linas(
     Args:
         space: the candidates.
         evaluate: candidates -> raw values (n, m), one column per objective. If it raises an exception or returns NaN,
-            that candidate has failed.
+            that candidate has failed. `WithContext` is told what the search knew when it proposed them.
         objectives: the objectives, in the order of the columns.
         budget: largest number of measured candidates, failed ones included. The search ends earlier when all candidates
             of the space have been measured.
@@ -373,7 +374,7 @@ def next_batch(now: Round, run: Evaluations, pool: Population, size: int, rng: n
         return np.asarray(new.take(nsga2_survival(new, size)).genes)
     doubtful = round(0.5 * size * now.surrogate.doubt)
     seen = set(now.genome.keys(np.concatenate([now.data.rows, now.pending])))
-    bred = breed(now.genome, now.best, seen, doubtful, config.crossover, rng)
+    bred = breed(now.genome, Crossing(now.genome, config.crossover), now.best, seen, doubtful, rng)
     return np.concatenate([bred, promising(now, new, size - len(bred), rng)])
 
 

@@ -2,36 +2,38 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Generic, Unpack
 
 from nas.errors import UserError
-from nas.searching.measurement import Evaluate, Objective, Staged
+from nas.searching.domain import C, Domain
+from nas.searching.measurement import Evaluate, Objective, Staged, WithContext
 from nas.searching.pace import lag_of, recorded_identity
+from nas.searching.space_domain import as_domain
 from nas.searching.study import Running, SearchIdentity, Study, searching
 from nas.seeds import generator
-from search_spaces.space import Candidate, Space
+from search_spaces.space import Space
 
 
 @dataclass(frozen=True)
-class Listed:
+class Listed(Generic[C]):
     """An algorithm whose candidates were chosen beforehand; a longer list goes on with the study of a shorter one.
 
     Args:
         candidates: distinct ones; those that the study has already come first, in its order.
     """
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[C, ...]
 
     def __call__(
         self,
-        space: Space,
-        evaluate: Evaluate | Staged,
+        space: Space | Domain[C],
+        evaluate: Evaluate[C] | WithContext[C] | Staged[C],
         objectives: Sequence[Objective],
         *,
         budget: int,
         seed: int,
-        **running: Unpack[Running],
-    ) -> Study:
+        **running: Unpack[Running[C]],
+    ) -> Study[C]:
         """Measure them; arguments, result and errors as for `nas.linas`.
 
         Raises:
@@ -41,8 +43,9 @@ class Listed:
             raise UserError(f"the budget must be the {len(self.candidates)} candidates of the list, got {budget}")
         storage = running.get("storage")
         lag = lag_of(running.get("lag"), storage, recorded_identity(storage), new=1)
+        domain = as_domain(space)
         identity = SearchIdentity("listed", None, seed, lag)
-        with searching(space, evaluate, objectives, identity, budget=budget, **running) as (study, run):
+        with searching(domain, evaluate, objectives, identity, budget=budget, **running) as (study, run):
             if run.remaining:
-                run.propose(space.encode(self.candidates), generator(seed, "listed"))
+                run.propose(domain.encode(self.candidates), generator(seed, "listed"))
         return study

@@ -7,15 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import TypeVar
 
 from nas.errors import UserError
+from nas.searching.domain import C
 from nas.workers import Lost, Task
 from search_spaces.arrays import FloatArray, IntArray
-from search_spaces.space import Candidate
+
+X = TypeVar("X", default=Any)
+"""The type of what an evaluation is told beside its candidates."""
 
 Exact = Callable[[IntArray], FloatArray]
 
@@ -33,8 +37,8 @@ class Evaluated:
     extras: Sequence[Mapping[str, Any]]
 
 
-Evaluate = Callable[[Sequence[Candidate]], npt.ArrayLike | Evaluated]
-MeasureValue = Callable[[Candidate], float]
+Evaluate = Callable[[Sequence[C]], npt.ArrayLike | Evaluated]
+MeasureValue = Callable[[C], float]
 """Measures the raw value of one objective for one candidate."""
 
 _MAX_REASON = 500
@@ -77,11 +81,11 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Generic[C]):
     """The result of one candidate.
 
     Args:
-        candidate: the sub-network.
+        candidate: the sub-network, or what else is searched.
         values: raw values by the name of the objective; empty if the candidate failed.
         state: whether the evaluation succeeded.
         reason: why it failed; None if it did not.
@@ -90,7 +94,7 @@ class Measurement:
         extras: what the evaluation kept beside the values, as JSON data.
     """
 
-    candidate: Candidate
+    candidate: C
     values: Mapping[str, float]
     state: Literal["measured", "failed"]
     reason: str | None
@@ -123,7 +127,35 @@ def violations(values: FloatArray, objectives: Sequence[Objective]) -> FloatArra
     return total
 
 
-def measure(evaluate: Evaluate, candidates: list[Candidate], objectives: Sequence[Objective]) -> list[Measurement]:
+@dataclass(frozen=True)
+class WithContext(Generic[C, X]):
+    """An evaluation that is told with its candidates what the search knew when it proposed them.
+
+    So it can stop early what is far behind the results so far, and still be a function of what it is sent: the context
+    is the same for any number of workers and sizes of chunks, and after a search was killed.
+
+    Args:
+        evaluate: evaluates candidates, of one context, and returns what any evaluation returns. It must leave the
+            context as it is.
+        context: called in the process of the search with all results that were visible to the proposal of the
+            candidates, in order: known ones first, and failed ones too. Of a batch they are those visible to its first
+            candidate. What it returns must be a function of candidates, values, states and extras (as JSON data), and
+            picklable where there are workers.
+    """
+
+    evaluate: Callable[[Sequence[C], X], npt.ArrayLike | Evaluated]
+    context: Callable[[Sequence[Measurement[C]]], X]
+
+
+@dataclass(frozen=True)
+class Told(Generic[C]):
+    """A chunk of candidates of one context, as it is sent to a worker."""
+
+    candidates: list[C]
+    context: Any
+
+
+def measure(evaluate: Evaluate[C], candidates: list[C], objectives: Sequence[Objective]) -> list[Measurement[C]]:
     """Evaluate a chunk of candidates.
 
     A candidate that raises an exception or has a value that is not finite is marked as failed. If a chunk of several
@@ -174,8 +206,8 @@ def _checked(raw: npt.ArrayLike, rows: int, objectives: Sequence[Objective]) -> 
 
 
 def _measurement(
-    candidate: Candidate, row: list[float], objectives: Sequence[Objective], seconds: float, extras: Mapping[str, Any]
-) -> Measurement:
+    candidate: C, row: list[float], objectives: Sequence[Objective], seconds: float, extras: Mapping[str, Any]
+) -> Measurement[C]:
     named = {objective.name: value for objective, value in zip(objectives, row, strict=True)}
     bad = [f"{name} is {value}" for name, value in named.items() if not math.isfinite(value)]
     if bad:
@@ -183,20 +215,34 @@ def _measurement(
     return Measurement(candidate, named, "measured", None, seconds, extras=extras)
 
 
-def _failed(chunk: list[Candidate], lost: Lost) -> list[Measurement]:
+def _measure_told(
+    evaluate: Callable[[Sequence[C], Any], npt.ArrayLike | Evaluated], told: Told[C], objectives: Sequence[Objective]
+) -> list[Measurement[C]]:
+    return measure(lambda candidates: evaluate(candidates, told.context), told.candidates, objectives)
+
+
+def _failed(chunk: list[C], lost: Lost) -> list[Measurement[C]]:
     return [Measurement(candidate, {}, "failed", lost.reason, lost.seconds) for candidate in chunk]
 
 
-def _one_by_one(chunk: list[Candidate]) -> list[list[Candidate]]:
+def _told_failed(told: Told[C], lost: Lost) -> list[Measurement[C]]:
+    return _failed(told.candidates, lost)
+
+
+def _one_by_one(chunk: list[C]) -> list[list[C]]:
     return [[candidate] for candidate in chunk]
 
 
-def _together(results: Sequence[list[Measurement]]) -> list[Measurement]:
+def _told_one_by_one(told: Told[C]) -> list[Told[C]]:
+    return [Told(part, told.context) for part in _one_by_one(told.candidates)]
+
+
+def _together(results: Sequence[list[Measurement[C]]]) -> list[Measurement[C]]:
     return [measurement for part in results for measurement in part]
 
 
 @dataclass(frozen=True)
-class Staged:
+class Staged(Generic[C]):
     """An evaluation in two stages: one that any worker can run, and one that must run in this process.
 
     Latencies compare only if they are measured side by side in one process, undisturbed by each other. They are
@@ -204,32 +250,49 @@ class Staged:
 
     Args:
         anywhere: evaluates n candidates in any process; returns the values (n, m - h) of the objectives that are not in
-            `here`, in their order.
+            `here`, in their order. It may be one that is told a context.
         here: by the name of the objective, the functions that measure it in this process; not called for candidates
             that failed in the first stage.
         objectives: all m objectives, in order.
     """
 
-    anywhere: Evaluate
-    here: Mapping[str, MeasureValue]
+    anywhere: Evaluate[C] | WithContext[C]
+    here: Mapping[str, MeasureValue[C]]
     objectives: tuple[Objective, ...]
 
     @property
-    def function(self) -> Task[list[Candidate], list[Measurement]]:
-        """The first stage as a function of a chunk; it can be pickled if `anywhere` can.
+    def function(self) -> Task[Any, list[Measurement[C]]]:
+        """The first stage as a function of a chunk, see `chunks`; it can be pickled if `anywhere` can.
 
         Candidates whose worker died each time, or that took too long, are marked as failed.
         """
         # Drop the formulas of exact objectives, which are not needed in workers and may be large.
         first_stage = tuple(replace(o, exact=None) for o in self.objectives if o.name not in self.here)
+        if isinstance(self.anywhere, WithContext):
+            told = partial(_measure_told, self.anywhere.evaluate, objectives=first_stage)
+            return Task(told, _told_failed, _told_one_by_one, _together)
         return Task(partial(measure, self.anywhere, objectives=first_stage), _failed, _one_by_one, _together)
 
-    def completed(self, measurement: Measurement) -> Measurement:
+    def chunks(self, candidates: list[C], size: int, seen: Callable[[], Sequence[Measurement[C]]]) -> list[Any]:
+        """Chunks of up to `size` candidates for `function`.
+
+        Args:
+            candidates: those of one proposal.
+            size: of a chunk.
+            seen: the results that the proposal was allowed to see; called only where the evaluation is told of them.
+        """
+        parts = [candidates[i : i + size] for i in range(0, len(candidates), size)]
+        if not isinstance(self.anywhere, WithContext):
+            return parts
+        context = self.anywhere.context(seen())
+        return [Told(part, context) for part in parts]
+
+    def completed(self, measurement: Measurement[C]) -> Measurement[C]:
         """Run the second stage and return the measurement with all objectives; raises as `measure`."""
         if not self.here or measurement.state == "failed":
             return measurement
 
-        def evaluate(candidates: Sequence[Candidate]) -> list[list[float]]:
+        def evaluate(candidates: Sequence[C]) -> list[list[float]]:
             return [[measure_value(candidate) for measure_value in self.here.values()] for candidate in candidates]
 
         # Through `measure`, so that exceptions mark the candidate as failed in this stage, too.

@@ -11,10 +11,12 @@ from typing import Unpack
 import numpy as np
 
 from nas.errors import UserError
+from nas.searching.domain import Genes
 from nas.searching.evaluation import check_counts
-from nas.searching.evolution import Genes, Population, VectorGenome, evolve, nsga2_survival
-from nas.searching.measurement import Evaluate, Objective, Staged
+from nas.searching.evolution import VectorGenome, evolve, nsga2_survival
+from nas.searching.measurement import Evaluate, Objective, Staged, WithContext
 from nas.searching.pace import lag_of, recorded_identity
+from nas.searching.scoring import measured
 from nas.searching.starts import encoded_starts
 from nas.searching.study import WHERE_GIVEN, Running, SearchIdentity, Study, searching
 from nas.seeds import generator
@@ -53,7 +55,7 @@ class Nsga2Config:
 
 def nsga2(
     space: Space,
-    evaluate: Evaluate | Staged,
+    evaluate: Evaluate | WithContext | Staged,
     objectives: Sequence[Objective],
     *,
     budget: int,
@@ -75,20 +77,9 @@ def nsga2(
     ) as (study, run):
         rng = generator(seed, "nsga2")
         genome = VectorGenome(space, 1 / max(1, len(space.choices)) if config.mutation is None else config.mutation)
-        shown = 0
-
-        # With a lag, the results of a generation arrive while the next one is bred: `score` proposes the new candidates
-        # and returns those whose results became available since the last call.
-        def score(genes: Genes) -> Population:
-            nonlocal shown
-            run.propose(genes, rng)
-            seen = run.results()
-            new, shown = slice(shown, len(seen)), len(seen)
-            return Population.of(seen.rows[new], seen.values[new], seen.violations[new])
-
         generations = evolve(
             genome,
-            score,
+            measured(run, rng),
             nsga2_survival,
             _first(space, genome, config, rng),
             size=config.population,

@@ -6,17 +6,17 @@ from dataclasses import replace
 
 from nas.errors import NoFeasible, UserError
 from nas.objectives import ACCURACY
+from nas.searching.domain import C
 from nas.searching.estimation import Estimate
 from nas.searching.measurement import Measurement, Objective
-from search_spaces import Candidate
 
 Bound = tuple[str, float, float]
 """(objective, 1 for an upper and -1 for a lower bound, bound as a raw value)."""
 
 
 def select(
-    measurements: Sequence[Measurement], objectives: Sequence[Objective], limits: Mapping[str, float]
-) -> Measurement:
+    measurements: Sequence[Measurement[C]], objectives: Sequence[Objective], limits: Mapping[str, float]
+) -> Measurement[C]:
     """Choose the best candidate in the first objective (ties by the next ones) that meets all limits.
 
     Args:
@@ -33,7 +33,7 @@ def select(
     if not measured:
         raise NoFeasible(f"no candidate was measured successfully ({len(measurements)} failed)")
 
-    def cost(measurement: Measurement) -> list[float]:
+    def cost(measurement: Measurement[C]) -> list[float]:
         return [objective.sign * measurement.values[objective.name] for objective in objectives]
 
     feasible = [m for m in measured if _excess(m, bounds) <= 0]
@@ -46,7 +46,7 @@ def select(
     raise NoFeasible(f"none of {len(measured)} measured candidates meets {wanted}; the nearest has {has}")
 
 
-def with_estimates(measurements: Sequence[Measurement], found: Mapping[Candidate, Estimate]) -> list[Measurement]:
+def with_estimates(measurements: Sequence[Measurement[C]], found: Mapping[C, Estimate]) -> list[Measurement[C]]:
     """The measurements with accuracies as estimated for new rows, where they are."""
     score = ACCURACY
     return [
@@ -55,7 +55,7 @@ def with_estimates(measurements: Sequence[Measurement], found: Mapping[Candidate
     ]
 
 
-def _excess(measurement: Measurement, bounds: Sequence[Bound]) -> float:
+def _excess(measurement: Measurement[C], bounds: Sequence[Bound]) -> float:
     """Total violation of the bounds, each relative to its bound because units differ; 0 when all are met."""
     shares = (sign * (measurement.values[name] - bound) / (abs(bound) or 1.0) for name, sign, bound in bounds)
     return sum(max(0.0, share) for share in shares)

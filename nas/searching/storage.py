@@ -27,13 +27,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nas.console import say
 from nas.errors import UserError
+from nas.searching.domain import C, Domain
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.trials import check_order, from_trial, is_ours, quiet_optuna, to_trial
-from search_spaces.space import Candidate, Space
 
 Storage = Path | str
 """A journal file, or the URL of a database, e.g. `sqlite:///studies.db#name` with an optional name of the study."""
-Keep = Callable[[Measurement], None]
+Keep = Callable[[Measurement[C]], None]
 """Writes a measurement to the storage."""
 
 NAME = "supersieve"
@@ -63,13 +63,13 @@ def shown(storage: Storage) -> str:
 
 @contextmanager
 def open_study(
-    storage: Storage, space: Space, objectives: Sequence[Objective], identity: Mapping[str, Any]
-) -> Iterator[tuple[list[Measurement], Keep]]:
+    storage: Storage, domain: Domain[C], objectives: Sequence[Objective], identity: Mapping[str, Any]
+) -> Iterator[tuple[list[Measurement[C]], Keep[C]]]:
     """Open a study for writing and hold it until the context ends.
 
     Args:
         storage: journal file or URL of a database; created where it is missing.
-        space: the space of the search.
+        domain: the candidates of the search.
         objectives: the objectives of the search.
         identity: everything that determines the search, as JSON data; the version of the format is added to it.
 
@@ -85,29 +85,32 @@ def open_study(
         if stored is not None:
             _refuse_another_search(storage, stored, whole)
             # Read everything before `begin` writes anything, so that a damaged study is left unchanged.
-            _measurements(storage, stored, space, objectives)
+            _measurements(storage, stored, domain, objectives)
         study, check = begin()
         # Read again after taking over the study, since another process may have written to a database in the meantime.
-        found, strangers = _measurements(storage, study, space, objectives)
+        found, strangers = _measurements(storage, study, domain, objectives)
         _say_left_out(storage, strangers)
         numbers = itertools.count(len(found))
 
-        def keep(measurement: Measurement) -> None:
+        def keep(measurement: Measurement[C]) -> None:
             with _cannot_write(storage):
                 check()
-                study.add_trial(to_trial(space, objectives, measurement, next(numbers)))
+                study.add_trial(to_trial(domain, objectives, measurement, next(numbers)))
 
         yield found, keep
 
 
-def read_study(storage: Storage) -> tuple[Space, list[Objective], list[Measurement]]:
+def read_study(
+    storage: Storage, read: Callable[[Any], Domain[C]]
+) -> tuple[Domain[C], list[Objective], list[Measurement[C]]]:
     """Read a study without changing it.
 
     Args:
         storage: journal file or URL of a database.
+        read: the identity of a domain -> the domain; raises ValueError for one of another kind.
 
     Returns:
-        The space, the objectives (without the functions of exact ones, which are not stored) and the measurements.
+        The domain, the objectives (without the functions of exact ones, which are not stored) and the measurements.
 
     Raises:
         UserError: the file or database does not exist, or holds no study of this project.
@@ -116,11 +119,11 @@ def read_study(storage: Storage) -> tuple[Space, list[Objective], list[Measureme
         url, name = _parts(str(storage))
         with _connected(storage, url) as database:
             stored = _study_in(storage, database, name)
-            return _content(storage, stored)
+            return _content(storage, stored, read)
     path = Path(storage)
     if not path.is_file():
         raise UserError(f"there is no study at {path}; run the search first")
-    return _content(path, _in_journal(path, _whole_length(path)))
+    return _content(path, _in_journal(path, _whole_length(path)), read)
 
 
 def read_identity(storage: Storage) -> Mapping[str, Any] | None:
@@ -312,19 +315,21 @@ def _begin(
     return study
 
 
-def _content(storage: Storage, stored: optuna.Study | None) -> tuple[Space, list[Objective], list[Measurement]]:
-    """Space, objectives and measurements of a stored study; raises UserError if it is damaged or another program's."""
+def _content(
+    storage: Storage, stored: optuna.Study | None, read: Callable[[Any], Domain[C]]
+) -> tuple[Domain[C], list[Objective], list[Measurement[C]]]:
+    """Domain, objectives and measurements of a stored study; raises UserError if it is damaged or another program's."""
     attributes = None if stored is None else stored.user_attrs.get(NAME)
     if stored is None or attributes is None:
         raise UserError(f"{shown(storage)} holds no study of this project; name the one that the search wrote")
     try:
-        space = Space.from_json(attributes["space"])
+        domain = read(attributes["space"])
         objectives = [Objective(o["name"], o["direction"], o["limit"]) for o in attributes["objectives"]]
     except _WRONG as error:
         raise UserError(f"the study at {shown(storage)} is damaged: {error}") from error
-    found, strangers = _measurements(storage, stored, space, objectives)
+    found, strangers = _measurements(storage, stored, domain, objectives)
     _say_left_out(storage, strangers)
-    return space, objectives, found
+    return domain, objectives, found
 
 
 def _refuse_another_search(storage: Storage, stored: optuna.Study, identity: Mapping[str, Any]) -> None:
@@ -346,8 +351,8 @@ def _refuse_another_search(storage: Storage, stored: optuna.Study, identity: Map
 
 
 def _measurements(
-    storage: Storage, stored: optuna.Study, space: Space, objectives: Sequence[Objective]
-) -> tuple[list[Measurement], int]:
+    storage: Storage, stored: optuna.Study, domain: Domain[C], objectives: Sequence[Objective]
+) -> tuple[list[Measurement[C]], int]:
     """The stored measurements in order, and the number of trials that another program added to the study.
 
     In a database two processes may both have measured a candidate before one took over; the first result counts.
@@ -359,9 +364,9 @@ def _measurements(
         wanted = [objective.direction for objective in objectives]
         if directions != wanted and (ours or NAME in stored.user_attrs):
             raise ValueError(f"its directions must be {', '.join(wanted)}, they are {', '.join(directions)}")
-        first: dict[Candidate, tuple[FrozenTrial, Measurement]] = {}
+        first: dict[C, tuple[FrozenTrial, Measurement[C]]] = {}
         for trial in ours:
-            measurement = from_trial(space, objectives, trial)
+            measurement = from_trial(domain, objectives, trial)
             first.setdefault(measurement.candidate, (trial, measurement))
         check_order([trial for trial, _ in first.values()])
     except _WRONG as error:

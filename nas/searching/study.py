@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
+from typing import Any, Generic, Protocol, TypedDict, Unpack, overload, runtime_checkable
 
 import numpy as np
 import optuna
@@ -16,11 +16,12 @@ import pandas as pd
 
 from nas.errors import NoFeasible, UserError
 from nas.searching import pareto
-from nas.searching.enumeration import every_row
+from nas.searching.domain import C, Domain
 from nas.searching.estimation import Estimate
 from nas.searching.evaluation import Evaluations, OnResult, check_counts
-from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, violations
+from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, WithContext, violations
 from nas.searching.selection import select, with_estimates
+from nas.searching.space_domain import SpaceDomain, as_domain, space_of
 from nas.searching.storage import Storage, open_study, read_study
 from nas.searching.trials import in_memory
 from nas.seeds import generator
@@ -30,7 +31,7 @@ from search_spaces.arrays import FloatArray
 from search_spaces.space import Candidate, Space
 
 _LISTED = 10_000
-"""Largest space whose candidates are all enumerated to check whether the limits can be met."""
+"""Largest domain whose candidates are all enumerated to check whether the limits can be met."""
 
 
 WHERE_GIVEN = "recorded where given"
@@ -54,36 +55,42 @@ class SearchIdentity:
     lag: int
 
 
-class Study:
+class Study(Generic[C]):
     """The measurements of a search in the order in which they were committed.
 
     Args:
-        space: the space of the candidates.
+        domain: the candidates, a space or any other domain.
         objectives: the objectives.
         measurements: measurements that exist already.
         keep: called with each further measurement to store it.
 
     Attributes:
+        domain: the candidates.
         quality: for each round, how well the latest candidates were predicted before the predictors learned from them,
             by the name of the objective. Empty for searches without predictors; it is not stored.
     """
 
     def __init__(
         self,
-        space: Space,
+        domain: Space | Domain[C],
         objectives: Sequence[Objective],
-        measurements: Sequence[Measurement] = (),
-        keep: Callable[[Measurement], None] | None = None,
+        measurements: Sequence[Measurement[C]] = (),
+        keep: Callable[[Measurement[C]], None] | None = None,
     ) -> None:
-        self.space = space
+        self.domain = as_domain(domain)
         self.objectives = tuple(objectives)
         self._measurements = list(measurements)
         self._keep = keep
         self.quality: list[dict[str, Quality]] = []
-        self.estimates: dict[Candidate, Estimate] = {}
+        self.estimates: dict[C, Estimate] = {}
 
     @property
-    def measurements(self) -> list[Measurement]:
+    def space(self: "Study[Candidate]") -> Space:
+        """The space of the candidates; raises UserError if they are those of another domain."""
+        return space_of(self.domain)
+
+    @property
+    def measurements(self) -> list[Measurement[C]]:
         """All measurements in the order of commitment, including failed ones."""
         return list(self._measurements)
 
@@ -92,24 +99,24 @@ class Study:
         """How many candidates this search measured: those that failed or were known before do not count."""
         return sum(m.state == "measured" and not m.known for m in self._measurements)
 
-    def commit(self, measurement: Measurement) -> None:
+    def commit(self, measurement: Measurement[C]) -> None:
         """Add a measurement; raises UserError when it cannot be written."""
         # Written first: a result that the search has seen is then always on the disk, also after a kill.
         if self._keep is not None:
             self._keep(measurement)
         self._measurements.append(measurement)
 
-    def front(self) -> list[Measurement]:
+    def front(self) -> list[Measurement[C]]:
         """The Pareto front: measured candidates within the limits that no other dominates, by the first objective."""
         values = self._minimised()
         best = np.flatnonzero(pareto.front(values, violations(values, self.objectives)))
         return [self._measurements[i] for i in best[np.lexsort(values[best].T[::-1])]]
 
-    def find(self, candidate: Candidate) -> Measurement | None:
+    def find(self, candidate: C) -> Measurement[C] | None:
         """The measurement of a candidate, or None if it was not measured successfully."""
         return next((m for m in self._measurements if m.candidate == candidate and m.state == "measured"), None)
 
-    def select(self, limits: Mapping[str, float] | None = None, **named: float) -> Measurement:
+    def select(self, limits: Mapping[str, float] | None = None, **named: float) -> Measurement[C]:
         """Choose the best candidate in the first objective (ties by the next ones) that meets all limits.
 
         Args:
@@ -142,7 +149,8 @@ class Study:
     def to_pandas(self) -> pd.DataFrame:
         """A table with one row per measurement.
 
-        Its columns are number, state, reason, seconds, known, `values_<objective>` and `params_<choice>`.
+        Its columns are number, state, reason, seconds, known, `values_<objective>` and `params_<choice>`, or what
+        else the parameters of the domain are.
         """
         rows = [
             {
@@ -152,7 +160,7 @@ class Study:
                 "seconds": m.seconds,
                 "known": m.known,
                 **{f"values_{o.name}": m.values.get(o.name, math.nan) for o in self.objectives},
-                **{f"params_{name}": option for name, option in m.candidate.items()},
+                **{f"params_{name}": option for name, option in self.domain.parameters(m.candidate).items()},
             }
             for number, m in enumerate(self._measurements)
         ]
@@ -160,7 +168,7 @@ class Study:
 
     def to_optuna(self) -> optuna.Study:
         """Copy the measurements to an Optuna study in memory, e.g. for `optuna.visualization`."""
-        return in_memory(self.space, self.objectives, self._measurements)
+        return in_memory(self.domain, self.objectives, self._measurements)
 
     def _minimised(self) -> FloatArray:
         """Minimised values (n, m), NaN for failed candidates."""
@@ -169,17 +177,17 @@ class Study:
 
 
 @runtime_checkable
-class Watcher(Protocol):
+class Watcher(Protocol[C]):
     """An `on_result` that also receives the study, before the first result."""
 
-    def begin(self, study: Study) -> None:
+    def begin(self, study: Study[C]) -> None:
         """Called when the search starts or resumes."""
 
-    def __call__(self, measurement: Measurement, number: int) -> None:
+    def __call__(self, measurement: Measurement[C], number: int) -> None:
         """Called after each commitment with the measurement and the number of results so far."""
 
 
-class Running(TypedDict, total=False):
+class Running(TypedDict, Generic[C], total=False):
     """Keyword arguments of all algorithms that control how a search runs.
 
     Only `lag` and `known` are part of its identity.
@@ -190,8 +198,8 @@ class Running(TypedDict, total=False):
         chunk_size: longest list of candidates that `evaluate` is called with.
         on_result: called after each commitment with the measurement and the number of results so far. A resumed search
             also reports the results that it replays, unless it was complete already.
-        lag: proposal i depends on results 0 .. i - lag only. None: as recorded in the study; a new one has 1, or for
-            LINAS what suits its `workers` (`nas.searching.pace`).
+        lag: proposal i depends on results 0 .. i - lag only. None: as recorded in the study; a new one has 1, for LINAS
+            what suits its `workers` (`nas.searching.pace`), for ageing evolution as many as they are.
         workers: number of candidates measured at the same time, in Ray actors if more than one. Studies of one lag are
             the same with any number.
         timeout_s: seconds after which a candidate counts as failed; needs Ray even for one worker (`nas.workers`).
@@ -208,29 +216,30 @@ class Running(TypedDict, total=False):
 
     storage: Storage | None
     chunk_size: int
-    on_result: OnResult | None
+    on_result: OnResult[C] | None
     lag: int | None
     workers: int | Workers
     timeout_s: float | None
     pool: Map | None
     patience: int | None
     give_up: bool
-    known: Sequence[Measurement]
+    known: Sequence[Measurement[C]]
 
 
 @contextmanager
 def searching(
-    space: Space,
-    evaluate: Evaluate | Staged,
+    space: Space | Domain[C],
+    evaluate: Evaluate[C] | WithContext[C] | Staged[C],
     objectives: Sequence[Objective],
     search_identity: SearchIdentity,
     *,
     budget: int,
-    **running: Unpack[Running],
-) -> Iterator[tuple[Study, Evaluations]]:
+    **running: Unpack[Running[C]],
+) -> Iterator[tuple[Study[C], Evaluations[C]]]:
     """Context of a search: opens or resumes its study and gives the algorithm its evaluations.
 
-    If the budget covers the whole space and there is no patience, all candidates are proposed at once and the algorithm
+    The candidates are those of a space or of any other domain. If the budget covers all of them, where they are
+    counted, and there is no patience, all candidates are proposed at once and the algorithm
     has nothing left to do. When the context ends without an error, the rest of the budget goes to random candidates,
     and all proposals are measured. Keyword arguments: see `Running`.
 
@@ -245,13 +254,14 @@ def searching(
     chunk_size, patience = running.get("chunk_size", 1), running.get("patience")
     on_result, known = running.get("on_result"), running.get("known", ())
     check_counts(budget=budget, chunk_size=chunk_size, lag=search_identity.lag, patience=patience)
-    _check(space, objectives, search_identity, known)
-    identity, pool = _identity(space, objectives, search_identity, known), _pool(running)
-    with _record(running.get("storage"), space, objectives, identity) as study, pool as run_chunks:
+    domain = as_domain(space)
+    size = _checked_size(domain, objectives, search_identity, known)
+    identity, pool = _identity(domain, objectives, search_identity, known), _pool(running)
+    with _record(running.get("storage"), domain, objectives, identity) as study, pool as run_chunks:
         if isinstance(on_result, Watcher):
             on_result.begin(study)
         run = Evaluations(
-            space,
+            domain,
             evaluate,
             objectives,
             study,
@@ -265,33 +275,42 @@ def searching(
             run_chunks=run_chunks,
         )
         try:
-            if run.remaining and patience is None and budget >= space.size() - len(known):
-                run.propose(every_row(space), generator(search_identity.seed, "all"))
+            if run.remaining and patience is None and size is not None and budget >= size - len(known):
+                run.propose(domain.every(), generator(search_identity.seed, "all"))
             yield study, run
             # An algorithm may stop early, for example when an evolution can breed no new child; `propose` replaces an
             # empty list by one random new candidate.
             while run.remaining:
-                run.propose(space.encode([]), generator(search_identity.seed, "fill up", run.proposed))
+                run.propose(domain.encode([]), generator(search_identity.seed, "fill up", run.proposed))
             run.finish()
         finally:
             run.abandon()
 
 
-def load_study(storage: Storage) -> Study:
+@overload
+def load_study(storage: Storage) -> Study: ...
+
+
+@overload
+def load_study(storage: Storage, read: Callable[[Any], Domain[C]]) -> Study[C]: ...
+
+
+def load_study(storage: Storage, read: Callable[[Any], Domain[Any]] = SpaceDomain.from_identity) -> Study[Any]:
     """Read a study without changing it, e.g. `load_study("study.journal").to_pandas()` for a table.
 
     The functions of exact objectives are not stored, so the objectives of the study have none.
 
     Args:
         storage: journal file or URL of a database.
+        read: makes the domain of its candidates from what `Domain.identity` returned; by default that of a space.
 
     Raises:
-        UserError: the file or database does not exist, or holds no study of this project.
+        UserError: the file or database does not exist, or holds no study of this project and of such a domain.
     """
-    return Study(*read_study(storage))
+    return Study(*read_study(storage, read))
 
 
-def _pool(running: Running) -> AbstractContextManager[Map]:
+def _pool(running: Running[C]) -> AbstractContextManager[Map]:
     """The pool that the caller has opened, or one of this search alone; raises UserError if both are asked for."""
     pool = running.get("pool")
     if pool is None:
@@ -303,38 +322,43 @@ def _pool(running: Running) -> AbstractContextManager[Map]:
 
 @contextmanager
 def _record(
-    storage: Storage | None, space: Space, objectives: Sequence[Objective], identity: Mapping[str, Any]
-) -> Iterator[Study]:
+    storage: Storage | None, domain: Domain[C], objectives: Sequence[Objective], identity: Mapping[str, Any]
+) -> Iterator[Study[C]]:
     if storage is None:
-        yield Study(space, objectives)
+        yield Study(domain, objectives)
         return
     # The storage stays locked as long as the search runs.
-    with open_study(storage, space, objectives, identity) as (found, keep):
-        yield Study(space, objectives, found, keep)
+    with open_study(storage, domain, objectives, identity) as (found, keep):
+        yield Study(domain, objectives, found, keep)
 
 
-def _check(
-    space: Space, objectives: Sequence[Objective], search_identity: SearchIdentity, known: Sequence[Measurement]
-) -> None:
-    if len({each.candidate for each in known}) != len(known):
-        raise UserError("known results must name each candidate once")
+def _checked_size(
+    domain: Domain[C],
+    objectives: Sequence[Objective],
+    search_identity: SearchIdentity,
+    known: Sequence[Measurement[C]],
+) -> int | None:
+    """The size of the domain, if what the search is asked for is right; raises as `searching`."""
     if search_identity.seed < 0:
         raise UserError(f"seed must not be negative, got {search_identity.seed}")
     names = [objective.name for objective in objectives]
     if not names or len(set(names)) != len(names):
         raise UserError(f"objectives must be at least one, with distinct names, got {names}")
     try:
-        size = space.size()
+        size = domain.size()
     except ValueError as error:
         raise UserError(str(error)) from error
-    if size <= _LISTED:
-        _can_be_met(space, objectives)
+    if len(set(domain.keys(domain.encode(each.candidate for each in known)))) != len(known):
+        raise UserError("known results must name each candidate once")
+    if size is not None and size <= _LISTED:
+        _can_be_met(domain, objectives)
+    return size
 
 
-def _can_be_met(space: Space, objectives: Sequence[Objective]) -> None:
-    """Raise NoFeasible, before anything is measured, if no candidate of a small space meets an exact limit."""
+def _can_be_met(domain: Domain[C], objectives: Sequence[Objective]) -> None:
+    """Raise NoFeasible, before anything is measured, if no candidate of a small domain meets an exact limit."""
     limited = [objective for objective in objectives if objective.exact is not None and objective.limit is not None]
-    rows = every_row(space) if limited else space.encode([])
+    rows = domain.every() if limited else domain.encode([])
     for objective in limited:
         assert objective.exact is not None and objective.limit is not None
         best = float(np.min(objective.sign * np.asarray(objective.exact(rows), dtype=np.float64)))
@@ -347,16 +371,20 @@ def _can_be_met(space: Space, objectives: Sequence[Objective]) -> None:
 
 
 def _identity(
-    space: Space, objectives: Sequence[Objective], search_identity: SearchIdentity, known: Sequence[Measurement]
+    domain: Domain[C],
+    objectives: Sequence[Objective],
+    search_identity: SearchIdentity,
+    known: Sequence[Measurement[C]],
 ) -> dict[str, Any]:
     return {
-        "space": space.to_json(),
+        # Named for the first kind of domain that there was.
+        "space": domain.identity(),
         "objectives": [_described(objective) for objective in objectives],
         "algorithm": search_identity.algorithm,
         "config": _plain(search_identity.config),
         "seed": int(search_identity.seed),
         "lag": int(search_identity.lag),
-        "known": _fingerprint(known),
+        "known": _fingerprint(domain, known),
     }
 
 
@@ -367,11 +395,11 @@ def _described(objective: Objective) -> dict[str, Any]:
     return {**described, "exact": objective.exact is not None, **source}
 
 
-def _fingerprint(known: Sequence[Measurement]) -> str | None:
+def _fingerprint(domain: Domain[C], known: Sequence[Measurement[C]]) -> str | None:
     """Fingerprint of known results; a search that starts from other results proposes other candidates."""
     if not known:
         return None
-    results = [[dict(m.candidate), dict(m.values)] for m in known]
+    results = [[domain.to_json(m.candidate), dict(m.values)] for m in known]
     return f"{len(known)} results, {hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]}"
 
 

@@ -11,13 +11,16 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.searching.domain import C, Domain
 from nas.searching.measurement import Measurement, Objective
-from search_spaces.space import Candidate, Choice, Space
+from search_spaces.space import Option
 
 NUMBER = "supersieve_number"
 """Attribute of a trial: its number among the measurements of the study."""
 EXTRAS = "extras"
 """Attribute of a trial: what its evaluation kept beside the values, as JSON data."""
+CANDIDATE = "supersieve_candidate"
+"""Attribute of a trial: the candidate as JSON data, where its parameters do not tell it."""
 
 
 @contextmanager
@@ -31,41 +34,52 @@ def quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def in_memory(space: Space, objectives: Sequence[Objective], measurements: Sequence[Measurement]) -> optuna.Study:
+def in_memory(
+    domain: Domain[C], objectives: Sequence[Objective], measurements: Sequence[Measurement[C]]
+) -> optuna.Study:
     """Make an Optuna study in memory with one trial per measurement."""
     with quiet_optuna(), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(directions=[objective.direction for objective in objectives])
         study.set_metric_names([objective.name for objective in objectives])
     for measurement in measurements:
-        study.add_trial(to_trial(space, objectives, measurement))
+        study.add_trial(to_trial(domain, objectives, measurement))
     return study
 
 
-def _distribution(choice: Choice) -> BaseDistribution:
-    """The distribution of a choice: integers for a range, so that Optuna plots them in order, else categories."""
-    if isinstance(choice.options, range):
-        return IntDistribution(choice.options[0], choice.options[-1], step=choice.options.step)
-    return CategoricalDistribution(choice.options)
+def _distribution(options: Sequence[Option]) -> BaseDistribution:
+    """The distribution of a parameter: integers for a range, so that Optuna plots them in order, else categories."""
+    if isinstance(options, range):
+        return IntDistribution(options[0], options[-1], step=options.step)
+    return CategoricalDistribution(options)
+
+
+def _active(domain: Domain[C], candidate: C) -> dict[str, Option]:
+    return {name: option for name, option in domain.parameters(candidate).items() if option is not None}
 
 
 def to_trial(
-    space: Space, objectives: Sequence[Objective], measurement: Measurement, number: int | None = None
+    domain: Domain[C], objectives: Sequence[Objective], measurement: Measurement[C], number: int | None = None
 ) -> FrozenTrial:
-    """Convert a measurement to a finished trial with the options of active choices, raw values and attributes.
+    """Convert a measurement to a finished trial with the parameters that matter, raw values and attributes.
 
-    The attributes of the trial hold the seconds, the reason of a failure, whether the result was known before, and
-    where it is stored, its number among the measurements.
+    The attributes of the trial hold the seconds, the reason of a failure, whether the result was known before, the
+    candidate where the parameters do not tell it, and where it is stored, its number among the measurements.
     """
     # Optuna allows trials without some of the parameters, which is its way to express conditional choices.
-    active = {name: option for name, option in measurement.candidate.items() if option is not None}
+    active = _active(domain, measurement.candidate)
+    attributes = _attributes(measurement)
+    if not domain.parameters_suffice:
+        attributes[CANDIDATE] = domain.to_json(measurement.candidate)
+    if number is not None:
+        attributes[NUMBER] = number
     failed = measurement.state == "failed"
     trial = optuna.trial.create_trial(
         state=TrialState.FAIL if failed else TrialState.COMPLETE,
         values=None if failed else [measurement.values[objective.name] for objective in objectives],
         params=active,
-        distributions={name: _distribution(space[name]) for name in active},
-        user_attrs=_attributes(measurement) if number is None else {**_attributes(measurement), NUMBER: number},
+        distributions={name: _distribution(domain.options(name)) for name in active},
+        user_attrs=attributes,
     )
     # `create_trial` gives both times the current time; move the start so that Optuna shows the true duration.
     assert trial.datetime_complete is not None
@@ -73,7 +87,7 @@ def to_trial(
     return trial
 
 
-def _attributes(measurement: Measurement) -> dict[str, Any]:
+def _attributes(measurement: Measurement[C]) -> dict[str, Any]:
     attributes: dict[str, Any] = {"seconds": measurement.seconds}
     if measurement.state == "failed":
         attributes["reason"] = measurement.reason
@@ -98,17 +112,17 @@ def check_order(trials: Sequence[FrozenTrial]) -> None:
             raise ValueError(f"measurement {number} must come next, trial {trial.number} holds measurement {found}")
 
 
-def from_trial(space: Space, objectives: Sequence[Objective], trial: FrozenTrial) -> Measurement:
+def from_trial(domain: Domain[C], objectives: Sequence[Objective], trial: FrozenTrial) -> Measurement[C]:
     """Convert a trial that `to_trial` made back to a measurement.
 
     Raises:
-        ValueError, KeyError, TypeError: the trial was not made by `to_trial` for this space and these objectives.
+        ValueError, KeyError, TypeError: the trial was not made by `to_trial` for this domain and these objectives.
     """
     if trial.state not in (TrialState.COMPLETE, TrialState.FAIL):
         raise ValueError(f"trial {trial.number} must be finished, got {trial.state.name}")
-    candidate: Candidate = space.candidate(trial.params)
-    if {name for name, option in candidate.items() if option is not None} != set(trial.params):
-        raise ValueError(f"trial {trial.number} names choices that do not matter in it")
+    candidate = domain.from_json(trial.params if domain.parameters_suffice else trial.user_attrs[CANDIDATE])
+    if _active(domain, candidate) != trial.params:
+        raise ValueError(f"trial {trial.number} has parameters that are not those of its candidate")
     seconds, known = float(trial.user_attrs["seconds"]), trial.user_attrs.get("known") is True
     extras = trial.user_attrs.get(EXTRAS, {})
     if not isinstance(extras, dict):
