@@ -1,8 +1,10 @@
 """The graph of a module from `torch.export`, and where in the user's code an export stops."""
 
+import logging
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +17,7 @@ from search_spaces.inputs import Inputs, split_inputs
 
 # Frames of these folders are those of the exporter and ours, not those of the user's code.
 _NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parents[1])
+_STANDARD_LIBRARY = Path(traceback.__file__).parent
 
 
 def exported(
@@ -38,7 +41,7 @@ def exported(
     for tensor in (*args, *kwargs.values()) if runnable else ():
         shapes[tensor] = {0: torch.export.Dim.DYNAMIC}
     try:
-        with torch.set_grad_enabled(runnable), evaluating(model), warnings.catch_warnings():
+        with torch.set_grad_enabled(runnable), evaluating(model), warnings.catch_warnings(), _unlogged():
             warnings.simplefilter("ignore")
             # Not strict: the module runs as ordinary Python, which takes the forwards of far more models.
             return torch.export.export(
@@ -59,12 +62,26 @@ def exported(
         raise ValueError(f"the model must be traceable by torch.export, which says{where}: {reason}") from error
 
 
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Context without log messages: the exporter prints whole graphs before it raises what is wrong with them."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def _users_line(trace: TracebackType | None) -> str:
     """The last line of the user's code that a traceback goes through, for a message; empty if there is none."""
     files = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(trace)]
-    inside = [
-        (file, line)
-        for file, line in files
-        if file.is_file() and not any(file.is_relative_to(folder) for folder in _NOT_THE_USERS)
-    ]
+    inside = [(file, line) for file, line in files if file.is_file() and _is_the_users(file)]
     return f" at {inside[-1][0]}, line {inside[-1][1]}" if inside else ""
+
+
+def _is_the_users(file: Path) -> bool:
+    """Whether a file is neither the exporter's, nor ours, nor Python's own."""
+    if any(file.is_relative_to(folder) for folder in _NOT_THE_USERS):
+        return False
+    return "site-packages" in file.parts or not file.is_relative_to(_STANDARD_LIBRARY)
