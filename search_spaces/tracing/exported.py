@@ -1,10 +1,11 @@
 """The graph of a module from `torch.export`, and where in the user's code an export stops."""
 
+import io
 import logging
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -64,11 +65,12 @@ def exported(
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Context without log messages: the exporter prints whole graphs before it raises what is wrong with them."""
+    """Context without messages: the exporter prints whole graphs before it raises what is wrong with them."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.disable(before)
 
