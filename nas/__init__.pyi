@@ -5,6 +5,7 @@ from nas.data.reading import Source as Source
 from nas.data.reading import load_data as load_data
 from nas.errors import NoFeasible as NoFeasible
 from nas.errors import UserError as UserError
+from nas.evolving.replacing import replace as replace
 from nas.exporting.card import Card as Card
 from nas.exporting.folder import export as export
 from nas.learning.block_order import block_order as block_order

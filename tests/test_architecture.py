@@ -24,6 +24,7 @@ LAYERS = (
     "profiling",
     "learning",
     "pruning",
+    "evolving",
     "reporting",
     "runs",
     "command",
