@@ -1,0 +1,36 @@
+"""What a test says of a layer: accepted, or which test rejects it and why."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["Test", "Verdict"]
+
+Test = Literal["usable", "quality", "stability"]
+"""The tests of a layer: without training, after some training, and under weights that are made to fail."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one or more tests of a layer.
+
+    Attributes:
+        rejected_by: the test that rejects it; None: it is accepted.
+        reason: why, in a few words; empty if it is accepted.
+        measured: the numbers that were measured, by name. Those that are not finite are left out.
+        steps: steps of training, and of gradient ascent, that were taken.
+    """
+
+    rejected_by: Test | None = None
+    reason: str = ""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    steps: int = 0
+
+    @property
+    def accepted(self) -> bool:
+        """Whether no test rejects the layer."""
+        return self.rejected_by is None
+
+    def after(self, before: "Verdict") -> "Verdict":
+        """This one with the numbers and steps of the tests before it."""
+        return Verdict(self.rejected_by, self.reason, {**before.measured, **self.measured}, before.steps + self.steps)
