@@ -5,6 +5,9 @@ from nas.data.reading import Source as Source
 from nas.data.reading import load_data as load_data
 from nas.errors import NoFeasible as NoFeasible
 from nas.errors import UserError as UserError
+from nas.evolving.config import EvoNormConfig as EvoNormConfig
+from nas.evolving.evonorm import EvolvedLayers as EvolvedLayers
+from nas.evolving.evonorm import evonorm as evonorm
 from nas.evolving.replacing import replace as replace
 from nas.exporting.card import Card as Card
 from nas.exporting.folder import export as export
@@ -27,6 +30,8 @@ from nas.pruning.config import EmoPmsConfig as EmoPmsConfig
 from nas.pruning.emo_pms import Pruned as Pruned
 from nas.pruning.emo_pms import emo_pms as emo_pms
 from nas.pruning.emo_pms import fine_tuned as fine_tuned
+from nas.searching.ageing import AgeingConfig as AgeingConfig
+from nas.searching.ageing import ageing_evolution as ageing_evolution
 from nas.searching.linas import LinasConfig as LinasConfig
 from nas.searching.linas import linas as linas
 from nas.searching.measurement import Measurement as Measurement

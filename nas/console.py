@@ -128,6 +128,11 @@ _ROWS = ("latency_ms", "macs", "parameters", "size_mib")
 _HEADS = {"today": "full, today", "full": "full", "serving_int8": "full, all INT8", "chosen": "chosen"}
 
 
+def print_export(result: Mapping[str, Any], out: TextIO) -> None:
+    """Print the result of an export: the comparison of networks, or whatever else was written."""
+    (print_comparison if "chosen" in result else print_object)(result, out)
+
+
 def print_comparison(result: Mapping[str, Any], out: TextIO) -> None:
     """Print the result of an export: the full network, today and in the deployment, and the chosen one."""
     metric = "accuracy" if "test_accuracy" in result["chosen"] else "r2"

@@ -192,6 +192,42 @@ class PruneSettings:
 
 
 @dataclass(frozen=True)
+class EvolveSettings:
+    """Evolution of normalization-activation layers by EvoNorm: layers are tried in several slim networks."""
+
+    budget: int = 500
+    """Layers that are tried, rejected ones too; the paper tries many thousands."""
+    series: Literal["batch", "sample"] = "batch"
+    """batch: layers may normalize over the batch; sample: they may not."""
+    networks: str | None = None
+    """Your own networks in place of the slim ones, module:factory, several with commas, the cheapest first."""
+    size: Literal["small", "paper"] = "small"
+    """How large the slim networks and images are: for two cores, or as in the paper."""
+    population: int = 100
+    """Layers in the window of the evolution (the paper: 2,500)."""
+    tournament_share: float = 0.05
+    """Part of the window that takes part in a tournament."""
+    quality_steps: int = 100
+    """Steps after which a layer must have learned something, in each network."""
+    least_accuracy: float = 0.2
+    """Accuracy (0 to 1) that it must have then: the paper's is for ten classes."""
+    steps: int = 400
+    """Steps of the training whose accuracies the evolution sees (the paper: about 2,000)."""
+    reranked: int = 5
+    """How many of the best layers are trained longer at the end."""
+    longer_steps: int = 2000
+    """Steps of that training."""
+    validation_rows: int = 1000
+    """At most so many validation rows for every accuracy."""
+    workers: int = 1
+    """How many layers are tried at a time, in processes of their own."""
+    ray_address: str | None = None
+    """Try layers on this Ray cluster, host:port or auto, that has this project and these folders; None: here."""
+    lag: int | None = None
+    """A layer is proposed without the results of the last ones, one fewer than this; None: as many as workers."""
+
+
+@dataclass(frozen=True)
 class PrecisionSettings:
     """The precision of every layer, chosen together with the sub-network."""
 

@@ -22,9 +22,10 @@ from typing import Any, TextIO
 import tyro
 
 from nas.command.config_file import defaults_from, read_config
-from nas.console import print_comparison, print_object
+from nas.console import print_comparison, print_export, print_object
 from nas.errors import NoFeasible, UserError
 from nas.runs.requests import (
+    EvolveRequest,
     ExportRequest,
     FinetuneRequest,
     ProfileKitRequest,
@@ -64,6 +65,7 @@ class Doctor:
 _COMMANDS: dict[str, type[Any]] = {
     "finetune": FinetuneRequest,
     "prune": PruneRequest,
+    "evolve": EvolveRequest,
     "profile": ProfileRequest,
     "search": SearchRequest,
     "report": ReportRequest,
@@ -209,6 +211,12 @@ def _prune(request: PruneRequest, out: TextIO) -> None:
     _print(prune.estimate(request) if request.dry_run else prune.prune_run(request), request.common, out)
 
 
+def _evolve(request: EvolveRequest, out: TextIO) -> None:
+    from nas.runs import evolve
+
+    _print(evolve.estimate(request) if request.dry_run else evolve.evolve_run(request), request.common, out)
+
+
 def _refine(request: RefineRequest, out: TextIO) -> None:
     from nas.runs import refine
 
@@ -243,15 +251,15 @@ def _search(request: SearchRequest, out: TextIO) -> None:
 
 
 def _report(request: ReportRequest, out: TextIO) -> None:
-    from nas.runs import report
+    from nas.runs import readers
 
-    _print(report.report_run(request), request.common, out)
+    _print(readers.report(request), request.common, out)
 
 
 def _export(request: ExportRequest, out: TextIO) -> None:
-    from nas.runs import export
+    from nas.runs import readers
 
-    _print(export.export_run(request), request.common, out, show=print_comparison)
+    _print(readers.export(request), request.common, out, show=print_export)
 
 
 def _demo(command: Demo, out: TextIO) -> None:
@@ -288,6 +296,7 @@ def _print(
 _HANDLERS: dict[type[Any], Callable[[Any, TextIO], None]] = {
     FinetuneRequest: _finetune,
     PruneRequest: _prune,
+    EvolveRequest: _evolve,
     RefineRequest: _refine,
     ProfileRequest: _profile,
     ProfileKitRequest: _profile_kit,

@@ -169,6 +169,35 @@ def line_chart(lines: Sequence[Line], across: str, up: str, *, height: int = 340
     return {"data": [_line(line) for line in lines], "layout": layout}
 
 
+def graph_chart(nodes: Mapping[int, tuple[str, tuple[float, float]]], edges: Sequence[tuple[int, int]]) -> Figure:
+    """A graph whose edges go upwards.
+
+    Args:
+        nodes: by number, the words of each node and where it is: across and up.
+        edges: from number to number.
+    """
+    layout = _layout(height=120 + 62 * round(max(up for _, (_, up) in nodes.values())))
+    hidden = {"visible": False, "fixedrange": True}
+    layout["xaxis"] |= hidden
+    layout["yaxis"] |= hidden
+    layout["showlegend"] = False
+    lines: Figure = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "line": {"color": GREY, "width": 1.5}}
+    ends = [(nodes[a][1], nodes[b][1]) for a, b in edges]
+    lines["x"] = [value for (x, _), (to, _) in ends for value in (x, to, None)]
+    lines["y"] = [value for (_, y), (_, to) in ends for value in (y, to, None)]
+    points = {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": [x for _, (x, _) in nodes.values()],
+        "y": [y for _, (_, y) in nodes.values()],
+        "text": [label(words) for words, _ in nodes.values()],
+        "textposition": "middle right",
+        "marker": {"size": 13, "color": ACCENT, "line": {"width": 1.5, "color": "#ffffff"}},
+        "hoverinfo": "text",
+    }
+    return {"data": [lines, points], "layout": layout}
+
+
 def training_chart(probes: Sequence[ProbeRecord], epoch_steps: int, up: str, scale: float) -> Figure:
     """Scores of the largest, the smallest and some random sub-networks over the epochs of a fine-tuning."""
     epochs = [probe.step / epoch_steps for probe in probes]

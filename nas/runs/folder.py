@@ -11,6 +11,8 @@ supernet/                the fine-tuned super-network, its tokenizer or image pr
 pruning/                 the stages of a pruning: detectors, and a search for each sub-network
 pruned/<digest>/         the weights of a whole pruned network; <digest>-<settings>.checkpoint/ while it is fine-tuned;
                          latencies.json: what was measured to choose networks by a limit on latency
+evolution/               of an evolution of layers: study.journal, trials/ by the function of a layer, ranking.json,
+                         layers/
 training.png             how the largest, smallest and random sub-networks did while fine-tuning
 searches/<name>/         search.json (the request), the study, front.csv, the report; with device profiles these, in
                          profiles/; verified.json: what was measured again; exported.json: what the latest export was
@@ -44,15 +46,16 @@ from nas.records import Record, Scalar, read_record, recorded_versions, write_re
 JOURNAL = "study.journal"
 
 _LOCK = ".lock"
-_MADE_BY = {"super-network": "`nas finetune`", "pruned-networks": "`nas prune`"}
+_MADE_BY = {"super-network": "`nas finetune`", "pruned-networks": "`nas prune`", "evolved-layers": "`nas evolve`"}
 _NEXT = {
     "super-network": "`nas search {path}` makes one",
     "pruned-networks": "repeat the `nas prune` command to go on with the pruning",
+    "evolved-layers": "an evolution of layers has no searches",
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-Product = Literal["super-network", "pruned-networks"]
+Product = Literal["super-network", "pruned-networks", "evolved-layers"]
 """What a run holds; `nas.runs.products` says what follows from it."""
 
 
@@ -166,6 +169,11 @@ class RunFolder:
     def pruned(self) -> Path:
         """The whole networks that a pruning has fine-tuned, and those that it is fine-tuning."""
         return self._inside("pruned")
+
+    @property
+    def evolution(self) -> Path:
+        """The stages of an evolution of layers, see `nas.evolving.evonorm`."""
+        return self._inside("evolution")
 
     def read(self, product: Product | None = None) -> RunRecord:
         """The record of a run.

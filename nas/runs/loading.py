@@ -109,6 +109,8 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
         model: `module:factory` of a network of the user's own, as it was given to the fine-tuning.
     """
     record = folder.read()
+    if record.product not in PRODUCTS:
+        raise UserError(f"{folder.path} must hold networks, it holds {record.product}")
     if not folder.supernet.exists():
         raise UserError(PRODUCTS[record.product].unfinished.format(folder=folder.path))
     if model is None and not (folder.supernet / "config.json").is_file():

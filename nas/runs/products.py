@@ -1,4 +1,7 @@
-"""What a run may hold, and what follows from that for the commands that read it: one entry a product."""
+"""What a run may hold of networks, and what follows from that for the commands that read it: one entry a product.
+
+`nas.runs.readers` says which functions report and export a product.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -13,6 +13,7 @@ import tyro.conf
 from nas.settings import (
     Common,
     DataSettings,
+    EvolveSettings,
     KitSettings,
     Limits,
     ModelSettings,
@@ -66,6 +67,19 @@ class PruneRequest:
     limits: Limits = field(default_factory=Limits)
     dry_run: bool = False
     """Only estimate time and memory, from a few trained forms."""
+    common: Common = field(default_factory=Common)
+
+
+@dataclass(frozen=True)
+class EvolveRequest:
+    """Evolve normalization-activation layers on your images, in a run folder; goes on where it stopped."""
+
+    out: Path
+    """The run folder to make or to go on with."""
+    data: DataSettings = field(default_factory=DataSettings)
+    settings: Annotated[EvolveSettings, tyro.conf.arg(name="evolve")] = field(default_factory=EvolveSettings)
+    dry_run: bool = False
+    """Only estimate the time, from one layer that passes all tests."""
     common: Common = field(default_factory=Common)
 
 

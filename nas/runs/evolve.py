@@ -1,0 +1,181 @@
+"""`nas evolve`: normalization-activation layers evolved on the user's images, in a run folder."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nas.console import Bar, say
+from nas.data.preprocessing import PlainImages
+from nas.data.reading import Source, read_table
+from nas.data.split import Data, Split
+from nas.data.table import prepare_data
+from nas.data.tasks import CLASSIFICATION
+from nas.errors import UserError
+from nas.evolving.anchors import PAPER, SMALL, AnchorSize, Network, OwnNetwork, networks
+from nas.evolving.config import EvoNormConfig
+from nas.evolving.evonorm import EvolvedLayers, evonorm, write_layer
+from nas.evolving.layer_makers import batch_norm_relu
+from nas.evolving.quality import TRAINING
+from nas.evolving.rejection import RejectionConfig
+from nas.evolving.trials import LayerTrials
+from nas.files import located, replace_folder
+from nas.memory import peak_memory_mib
+from nas.records import Scalar, same_request
+from nas.runs.evolved import Figures, layer_files
+from nas.runs.folder import RunFolder, record_of, write_run
+from nas.runs.requests import EvolveRequest
+from nas.searching.ageing import AgeingConfig
+from nas.seeds import generator
+from nas.workers import Workers
+from search_spaces.graphs import published
+
+_SIZES: Mapping[str, AnchorSize] = {"small": SMALL, "paper": PAPER}
+_KNOWN = "S0"
+"""A layer that passes all tests, whose time tells how long the others take at most."""
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """An evolution whose input was found good."""
+
+    data: Data
+    networks: Mapping[str, Network]
+    config: EvoNormConfig
+
+
+def evolve_run(request: EvolveRequest) -> dict[str, Any]:
+    """Evolve layers in the run folder `out`, or go on with it; UserError for wrong input."""
+    folder, settings = RunFolder(request.out), request.settings
+    with folder.locked():
+        # 1. The images and the networks.
+        checked = _checked(folder, request)
+        if not folder.run_json.exists():
+            first = next(iter(checked.networks.values()))(batch_norm_relu)
+            write_run(folder, record_of("evolved-layers", _record(request), first, checked.data), checked.data)
+        # 2. The evolution, and the best layers trained for longer.
+        with Bar("Trying layers", settings.budget) as bar:
+            found = evonorm(
+                checked.networks,
+                checked.data.train,
+                _validation(checked.data, request),
+                folder.evolution,
+                checked.config,
+                budget=settings.budget,
+                workers=Workers(settings.workers, address=settings.ray_address),
+                lag=settings.lag,
+                on_result=Figures(bar),
+            )
+        # 3. The layers as files.
+        replace_folder(layer_files(folder), partial(_write, found))
+    return _summary(request, found)
+
+
+def estimate(request: EvolveRequest) -> dict[str, Any]:
+    """Time and memory of `evolve_run` at most, from a layer that passes all tests; writes nothing, errors as there."""
+    folder = RunFolder(request.out)
+    folder.check()
+    checked, settings = _checked(folder, request), request.settings
+    trials = LayerTrials(checked.networks, checked.data.train, _validation(checked.data, request), checked.config)
+    began = time.monotonic()
+    trials.tried(published(_KNOWN))
+    seconds = time.monotonic() - began
+    longer = seconds * settings.longer_steps / (settings.steps + settings.quality_steps) * settings.reranked
+    return {
+        "networks": list(checked.networks),
+        "seconds_a_layer_that_passes": seconds,
+        "seconds_at_most": settings.budget * seconds / settings.workers + longer,
+        "peak_memory_mib": peak_memory_mib(),
+    }
+
+
+def _checked(folder: RunFolder, request: EvolveRequest) -> _Checked:
+    """Everything that can be refused before anything is trained or written."""
+    config = _config(request)
+    size = _SIZES[request.settings.size]
+    preprocessor = PlainImages("pixels", (size.image_size, size.image_size))
+    if folder.run_json.exists():
+        same_request(folder.path, folder.read("evolved-layers").request, _record(request))
+        data = Data.load(folder.data, preprocessor)
+    else:
+        if request.data.data is None:
+            raise UserError("--data must name the images to evolve on: a file, a folder or a hub data set")
+        say(f"Reading {request.data.data}")
+        source = request.data
+        table = read_table(Source(str(source.data), source.text, source.image, source.label, source.data_config))
+        for note in table.notes:
+            say(note)
+        if table.kind != "image":
+            raise UserError(f"an evolution of layers needs images with classes, the data holds {table.kind} rows")
+        data = prepare_data(table, preprocessor, seed=request.common.seed)
+    if data.task is not CLASSIFICATION:
+        raise UserError(f"an evolution of layers needs classes, the rows are of {data.task.metric}")
+    return _Checked(data, _networks(request, size, len(data.classes)), config)
+
+
+def _networks(request: EvolveRequest, size: AnchorSize, outputs: int) -> dict[str, Network]:
+    """The networks that layers are tried in; each is built once, so that a factory that fails is told at once."""
+    named = request.settings.networks
+    if named is None:
+        return networks(size, outputs)
+    found: dict[str, Network] = {spec: OwnNetwork(spec, outputs) for spec in named.replace(" ", "").split(",")}
+    for network in found.values():
+        network(batch_norm_relu)
+    return found
+
+
+def _config(request: EvolveRequest) -> EvoNormConfig:
+    settings, seed = request.settings, request.common.seed
+    size = _SIZES[settings.size]
+    training = replace(TRAINING, batch_size=size.batch_size, device=request.common.device)
+    return EvoNormConfig(
+        series=settings.series,
+        ageing=AgeingConfig(population=settings.population, tournament_share=settings.tournament_share),
+        rejection=RejectionConfig(
+            size.groups, replace(training, steps=settings.quality_steps), settings.least_accuracy
+        ),
+        proxy=replace(training, steps=settings.steps),
+        reranked=settings.reranked,
+        longer=replace(training, steps=settings.longer_steps),
+        seed=seed,
+    )
+
+
+def _validation(data: Data, request: EvolveRequest) -> Split:
+    return data.validation.take(
+        request.settings.validation_rows, generator(request.common.seed, "validation of layers")
+    )
+
+
+def _record(request: EvolveRequest) -> dict[str, Scalar]:
+    """What decides the outcome but its budget, which may grow, by flag."""
+    without = ("budget", "workers", "ray_address", "reranked", "longer_steps", "lag")
+    own = {name: value for name, value in asdict(request.settings).items() if name not in without}
+    return {**asdict(request.data), "data": located(str(request.data.data)), **own, "seed": request.common.seed}
+
+
+def _write(found: EvolvedLayers, folder: Path) -> None:
+    for number, layer in enumerate(found.ranked, 1):
+        write_layer(layer, folder / f"{number}.json")
+
+
+def _summary(request: EvolveRequest, found: EvolvedLayers) -> dict[str, Any]:
+    measured = found.study.measurements
+    rejected: dict[str, int] = {}
+    for each in measured:
+        if each.state == "failed":
+            test = str(each.extras.get("rejected_by", "failed"))
+            rejected[test] = rejected.get(test, 0) + 1
+    return {
+        "run": str(request.out),
+        "tried": len(measured),
+        "accepted": sum(each.state == "measured" for each in measured),
+        "rejected": rejected,
+        "steps": sum(int(each.extras.get("steps", 0)) for each in measured),
+        "layers": [
+            {"formula": each.graph.formula(), "mean_accuracy": each.mean, **each.accuracies} for each in found.ranked
+        ],
+        "files": str(layer_files(RunFolder(request.out))),
+    }

@@ -1,0 +1,104 @@
+"""The layers of a run, reported and exported: `nas report` and `nas export` of an evolution."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nas.console import Bar
+from nas.errors import UserError
+from nas.evolving.domain import LayerDomain
+from nas.files import read_json, replacing_folder
+from nas.reporting.layers import RankedRow, layers_page
+from nas.reporting.page import write_page
+from nas.runs.folder import JOURNAL, RunFolder
+from nas.runs.requests import ExportRequest, ReportRequest
+from nas.searching.measurement import Measurement
+from nas.searching.study import Study, load_study
+from search_spaces.graphs import LayerGraph
+
+
+class Figures:
+    """Shows how many layers were tried, what rejected them, and the best accuracy."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._rejected, self._best = bar, dict[str, int](), 0.0
+
+    def __call__(self, measurement: Measurement[LayerGraph], number: int) -> None:
+        """Called after each result."""
+        if measurement.state == "failed":
+            test = str(measurement.extras.get("rejected_by", "failed"))
+            self._rejected[test] = self._rejected.get(test, 0) + 1
+        else:
+            values = list(measurement.values.values())
+            self._best = max(self._best, sum(values) / len(values))
+        rejected = ", ".join(f"{count} {test}" for test, count in self._rejected.items()) or "none"
+        self._bar.update(number, f"rejected: {rejected}; best mean accuracy {self._best:.3f}")
+
+
+def layer_files(folder: RunFolder) -> Path:
+    """The best layers as files, 1.json the best."""
+    return folder.evolution / "layers"
+
+
+def evolution_of(folder: RunFolder) -> Study[LayerGraph]:
+    """The study of an evolution; UserError where there is none yet, or it is damaged."""
+    journal = folder.evolution / JOURNAL
+    if not journal.is_file():
+        raise UserError(f"the evolution in {folder.path} has hardly begun; repeat the `nas evolve` command to go on")
+    return load_study(journal, LayerDomain.from_identity)
+
+
+def report_layers(request: ReportRequest) -> dict[str, Any]:
+    """Write evolution/report.html: what was tried and rejected, and the best layers as graphs and formulas.
+
+    Raises:
+        UserError: the evolution has hardly begun, a limit is given, or a file is damaged.
+    """
+    if request.limits.given():
+        raise UserError("an evolution of layers has no limits; leave them out")
+    folder = RunFolder(request.run)
+    record = folder.read("evolved-layers")
+    with folder.locked():
+        study = evolution_of(folder)
+        page = folder.evolution / "report.html"
+        write_page(layers_page(study, _ranked(folder), record.request), page)
+    best = [row.formula for row in _ranked(folder)]
+    return {"run": str(folder.path), "tried": len(study.measurements), "best": best[:1], "report": str(page)}
+
+
+def _ranked(folder: RunFolder) -> list[RankedRow]:
+    paths = sorted(layer_files(folder).glob("*.json"), key=lambda path: (len(path.name), path.name))
+    return [_row(path) for path in paths]
+
+
+def _row(path: Path) -> RankedRow:
+    try:
+        data = read_json(path, 1 << 18)
+        graph = LayerDomain().from_json(data["layer"])
+        return RankedRow(graph, {str(name): float(value) for name, value in data["accuracies"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} must be a layer that nas wrote, it is damaged: {str(error)[:200]}") from error
+
+
+def export_layers(request: ExportRequest) -> dict[str, Any]:
+    """Write one of the best layers into a folder: layer.json, which `search_spaces.graphs.LayerGraph` reads.
+
+    Raises:
+        UserError: the evolution is not finished, there is no such layer, or `out` is something else.
+    """
+    folder, out = RunFolder(request.run), request.out
+    folder.read("evolved-layers")
+    if request.limits.given():
+        raise UserError("an evolution of layers has no limits; leave them out, and name a layer with --candidate")
+    rows = _ranked(folder)
+    if not rows:
+        raise UserError(f"the evolution in {folder.path} is not finished; repeat the `nas evolve` command to go on")
+    spec = request.candidate or "1"
+    if not spec.isdecimal() or not 1 <= int(spec) <= len(rows):
+        raise UserError(f"--candidate must be the number of a layer from 1 to {len(rows)}, got {spec!r}")
+    if out.exists() and not (out / "layer.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"an export needs a new folder or an empty one, and {out} is something else; name another")
+    row = rows[int(spec) - 1]
+    with replacing_folder(out) as part:
+        shutil.copy(layer_files(folder) / f"{spec}.json", part / "layer.json")
+    return {"layer": row.formula, **row.accuracies, "export": str(out)}

@@ -1,0 +1,99 @@
+"""`nas evolve` on small pictures and tiny networks: the whole command, its page and its export, and wrong input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from test_bad_input import refused
+from test_kill import finish
+from toy_pyramid import write_inputs
+
+from search_spaces.graphs import LayerGraph
+
+FEW = ["--quality-steps", "8", "--steps", "12", "--longer-steps", "16", "--reranked", "2", "--population", "10"]
+NETWORKS = ["--networks", "toy_layers:narrow,toy_layers:wide", "--series", "sample"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("pictures")
+    write_inputs(made)
+    return made
+
+
+def command(folder: Path, run: Path, *flags: object) -> list[str]:
+    data = str(folder / "pictures.parquet")
+    return ["evolve", "--data", data, "--out", str(run), *NETWORKS, *FEW, "--budget", "60", *map(str, flags)]
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("evolved") / "run"
+    finish(command(folder, run))
+    return run
+
+
+def test_the_whole_way(nas_command: Command, folder: Path, done: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    # A larger budget goes on with the same layers.
+    answer = nas_command(*command(folder, run, "--budget", 66, "--json"))
+    assert answer.status == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["tried"] == 66 and found["accepted"] + sum(found["rejected"].values()) == 66
+    assert found["layers"], "the evolution must accept some layers for this test to say anything"
+    answer = nas_command("report", run, "--json")
+    assert answer.status == 0, answer.err
+    page = Path(json.loads(answer.out)["report"]).read_text(encoding="utf-8")
+    assert "Evolved layers" in page and "As graphs" in page
+    answer = nas_command("export", run, "--out", tmp_path / "layer", "--json")
+    assert answer.status == 0, answer.err
+    written = json.loads((tmp_path / "layer" / "layer.json").read_text(encoding="utf-8"))
+    graph = LayerGraph.from_json(json.dumps(written["layer"]))
+    assert graph.formula() == written["formula"] == found["layers"][0]["formula"]
+
+
+def test_the_time_is_estimated_and_nothing_written(nas_command: Command, folder: Path, tmp_path: Path) -> None:
+    answer = nas_command(*command(folder, tmp_path / "run", "--dry-run", "--json"))
+    assert answer.status == 0, answer.err
+    assert json.loads(answer.out)["seconds_at_most"] > 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--series", "rows"], "series"),
+        (["--population", "1"], "population must be at least 2, got 1"),
+        (["--least-accuracy", "2"], "least_accuracy must be in 0..1"),
+        (["--networks", "nowhere:none"], "nowhere"),
+        (["--budget", "0"], "budget must be at least 1"),
+        (["--workers", "0"], "workers must be at least 1"),
+    ],
+)
+def test_wrong_flags(nas_command: Command, folder: Path, tmp_path: Path, flags: list[str], message: str) -> None:
+    refused(nas_command(*command(folder, tmp_path / "run", *flags)), message)
+
+
+def test_texts_are_refused(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
+    answer = nas_command("evolve", "--data", inputs / "reviews.csv", "--out", tmp_path / "run")
+    refused(answer, "an evolution of layers needs images with classes, the data holds text rows")
+
+
+def test_what_other_commands_say_of_it(nas_command: Command, done: Path, tmp_path: Path) -> None:
+    refused(nas_command("search", done, "--budget", 2), "must hold a run of `nas finetune`, it is one of `nas evolve`")
+    refused(nas_command("report", done, "--max-macs", 5), "an evolution of layers has no limits")
+    refused(nas_command("export", done, "--out", tmp_path / "a", "--candidate", 99), "--candidate must be the number")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    refused(nas_command("export", done, "--out", tmp_path / "full"), "an export needs a new folder or an empty one")
+
+
+@pytest.mark.parametrize("damage", ["[]", "{", '{"layer": {"version": 1, "nodes": []}, "accuracies": {}}'])
+def test_a_damaged_layer(nas_command: Command, done: Path, tmp_path: Path, damage: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    (run / "evolution" / "layers" / "1.json").write_text(damage)
+    refused(nas_command("report", run), "must be a layer that nas wrote, it is damaged")
