@@ -28,7 +28,11 @@ from search_spaces.graphs import LayerGraph
 __all__ = ["LEAST_ACCURACY", "TRAINING", "classification_loss", "quality", "right_share"]
 
 LEAST_ACCURACY = 0.2
-"""The paper's bound for CIFAR-10: twice what guessing has right among ten classes."""
+"""The paper's bound for CIFAR-10: twice what guessing has right among ten classes.
+
+It is too high for networks of the size `SMALL`: after `TRAINING` on CIFAR-10 of 16 pixels, MobileNetV2 has 16 % of 500
+rows right with batch norms and ReLU, 17 % with S0. Measure what known layers have, and choose a bound below that.
+"""
 
 TRAINING = TrainingConfig(
     steps=100,

@@ -34,9 +34,9 @@ def usable(graph: LayerGraph) -> Verdict:
 
     Returns:
         `measured` has what must not be 0: at least 1e-3, and 1e-2 for `gradient`. `places` and `rows` are the
-        deviations of the output from its means over places and rows, relative to its norm. `gradient` is the share of the input's elements whose gradient is
-        not tiny (above 1e-3 of that of an identity of this size). `curvature` is how far f(a + b) is from
-        f(a) + f(b) - f(0), relative to the norm of all, at random v0 and v1.
+        deviations of the output from its means over places and rows, relative to its norm. `gradient` is the share of
+        the input's elements whose gradient is not tiny (above 1e-3 of that of an identity of this size). `curvature`
+        is how far f(a + b) is from f(a) + f(b) - f(0), relative to the norm of all, at random v0 and v1.
     """
     if not _reaches_input(graph):
         return Verdict("usable", "the output does not depend on the input")
