@@ -28,8 +28,8 @@ LARGEST_NORM = 1e8
 STEP = 0.01
 """The length of a step, as a share of the norm of the weights.
 
-On CIFAR-10 in the small MobileNetV2, layers that do not normalize (ReLU, SiLU) exceed the bound within 13 steps, and
-the published ones stay below 3,000 for a hundred steps; with a third and with twice of this length it is the same.
+On CIFAR-10 in the small MobileNetV2, ReLU and SiLU without a normalization exceed the bound within 7 steps, as most bad
+layers of the paper do within 5; BN-ReLU, B0 and S0 stay below 1,000 for a hundred steps.
 """
 
 
