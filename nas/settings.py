@@ -209,8 +209,8 @@ class EvolveSettings:
     """Part of the window that takes part in a tournament."""
     quality_steps: int = 100
     """Steps after which a layer must have learned something, in each network."""
-    least_accuracy: float = 0.2
-    """Accuracy (0 to 1) that it must have then: the paper's is for ten classes."""
+    least_accuracy: float | None = None
+    """Accuracy (0 to 1) that it must have then (the paper: 0.2); None: half way from guessing to that of BN-ReLU."""
     steps: int = 400
     """Steps of the training whose accuracies the evolution sees (the paper: about 2,000)."""
     reranked: int = 5

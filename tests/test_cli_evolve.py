@@ -12,7 +12,20 @@ from toy_pyramid import write_inputs
 
 from search_spaces.graphs import LayerGraph
 
-FEW = ["--quality-steps", "8", "--steps", "12", "--longer-steps", "16", "--reranked", "2", "--population", "10"]
+FEW = [
+    "--quality-steps",
+    "8",
+    "--least-accuracy",
+    "0.2",
+    "--steps",
+    "12",
+    "--longer-steps",
+    "16",
+    "--reranked",
+    "2",
+    "--population",
+    "10",
+]
 NETWORKS = ["--networks", "toy_layers:narrow,toy_layers:wide", "--series", "sample"]
 
 
@@ -75,6 +88,17 @@ def test_the_time_is_estimated_and_nothing_written(nas_command: Command, folder:
 )
 def test_wrong_flags(nas_command: Command, folder: Path, tmp_path: Path, flags: list[str], message: str) -> None:
     refused(nas_command(*command(folder, tmp_path / "run", *flags)), message)
+
+
+def test_the_bound_is_measured_where_none_is_given(nas_command: Command, folder: Path, tmp_path: Path) -> None:
+    args = ["evolve", "--data", folder / "pictures.parquet", "--networks", "toy_layers:wide", "--series", "sample"]
+    more = ["--population", 4, "--budget", 4, "--steps", 40, "--reranked", 1, "--longer-steps", 1]
+    answer = nas_command(*args, "--out", tmp_path / "run", *more, "--quality-steps", 40, "--json")
+    assert answer.status == 0, answer.err
+    bound = json.loads((tmp_path / "run" / "evolution" / "bound.json").read_text())["least_accuracy"]
+    assert 1 / 3 < bound < 1
+    few = nas_command(*args, "--out", tmp_path / "few", *more, "--quality-steps", 1)
+    refused(few, "1 steps must suffice for batch norms and ReLU to learn a little in each network")
 
 
 def test_texts_are_refused(nas_command: Command, inputs: Path, tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from nas.learning.optimizer import Sgd
 from nas.learning.schedule import Cosine
 from nas.learning.training import Batch, TrainingConfig, TrainingFailed, fit
 from nas.seeds import generator
-from search_spaces.graphs import LayerGraph
+from search_spaces.graphs import LayerGraph, published
 
-__all__ = ["LEAST_ACCURACY", "TRAINING", "classification_loss", "quality", "right_share"]
+__all__ = ["LEAST_ACCURACY", "TRAINING", "classification_loss", "half_way", "quality", "right_share"]
 
 LEAST_ACCURACY = 0.2
 """The paper's bound for CIFAR-10: twice what guessing has right among ten classes.
@@ -94,6 +94,51 @@ def quality(
             reason = f"{accuracy:.1%} of the rows are right in {name}, at least {least_accuracy:.1%} must be"
             return Verdict("quality", reason, accuracies, steps)
     return Verdict(measured=accuracies, steps=steps)
+
+
+def half_way(
+    networks: Mapping[str, Network],
+    train: Rows,
+    validation: Rows,
+    *,
+    outputs: int,
+    seed: int = 0,
+    groups: int = 32,
+    training: TrainingConfig = TRAINING,
+) -> float:
+    """A bound for data and networks for which the paper's is not: half way from guessing to a batch norm and a ReLU.
+
+    Args:
+        networks: in which layers will be tried; the one counts in which the known layer has the fewest rows right.
+        train: training rows.
+        validation: rows for the accuracy.
+        outputs: number of classes.
+        seed: of weights and batches.
+        groups: as of `GraphLayer`.
+        training: of the layers that will be tried.
+
+    Raises:
+        UserError: as `quality`; or the known layer does not train in these steps, so that nothing could be told.
+    """
+    found = quality(
+        published("BN-ReLU"),
+        networks,
+        train,
+        validation,
+        seed=seed,
+        groups=groups,
+        training=training,
+        least_accuracy=0.0,
+    )
+    guessing = 1 / outputs
+    least = min(found.measured.values(), default=0.0) if found.accepted else 0.0
+    if least <= guessing:
+        raise UserError(
+            f"{training.total_steps(len(train))} steps must suffice for batch norms and ReLU to learn a little in each "
+            f"network, the least accuracy is {least:.3f} where guessing has {guessing:.3f}; give more steps "
+            "(--quality-steps), or a bound (--least-accuracy)"
+        )
+    return (guessing + least) / 2
 
 
 def _check(

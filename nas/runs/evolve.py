@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nas.console import Bar, say
 from nas.data.preprocessing import PlainImages
@@ -18,16 +18,17 @@ from nas.evolving.anchors import PAPER, SMALL, AnchorSize, Network, OwnNetwork, 
 from nas.evolving.config import EvoNormConfig
 from nas.evolving.evonorm import EvolvedLayers, evonorm, write_layer
 from nas.evolving.layer_makers import batch_norm_relu
-from nas.evolving.quality import TRAINING
+from nas.evolving.quality import LEAST_ACCURACY, TRAINING, half_way
 from nas.evolving.rejection import RejectionConfig
 from nas.evolving.trials import LayerTrials
 from nas.files import located, replace_folder
 from nas.memory import peak_memory_mib
-from nas.records import Scalar, same_request
+from nas.records import Record, Scalar, read_record, same_request, write_record
 from nas.runs.evolved import Figures, layer_files
 from nas.runs.folder import RunFolder, record_of, write_run
 from nas.runs.requests import EvolveRequest
 from nas.searching.ageing import AgeingConfig
+from nas.searching.evaluation import check_counts
 from nas.seeds import generator
 from nas.workers import Workers
 from search_spaces.graphs import published
@@ -56,13 +57,14 @@ def evolve_run(request: EvolveRequest) -> dict[str, Any]:
             first = next(iter(checked.networks.values()))(batch_norm_relu)
             write_run(folder, record_of("evolved-layers", _record(request), first, checked.data), checked.data)
         # 2. The evolution, and the best layers trained for longer.
+        config = _with_bound(folder, checked, request)
         with Bar("Trying layers", settings.budget) as bar:
             found = evonorm(
                 checked.networks,
                 checked.data.train,
                 _validation(checked.data, request),
                 folder.evolution,
-                checked.config,
+                config,
                 budget=settings.budget,
                 workers=Workers(settings.workers, address=settings.ray_address),
                 lag=settings.lag,
@@ -78,7 +80,8 @@ def estimate(request: EvolveRequest) -> dict[str, Any]:
     folder = RunFolder(request.out)
     folder.check()
     checked, settings = _checked(folder, request), request.settings
-    trials = LayerTrials(checked.networks, checked.data.train, _validation(checked.data, request), checked.config)
+    easy = replace(checked.config, rejection=replace(checked.config.rejection, least_accuracy=0.0))
+    trials = LayerTrials(checked.networks, checked.data.train, _validation(checked.data, request), easy)
     began = time.monotonic()
     trials.tried(published(_KNOWN))
     seconds = time.monotonic() - began
@@ -128,19 +131,55 @@ def _networks(request: EvolveRequest, size: AnchorSize, outputs: int) -> dict[st
 
 def _config(request: EvolveRequest) -> EvoNormConfig:
     settings, seed = request.settings, request.common.seed
+    check_counts(
+        **{name: getattr(settings, name) for name in ("budget", "workers", "lag", "validation_rows")},
+        quality_steps=settings.quality_steps,
+        steps=settings.steps,
+        longer_steps=settings.longer_steps,
+    )
     size = _SIZES[settings.size]
     training = replace(TRAINING, batch_size=size.batch_size, device=request.common.device)
     return EvoNormConfig(
         series=settings.series,
         ageing=AgeingConfig(population=settings.population, tournament_share=settings.tournament_share),
         rejection=RejectionConfig(
-            size.groups, replace(training, steps=settings.quality_steps), settings.least_accuracy
+            size.groups,
+            replace(training, steps=settings.quality_steps),
+            LEAST_ACCURACY if settings.least_accuracy is None else settings.least_accuracy,
         ),
         proxy=replace(training, steps=settings.steps),
         reranked=settings.reranked,
         longer=replace(training, steps=settings.longer_steps),
         seed=seed,
     )
+
+
+class LeastAccuracy(Record):
+    """`evolution/bound.json`: the accuracy (0..1) that a layer must have after the few first steps."""
+
+    version: Literal[1] = 1
+    least_accuracy: float
+
+
+def _with_bound(folder: RunFolder, checked: _Checked, request: EvolveRequest) -> EvoNormConfig:
+    """The settings with the bound that they leave open, measured once."""
+    if request.settings.least_accuracy is not None:
+        return checked.config
+    path, rejection = folder.evolution / "bound.json", checked.config.rejection
+    if not path.is_file():
+        say("Measuring what batch norms and ReLU learn in the first steps")
+        least = half_way(
+            checked.networks,
+            checked.data.train,
+            _validation(checked.data, request),
+            outputs=len(checked.data.classes),
+            seed=request.common.seed,
+            groups=rejection.groups,
+            training=rejection.training,
+        )
+        write_record(path, LeastAccuracy(least_accuracy=least))
+    least = read_record(path, LeastAccuracy).least_accuracy
+    return replace(checked.config, rejection=replace(rejection, least_accuracy=least))
 
 
 def _validation(data: Data, request: EvolveRequest) -> Split:
