@@ -1,6 +1,7 @@
 """Layer graphs as a domain of a search: drawn, mutated, told apart and stored (EvoNorm, arXiv 2004.02967, section 4.3).
 
-A candidate is a graph in its canonical form, so two graphs that are the same layer are one candidate. A mutation works
+A candidate is a graph in its canonical form, and its key is the fingerprint of the function that it computes. So of all
+graphs that compute the same one is tried, whatever measures it and in whatever order. A mutation works
 on ten nodes, as the paper's does: what a canonical graph lacks is filled up with random nodes that nothing reads.
 
 Differs: in the paper the nodes that nothing reads stay from one mutation to the next; here they are drawn anew. A
@@ -10,12 +11,13 @@ mutation may read them in either case.
 import json
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from nas.searching.domain import ObjectDomain
-from search_spaces.graphs import LayerGraph, Node, mutate, random_graph
+from search_spaces.graphs import LayerGraph, Node, fingerprint, mutate, random_graph
 from search_spaces.graphs.operations import INITIAL, SERIES, Series
 
 _TRIES = 50
@@ -64,8 +66,8 @@ class LayerDomain(ObjectDomain[LayerGraph]):
         return found
 
     def key(self, candidate: LayerGraph) -> Hashable:
-        """Equal for equal layers."""
-        return candidate.key
+        """Equal for layers that compute the same function, as far as a fingerprint tells."""
+        return _fingerprint(candidate)
 
     def identity(self) -> Any:
         """As JSON data."""
@@ -85,6 +87,11 @@ class LayerDomain(ObjectDomain[LayerGraph]):
     def from_json(self, data: Any) -> LayerGraph:
         """The graph that `to_json` wrote; ValueError for other data."""
         return self.canonical_form(LayerGraph.from_json(json.dumps(data)))
+
+
+@lru_cache(maxsize=10_000)
+def _fingerprint(graph: LayerGraph) -> str:
+    return fingerprint(graph)
 
 
 def filled(graph: LayerGraph, nodes: int, rng: np.random.Generator, series: Series = "batch") -> LayerGraph:

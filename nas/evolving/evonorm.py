@@ -76,7 +76,7 @@ def evonorm(
         networks: in which layers are tried, by name, the cheapest first; see `nas.evolving.anchors.networks`.
         train: training rows, images with a class each.
         validation: rows that accuracies are of.
-        folder: of the study, the results by fingerprint, and the ranking.
+        folder: of the study and the ranking.
         config: the settings; None: the defaults.
         budget: layers that are tried, rejected ones too.
         workers: how many are tried at a time; studies of one lag are the same for any number.
@@ -90,10 +90,10 @@ def evonorm(
     config = config or EvoNormConfig()
     if not networks:
         raise UserError("a layer must be tried in at least one network, got none")
-    # 1. Random layers and their mutations, in canonical form.
+    # 1. Random layers and their mutations; of those that compute the same one is tried.
     domain = LayerDomain(config.series)
     # 2. Tests from the cheapest to the dearest, then a training in every network.
-    trials = LayerTrials(networks, train, validation, config, folder.resolve() / "trials")
+    trials = LayerTrials(networks, train, validation, config)
     # 3. Ageing evolution: tournaments on the accuracies in all networks.
     study = ageing_evolution(
         domain,

@@ -11,8 +11,7 @@ supernet/                the fine-tuned super-network, its tokenizer or image pr
 pruning/                 the stages of a pruning: detectors, and a search for each sub-network
 pruned/<digest>/         the weights of a whole pruned network; <digest>-<settings>.checkpoint/ while it is fine-tuned;
                          latencies.json: what was measured to choose networks by a limit on latency
-evolution/               of an evolution of layers: study.journal, trials/ by the function of a layer, ranking.json,
-                         layers/
+evolution/               of an evolution of layers: study.journal, bound.json, ranking.json, layers/
 training.png             how the largest, smallest and random sub-networks did while fine-tuning
 searches/<name>/         search.json (the request), the study, front.csv, the report; with device profiles these, in
                          profiles/; verified.json: what was measured again; exported.json: what the latest export was
