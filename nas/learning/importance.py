@@ -14,7 +14,7 @@ because a unit that no layer reads is worth nothing.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -100,16 +100,30 @@ def importance(supernet: Supernet, train: Split, config: ImportanceConfig) -> di
 def taylor(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, Tensor]:
     """First-order Taylor estimate (Molchanov et al., equation 8); arguments and result as for `importance`."""
     judged = warmed_up(supernet, train, config)
-    members = _members(judged)
+    batches = calibration(judged, train, config)
+    totals = summed_changes(judged, (mean_loss(judged.model, [batch], plain_loss(train)) for batch in batches))
+    return {name: total / config.batches for name, total in totals.items()}
+
+
+def summed_changes(supernet: Supernet, losses: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Estimate how much losses change without each unit (Molchanov et al., equation 8), summed over the losses.
+
+    Args:
+        supernet: in evaluation mode; gradients are switched off for the parameters that no choice narrows.
+        losses: scalars, each computed when it is asked for.
+
+    Returns:
+        Choice name -> estimate of each unit (units,), float64.
+    """
+    members = _members(supernet)
     touched = set().union(*members.values())
-    parameters = {name: parameter for name, parameter in judged.model.named_parameters() if name in touched}
-    for name, parameter in judged.model.named_parameters():
+    parameters = {name: parameter for name, parameter in supernet.model.named_parameters() if name in touched}
+    for name, parameter in supernet.model.named_parameters():
         parameter.requires_grad_(name in parameters)
     # The absolute value is taken after summing over the weights of a unit, whose contributions may cancel when it is
-    # removed, but for each batch: averaged over all rows, the gradient of a trained network is near zero.
+    # removed, but for each loss: averaged over all rows, the gradient of a trained network is near zero.
     totals: dict[str, Tensor] = {}
-    for batch in calibration(judged, train, config):
-        loss = mean_loss(judged.model, [batch], plain_loss(train))
+    for loss in losses:
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         change = {
             name: parameter.detach() * gradient
@@ -117,9 +131,9 @@ def taylor(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[s
             if gradient is not None
         }
         for name, names in members.items():
-            score = judged.unit_sums(name, {each: change[each] for each in names if each in change}).abs()
+            score = supernet.unit_sums(name, {each: change[each] for each in names if each in change}).abs()
             totals[name] = totals[name] + score if name in totals else score
-    return {name: total / config.batches for name, total in totals.items()}
+    return totals
 
 
 def magnitude(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, Tensor]:

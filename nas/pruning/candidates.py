@@ -26,6 +26,7 @@ from nas.searching.measurement import Evaluated
 from search_spaces import Candidate
 from search_spaces.pruning import SubNetwork
 from search_spaces.supernets.costs import CostFunction
+from search_spaces.supernets.recalibration import measure_statistics
 from search_spaces.weights import save_weights
 
 WEIGHTS = "model.safetensors"
@@ -39,7 +40,7 @@ class CandidateTraining:
 
     Args:
         subnetwork: as it is in the original.
-        detector: what follows it, frozen.
+        detector: what follows it, frozen and in evaluation mode.
         train: the rows that forms are trained on.
         validation: those that they are judged on.
         config: of the training of one form.
@@ -80,12 +81,12 @@ class CandidateTraining:
         device = device_name(self.config.device)
         form = inherited(self.subnetwork.module, self.subnetwork.space, candidate, orders).to(device)
         self.detector.to(device)
-        with keeping_modes(self.detector):
-            self.detector.eval()
-            for parameter in self.detector.parameters():
-                parameter.requires_grad_(False)
-            fit(form, self.train, partial(constrained_loss, self.detector, self.constrained), self.config)
-        return with_statistics(form, self.train, self.config.batch_size).eval()
+        fit(form, self.train, partial(constrained_loss, self.detector, self.constrained), self.config)
+        form.eval()
+        # The running averages of a short training still hold those of the original, which had other channels.
+        batches = self.train.batches(self.config.batch_size)
+        measure_statistics(form, ((self.train.batch(rows)[INPUT].to(device),) for rows in batches))
+        return form
 
 
 def constrained_loss(
@@ -105,28 +106,6 @@ def constrained_loss(
     difference = torch.linalg.vector_norm((features - batch[OUTPUT]).flatten(1), dim=1).mean()
     both: Tensor = (difference + loss) / 2
     return both
-
-
-@torch.no_grad()
-def with_statistics(form: nn.Module, rows: FeatureRows, batch_size: int) -> nn.Module:
-    """The module with the batch-norm statistics of its final weights, averaged over rows.
-
-    The running averages of a short training still hold those of the original, which had other channels.
-    """
-    norms = [part for part in form.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return form
-    form.eval()
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-        norm.momentum = None
-    for indices in rows.batches(batch_size):
-        form(rows.batch(indices)[INPUT].to(device_of(form)))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return form
 
 
 @torch.no_grad()

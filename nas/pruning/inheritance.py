@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nas.networks.modes import keeping_modes
+from nas.learning.importance import summed_changes
 from nas.pruning.boundaries import INPUT, FeatureRows
 from nas.seeds import generator
 from search_spaces import AxisCut, Candidate, Space, Supernet
@@ -45,29 +45,15 @@ def importance_orders(
     Args:
         module: the original sub-network.
         space: its choices.
-        detector: what follows it, frozen.
+        detector: what follows it, frozen and in evaluation mode.
         rows: training rows.
         seed: decides which rows are used.
     """
-    supernet = Supernet(copy.deepcopy(module), space)
+    supernet = Supernet(copy.deepcopy(module), space).eval()
     rng = generator(seed, "importance of channels")
-    parameters = dict(supernet.model.named_parameters())
-    totals: dict[str, Tensor] = {}
-    with keeping_modes(detector):
-        detector.eval()
-        supernet.eval()
-        for _ in range(_BATCHES):
-            drawn = rng.permutation(len(rows))[:_ROWS]
-            loss = cross_entropy(detector(supernet.model(rows.batch(drawn)[INPUT])), rows.targets(drawn))
-            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            change = {
-                name: parameter.detach() * gradient
-                for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
-                if gradient is not None
-            }
-            for choice in space.choices:
-                score = supernet.unit_sums(choice.name, change).abs()
-                totals[choice.name] = totals.get(choice.name, torch.zeros_like(score)) + score
+    drawn = [rng.permutation(len(rows))[:_ROWS] for _ in range(_BATCHES)]
+    losses = (cross_entropy(detector(supernet.model(rows.batch(each)[INPUT])), rows.targets(each)) for each in drawn)
+    totals = summed_changes(supernet, losses)
     return {name: torch.argsort(total, descending=True, stable=True) for name, total in totals.items()}
 
 

@@ -8,11 +8,43 @@ is evaluated or extracted.
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 
 from search_spaces.inputs import Inputs, split_inputs
 from search_spaces.space import Candidate
 from search_spaces.supernets.batch_norm import batch_norms
 from search_spaces.supernets.supernet import Supernet
+
+
+@torch.no_grad()
+def measure_statistics(module: nn.Module, batches: Iterable[Inputs]) -> None:
+    """Give the batch norms of a module their mean statistics over all batches; does nothing where it has none.
+
+    Args:
+        module: in evaluation mode, and left in it.
+        batches: inputs without labels, on the device of the module.
+
+    Raises:
+        ValueError: there are batch norms but no batches.
+    """
+    norms = [norm for _, norm in batch_norms(module)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+        # No momentum: PyTorch then averages over all batches with equal weights, instead of favouring the last ones.
+        norm.momentum = None
+    count = 0
+    for count, batch in enumerate(batches, 1):  # noqa: B007
+        args, kwargs = split_inputs(batch)
+        module(*args, **kwargs)
+    if not count:
+        raise ValueError("re-calibration of batch norms needs at least one batch of inputs, got none")
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
 
 
 @torch.no_grad()
@@ -32,25 +64,12 @@ def recalibrate(supernet: Supernet, candidate: Candidate, batches: Iterable[Inpu
         ValueError: there are batch norms but no batches.
     """
     module = supernet.extract(candidate).eval()
-    norms = dict(batch_norms(module))
-    if not norms:
-        return {}
-    for norm in norms.values():
-        norm.reset_running_stats()
-        norm.train()
-        # No momentum: PyTorch then averages over all batches with equal weights, instead of favouring the last ones.
-        norm.momentum = None
-    count = 0
-    for count, batch in enumerate(batches, 1):  # noqa: B007
-        args, kwargs = split_inputs(batch)
-        module(*args, **kwargs)
-    if not count:
-        raise ValueError("re-calibration of batch norms needs at least one batch of inputs, got none")
+    measure_statistics(module, batches)
     # The extracted module numbers its blocks anew, and callers pass the buffers to `extract` by the full model's names.
     names = supernet.names(candidate)
     return {
         names[name]: buffer
-        for path, norm in norms.items()
+        for path, norm in batch_norms(module)
         for name, buffer in norm.named_buffers(prefix=path)
         if name in names
     }
