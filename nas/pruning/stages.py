@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nas.data.split import Split
 from nas.errors import UserError
@@ -84,6 +84,7 @@ class Stages:
         # Workers get paths of it.
         self._folder, self._parts, self._config = folder.resolve(), parts, config
         self._splits = {"train": train, "validation": validation}
+        self._features: dict[str, list[FeatureRows]] = {}
         self._network = model_fingerprint(parts.model)
         self._same_pruning()
 
@@ -121,7 +122,8 @@ class Stages:
         if self._complete(done):
             self._remove_features()
             return {each.name: done[each.name] for each in self.subnetworks}
-        # Before the searches begin: each of them reads features and detectors.
+        # Before the searches begin: each of them reads features and detectors, and computes neither.
+        self.features("train")
         detectors = self.detectors
         searches = [
             partial(self._search, number, detectors[number], run, on_result) for number in range(len(self.subnetworks))
@@ -133,6 +135,7 @@ class Stages:
 
     def _remove_features(self) -> None:
         shutil.rmtree(self._folder / "features", ignore_errors=True)
+        self._features.clear()
 
     def _check_spaces(self, done: Mapping[str, Study]) -> None:
         """UserError for a study that is there and of another network."""
@@ -152,7 +155,10 @@ class Stages:
 
     def features(self, split: str) -> list[FeatureRows]:
         """The rows of every sub-network, of `train` or `validation`."""
-        return cached_features(self._parts, self._splits[split], self._folder / "features" / split, self._network)
+        if split not in self._features:
+            folder = self._folder / "features" / split
+            self._features[split] = cached_features(self._parts, self._splits[split], folder, self._network)
+        return self._features[split]
 
     @cached_property
     def detectors(self) -> list[nn.Module]:
@@ -187,7 +193,7 @@ class Stages:
         return {each.name: Base(self._full_cost(each), errors[each.name]) for each in self.subnetworks}
 
     def _full_cost(self, subnetwork: SubNetwork) -> float:
-        return float(self._cost(subnetwork)(subnetwork.space.encode([subnetwork.space.full()]))[0])
+        return float(self._costs[subnetwork.name](subnetwork.space.encode([subnetwork.space.full()]))[0])
 
     def forms(self, studies: dict[str, Study]) -> list[Form]:
         """The fronts of all sub-networks."""
@@ -232,7 +238,7 @@ class Stages:
         orders = None
         if config.inheritance == "importance":
             orders = importance_orders(each.module, each.space, detector, train, config.seed)
-        files, cost = self.files(each.name), self._cost(each)
+        files, cost = self.files(each.name), self._costs[each.name]
         training = CandidateTraining(
             each, detector, train, validation, config.forms, config.constrained, orders, files, cost
         )
@@ -251,15 +257,15 @@ class Stages:
             on_result=_Watch(KeepingFront(files), each.name, on_result),
         )
 
-    def _cost(self, subnetwork: SubNetwork) -> CostFunction:
-        """The cost of encoded forms of a sub-network (n, k), (n,)."""
-        example = self._examples[self.subnetworks.index(subnetwork)]
-        return exact_costs(Supernet(subnetwork.module, subnetwork.space), (example,))[self._config.cost]
-
     @cached_property
-    def _examples(self) -> tuple[Tensor, ...]:
-        """Two rows of what each sub-network reads."""
-        return around(self._parts, self._splits["train"].batch([0, 1]))
+    def _costs(self) -> dict[str, CostFunction]:
+        """By the name of a sub-network, the cost of its encoded forms (n, k), (n,)."""
+        # Two rows of what each of them reads.
+        examples = around(self._parts, self._splits["train"].batch([0, 1]))
+        return {
+            each.name: exact_costs(Supernet(each.module, each.space), (example,))[self._config.cost]
+            for each, example in zip(self.subnetworks, examples, strict=False)
+        }
 
 
 class _Watch:

@@ -7,6 +7,7 @@ command with other rates only joins and fine-tunes, and what it makes is measure
 import hashlib
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -95,12 +96,13 @@ def prune_run(request: PruneRequest) -> dict[str, Any]:
         for study in pruned.studies.values():
             refuse_failed(study.measurements, "mend that, and begin anew in another folder")
         # 3. Whole networks by the global ranking, fine-tuned.
-        loaded = load_run(folder, request.common.device, _own(request))
-        latency_of = SchemeLatency(loaded, pruned, _latency_settings(request), folder.pruned)
+        load = partial(load_run, folder, request.common.device, _own(request))
+        latency_of = SchemeLatency(load, pruned, _latency_settings(request), folder.pruned)
         schemes = chosen_schemes(pruned, checked.wanted, request.settings.ranking, latency_of)
         made = [_made(folder, checked, pruned, wanted, scheme) for wanted, scheme in schemes]
         # 4. All of them measured, with those of earlier commands.
-        result = _measured(folder, request, [candidate for candidate, _ in made])
+        full = pruned.parts.space.full()
+        result = _measured(folder, request, [full, *(candidate for candidate, _ in made)])
     networks = {wanted.name: summary for wanted, (_, summary) in zip(checked.wanted, made, strict=True)}
     return {**result, "run": str(request.out), "networks": networks, "sub_networks": _sub_networks(pruned)}
 
@@ -225,7 +227,7 @@ def _check_data(data: Data) -> None:
 def _check_trained(prepared: Prepared, model: str) -> None:
     """UserError for a network that is hardly better than its most frequent class: nothing would guide a pruning."""
     rows = prepared.data.validation
-    chance = max(list(rows.labels).count(label) for label in set(rows.labels)) / len(rows)
+    chance = Counter(rows.labels).most_common(1)[0][1] / len(rows)
     found = score(prepared.supernet.model, rows)
     if not found > min(_LEAST_OVER_CHANCE * chance, (1 + chance) / 2):
         raise UserError(
@@ -330,12 +332,11 @@ def _made(
 
 
 def _measured(folder: RunFolder, request: PruneRequest, made: Sequence[Candidate]) -> dict[str, Any]:
-    """The original and all pruned networks as a search that proposes nothing else; the front as it is delivered."""
+    """These networks and those of earlier commands, measured as a search of them alone; the front as delivered."""
     journal = folder.search(SearchSettings.name) / JOURNAL
-    full = load_run(folder, request.common.device, _own(request)).supernet.space.full()
     # A kill at the beginning leaves a journal without a study.
     before = load_study(journal).measurements if recorded_identity(journal) else []
-    candidates = tuple(dict.fromkeys([*(each.candidate for each in before), full, *made]))
+    candidates = tuple(dict.fromkeys([*(each.candidate for each in before), *made]))
     return searched(folder, _search_request(folder, request, len(candidates)), _listing(candidates))
 
 

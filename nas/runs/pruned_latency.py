@@ -1,6 +1,7 @@
 """Latencies of networks that a pruning may make, measured once and kept, so that a repeated command chooses alike."""
 
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -25,14 +26,14 @@ class SchemeLatency:
     """Measures the latency of schemes in milliseconds, beside the original; it depends on no weights.
 
     Args:
-        loaded: the run.
+        load: loads the run; called only where a network was not measured before.
         pruned: its sub-networks.
         settings: how latency is measured.
         folder: where what was measured is kept.
     """
 
-    def __init__(self, loaded: LoadedRun, pruned: Pruned, settings: LatencySettings, folder: Path) -> None:
-        self._loaded, self._pruned, self._settings, self._folder = loaded, pruned, settings, folder
+    def __init__(self, load: Callable[[], LoadedRun], pruned: Pruned, settings: LatencySettings, folder: Path) -> None:
+        self._load, self._pruned, self._settings, self._folder = load, pruned, settings, folder
 
     def __call__(self, scheme: Scheme) -> float:
         """Latency of the network of a scheme; measured only if it was not before."""
@@ -46,7 +47,8 @@ class SchemeLatency:
 
     @cached_property
     def _measure(self) -> RelativeLatency:
-        row = self._loaded.example(1, batch=1)
-        deployment = self._settings.deployment(row, device_of(self._loaded.supernet))
-        runners = Runners(self._loaded.supernet, self._loaded.networks(), row, deployment)
+        loaded = self._load()
+        row = loaded.example(1, batch=1)
+        deployment = self._settings.deployment(row, device_of(loaded.supernet))
+        runners = Runners(loaded.supernet, loaded.networks(), row, deployment)
         return RelativeLatency(runners, self._settings, self._folder / "latency.json")
