@@ -5,7 +5,8 @@
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from nas.searching.study import Study
 from nas.workers import Workers
 from search_spaces.graphs import LayerGraph
 
-__all__ = ["SMALL", "EvolvedLayers", "RankedLayer", "evonorm"]
+__all__ = ["SMALL", "EvolvedLayers", "RankedLayer", "evonorm", "read_layer", "rejections", "write_layer"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,13 @@ class RankedLayer:
     accuracies: Mapping[str, float]
 
     @property
+    def formula(self) -> str:
+        """The layer in readable text."""
+        return self.graph.formula()
+
+    @property
     def mean(self) -> float:
-        """The mean accuracy."""
+        """The mean accuracy; 0 where it trained in no network."""
         return statistics.mean(self.accuracies.values()) if self.accuracies else 0.0
 
 
@@ -144,11 +150,26 @@ def _read(path: Path, settings: str) -> dict[str, dict[str, float]]:
         return {}
 
 
+def rejections(measured: Iterable[Measurement[LayerGraph]]) -> Counter[str]:
+    """How many layers each test rejected, by its name; "failed" for those that broke off otherwise."""
+    return Counter(str(each.extras.get("rejected_by", "failed")) for each in measured if each.state == "failed")
+
+
 def write_layer(layer: RankedLayer, path: Path) -> None:
     """Write the graph of a layer as JSON, with its formula and accuracies beside it."""
     data = {
         "layer": json.loads(layer.graph.to_json()),
-        "formula": layer.graph.formula(),
+        "formula": layer.formula,
         "accuracies": dict(layer.accuracies),
     }
     write_json_atomic(path, data)
+
+
+def read_layer(path: Path) -> RankedLayer:
+    """Read what `write_layer` wrote; UserError for a file that is damaged."""
+    try:
+        data = read_json(path, 1 << 18)
+        graph = LayerDomain().from_json(data["layer"])
+        return RankedLayer(graph, {str(name): float(value) for name, value in data["accuracies"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} must be a layer that nas wrote, it is damaged: {str(error)[:200]}") from error

@@ -11,7 +11,7 @@ from hardware.inputs import Inputs
 from nas.console import say
 from nas.data.reading import Source, read_table
 from nas.data.split import Data, InputKind, Preprocessor
-from nas.data.table import prepare_data
+from nas.data.table import Table, prepare_data
 from nas.data.tasks import TASKS
 from nas.errors import UserError
 from nas.exporting.folder import check_exportable
@@ -63,13 +63,32 @@ def prepare(model: str, data: DataSettings, own: ModelSettings, make: MakeSupern
         make: finds the sub-networks.
         seed: of the split of the rows, and of a head without weights.
     """
+    table = read_rows(data, "the rows to fine-tune on")
+    module, preprocessor = load_network(model, own, table.classes, table.kind, TASKS[data.task], seed)
+    ready = prepared_rows(table, preprocessor, data, seed)
+    _reads_all(module, ready)
+    supernet = make(module, ready, preprocessor)
+    _can_be_exported(model, supernet, ready, preprocessor)
+    return Prepared(supernet, preprocessor, ready)
+
+
+def read_rows(data: DataSettings, what: str) -> Table:
+    """Read the rows that the user names, and say what was read; UserError for wrong input.
+
+    Args:
+        data: where the rows are.
+        what: they are, for the message of a missing `--data`.
+    """
     if data.data is None:
-        raise UserError("--data must name the rows to fine-tune on: a file, a folder or a hub data set")
-    task = TASKS[data.task]
-    table = read_table(Source(data.data, data.text, data.image, data.label, data.data_config, task))
+        raise UserError(f"--data must name {what}: a file, a folder or a hub data set")
+    table = read_table(Source(data.data, data.text, data.image, data.label, data.data_config, TASKS[data.task]))
     for note in table.notes:
         say(note)
-    module, preprocessor = load_network(model, own, table.classes, table.kind, task, seed)
+    return table
+
+
+def prepared_rows(table: Table, preprocessor: Preprocessor, data: DataSettings, seed: int) -> Data:
+    """Split and preprocess the rows, and say what was left out; UserError as of `prepare_data`."""
     ready = prepare_data(table, preprocessor, seed=seed, max_tokens=data.max_tokens)
     for what, count in (
         ("Images that cannot be decoded, left out", ready.undecodable),
@@ -78,10 +97,7 @@ def prepare(model: str, data: DataSettings, own: ModelSettings, make: MakeSupern
     ):
         if count:
             say(f"{what}: {count:,}")
-    _reads_all(module, ready)
-    supernet = make(module, ready, preprocessor)
-    _can_be_exported(model, supernet, ready, preprocessor)
-    return Prepared(supernet, preprocessor, ready)
+    return ready
 
 
 def prepare_again(

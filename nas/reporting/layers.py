@@ -2,8 +2,8 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from nas.evolving.evonorm import RankedLayer, rejections
 from nas.records import Scalar
 from nas.reporting.charts import Line, graph_chart, line_chart
 from nas.reporting.page import Block, Cell, Chart, Facts, Note, Page, Row, Section, Table
@@ -15,25 +15,7 @@ from search_spaces.graphs.operations import INDEX_SETS, INITIAL
 _DRAWN = 5
 
 
-@dataclass(frozen=True)
-class RankedRow:
-    """One of the best layers, with its accuracies (0..1) after the longer training by the name of the network."""
-
-    graph: LayerGraph
-    accuracies: Mapping[str, float]
-
-    @property
-    def formula(self) -> str:
-        """The layer in readable text."""
-        return self.graph.formula()
-
-    @property
-    def mean(self) -> float:
-        """The mean accuracy; 0 where it trained in no network."""
-        return statistics.mean(self.accuracies.values()) if self.accuracies else 0.0
-
-
-def layers_page(study: Study[LayerGraph], ranked: Sequence[RankedRow], request: Mapping[str, Scalar]) -> Page:
+def layers_page(study: Study[LayerGraph], ranked: Sequence[RankedLayer], request: Mapping[str, Scalar]) -> Page:
     """The page of an evolution, finished or not.
 
     Args:
@@ -55,7 +37,7 @@ def layers_page(study: Study[LayerGraph], ranked: Sequence[RankedRow], request: 
     )
 
 
-def _best(ranked: Sequence[RankedRow]) -> tuple[Block, ...]:
+def _best(ranked: Sequence[RankedLayer]) -> tuple[Block, ...]:
     if not ranked:
         return (Note("No layer was trained for longer yet."),)
     names = list(dict.fromkeys(name for row in ranked for name in row.accuracies))
@@ -83,11 +65,11 @@ def _accuracy(value: float | None) -> Cell:
     return Cell("–") if value is None else Cell(f"{100 * value:.1f}", value)
 
 
-def _graphs(ranked: Sequence[RankedRow]) -> tuple[Block, ...]:
+def _graphs(ranked: Sequence[RankedLayer]) -> tuple[Block, ...]:
     return tuple(_graph(number, row) for number, row in enumerate(ranked[:_DRAWN], 1))
 
 
-def _graph(number: int, row: RankedRow) -> Chart:
+def _graph(number: int, row: RankedLayer) -> Chart:
     """The nodes by their height above the inputs, with the edges between them."""
     graph = row.graph.canonical()
     used = {index for node in graph.nodes for index in node.inputs if index < len(INITIAL)}
@@ -118,16 +100,12 @@ def _letters(number: int) -> str:
 
 def _search(study: Study[LayerGraph]) -> tuple[Block, ...]:
     best, counts, so_far = [], [], 0.0
-    rejected: dict[str, int] = {}
     for number, each in enumerate(study.measurements, 1):
         if each.state == "measured":
             so_far = max(so_far, statistics.mean(each.values.values()))
-        else:
-            test = str(each.extras.get("rejected_by", "failed"))
-            rejected[test] = rejected.get(test, 0) + 1
         counts.append(float(number))
         best.append(100 * so_far if so_far else None)
-    facts = Facts("Rejected", tuple((test, f"{count:,}") for test, count in rejected.items()))
+    facts = Facts("Rejected", tuple((test, f"{count:,}") for test, count in rejections(study.measurements).items()))
     if not so_far:
         return (facts,)
     line = Line("best", counts, best, style={"mode": "lines", "line": {"shape": "hv"}})

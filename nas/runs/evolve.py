@@ -1,6 +1,8 @@
 """`nas evolve`: normalization-activation layers evolved on the user's images, in a run folder."""
 
+import statistics
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -9,29 +11,29 @@ from typing import Any, Literal
 
 from nas.console import Bar, say
 from nas.data.preprocessing import PlainImages
-from nas.data.reading import Source, read_table
 from nas.data.split import Data, Split
-from nas.data.table import prepare_data
 from nas.data.tasks import CLASSIFICATION
 from nas.errors import UserError
 from nas.evolving.anchors import PAPER, SMALL, AnchorSize, Network, OwnNetwork, networks
 from nas.evolving.config import EvoNormConfig
-from nas.evolving.evonorm import EvolvedLayers, evonorm, write_layer
+from nas.evolving.evonorm import EvolvedLayers, evonorm, rejections, write_layer
 from nas.evolving.layer_makers import batch_norm_relu
 from nas.evolving.quality import LEAST_ACCURACY, TRAINING, half_way
 from nas.evolving.rejection import RejectionConfig
 from nas.evolving.trials import LayerTrials
 from nas.files import located, replace_folder
+from nas.learning.preparation import prepared_rows, read_rows
 from nas.memory import peak_memory_mib
 from nas.records import Record, Scalar, read_record, same_request, write_record
-from nas.runs.evolved import Figures, layer_files
+from nas.runs.evolved import layer_files
 from nas.runs.folder import RunFolder, record_of, write_run
 from nas.runs.requests import EvolveRequest
 from nas.searching.ageing import AgeingConfig
 from nas.searching.evaluation import check_counts
+from nas.searching.measurement import Measurement
 from nas.seeds import generator
 from nas.workers import Workers
-from search_spaces.graphs import published
+from search_spaces.graphs import LayerGraph, published
 
 _SIZES: Mapping[str, AnchorSize] = {"small": SMALL, "paper": PAPER}
 _KNOWN = "S0"
@@ -68,7 +70,7 @@ def evolve_run(request: EvolveRequest) -> dict[str, Any]:
                 budget=settings.budget,
                 workers=Workers(settings.workers, address=settings.ray_address),
                 lag=settings.lag,
-                on_result=Figures(bar),
+                on_result=_Figures(bar),
             )
         # 3. The layers as files.
         replace_folder(layer_files(folder), partial(_write, found))
@@ -103,16 +105,12 @@ def _checked(folder: RunFolder, request: EvolveRequest) -> _Checked:
         same_request(folder.path, folder.read("evolved-layers").request, _record(request))
         data = Data.load(folder.data, preprocessor)
     else:
-        if request.data.data is None:
-            raise UserError("--data must name the images to evolve on: a file, a folder or a hub data set")
-        say(f"Reading {request.data.data}")
-        source = request.data
-        table = read_table(Source(str(source.data), source.text, source.image, source.label, source.data_config))
-        for note in table.notes:
-            say(note)
+        if request.data.data is not None:
+            say(f"Reading {request.data.data}")
+        table = read_rows(request.data, "the images to evolve on")
         if table.kind != "image":
             raise UserError(f"an evolution of layers needs images with classes, the data holds {table.kind} rows")
-        data = prepare_data(table, preprocessor, seed=request.common.seed)
+        data = prepared_rows(table, preprocessor, request.data, request.common.seed)
     if data.task is not CLASSIFICATION:
         raise UserError(f"an evolution of layers needs classes, the rows are of {data.task.metric}")
     return _Checked(data, _networks(request, size, len(data.classes)), config)
@@ -195,6 +193,21 @@ def _record(request: EvolveRequest) -> dict[str, Scalar]:
     return {**asdict(request.data), "data": located(str(request.data.data)), **own, "seed": request.common.seed}
 
 
+class _Figures:
+    """Shows how many layers were tried, what rejected them, and the best accuracy."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._rejected, self._best = bar, Counter[str](), 0.0
+
+    def __call__(self, measurement: Measurement[LayerGraph], number: int) -> None:
+        """Called after each result."""
+        self._rejected += rejections([measurement])
+        if measurement.state == "measured":
+            self._best = max(self._best, statistics.mean(measurement.values.values()))
+        rejected = ", ".join(f"{count} {test}" for test, count in self._rejected.items()) or "none"
+        self._bar.update(number, f"rejected: {rejected}; best mean accuracy {self._best:.3f}")
+
+
 def _write(found: EvolvedLayers, folder: Path) -> None:
     for number, layer in enumerate(found.ranked, 1):
         write_layer(layer, folder / f"{number}.json")
@@ -202,19 +215,12 @@ def _write(found: EvolvedLayers, folder: Path) -> None:
 
 def _summary(request: EvolveRequest, found: EvolvedLayers) -> dict[str, Any]:
     measured = found.study.measurements
-    rejected: dict[str, int] = {}
-    for each in measured:
-        if each.state == "failed":
-            test = str(each.extras.get("rejected_by", "failed"))
-            rejected[test] = rejected.get(test, 0) + 1
     return {
         "run": str(request.out),
         "tried": len(measured),
         "accepted": sum(each.state == "measured" for each in measured),
-        "rejected": rejected,
+        "rejected": dict(rejections(measured)),
         "steps": sum(int(each.extras.get("steps", 0)) for each in measured),
-        "layers": [
-            {"formula": each.graph.formula(), "mean_accuracy": each.mean, **each.accuracies} for each in found.ranked
-        ],
+        "layers": [{"formula": each.formula, "mean_accuracy": each.mean, **each.accuracies} for each in found.ranked],
         "files": str(layer_files(RunFolder(request.out))),
     }

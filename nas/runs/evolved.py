@@ -4,35 +4,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nas.console import Bar
 from nas.errors import UserError
 from nas.evolving.domain import LayerDomain
-from nas.files import read_json, replacing_folder
-from nas.reporting.layers import RankedRow, layers_page
+from nas.evolving.evonorm import RankedLayer, read_layer
+from nas.files import replacing_folder
+from nas.reporting.layers import layers_page
 from nas.reporting.page import write_page
 from nas.runs.folder import JOURNAL, RunFolder
 from nas.runs.requests import ExportRequest, ReportRequest
-from nas.searching.measurement import Measurement
 from nas.searching.study import Study, load_study
 from search_spaces.graphs import LayerGraph
-
-
-class Figures:
-    """Shows how many layers were tried, what rejected them, and the best accuracy."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar, self._rejected, self._best = bar, dict[str, int](), 0.0
-
-    def __call__(self, measurement: Measurement[LayerGraph], number: int) -> None:
-        """Called after each result."""
-        if measurement.state == "failed":
-            test = str(measurement.extras.get("rejected_by", "failed"))
-            self._rejected[test] = self._rejected.get(test, 0) + 1
-        else:
-            values = list(measurement.values.values())
-            self._best = max(self._best, sum(values) / len(values))
-        rejected = ", ".join(f"{count} {test}" for test, count in self._rejected.items()) or "none"
-        self._bar.update(number, f"rejected: {rejected}; best mean accuracy {self._best:.3f}")
 
 
 def layer_files(folder: RunFolder) -> Path:
@@ -66,18 +47,9 @@ def report_layers(request: ReportRequest) -> dict[str, Any]:
     return {"run": str(folder.path), "tried": len(study.measurements), "best": best[:1], "report": str(page)}
 
 
-def _ranked(folder: RunFolder) -> list[RankedRow]:
+def _ranked(folder: RunFolder) -> list[RankedLayer]:
     paths = sorted(layer_files(folder).glob("*.json"), key=lambda path: (len(path.name), path.name))
-    return [_row(path) for path in paths]
-
-
-def _row(path: Path) -> RankedRow:
-    try:
-        data = read_json(path, 1 << 18)
-        graph = LayerDomain().from_json(data["layer"])
-        return RankedRow(graph, {str(name): float(value) for name, value in data["accuracies"].items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} must be a layer that nas wrote, it is damaged: {str(error)[:200]}") from error
+    return [read_layer(path) for path in paths]
 
 
 def export_layers(request: ExportRequest) -> dict[str, Any]:
