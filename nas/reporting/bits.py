@@ -3,14 +3,13 @@
 from functools import partial
 
 from nas.reporting.charts import ACCENT, INK, CellKind
-from nas.reporting.columns import layer_map
+from nas.reporting.columns import GONE, GONE_KIND, layer_map
 from nas.reporting.members import Members
 from nas.reporting.page import Block
 from nas.reporting.precisions import BITS, Precisions
 from nas.reporting.words import shortened
 from search_spaces.space import Candidate
 
-_GONE = "gone"
 # Warm colours for small weights alone, cold ones for what computes in the precision too; with any sight they differ.
 KINDS = {
     "int4-weights": CellKind("4 bits, weights alone", "#c2571a"),
@@ -18,7 +17,7 @@ KINDS = {
     "int8": CellKind("8 bits", "#9fcdf5"),
     "bfloat16": CellKind("16 bits", ACCENT),
     "float32": CellKind("32 bits", INK),
-    _GONE: CellKind("not there: its block is dropped", "#dfe4ea"),
+    GONE: GONE_KIND,
 }
 """How each precision is drawn, in the order of the legend."""
 
@@ -26,11 +25,10 @@ KINDS = {
 def bits_of(members: Members) -> tuple[Block, ...]:
     """The map of bits over the members of the front; nothing where precisions are not chosen or the front is empty."""
     precisions = Precisions.of(members.study.space)
-    shown = [m for m in members.shown if m.number is not None or "chosen" in m.role]
-    if precisions is None or not shown:
+    if precisions is None:
         return ()
     whole = [*(["embeddings"] if precisions.embeddings else []), "everything else"]
-    return layer_map("bits", members, shown, precisions.layers, partial(_cells, precisions), KINDS, whole)
+    return layer_map("bits", members, precisions.layers, partial(_cells, precisions), KINDS, whole)
 
 
 def _cells(precisions: Precisions, candidate: Candidate) -> list[tuple[str, str]]:
@@ -46,6 +44,6 @@ def _cells(precisions: Precisions, candidate: Candidate) -> list[tuple[str, str]
 def _said(precision: str | None, asymmetric: bool = False) -> tuple[str, str]:
     """The kind of a cell, and its words."""
     if precision is None:
-        return _GONE, KINDS[_GONE].name
+        return GONE, GONE_KIND.name
     bits = f"{BITS[precision]} bits ({precision}" if precision in BITS else f"({shortened(precision, 24)}"
     return precision, f"{bits}, asymmetric weights)" if asymmetric else f"{bits})"

@@ -3,20 +3,19 @@
 from functools import partial
 
 from nas.reporting.charts import ACCENT, INK, CellKind
-from nas.reporting.columns import layer_map
+from nas.reporting.columns import GONE, GONE_KIND, layer_map
 from nas.reporting.members import Members
 from nas.reporting.page import Block
 from search_spaces.space import Candidate, Choice
 
 _PREFIX = "channels."
-_GONE = "gone"
 KINDS = {
     "all": CellKind("all channels", INK),
     "most": CellKind("three quarters and more", ACCENT),
     "half": CellKind("half and more", "#6fb1ee"),
     "quarter": CellKind("a quarter and more", "#c5dff6"),
     "few": CellKind("less", "#ecab54"),
-    _GONE: CellKind("not there: its block is dropped", "#dfe4ea"),
+    GONE: GONE_KIND,
 }
 """How each share of the channels is drawn, in the order of the legend."""
 _LEAST = (("most", 0.75), ("half", 0.5), ("quarter", 0.25))
@@ -25,11 +24,10 @@ _LEAST = (("most", 0.75), ("half", 0.5), ("quarter", 0.25))
 def channels_of(members: Members) -> tuple[Block, ...]:
     """The map of channels over the members of the front; nothing where none are chosen or the front is empty."""
     choices = [choice for choice in members.study.space.choices if choice.name.startswith(_PREFIX)]
-    shown = [m for m in members.shown if m.number is not None or "chosen" in m.role]
-    if not choices or not shown:
+    if not choices:
         return ()
     paths = [choice.name.removeprefix(_PREFIX) for choice in choices]
-    return layer_map("channels", members, shown, paths, partial(_cells, choices), KINDS)
+    return layer_map("channels", members, paths, partial(_cells, choices), KINDS)
 
 
 def _cells(choices: list[Choice], candidate: Candidate) -> list[tuple[str, str]]:
@@ -39,6 +37,6 @@ def _cells(choices: list[Choice], candidate: Candidate) -> list[tuple[str, str]]
 def _cell(kept: object, full: object) -> tuple[str, str]:
     """The kind of a cell, and its words."""
     if not isinstance(kept, int) or not isinstance(full, int):
-        return _GONE, KINDS[_GONE].name
+        return GONE, GONE_KIND.name
     kind = next((name for name, least in _LEAST if kept >= least * full), "few")
     return ("all" if kept == full else kind), f"{kept:,} of {full:,} channels"

@@ -11,28 +11,32 @@ from nas.searching.measurement import Objective
 from search_spaces.space import Candidate
 
 _MOST_COLUMNS, _MOST_NAME = 60, 34
+GONE = "gone"
+"""The kind of a cell whose layer a candidate does not have."""
+GONE_KIND = CellKind("not there: its block is dropped", "#dfe4ea")
 
 
 def layer_map(
     name: str,
     members: Members,
-    shown: Sequence[Member],
     paths: Sequence[str],
     cells_of: Callable[[Candidate], Sequence[tuple[str, str]]],
     kinds: Mapping[str, CellKind],
     whole: Sequence[str] = (),
 ) -> tuple[Block, ...]:
-    """The map and what is said above it.
+    """The map and what is said above it, a column for each member of the front; nothing where the front is empty.
 
     Args:
         name: of the chart, unique in the page.
         members: the front.
-        shown: those that get a column.
         paths: of the layers, a row each.
         cells_of: kind and words of every cell in the column of a candidate, those of `whole` first.
         kinds: how cells look.
         whole: names of rows above those of the layers.
     """
+    shown = [member for member in members.shown if member.number is not None or "chosen" in member.role]
+    if not shown:
+        return ()
     in_order = _ordered(shown, members.study.objectives)
     drawn = _thinned(in_order)
     names, left_out = short_names(paths)
