@@ -219,7 +219,7 @@ def test_exit_statuses(
 
 def test_doctor(nas_command: Command) -> None:
     found = json.loads(nas_command("doctor", "--json").out)
-    assert found["healthy"]
+    assert not [package for package in found["packages"] if not package["usable"]] and found["healthy"]
     assert {"torch", "optuna", "tyro"} <= {package["name"] for package in found["packages"]}
     runtimes = {runtime["name"]: runtime for runtime in found["runtimes"]}
     assert "float32" in runtimes["pytorch"]["precisions"] and "int8" in runtimes["pytorch"]["notes"]

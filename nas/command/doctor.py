@@ -111,7 +111,7 @@ def _package(name: str) -> Package:
     except PackageNotFoundError:
         return Package(name, None, False, f"pip install {name}")
     try:
-        import_module(_IMPORTED_AS.get(name, name))
+        import_module(_IMPORTED_AS.get(name, name.replace("-", "_")))
     except Exception as error:  # a broken library can raise anything, and saying so is the purpose here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return Package(name, installed, False, f"{reason}; pip install --force-reinstall {name}")
