@@ -68,11 +68,6 @@ from emo_pms_supernet import supernet_row
 from harness import Figures, Harness, parser
 
 RANDOM_INHERITANCE = "random-inheritance"
-_SEARCHES: dict[str, dict[str, Any]] = {
-    OURS: {},
-    UNCONSTRAINED: {"constrained": False},
-    RANDOM_INHERITANCE: {"inheritance": "random"},
-}
 Found = dict[str, Any]
 
 
@@ -144,9 +139,12 @@ def run_seed(stages: Stages, problem: Problem, folder: Path) -> Outcome:
     found: dict[str, Found] = {}
     # Both are remembered; the rows shall not count them among their own time.
     assert problem.parts and problem.costs
-    for row, settings in _SEARCHES.items():
-        config = problem.config(**settings)
-        found[row] = stages(row, partial(by_parts, row, problem, folder / row, config))
+
+    def search(row: str, **settings: Any) -> None:
+        found[row] = stages(row, partial(by_parts, row, problem, folder / row, problem.config(**settings)))
+
+    search(OURS)
+    search(UNCONSTRAINED, constrained=False)
     ours = found[OURS]
     whole = partial(whole_networks, problem=problem, folder=folder / WHOLE, evaluations=ours["evaluations"])
     found[WHOLE_TIME] = stages(WHOLE_TIME, partial(whole, WHOLE_TIME, until=ours["seconds"]), until=ours["seconds"])
@@ -164,6 +162,7 @@ def run_seed(stages: Stages, problem: Problem, folder: Path) -> Outcome:
         ]
         for row in (OURS, WHOLE, WHOLE_TIME, UNCONSTRAINED, PEERS, "random", name)
     }
+    search(RANDOM_INHERITANCE, inheritance="random")
     original = Network.from_json(stages("original", partial(scored, "original", problem.original, problem)))
     return Outcome(original, rows, found)
 

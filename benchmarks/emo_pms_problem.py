@@ -50,7 +50,7 @@ def _training(epochs: int, learning_rate: float) -> TrainingConfig:
 # What decided on these is the error of a few networks on validation rows.
 DETECTORS = _training(10, 0.1)
 FORMS = _training(1, 0.3)
-FINAL = replace(_training(3, 0.05), batch_size=32)
+FINAL = replace(_training(3, 0.02), batch_size=32)
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Sizes:
         ranked: validation rows of the networks along the ranking.
         final_images: training images of the last training.
         final_epochs: its epochs.
+        final_rate: its learning rate.
         tested: test rows.
         peers: networks of Torch-Pruning for each share that are trained.
     """
@@ -78,6 +79,7 @@ class Sizes:
     ranked: int = 1000
     final_images: int = 2000
     final_epochs: int = 3
+    final_rate: float = 0.02
     tested: int = 5000
     peers: int = 1
 
@@ -188,7 +190,8 @@ class Problem:
     @property
     def final_config(self) -> TrainingConfig:
         """The last training of every network of every row."""
-        return replace(FINAL, epochs=self.sizes.final_epochs, seed=self.seed)
+        sizes = self.sizes
+        return replace(FINAL, epochs=sizes.final_epochs, learning_rate=sizes.final_rate, seed=self.seed)
 
     def renewed(self, network: nn.Module) -> nn.Module:
         """A copy of a network in evaluation mode, with batch-norm statistics of its own."""
