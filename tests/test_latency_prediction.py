@@ -191,6 +191,34 @@ def test_a_long_front_is_measured_from_end_to_end_and_all_of_it_is_offered(subje
     assert sorted(map(str, asked)) == sorted(map(str, candidates))
 
 
+@pytest.mark.parametrize(("slower", "further"), [(1.0, 0), (1.2, 3)])
+def test_what_is_measured_beside_a_front_is_what_may_be_better_than_it(
+    subject: Subject, tmp_path: Path, slower: float, further: int
+) -> None:
+    """All scores fall by the same, so the rest promises nothing; unless the front is too slow when it is measured."""
+    space = subject.space
+    candidates = space.decode(np.unique(space.random(30, np.random.default_rng(0)), axis=0))
+    study = Study(space, [Objective("accuracy", "maximize"), Objective("latency_ms", limit=10.0)])
+    front = [(0.9, 9.5), (0.8, 9.2), (0.7, 9.0), (0.6, 8.9)]
+    off = [(0.85, 9.8), (0.75, 9.4), (0.65, 9.3), (0.5, 8.0 / 0.9)] + [(0.4, 9.0)] * (len(candidates) - 8)
+    for candidate, (accuracy, latency) in zip(candidates, [*front, *off], strict=True):
+        values = {"accuracy": accuracy, "latency_ms": latency}
+        study.commit(Measurement(candidate, values, "measured", None, 0.0))
+    searched = {each.candidate: each.values for each in study.measurements}
+    fast = {candidate: 8.0 for candidate in candidates[4:7]}
+    measures = Remeasuring(
+        {
+            "accuracy": lambda candidate: searched[candidate]["accuracy"] - 0.1,
+            "latency_ms": lambda candidate: fast.get(candidate, slower * searched[candidate]["latency_ms"]),
+        }
+    )
+    verified = verify_front(tmp_path, study, measures)
+    assert len(study.front()) == 5
+    assert len(verified) == len(study.front()) + min(further, 1)
+    if further:
+        assert verified[-1].candidate == candidates[4] and verified[-1].measured["latency_ms"] == 8.0
+
+
 def test_what_got_stable_on_one_device_stays_whatever_another_does(subject: Subject) -> None:
     candidate = subject.space.largest()
     laptop = Verified(candidate, {"latency_ms_laptop": 6.0}, {"latency_ms_laptop": 5.0})

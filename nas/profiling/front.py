@@ -23,7 +23,16 @@ from nas.objectives import SCORES, quantity
 from nas.profiling.bench import Bench, require
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.subject import Subject
-from nas.profiling.verification import MeasureAgain, Remeasuring, Verified, agreements, best_known, offered, verify
+from nas.profiling.verification import (
+    MeasureAgain,
+    Remeasuring,
+    Verified,
+    agreements,
+    best_known,
+    expected,
+    offered,
+    verify,
+)
 from nas.records import Record, Scalar, read_record, write_record
 from nas.searching.estimation import Hits
 from nas.searching.measurement import Measurement
@@ -113,11 +122,14 @@ def verify_front(
             bar.update(number, _shown(measure(member)))
     # Measured values may break a limit that those of the search met. The best candidate is then another one, perhaps
     # outside the front, which must be measured as well.
-    for _ in range(_MAX_FURTHER):
-        further = _next(study, list(found.values()))
-        if further is None:
-            break
-        measure(further)
+    further = _next(study, list(found.values()))
+    if further is not None:
+        with Bar("Measuring candidates beside the front", _MAX_FURTHER) as bar:
+            for number in range(1, _MAX_FURTHER + 1):
+                bar.update(number, _shown(measure(further)))
+                further = _next(study, list(found.values()))
+                if further is None:
+                    break
     return list(found.values())
 
 
@@ -265,11 +277,10 @@ def _next(study: Study, verified: Sequence[Verified]) -> Measurement | None:
     """
     if all(objective.limit is None for objective in study.objectives):
         return None
-    known = best_known(study.measurements, verified)
     again = {each.candidate for each in verified}
-    rest = [member for member in known if member.candidate not in again]
+    rest = [member for member in best_known(study.measurements, verified) if member.candidate not in again]
     try:
-        best = select(known, study.objectives, {})
+        best = select(expected(study.measurements, verified), study.objectives, {})
         if best.candidate not in again:
             return best
         select(offered(study, verified), study.objectives, {})

@@ -17,6 +17,9 @@ from nas.searching.study import Study
 from predictors import kendall_tau, mape
 from search_spaces import Candidate
 
+_ENOUGH = 3
+"""Sub-networks that must have been measured again before the others are expected to change as they did."""
+
 
 @dataclass(frozen=True)
 class Verified:
@@ -146,6 +149,38 @@ def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> 
         for member in members
         if member.candidate not in again or not again[member.candidate].refused
     ]
+
+
+def expected(members: Sequence[Measurement], verified: Sequence[Verified]) -> list[Measurement]:
+    """The members as `best_known`, and those that were not measured again as their measurement would come out.
+
+    The best of many scores or predictions is the best by luck too, so what a search says of those not yet measured
+    again looks better than what was. Their latencies are therefore multiplied by the median ratio of measured to
+    predicted values, and all other values moved by the median difference, once three are known.
+    """
+    searched = {member.candidate: member.values for member in members}
+    changes = _changes([(searched[each.candidate], each.measured) for each in verified if each.candidate in searched])
+    again = {each.candidate for each in verified}
+    return [
+        member
+        if member.candidate in again or member.state != "measured"
+        else replace(member, values={name: changes(name, value) for name, value in member.values.items()})
+        for member in best_known(members, verified)
+    ]
+
+
+def _changes(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> Callable[[str, float], float]:
+    """What measuring again makes of a value, from values before and after."""
+
+    def changed(name: str, value: float) -> float:
+        known = [(before[name], after[name]) for before, after in pairs if name in before and name in after]
+        if len(known) < _ENOUGH:
+            return value
+        if is_latency(name):
+            return value * float(np.median([after / before for before, after in known]))
+        return value + float(np.median([after - before for before, after in known]))
+
+    return changed
 
 
 def estimates_of(study: Study, verified: Sequence[Verified]) -> dict[Candidate, Estimate]:
