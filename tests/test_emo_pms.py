@@ -231,7 +231,7 @@ def test_an_interrupted_pruning_goes_on(found: Pruned, tmp_path: Path, after: in
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [2, 4])
 def test_any_number_of_workers_gives_the_same(found: Pruned, tmp_path: Path, count: int) -> None:
     same(pruned(tmp_path, workers=Workers(count, ray=True)), found)
 
