@@ -213,6 +213,8 @@ class EvolveSettings:
     """Accuracy (0 to 1) that it must have then (the paper: 0.2); None: half way from guessing to that of BN-ReLU."""
     steps: int = 400
     """Steps of the training whose accuracies the evolution sees (the paper: about 2,000)."""
+    stop_below: float = 0.1
+    """A layer worse than all but this part of those before it is trained in no further network; 0: all are in all."""
     reranked: int = 5
     """How many of the best layers are trained longer at the end."""
     longer_steps: int = 2000

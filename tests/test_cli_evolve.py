@@ -84,6 +84,7 @@ def test_the_time_is_estimated_and_nothing_written(nas_command: Command, folder:
         (["--networks", "nowhere:none"], "nowhere"),
         (["--budget", "0"], "budget must be at least 1"),
         (["--workers", "0"], "workers must be at least 1"),
+        (["--stop-below", "1"], "stop_below must be at least 0 and below 1"),
     ],
 )
 def test_wrong_flags(nas_command: Command, folder: Path, tmp_path: Path, flags: list[str], message: str) -> None:
@@ -99,6 +100,12 @@ def test_the_bound_is_measured_where_none_is_given(nas_command: Command, folder:
     assert 1 / 3 < bound < 1
     few = nas_command(*args, "--out", tmp_path / "few", *more, "--quality-steps", 1)
     refused(few, "1 steps must suffice for batch norms and ReLU to learn a little in each network")
+
+
+def test_another_early_stop_is_another_run(nas_command: Command, folder: Path, done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path / "run")
+    answer = nas_command(*command(folder, tmp_path / "run", "--stop-below", 0.3))
+    refused(answer, "was begun with stop-below 0.1, now it is 0.3")
 
 
 def test_texts_are_refused(nas_command: Command, inputs: Path, tmp_path: Path) -> None:

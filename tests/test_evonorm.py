@@ -4,7 +4,7 @@ import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,12 +12,14 @@ from toy_layers import narrow, wide
 from toy_pyramid import split
 
 from nas.errors import UserError
+from nas.evolving.behind import REACHED, behind
 from nas.evolving.config import EvoNormConfig
 from nas.evolving.domain import LayerDomain, filled
 from nas.evolving.evonorm import EvolvedLayers, best_layers, evonorm
 from nas.evolving.quality import TRAINING
 from nas.evolving.rejection import RejectionConfig
 from nas.evolving.trials import LayerTrials
+from nas.evolving.verdict import Test
 from nas.searching.ageing import AgeingConfig
 from nas.searching.measurement import Measurement
 from nas.searching.study import load_study
@@ -30,6 +32,8 @@ CONFIG = EvoNormConfig(
     ageing=AgeingConfig(population=10, tournament_share=0.3),
     rejection=RejectionConfig(4, replace(TRAINING, steps=8, device="cpu")),
     proxy=replace(TRAINING, steps=12, device="cpu"),
+    stop_below=0.4,
+    stop_after=2,
     reranked=2,
     longer=replace(TRAINING, steps=16, device="cpu"),
 )
@@ -106,7 +110,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> EvolvedLayers:
 
 
 def history(result: EvolvedLayers) -> list[Any]:
-    kept = ("rejected_by", "reason", "formula")
+    kept = ("rejected_by", "reason", "formula", REACHED)
     return [
         (m.candidate, dict(m.values), {name: m.extras[name] for name in kept if name in m.extras})
         for m in result.study.measurements
@@ -144,6 +148,30 @@ def test_an_interrupted_evolution_goes_on(found: EvolvedLayers, tmp_path: Path, 
     assert [m.candidate for m in stored.measurements] == [m.candidate for m in found.study.measurements]
 
 
+def test_layers_are_stopped_by_older_ones_alone(found: EvolvedLayers) -> None:
+    """By the results that each proposal saw, all decisions follow anew."""
+    measured, rule = found.study.measurements, trials().behind
+    for number, each in enumerate(measured):
+        standings = rule(measured[: max(0, number - 1)])
+        if each.state == "measured":
+            reached = {name: each.values[f"accuracy {name}"] for name in NETWORKS}
+        else:
+            reached = dict(each.extras.get(REACHED, {}))
+        for last in range(1, len(reached) + 1):
+            stopped = behind(dict(list(reached.items())[:last]), standings)
+            assert (stopped is not None) == (each.state == "failed" and last == len(reached))
+            assert stopped in (None, each.extras.get("reason"))
+    assert any(each.extras.get("rejected_by") == "behind" for each in measured)
+
+
+def test_another_bound_is_another_evolution(found: EvolvedLayers, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evolved(tmp_path, on_result=Stop(1))
+    other = replace(CONFIG, stop_below=0.3)
+    with pytest.raises(UserError, match="belongs to a search with another objectives"):
+        evonorm(NETWORKS, split(96), split(60, seed=3), tmp_path, other, budget=BUDGET)
+
+
 @pytest.mark.slow
 def test_two_workers_of_the_same_lag_give_the_same(found: EvolvedLayers, tmp_path: Path) -> None:
     result = evolved(tmp_path, workers=Workers(2), lag=2)
@@ -153,7 +181,7 @@ def test_two_workers_of_the_same_lag_give_the_same(found: EvolvedLayers, tmp_pat
 def test_random_layers_are_sparse_and_rejections_are_said(found: EvolvedLayers) -> None:
     failed = [m for m in found.study.measurements if m.state == "failed"]
     assert len(failed) > BUDGET / 2
-    assert all(m.extras["rejected_by"] in ("usable", "quality", "stability") and m.extras["reason"] for m in failed)
+    assert all(m.extras["rejected_by"] in get_args(Test) and m.extras["reason"] for m in failed)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Settings of EvoNorm."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +23,10 @@ class EvoNormConfig:
         ageing: the evolution (the paper: a window of 2,500, tournaments of 5 %, half of all proposals random).
         rejection: the tests of a layer before it is scored, and into how many groups layers divide channels.
         proxy: training whose accuracies are what the evolution sees.
+        stop_below: a layer is trained in no further network when its accuracy is below those of all but this share
+            (0..1) of the layers before it, see `nas.evolving.behind`; 0: every layer is trained in all. A larger share
+            saves more, and loses more layers of the Pareto front.
+        stop_after: as many layers must have been trained in a network before others are stopped by them.
         reranked: how many layers are trained longer at the end.
         longer: that training.
         seed: of every random draw.
@@ -33,6 +39,8 @@ class EvoNormConfig:
     ageing: AgeingConfig = field(default_factory=AgeingConfig)
     rejection: RejectionConfig = field(default_factory=RejectionConfig)
     proxy: TrainingConfig = field(default_factory=lambda: replace(TRAINING, steps=2000))
+    stop_below: float = 0.1
+    stop_after: int = 20
     reranked: int = 10
     longer: TrainingConfig = field(default_factory=lambda: replace(TRAINING, steps=8000))
     seed: int = 0
@@ -42,12 +50,20 @@ class EvoNormConfig:
             raise UserError(f"series must be {' or '.join(SERIES)}, got {self.series!r}")
         if not 0 <= self.rejection.least_accuracy <= 1:
             raise UserError(f"least_accuracy must be in 0..1, got {self.rejection.least_accuracy}")
-        check_counts(groups=self.rejection.groups, reranked=self.reranked)
+        if not 0 <= self.stop_below < 1:
+            raise UserError(f"stop_below must be at least 0 and below 1, got {self.stop_below}")
+        check_counts(stop_after=self.stop_after, groups=self.rejection.groups, reranked=self.reranked)
 
     def identity(self) -> dict[str, Any]:
         """What decides the accuracies that the evolution sees, as JSON data."""
         return {
             "rejection": {**vars(self.rejection), "training": self.rejection.training.identity()},
             "proxy": self.proxy.identity(),
+            "stop_below": self.stop_below,
+            "stop_after": self.stop_after,
             "seed": self.seed,
         }
+
+    def fingerprint(self) -> str:
+        """Of `identity`: a study goes on with the same one only."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]

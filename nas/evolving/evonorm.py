@@ -18,7 +18,7 @@ from nas.evolving.domain import LayerDomain
 from nas.evolving.trials import LayerTrials, accuracies
 from nas.files import read_json, write_json_atomic
 from nas.searching.ageing import ageing_evolution
-from nas.searching.measurement import Measurement, Objective
+from nas.searching.measurement import Measurement, Objective, WithContext
 from nas.searching.study import Study
 from nas.workers import Workers
 from search_spaces.graphs import LayerGraph
@@ -91,20 +91,21 @@ def evonorm(
         on_result: called after each result.
 
     Raises:
-        UserError: there are no networks, the settings do not fit the rows, or `folder` is of another evolution.
+        UserError: there are no networks, the settings do not fit the rows, or `folder` is of an evolution with other
+            settings.
     """
     config = config or EvoNormConfig()
     if not networks:
         raise UserError("a layer must be tried in at least one network, got none")
     # 1. Random layers and their mutations; of those that compute the same one is tried.
     domain = LayerDomain(config.series)
-    # 2. Tests from the cheapest to the dearest, then a training in every network.
+    # 2. Tests from the cheapest to the dearest, then a training in every network, as long as older layers are near.
     trials = LayerTrials(networks, train, validation, config)
     # 3. Ageing evolution: tournaments on the accuracies in all networks.
     study = ageing_evolution(
         domain,
-        trials,
-        [Objective(f"accuracy {name}", "maximize") for name in networks],
+        WithContext(trials, trials.behind),
+        [Objective(f"accuracy {name}", "maximize", source=config.fingerprint()) for name in networks],
         budget=budget,
         seed=config.seed,
         config=config.ageing,

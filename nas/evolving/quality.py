@@ -1,5 +1,7 @@
 """Which layers do not train: too few right answers after a hundred steps in any network (EvoNorm, section 4).
 
+The same trains layers for longer, to score them; then what is far behind older layers may be stopped (`behind.py`).
+
 Differs: the paper gives neither learning rate nor optimizer of these steps; `TRAINING` is SGD with Nesterov's momentum,
 at a rate at which the known layers train in all three networks. Gradients are not clipped, which would help what
 explodes.
@@ -18,6 +20,7 @@ from nas.data.accuracy import logits_of
 from nas.data.rows import Rows
 from nas.errors import UserError
 from nas.evolving.anchors import Network, with_layer
+from nas.evolving.behind import Standings, behind
 from nas.evolving.verdict import Verdict
 from nas.learning.optimizer import Sgd
 from nas.learning.schedule import Cosine
@@ -56,6 +59,7 @@ def quality(
     groups: int = 32,
     training: TrainingConfig = TRAINING,
     least_accuracy: float = LEAST_ACCURACY,
+    standings: Standings | None = None,
 ) -> Verdict:
     """Train a layer for a few steps in one network after the other, until it fails in one.
 
@@ -71,6 +75,7 @@ def quality(
         training: how to train.
         least_accuracy: the share (0..1) of rows that must be right. For other data than CIFAR-10 it should be between
             what guessing and what a known layer has.
+        standings: accuracies of older layers after the same training, of which this one must not be far behind.
 
     Returns:
         `measured` has the `accuracy <network>` of each network that was trained to the end.
@@ -93,6 +98,9 @@ def quality(
         if accuracy < least_accuracy:
             reason = f"{accuracy:.1%} of the rows are right in {name}, at least {least_accuracy:.1%} must be"
             return Verdict("quality", reason, accuracies, steps)
+        far = behind({each.removeprefix("accuracy "): value for each, value in accuracies.items()}, standings or {})
+        if far is not None:
+            return Verdict("behind", far, accuracies, steps)
     return Verdict(measured=accuracies, steps=steps)
 
 

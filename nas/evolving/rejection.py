@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nas.data.rows import Rows
 from nas.evolving.anchors import Network
+from nas.evolving.behind import Standings
 from nas.evolving.quality import LEAST_ACCURACY, TRAINING, quality
 from nas.evolving.stability import LARGEST_NORM, STEP, stability
 from nas.evolving.usable import usable
@@ -47,6 +48,7 @@ def tested(
     *,
     seed: int = 0,
     config: RejectionConfig | None = None,
+    standings: Standings | None = None,
 ) -> Verdict:
     """Test a layer without training, then by a short training in every network, then for stability in the first.
 
@@ -57,6 +59,7 @@ def tested(
         validation: rows for the accuracy, of the same kind.
         seed: of weights and batches. The verdict follows from it and the key of the layer.
         config: bounds and lengths.
+        standings: as of `quality`, where the short training is the one that scores layers.
 
     Returns:
         The verdict with the numbers and steps of all tests that were run.
@@ -77,6 +80,7 @@ def tested(
         groups=config.groups,
         training=config.training,
         least_accuracy=config.least_accuracy,
+        standings=standings,
     ).after(verdict)
     if not verdict.accepted:
         return verdict

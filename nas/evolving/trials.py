@@ -1,16 +1,18 @@
 """What a layer is worth: tests that reject it, and its accuracy in each network after a training.
 
 The tests go from the cheapest to the dearest and stop at the first that rejects: no training, a hundred steps in one
-network after the other, gradient ascent. What is left is trained for longer in all networks.
+network after the other, gradient ascent. What is left is trained for longer in one network after the other, and stopped
+where it is far behind older layers.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nas.data.rows import Rows
 from nas.evolving.anchors import Network
+from nas.evolving.behind import REACHED, Behind, Standings
 from nas.evolving.config import EvoNormConfig
 from nas.evolving.quality import quality
 from nas.evolving.rejection import tested
@@ -36,28 +38,54 @@ class LayerTrials:
     validation: Rows
     config: EvoNormConfig
 
-    def __call__(self, graphs: Sequence[LayerGraph]) -> Evaluated:
-        """Accuracies (n, networks), NaN for layers that a test rejects; which test and why is kept beside them."""
-        found = [self.tried(graph) for graph in graphs]
+    @property
+    def behind(self) -> Behind:
+        """What a layer is compared with, as the settings say."""
+        config = self.config
+        return Behind(tuple(self.networks), config.stop_below, config.stop_after, config.ageing.population)
+
+    def __call__(self, graphs: Sequence[LayerGraph], standings: Standings | None = None) -> Evaluated:
+        """Accuracies (n, networks), NaN for layers that a test rejects; which test and why is kept beside them.
+
+        Args:
+            graphs: the n layers.
+            standings: what older layers reached, for all of them; None: nothing is known of others.
+        """
+        found = [self.tried(graph, standings) for graph in graphs]
         values = [
             [each.measured.get(_accuracy(name), math.nan) if each.accepted else math.nan for name in self.networks]
             for each in found
         ]
         return Evaluated(values, [_extras(graph, each) for graph, each in zip(graphs, found, strict=True)])
 
-    def tried(self, graph: LayerGraph) -> Verdict:
-        """All tests of a layer, and its accuracies where none rejects it; a function of the layer alone."""
+    def tried(self, graph: LayerGraph, standings: Standings | None = None) -> Verdict:
+        """All tests of a layer, and its accuracies where none rejects it; a function of its arguments alone."""
         config = self.config
-        verdict = tested(graph, self.networks, self.train, self.validation, seed=config.seed, config=config.rejection)
-        if not verdict.accepted or config.proxy.identity() == config.rejection.training.identity():
+        # The few steps may be the training that scores layers.
+        once = config.proxy.identity() == config.rejection.training.identity()
+        verdict = tested(
+            graph,
+            self.networks,
+            self.train,
+            self.validation,
+            seed=config.seed,
+            config=config.rejection,
+            standings=standings if once else None,
+        )
+        if once or not verdict.accepted:
             return verdict
-        return self._trained(graph, config.proxy, config.rejection.least_accuracy).after(verdict)
+        # Accuracies after the few steps are not those that layers are compared by.
+        others = {name: value for name, value in verdict.measured.items() if not name.startswith(_accuracy(""))}
+        before = replace(verdict, measured=others)
+        return self._trained(graph, config.proxy, config.rejection.least_accuracy, standings).after(before)
 
     def longer(self, graph: LayerGraph) -> Verdict:
         """The accuracies of a layer after the longer training of the end."""
         return self._trained(graph, self.config.longer, 0.0)
 
-    def _trained(self, graph: LayerGraph, training: TrainingConfig, least: float) -> Verdict:
+    def _trained(
+        self, graph: LayerGraph, training: TrainingConfig, least: float, standings: Standings | None = None
+    ) -> Verdict:
         return quality(
             graph,
             self.networks,
@@ -67,6 +95,7 @@ class LayerTrials:
             groups=self.config.rejection.groups,
             training=training,
             least_accuracy=least,
+            standings=standings,
         )
 
 
@@ -80,5 +109,13 @@ def _accuracy(name: str) -> str:
 
 
 def _extras(graph: LayerGraph, verdict: Verdict) -> dict[str, Any]:
-    said = {"formula": graph.formula()[:500], "steps": verdict.steps}
-    return said if verdict.accepted else {**said, "rejected_by": verdict.rejected_by, "reason": verdict.reason}
+    said: dict[str, Any] = {"formula": graph.formula()[:500], "steps": verdict.steps}
+    if verdict.accepted:
+        return said
+    said |= {"rejected_by": verdict.rejected_by, "reason": verdict.reason}
+    if verdict.rejected_by == "behind":
+        start = _accuracy("")
+        said[REACHED] = {
+            name.removeprefix(start): value for name, value in verdict.measured.items() if name.startswith(start)
+        }
+    return said

@@ -6,8 +6,8 @@ from typing import Literal
 
 __all__ = ["Test", "Verdict"]
 
-Test = Literal["usable", "quality", "stability"]
-"""The tests of a layer: without training, after some training, and under weights that are made to fail."""
+Test = Literal["usable", "quality", "stability", "behind"]
+"""The tests of a layer: without training, after some training, under weights that are made to fail, beside others."""
 
 
 @dataclass(frozen=True)

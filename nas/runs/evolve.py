@@ -146,6 +146,7 @@ def _config(request: EvolveRequest) -> EvoNormConfig:
             LEAST_ACCURACY if settings.least_accuracy is None else settings.least_accuracy,
         ),
         proxy=replace(training, steps=settings.steps),
+        stop_below=settings.stop_below,
         reranked=settings.reranked,
         longer=replace(training, steps=settings.longer_steps),
         seed=seed,
