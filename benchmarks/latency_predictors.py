@@ -152,8 +152,9 @@ class Device:
         remeasuring = Remeasuring({"latency_ms": latency_of(self.bench, profile)})
         again = [verify(member, remeasuring) for member in few]
         found = agreements(few, objectives, again)["latency_ms"]
-        tau = {} if found.kendall_tau is None else {"front_tau": found.kendall_tau}
-        return {**tau, "front_mape": found.mape or 0.0, "front_non_dominated": found.non_dominated / found.count}
+        measured = {"front_tau": found.kendall_tau, "front_mape": found.mape}
+        known = {name: value for name, value in measured.items() if value is not None}
+        return known | {"front_non_dominated": found.non_dominated / found.count}
 
 
 def read(kept: Mapping[str, Any]) -> DeviceProfile:

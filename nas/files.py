@@ -3,6 +3,7 @@
 A kill at any moment leaves either the old or the new content, and content that is read is not trusted.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Error numbers of a disk that takes nothing more."""
 
 
 def read_json(path: Path, most_bytes: int = 1 << 24) -> Any:
@@ -29,7 +33,11 @@ def read_json(path: Path, most_bytes: int = 1 << 24) -> Any:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write `text` to a temporary file, flush that to the disk and rename it to `path`; raises OSError."""
+    """Write `text` to a temporary file, flush that to the disk and rename it to `path`; raises OSError.
+
+    Folders above `path` that are missing are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because renaming is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

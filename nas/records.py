@@ -48,13 +48,22 @@ def recorded_versions() -> dict[str, str]:
     return found
 
 
-def same_request(path: Path, before: Mapping[str, Scalar], now: Mapping[str, Scalar]) -> None:
-    """Raise UserError, which names the first difference, unless both requests have equal settings."""
+def same_request(
+    path: Path, before: Mapping[str, Scalar], now: Mapping[str, Scalar], other: str = "another folder"
+) -> None:
+    """Raise UserError, which names the first difference, unless both requests have equal settings.
+
+    Args:
+        path: of what was begun.
+        before: the settings that it was begun with.
+        now: those of this command.
+        other: what to name for these.
+    """
     for name in [*before, *now]:
         old, new = before.get(name), now.get(name)
         if old != new:
             flag = name.replace("_", "-")
-            remedy = "repeat the first command, or name another folder"
+            remedy = f"repeat the first command, or name {other}"
             raise UserError(f"{path} was begun with {flag} {old!r}, now it is {new!r}; {remedy}")
 
 

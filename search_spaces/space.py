@@ -355,7 +355,7 @@ class Space:
             if data["version"] != 1:
                 raise ValueError(f"the space must be of version 1, got {data['version']!r}")
             return cls(tuple(_choice_from_data(choice) for choice in data["choices"]))
-        except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
+        except (LookupError, TypeError, AttributeError, OverflowError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"not the JSON of a space: {type(error).__name__}: {error}") from error
 
 

@@ -30,7 +30,7 @@ LAYERS = (
     "command",
 )
 # A recipe is one paper's method; recipes are composed by others and know nothing of each other.
-RECIPES = {"nas.searching.linas", "nas.learning.instatune", "nas.pruning.emo_pms", "nas.profiling.simq_nas"}
+RECIPES = {"nas.searching.linas", "nas.learning.instatune", "nas.pruning.emo_pms", "nas.evolving.evonorm", "nas.profiling.simq_nas"}
 # SimQ-NAS searches with LINAS, as its paper does.
 COMPOSED = {"nas.profiling.simq_nas": {"nas.searching.linas"}}
 ON_TOP = {
@@ -38,6 +38,7 @@ ON_TOP = {
     "nas.command.demo": {"nas.command.cli"},
     "nas.runs.search": {"nas.command.cli", "nas.command.demo", "nas.runs.prune"},
     "nas.runs.prune": {"nas.command.cli"},
+    "nas.runs.evolve": {"nas.command.cli"},
     "nas.runs.finetune": {"nas.command.cli", "nas.command.demo"},
 }
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas
@@ -10,7 +11,10 @@ import pytest
 from conftest import Command
 from test_bad_input import refused
 from test_kill import finish, stop
-from toy_pyramid import FACTORY, write_inputs
+from torch import nn
+from toy_pyramid import FACTORY, pyramid, write_inputs
+
+from hardware.latency import Latency
 
 FEW = ["--budget", "6", "--population", "4", "--offspring", "2", "--detector-epochs", "2", "--epochs", "2"]
 
@@ -82,13 +86,31 @@ def test_int8_in_openvino(nas_command: Command, folder: Path, tmp_path: Path) ->
     assert (tmp_path / "out" / "openvino" / "model.xml").is_file()
 
 
-@pytest.mark.slow
-def test_latency_as_the_limit(nas_command: Command, folder: Path, done: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(done, run)
-    answer = nas_command(*command(folder, run, "--max-latency-ms", 1000, "--json"))
+def by_parameters(networks: Sequence[nn.Module], row: object, *, repeats: int, **_: object) -> list[Latency]:
+    """A latency of a millisecond for a thousand parameters, in place of a clock."""
+    counts = [sum(each.numel() for each in network.parameters()) for network in networks]
+    return [
+        Latency(count / 1000, count / 1000, (count / 1000,) * 2, count / 1000, 0.0, (count / 1000,) * repeats)
+        for count in counts
+    ]
+
+
+def test_latency_as_the_limit_of_a_new_run(
+    nas_command: Command, folder: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.searching.relative_latency.measure_latency", by_parameters)
+    run, full = tmp_path / "run", sum(each.numel() for each in pyramid().parameters()) / 1000
+    # The searches of the run, as they are before a network is fine-tuned.
+    shutil.copytree(done, run, ignore=shutil.ignore_patterns("pruned", "default", "report*"))
+    answer = nas_command(*command(folder, run, "--max-latency-ms", 0.8 * full, "--json"))
     assert answer.status == 0, answer.err
+    (network,) = json.loads(answer.out)["networks"].values()
+    assert 0.2 <= network["pruned_parameters"] < 0.6
     refused(nas_command(*command(folder, run, "--max-latency-ms", 1e-6)), "latency_ms <= 1e-06 is out of reach")
+    # Latencies of another runtime are not taken for those of this one.
+    shutil.rmtree(run / "searches")
+    flags = ["--max-latency-ms", 0.8 * full, "--runtime", "onnxruntime"]
+    refused(nas_command(*command(folder, run, *flags)), "was begun with runtime 'pytorch', now it is 'onnxruntime'")
 
 
 def test_dry_run_writes_nothing(nas_command: Command, folder: Path, tmp_path: Path) -> None:

@@ -353,6 +353,16 @@ def test_classes_of_a_data_set_name_the_tags(tmp_path: Path) -> None:
     assert table.parts["train"][1][1].tolist() == [1, 2, -100, -100]
 
 
+def test_a_class_that_the_data_leaves_out_is_named(tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = {"text": ["a film", "a bad film", "bad"], "label": [1, -1, 0]}
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(UserError, match="row 2 "):
+        read_table(source(tmp_path / "train.parquet"))
+
+
 def test_texts_cut_off_are_counted(tmp_path: Path) -> None:
     data = load_data(source(csv(tmp_path / "a.csv")), toy_task.preprocessor(), seed=0, max_tokens=10)
     assert data.truncated == sum(len(text.split()) + 2 > 10 for text in TEXTS) > 0

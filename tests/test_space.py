@@ -84,6 +84,9 @@ def test_wide_ranges_stay_ranges() -> None:
     assert len(wide.to_json()) < 1000
 
 
+WITH = '{"version": 1, "choices": [{"name": "a", "ordered": true, "cuts": [], %s}]}'
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -98,6 +101,11 @@ def test_wide_ranges_stay_ranges() -> None:
         (lambda: SPACE.decode([[9, 0, 0, 0]]), "index of depth must be in 0..2"),
         (lambda: SPACE.decode([[0, 0, 0]]), "must have shape"),
         (lambda: Space.from_json("[1]"), "not the JSON of a space"),
+        (lambda: Space.from_json(WITH % '"options": [1], "active_if": []'), "not the JSON of a space"),
+        (
+            lambda: Space.from_json(WITH % '"options": {"start": 1, "stop": Infinity, "step": 1}, "active_if": null'),
+            "not the JSON of a space",
+        ),
         (lambda: Space.from_json("{"), "not the JSON of a space"),
         (lambda: Space.from_json("[" * 100_000), "not the JSON of a space"),
         (lambda: Space.from_json(json.dumps({"version": 2, "choices": []})), "version 1"),

@@ -228,7 +228,7 @@ def _plain_classes(values: list[Any], there: Sequence[Any]) -> list[Any]:
 
 
 def _named_class(feature: Any, value: Any) -> Any:
-    return value if value in (None, -1, -100) else feature.int2str(value)
+    return None if value in _NO_LABEL else feature.int2str(value)
 
 
 def _raw_numbers(part: Any, label: str, location: str) -> list[Any]:

@@ -34,7 +34,7 @@ from nas.exporting.network_files import (
     network_class,
     write_network,
 )
-from nas.files import replacing_folder
+from nas.files import FULL_DISK, replacing_folder
 
 
 class Saves(Protocol):
@@ -211,6 +211,8 @@ def _failures(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno not in FULL_DISK and not str(error.filename or "").startswith(str(target.parent.resolve())):
+            raise
         raise UserError(f"the export cannot be written to {target}: {error.strerror or error}") from error
     except ConversionError as error:
         raise ExportError(str(error)) from error

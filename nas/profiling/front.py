@@ -314,7 +314,8 @@ def elsewhere(profile: DeviceProfile, subject: Subject) -> str | None:
     """Why latencies measured on this machine do not compare with those of a profile; None if they do."""
     here, there, device = this_machine(subject.accelerator), profile.machine, device_of(subject.supernet).type
     if device != profile.device:
-        return f"it is of a network on {profile.device}, this one is on {device}; search with --device {profile.device}"
+        remedy = "--device cpu" if profile.device == "cpu" else "--device auto on a machine with a GPU"
+        return f"it is of a network on {profile.device}, this one is on {device}; search with {remedy}"
     if any(getattr(here, name) != getattr(there, name) for name in ("processor", "cores", "features", "accelerator")):
         with_gpu = f" and {there.accelerator}" if there.accelerator else ""
         return f"its machine is another one, {there.processor} with {there.cores} cores{with_gpu}"

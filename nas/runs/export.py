@@ -98,7 +98,8 @@ def named_candidate(loaded: LoadedRun, spec: str, name: str, limits: Limits) -> 
     if spec.isdecimal():
         return _numbered(load_search(folder, name), int(spec))
     deployment = loaded.default_deployment()
-    if name in folder.searches():
+    # The default need not exist for networks that no search chose; any other name is meant.
+    if name in folder.searches() or name != SearchRequest.name:
         search = load_search(folder, name)
         space, deployment = joined_space(loaded.supernet, search.precisions), search.deployment
     if spec in ("largest", "smallest"):

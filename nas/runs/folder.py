@@ -237,6 +237,7 @@ class RunFolder:
                 self.data,
                 self.supernet,
                 self.teacher / "weights",
+                self.evolution / "layers",
                 *(each / "weights" for each in self.path.glob("further/*")),
             ):
                 recover_folder(folder)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -9,17 +10,18 @@ from typing import Literal
 from hardware.inputs import device_of
 from nas.pruning.emo_pms import Pruned
 from nas.pruning.impairment import Scheme
-from nas.records import Record, read_record, write_record
+from nas.records import Record, Scalar, read_record, same_request, write_record
 from nas.runs.loading import LoadedRun
 from nas.searching.relative_latency import LatencySettings, RelativeLatency
 from nas.searching.runners import Runners
 
 
 class Latencies(Record):
-    """`latencies.json`: milliseconds by the channels of the network, as JSON."""
+    """`latencies.json`: milliseconds by the channels of the network, as JSON, and how they were measured."""
 
     version: Literal[1] = 1
     latency_ms: dict[str, float]
+    measured: dict[str, Scalar]
 
 
 class SchemeLatency:
@@ -36,14 +38,25 @@ class SchemeLatency:
         self._load, self._pruned, self._settings, self._folder = load, pruned, settings, folder
 
     def __call__(self, scheme: Scheme) -> float:
-        """Latency of the network of a scheme; measured only if it was not before."""
+        """Latency of the network of a scheme; measured only if it was not before.
+
+        Raises:
+            UserError: what is kept was measured in another runtime or precision.
+        """
         candidate, path = self._pruned.candidate(scheme), self._folder / "latencies.json"
         name = json.dumps(dict(candidate), sort_keys=True)
-        known = dict(read_record(path, Latencies, 1 << 26).latency_ms) if path.is_file() else {}
+        known, settings = self._known(path), asdict(self._settings)
         if name not in known:
             known[name] = self._measure(candidate)
-            write_record(path, Latencies(latency_ms=known), indent=None)
+            write_record(path, Latencies(latency_ms=known, measured=settings), indent=None)
         return known[name]
+
+    def _known(self, path: Path) -> dict[str, float]:
+        if not path.is_file():
+            return {}
+        found = read_record(path, Latencies, 1 << 26)
+        same_request(path, found.measured, asdict(self._settings))
+        return dict(found.latency_ms)
 
     @cached_property
     def _measure(self) -> RelativeLatency:

@@ -222,7 +222,7 @@ def checked_search(folder: RunFolder, request: SearchRequest, proposing: Proposi
         **profiles_fingerprint(profiles),
     }
     if begun:
-        same_request(path, begun, wanted)
+        same_request(path, begun, wanted, "another search with --name")
     deployment = search_deployment(wanted, profiles, text=record.kind == "text")
     # A profile may be of a machine elsewhere; without one the networks are measured here.
     if not profiles:

@@ -1,6 +1,5 @@
 """Objectives, and the measurements of candidates: values, or the reason of a failure."""
 
-import errno
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from typing_extensions import TypeVar
 
 from nas.errors import UserError
+from nas.files import FULL_DISK
 from nas.searching.domain import C
 from nas.workers import Lost, Task
 from search_spaces.arrays import FloatArray, IntArray
@@ -42,7 +42,6 @@ MeasureValue = Callable[[C], float]
 """Measures the raw value of one objective for one candidate."""
 
 _MAX_REASON = 500
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def measure(evaluate: Evaluate[C], candidates: list[C], objectives: Sequence[Obj
         raise
     except Exception as error:
         # Nothing could be recorded on a full disk, so the search must stop instead of failing every candidate.
-        if isinstance(error, OSError) and error.errno in _FULL_DISK:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise
         if len(candidates) > 1:
             return [result for candidate in candidates for result in measure(evaluate, [candidate], objectives)]
