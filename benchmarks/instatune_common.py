@@ -127,6 +127,11 @@ class Bench:
         return float(self.equal_steps()["rate"])
 
     @cached_property
+    def _config(self) -> str:
+        """What all trainings of the problem share."""
+        return repr(self.problem.config)
+
+    @property
     def _shared_rate(self) -> float:
         return self.problem.shared_rate or self._rate
 
@@ -145,7 +150,8 @@ class Bench:
             seconds = _spent(lambda: self._train_plain(module, self._shared_rate, self._second))
             return self._judged(module) | {"seconds": seconds}
 
-        return self._stage(f"alone_{share:g}", compute, pick=str(list(pick)), rate=self._shared_rate)
+        depends = {"pick": str(list(pick)), "rate": self._shared_rate, "config": self._config}
+        return self._stage(f"alone_{share:g}", compute, **depends)
 
     def _ordered(self) -> Result:
         """Find the drop orders, order the units, and store the ordered network."""
@@ -217,7 +223,8 @@ class Bench:
             self._keep(f"{name}_{rate:g}", module)
             return self._judged(module) | {"seconds": seconds}
 
-        return self._stage(f"{name}_{rate:g}", compute, steps=steps) | {"rate": rate, "steps": steps}
+        found = self._stage(f"{name}_{rate:g}", compute, steps=steps, config=self._config)
+        return found | {"rate": rate, "steps": steps}
 
     def _train_plain(self, module: nn.Module, rate: float, steps: int) -> History:
         """Fine-tune plainly: InstaTune without sub-networks, so that both use the same loop."""

@@ -30,7 +30,13 @@ LAYERS = (
     "command",
 )
 # A recipe is one paper's method; recipes are composed by others and know nothing of each other.
-RECIPES = {"nas.searching.linas", "nas.learning.instatune", "nas.pruning.emo_pms", "nas.evolving.evonorm", "nas.profiling.simq_nas"}
+RECIPES = {
+    "nas.searching.linas",
+    "nas.learning.instatune",
+    "nas.pruning.emo_pms",
+    "nas.evolving.evonorm",
+    "nas.profiling.simq_nas",
+}
 # SimQ-NAS searches with LINAS, as its paper does.
 COMPOSED = {"nas.profiling.simq_nas": {"nas.searching.linas"}}
 ON_TOP = {

@@ -205,7 +205,7 @@ def test_what_is_measured_beside_a_front_is_what_may_be_better_than_it(
         values = {"accuracy": accuracy, "latency_ms": latency}
         study.commit(Measurement(candidate, values, "measured", None, 0.0))
     searched = {each.candidate: each.values for each in study.measurements}
-    fast = {candidate: 8.0 for candidate in candidates[4:7]}
+    fast = dict.fromkeys(candidates[4:7], 8.0)
     measures = Remeasuring(
         {
             "accuracy": lambda candidate: searched[candidate]["accuracy"] - 0.1,

@@ -99,7 +99,7 @@ def named_candidate(loaded: LoadedRun, spec: str, name: str, limits: Limits) -> 
         return _numbered(load_search(folder, name), int(spec))
     deployment = loaded.default_deployment()
     # The default need not exist for networks that no search chose; any other name is meant.
-    if name in folder.searches() or name != SearchRequest.name:
+    if name in folder.searches() or name != SearchSettings.name:
         search = load_search(folder, name)
         space, deployment = joined_space(loaded.supernet, search.precisions), search.deployment
     if spec in ("largest", "smallest"):
@@ -114,10 +114,8 @@ def _numbered(search: LoadedSearch, number: int) -> Chosen:
             f"--candidate must be a number from 1 to {len(front)}, the members of the front of {search.name}, "
             f"got {number}"
         )
-    member = front[number - 1]
-    again = next((each.measured for each in search.verified if each.candidate == member.candidate), {})
-    values = {**member.values, **again}
-    return Chosen(member.candidate, search.deployment, values, search.profiles, search.calibration_rows)
+    member = search.as_offered(front[number - 1])
+    return Chosen(member.candidate, search.deployment, member.values, search.profiles, search.calibration_rows)
 
 
 def _in_file(loaded: LoadedRun, space: Space, path: Path) -> Candidate:
