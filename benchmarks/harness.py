@@ -10,11 +10,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hardware.machine import processor
 from nas.command.doctor import diagnose
 from nas.files import write_json_atomic
 
 _LIBRARIES = ("torch", "transformers", "optuna", "scikit-learn", "onnxruntime", "numpy")
 Figures = dict[str, float]
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _LIBRARIES}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -53,8 +58,12 @@ class Harness:
     ) -> dict[str, Any]:
         path: Path | None = self.options.out and self.options.out / f"{name}.json"
         kept = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+        here = {"processor": processor()[0], **_versions()}
         if kept.get("settings") == settings:
             self.before += kept["seconds"]
+            changed = {name: value for name, value in here.items() if kept.get("here", {}).get(name) != value}
+            if changed:
+                print(f"{name} is kept from elsewhere; here it would have {changed}", file=sys.stderr, flush=True)
             return dict(kept["result"])
         print(f"{name} ...", file=sys.stderr, flush=True)
         started = time.monotonic()
@@ -62,14 +71,14 @@ class Harness:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             seconds = time.monotonic() - started
-            write_json_atomic(path, {"settings": settings, "seconds": seconds, "result": result})
+            write_json_atomic(path, {"settings": settings, "seconds": seconds, "here": here, "result": result})
         return result
 
     def report(self, figures: Figures, targets: Mapping[str, str], seeds: Sequence[int]) -> None:
         """Print the figures, their targets, the machine and the versions, as a table or as one JSON object."""
         found = diagnose()
         machine = f"{found.processor}, {found.cpus} CPUs, {found.memory_gib} GiB, {', '.join(found.accelerators)}"
-        versions = {name: version(name) for name in _LIBRARIES}
+        versions = _versions()
         seconds = round(time.monotonic() - self.began + self.before, 1)
         if self.options.json:
             record = {"figures": figures, "targets": dict(targets), "machine": machine, "versions": versions}
