@@ -15,7 +15,7 @@ import torch
 from conftest import Answer, Command
 from tiny import write_model, write_reviews
 
-from nas.runs.search import request_record
+from nas.runs.checked_search import request_record
 from nas.searching.relative_latency import LatencySettings
 from nas.searching.study import load_study
 from nas.settings import SearchSettings

@@ -34,13 +34,14 @@ from nas.pruning.config import EmoPmsConfig, cnn_training
 from nas.pruning.emo_pms import Pruned, emo_pms, fine_tuned, parts_of
 from nas.pruning.impairment import Scheme
 from nas.records import Scalar, same_request
+from nas.runs.checked_search import Proposing, checked_search
 from nas.runs.folder import JOURNAL, RunFolder, record_of, write_run
 from nas.runs.loaded_search import usable
 from nas.runs.loading import load_run
 from nas.runs.pruned_latency import SchemeLatency
 from nas.runs.requests import PruneRequest, SearchRequest
 from nas.runs.schemes import Wanted, chosen_schemes, wanted_of
-from nas.runs.search import Proposing, checked_search, searched
+from nas.runs.search import searched
 from nas.searching.evaluation import check_counts
 from nas.searching.giving_up import refuse_failed
 from nas.searching.kept import KeptFiles

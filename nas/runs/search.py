@@ -7,118 +7,51 @@ profiles they are computed, so nothing of them is measured until the search is o
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hardware.deployment import Deployment
 from hardware.inputs import device_of
-from hardware.profile import BY_LAYER, DeviceProfile
 from nas.console import Bar, say
-from nas.data.split import Split
-from nas.data.tasks import CLASSIFICATION, TASKS
 from nas.errors import NoFeasible, UserError
 from nas.memory import peak_memory_mib
 from nas.networks.loading import maker
-from nas.networks.networks import Networks
-from nas.networks.policies import joined_space
-from nas.networks.quantized import QuantizedNetworks
-from nas.objectives import MEASURED, is_latency
+from nas.objectives import MEASURED
 from nas.profiling.deployed_candidates import measures_of_files
 from nas.profiling.front import (
     agreement_record,
     choose,
-    elsewhere,
     on_devices,
     read_verified,
     say_agreement,
     verify_front,
 )
-from nas.profiling.objective import PredictedLatency
 from nas.profiling.profiles import (
     keep_profiles,
-    predictions,
-    profiles_fingerprint,
-    read_profiles,
-    space_with,
-    with_predictions,
 )
 from nas.profiling.verification import Remeasuring, Verified
-from nas.records import Scalar, recorded_versions, same_request, write_record
+from nas.records import recorded_versions, write_record
 from nas.reporting.table import Marks, measured_again, write_front
+from nas.runs.checked_search import CheckedSearch, Proposing, checked_search
 from nas.runs.folder import JOURNAL, RequestRecord, RunFolder
-from nas.runs.loaded_search import CALIBRATION_ROWS, conditions_of, search_deployment, study_at, usable
-from nas.runs.loading import LoadedRun, load_run
-from nas.runs.precisions import precisions_record, searched_precisions
+from nas.runs.loaded_search import conditions_of
 from nas.runs.requests import SearchRequest
-from nas.searching.first_policies import StartedLinas
 from nas.searching.giving_up import constant_objectives, described_constants, refuse_constant, refuse_failed
-from nas.searching.linas import linas
-from nas.searching.measurement import Objective
-from nas.searching.nsga2 import nsga2
-from nas.searching.objectives import named_objectives, objective_names
 from nas.searching.progress import SearchFigures
 from nas.searching.random_search import random_search
-from nas.searching.relative_latency import LatencySettings, reference_path
+from nas.searching.relative_latency import reference_path
 from nas.searching.rescoring import rivals
-from nas.searching.storage import Storage, copy_to_journal, is_url, shown
+from nas.searching.storage import Storage, copy_to_journal, is_url
 from nas.searching.study import Study, load_study
 from nas.searching.supernet_search import Algorithm, search
-from nas.seeds import generator
 from nas.settings import SearchSettings
 from nas.workers import Workers
-from search_spaces import Space
 
-_ALGORITHMS: dict[str, Algorithm] = {"linas": linas, "nsga2": nsga2, "random": random_search}
 _ESTIMATED = 3
 _QUANTIZED_RIVALS = 6
-_COUNTS = (
-    *("budget", "rows", "tokens", "threads", "accuracy_threads"),
-    *("workers", "lag", "patience", "verify", "calibration_rows"),
-)
-
-
-@dataclass(frozen=True)
-class Proposing:
-    """What proposes the candidates of a search.
-
-    Args:
-        name: of the algorithm, as search.json has it.
-        algorithm: proposes them.
-        title: of the progress bar; None: how many sub-networks there are.
-        goes_on: whether more could be proposed: then the search may be given up, and its end is said.
-    """
-
-    name: str
-    algorithm: Algorithm
-    title: str | None = None
-    goes_on: bool = True
-
-
-@dataclass(frozen=True)
-class _Search:
-    """A search that was checked, with all that it needs."""
-
-    request: SearchRequest
-    loaded: LoadedRun
-    space: Space
-    networks: Networks
-    objectives: tuple[Objective, ...]
-    predicted: Mapping[str, PredictedLatency]
-    profiles: Mapping[str, DeviceProfile]
-    latency: LatencySettings
-    deployment: Deployment
-    rows: Split
-    record: Mapping[str, Scalar]
-    warm_start: Storage | None
-    proposing: Proposing
-
-    @property
-    def settings(self) -> SearchSettings:
-        return self.request.settings
 
 
 def search_run(request: SearchRequest) -> dict[str, Any]:
@@ -200,146 +133,6 @@ def estimate(request: SearchRequest) -> dict[str, Any]:
     }
 
 
-def checked_search(folder: RunFolder, request: SearchRequest, proposing: Proposing | None = None) -> _Search:
-    """Everything that can be refused before anything is measured or written; arguments as for `searched`."""
-    settings, limits = request.settings, request.limits.given()
-    profiles = read_profiles(settings.profile)
-    record = folder.read()
-    metric = TASKS.get(str(record.request.get("task")), CLASSIFICATION).metric
-    names = objective_names(settings.objectives, limits, metric, tuple(profiles))
-    settings = replace(settings, objectives=names)
-    objectives = named_objectives(names, limits, tuple(profiles))
-    _check_numbers(settings)
-    path = folder.search(settings.name)
-    begun = folder.read_search(settings.name).request if (path / "search.json").exists() else {}
-    loaded = load_run(folder, request.common.device, request.model)
-    precisions = searched_precisions(settings, profiles, begun, loaded.supernet.model)
-    latency = _latency_settings(settings, profiles)
-    algorithm = settings.algorithm if proposing is None else proposing.name
-    wanted = {
-        **request_record(settings, algorithm, request.common.seed, limits, latency),
-        **precisions_record(precisions),
-        **profiles_fingerprint(profiles),
-    }
-    if begun:
-        same_request(path, begun, wanted, "another search with --name")
-    deployment = search_deployment(wanted, profiles, text=record.kind == "text")
-    # A profile may be of a machine elsewhere; without one the networks are measured here.
-    if not profiles:
-        deployment = usable(loaded.on_its_device(deployment))
-    space = space_with(joined_space(loaded.supernet, precisions), profiles)
-    subject = partial(loaded.subject, precisions=precisions)
-    predicted = predictions(subject, profiles, space, tokens=settings.tokens, threads=settings.threads)
-    _measurable_here(names, predicted)
-    rows = loaded.split("validation")
-    if settings.rows is not None:
-        rows = rows.take(settings.rows, generator(request.common.seed, "search rows"))
-    quantized = None if precisions is None else loaded.quantized_networks()
-    warm = None if settings.warm_start is None else study_at(settings.warm_start, besides=path)
-    return _Search(
-        replace(request, settings=settings),
-        loaded,
-        space,
-        quantized or loaded.networks(),
-        tuple(with_predictions(objectives, predicted)),
-        predicted,
-        profiles,
-        latency,
-        deployment,
-        rows,
-        wanted,
-        warm,
-        proposing or Proposing(settings.algorithm, _named_algorithm(settings.algorithm, quantized)),
-    )
-
-
-def _measurable_here(names: str, predicted: Mapping[str, PredictedLatency]) -> None:
-    """UserError where energy or memory would be of this machine and the latencies of another."""
-    first = next(iter(predicted.values()), None)
-    why = None if first is None else elsewhere(first.profile, first.subject)
-    for name in names.split(","):
-        if why is not None and name in MEASURED and not is_latency(name):
-            raise UserError(
-                f"{name} is measured on this machine, and the first --profile is not of it ({why}); leave it out"
-            )
-
-
-def _check_numbers(settings: SearchSettings) -> None:
-    for name in _COUNTS:
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if settings.timeout_s is not None and not settings.timeout_s > 0:
-        raise UserError(f"--timeout-s must be above 0, got {settings.timeout_s}")
-    if settings.storage is not None and not is_url(settings.storage):
-        raise UserError(
-            f"--storage must be the URL of a database, e.g. sqlite:///studies.db, got {settings.storage}; "
-            "without it the study is a journal in the run folder"
-        )
-
-
-def _latency_settings(settings: SearchSettings, profiles: Mapping[str, DeviceProfile]) -> LatencySettings:
-    """How latency is measured: as the flags say, else as the profiles were; UserError where they contradict."""
-    first = next(iter(profiles.values()), None)
-    if first is not None:
-        for flag in ("runtime", "precision"):
-            given, held = getattr(settings, flag), getattr(first, flag)
-            if given is not None and given != held:
-                raise UserError(
-                    f"--{flag} must be that of the first --profile, {held}, got {given}; leave the flag out, or give a "
-                    f"profile of {given}"
-                )
-        return LatencySettings(
-            tokens=settings.tokens or _only(profiles, "tokens") or LatencySettings.tokens,
-            threads=settings.threads or _only(profiles, "threads") or LatencySettings.threads,
-            runtime=first.runtime,
-            precision=first.precision,
-        )
-    return LatencySettings(
-        tokens=settings.tokens or LatencySettings.tokens,
-        threads=settings.threads or LatencySettings.threads,
-        runtime=settings.runtime or LatencySettings.runtime,
-        precision=BY_LAYER if settings.quantize else settings.precision or LatencySettings.precision,
-    )
-
-
-def _only(profiles: Mapping[str, DeviceProfile], name: str) -> int | None:
-    values = {getattr(each, name) for each in profiles.values()}
-    return next(iter(values)) if len(values) == 1 else None
-
-
-def request_record(
-    settings: SearchSettings, algorithm: str, seed: int, limits: Mapping[str, float], latency: LatencySettings
-) -> dict[str, Scalar]:
-    """What decides the outcome of a search but its budget, which may grow; defaults of later versions are left out."""
-    named: dict[str, Scalar | None] = {"accuracy_threads": settings.accuracy_threads}
-    if not settings.profile:
-        # Profiles have their own entry, which stands for these too.
-        for flag in ("runtime", "precision"):
-            value = getattr(latency, flag)
-            usual = value == getattr(LatencySettings, flag)
-            # Precisions by layer have an entry of their own.
-            named[flag] = None if usual or value == BY_LAYER else value
-    if settings.calibration_rows != SearchSettings.calibration_rows:
-        named[CALIBRATION_ROWS] = settings.calibration_rows
-    if settings.warm_start is not None:
-        named["warm_start"] = shown(settings.warm_start)
-    if settings.storage is not None:
-        # Which database, and never its password.
-        scheme, digest = settings.storage.partition("://")[0], hashlib.sha256(shown(settings.storage).encode())
-        named["storage"] = f"{scheme}-{digest.hexdigest()[:8]}"
-    return {
-        "objectives": (settings.objectives or "").replace(" ", ""),
-        "algorithm": algorithm,
-        "rows": settings.rows,
-        "tokens": latency.tokens,
-        "threads": latency.threads,
-        **limits,
-        **{name: value for name, value in named.items() if value is not None},
-        "seed": seed,
-    }
-
-
 def _storage(folder: RunFolder, settings: SearchSettings) -> Storage:
     """The journal of the run, or its study in the database: of a name that no other run has."""
     if settings.storage is None:
@@ -368,7 +161,7 @@ def _refused_leaves_nothing(path: Path, storage: Storage, new: bool) -> Iterator
         raise
 
 
-def _measured(made: _Search, storage: Storage, path: Path) -> Study:
+def _measured(made: CheckedSearch, storage: Storage, path: Path) -> Study:
     title = made.proposing.title or f"Searching {made.space.size():,} sub-networks"
     with Bar(title, min(made.settings.budget, made.space.size())) as bar:
         study = _run(
@@ -384,13 +177,8 @@ def _measured(made: _Search, storage: Storage, path: Path) -> Study:
     return study
 
 
-def _named_algorithm(name: str, quantized: QuantizedNetworks | None) -> Algorithm:
-    """The algorithm of a name; LINAS begins a search over precisions with what sensitivities propose."""
-    return StartedLinas(quantized) if name == "linas" and quantized is not None else _ALGORITHMS[name]
-
-
 def _run(
-    made: _Search,
+    made: CheckedSearch,
     algorithm: Algorithm,
     *,
     storage: Storage | None,
@@ -424,7 +212,7 @@ def _run(
     )
 
 
-def _verified(made: _Search, study: Study, path: Path) -> list[Verified]:
+def _verified(made: CheckedSearch, study: Study, path: Path) -> list[Verified]:
     """The front and its rivals measured again, as they are delivered, on all validation rows and the devices here."""
     deployment, loaded = made.deployment, made.loaded
     try:
