@@ -108,7 +108,7 @@ class Stages:
                 return as_json(streams(self.problem, kept, PublishedRule(self.problem, least)))
 
         return self.harness.stage(
-            "rejection", compute, **settings, **self._of("random_layers", "accepted", "most_mutants", "round")
+            "rejection", compute, **settings, **self._of("known", "random_layers", "accepted", "most_mutants", "round")
         )
 
     def search(self) -> dict[str, Any]:
@@ -164,7 +164,8 @@ def run(stages: Stages) -> None:
         layers.append(Layer(FOUND, LayerGraph.from_json(json.dumps(found["ranked"][0]["graph"]))))
     small, usual = stages.small_batch(layers), stages.ordinary(layers)
     workers = stages.workers()
-    print(f"The best layer that was found: {layers[-1].graph and layers[-1].graph.formula()}\n", file=to)
+    best = found["ranked"][0]["formula"] if found["ranked"] else "none, all layers were rejected"
+    print(f"The best layer that was found: {best}\n", file=to)
     print(f"Unseen {stages.sizes.unseen}, batch size 4:\n{small_batch_table(small)}\n", file=to)
     print(f"Ordinary batch size:\n{ordinary_table(usual, stages.sizes.unseen)}\n", file=to)
     figures = rejection_figures(tried) | cost_figures(cost) | workers

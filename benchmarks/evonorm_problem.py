@@ -79,6 +79,7 @@ class Sizes:
         unseen: the network that is not among them.
         scored: validation rows of the tests and of the search.
         chosen: those by which learning rates are chosen.
+        known: known layers whose mutants may be tried.
         random_layers: the stream of random layers.
         accepted: mutants of known layers are drawn until the published rule accepts so many different layers ...
         most_mutants: ... or until there are so many of them.
@@ -103,6 +104,7 @@ class Sizes:
     unseen: str = "resnet50"
     scored: int = 1000
     chosen: int = 4000
+    known: int = 9
     random_layers: int = 100
     accepted: int = 60
     most_mutants: int = 400
@@ -129,7 +131,8 @@ class Sizes:
 TINY = Sizes(
     scored=128,
     chosen=128,
-    random_layers=16,
+    known=1,
+    random_layers=8,
     accepted=1,
     most_mutants=6,
     round=6,

@@ -28,7 +28,7 @@ from nas.learning.training_config import TrainingConfig
 from nas.seeds import generator
 from search_spaces.graphs import LayerGraph, published
 
-KNOWN = ("B0", "B1", "B2", "S0", "S1", "S2", "BN-ReLU", "GN-ReLU", "SiLU-GN")
+KNOWN = ("BN-ReLU", "B0", "B1", "B2", "S0", "S1", "S2", "GN-ReLU", "SiLU-GN")
 """Layers whose mutants are tried."""
 FEW = 100
 """Steps of the published rule in each network."""
@@ -146,7 +146,7 @@ def streams(problem: Problem, kept: Kept, rule: PublishedRule) -> dict[str, list
     Mutants are of the known layers that the rule accepts, because those of others are hardly ever accepted. They go on
     until it accepts enough of them.
     """
-    sources = [published(name).canonical() for name in KNOWN]
+    sources = [published(name).canonical() for name in KNOWN[: problem.sizes.known]]
     found = {
         "known": tried(sources, kept, rule, "Known layers"),
         "random": tried(random_layers(problem), kept, rule, "Random layers"),
