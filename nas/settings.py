@@ -222,11 +222,11 @@ class EvolveSettings:
     validation_rows: int = 1000
     """At most so many validation rows for every accuracy."""
     workers: int = 1
-    """How many layers are tried at a time, in processes of their own."""
+    """How many layers are tried at a time; more than one are trials of Ray Tune."""
     ray_address: str | None = None
     """Try layers on this Ray cluster, host:port or auto, that has this project and these folders; None: here."""
     lag: int | None = None
-    """A layer is proposed without the results of the last ones, one fewer than this; None: as many as workers."""
+    """A layer is proposed without the results of the last ones, one fewer than this; None: 8 a worker, 1 for one."""
 
 
 @dataclass(frozen=True)

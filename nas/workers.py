@@ -1,4 +1,4 @@
-"""A map over items in several processes: Ray actors, on this machine or on a cluster (the only home of ray).
+"""A map over items in several processes: Ray actors, on this machine or on a cluster.
 
 `mapped` opens a pool, and whoever opened it decides who uses it: one search, or several side by side in threads. A pool
 runs any function of any items that can be pickled. Every worker receives a function once, through Ray's object store,
@@ -15,8 +15,6 @@ Workers use as many threads as this process, so that floating-point sums are ide
 run with the user's permissions: Ray sends them pickled functions, within a cluster that the user controls.
 """
 
-import os
-import re
 import sys
 import threading
 from collections import deque
@@ -26,19 +24,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Generic, Protocol, TextIO, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from hardware.machine import usable_cores
 from nas.errors import UserError
+from nas.ray_session import dumped, environment, last_line, ray_session
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-# Bytes of the object store, somewhat above the minimum that Ray accepts.
-_LEAST_STORE = 100 * 2**20
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -75,6 +68,11 @@ class Workers:
         for name in ("gpus", "retries", "start_s"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} of the workers must not be negative, got {getattr(self, name)}")
+
+    @property
+    def is_this_process(self) -> bool:
+        """Whether no other process is asked for."""
+        return self.count == 1 and not self.ray and self.address is None
 
 
 class Lost(UserError):
@@ -156,7 +154,7 @@ def mapped(workers: int | Workers, timeout_s: float | None) -> Iterator[Map]:
     chosen = Workers(workers) if isinstance(workers, int) else workers
     if timeout_s is not None and not timeout_s > 0:
         raise UserError(f"timeout_s must be above 0, got {timeout_s}")
-    if chosen.count == 1 and not chosen.ray and chosen.address is None and timeout_s is None:
+    if chosen.is_this_process and timeout_s is None:
         yield map
         return
     pool = _Pool(chosen, timeout_s)
@@ -171,11 +169,11 @@ def abandon(results: Iterator[Any]) -> None:
 
     The serial map begins nothing before it is asked for.
     """
-    if isinstance(results, _InOrder):
+    if isinstance(results, InOrder):
         results.close()
 
 
-class _InOrder(Iterator[Result]):
+class InOrder(Iterator[Result]):
     """Results in the order of the items; each is let go of when it is handed over."""
 
     def __init__(self, futures: Iterable["Future[Result]"]) -> None:
@@ -187,8 +185,28 @@ class _InOrder(Iterator[Result]):
         return self._futures.popleft().result()
 
     def close(self) -> None:
+        """Give up the results that were not handed over."""
         while self._futures:
             self._futures.popleft().cancel()
+
+
+def tried_in_parts(task: Task[Item, Result], item: Item, tried: Callable[[Any, int], Any]) -> Result:
+    """The result of an item, or of its parts where the item as a whole is lost.
+
+    Args:
+        task: what is done with items that are lost.
+        item: the item.
+        tried: (item, number of its parts) -> its result; raises Lost.
+    """
+    parts = task.parts(item)
+    try:
+        # An item of several parts is tried once, then its parts one by one: that separates the one at fault.
+        result: Result = tried(item, len(parts))
+    except Lost as lost:
+        if len(parts) > 1:
+            return task.joined([tried_in_parts(task, part, tried) for part in parts])
+        return task.lost(item, lost)
+    return result
 
 
 class _Worker:
@@ -254,8 +272,8 @@ class _Pool:
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
         task = function if isinstance(function, Task) else Task(function)
-        sent, waiting = self._send(task.function), list(items)
-        return _InOrder([self._threads.submit(self._result, task, sent, item) for item in waiting])
+        tried = partial(self._tried, self._send(task.function))
+        return InOrder([self._threads.submit(tried_in_parts, task, item, tried) for item in list(items)])
 
     def close(self) -> None:
         """Stop the workers, and Ray if this pool started it."""
@@ -275,7 +293,7 @@ class _Pool:
     def _send(self, function: Callable[[Any], Any]) -> _Sent:
         """The function in the object store, where its first use puts it; the very first one also starts the workers."""
         with self._sending:
-            sent = self._sent.pop(id(function), None) or self._put(function, _pickled(function))
+            sent = self._sent.pop(id(function), None) or self._put(function, dumped(function))
             self._sent[id(function)] = sent
             for oldest in list(self._sent)[: -self._workers.functions]:
                 del self._sent[oldest]
@@ -305,13 +323,13 @@ class _Pool:
 
         if self._closing:
             raise RuntimeError("the pool is closed")
-        self._session.enter_context(_session(self._workers, len(pickled)))
+        self._session.enter_context(ray_session(self._workers.count, self._workers.address, len(pickled)))
         sent = self._stored(function, pickled)
         handles = [self._new() for _ in range(self._workers.count)]
         try:
             self._load(handles, sent)
         except ray.exceptions.RayError as error:
-            raise UserError(f"the workers cannot be started: {_last_line(error)}") from error
+            raise UserError(f"the workers cannot be started: {last_line(error)}") from error
         for handle in handles:
             self._free.put(handle)
         return sent
@@ -326,7 +344,7 @@ class _Pool:
 
         torch = sys.modules.get("torch")
         threads = None if torch is None else torch.get_num_threads()
-        needs = {"num_cpus": 1, "num_gpus": self._workers.gpus, "runtime_env": _environment(self._workers)}
+        needs = {"num_cpus": 1, "num_gpus": self._workers.gpus, "runtime_env": environment(self._workers.address)}
         # No restarts by Ray: the pool replaces workers itself, and counts the attempts of each item.
         actor_class = ray.remote(_Worker).options(max_restarts=0, **needs)
         with self._changing:
@@ -361,21 +379,9 @@ class _Pool:
                 "ask for fewer, or look whether the cluster has free processors"
             ) from None
         except ray.exceptions.RayTaskError as error:
-            raise UserError(f"the workers cannot load what they are to run: {_last_line(error)}") from error
+            raise UserError(f"the workers cannot load what they are to run: {last_line(error)}") from error
         for handle in handles:
             handle.used(sent)
-
-    def _result(self, task: Task[Item, Result], sent: _Sent, item: Item) -> Result:
-        """The result of an item; runs in a thread of the pool."""
-        parts = task.parts(item)
-        try:
-            # An item of several parts is tried once, then its parts one by one: that separates the one at fault.
-            result: Result = self._tried(sent, item, len(parts))
-        except Lost as lost:
-            if len(parts) > 1:
-                return task.joined([self._result(task, sent, part) for part in parts])
-            return task.lost(item, lost)
-        return result
 
     def _tried(self, sent: _Sent, item: Any, size: int) -> Any:
         """The result from the next free worker, or from one that replaces it; raises Lost."""
@@ -420,111 +426,5 @@ class _Pool:
         try:
             self._load([handle], sent)
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"a worker that died cannot be replaced: {_last_line(error)}") from error
+            raise RuntimeError(f"a worker that died cannot be replaced: {last_line(error)}") from error
         return handle
-
-
-def _pickled(function: Callable[[Any], Any]) -> bytes:
-    import ray
-
-    try:
-        pickled: bytes = ray.cloudpickle.dumps(function)
-    except Exception as error:  # objects of the user may raise anything when they are pickled
-        raise UserError(
-            f"what workers run must be sent to them, and it cannot be pickled: {error}; keep open files, locks and "
-            "generators out of it, or measure without workers"
-        ) from error
-    return pickled
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]
-
-
-@contextmanager
-def _session(workers: Workers, payload_bytes: int) -> Iterator[None]:
-    """Connect to Ray: to the session of the user if there is one, otherwise to a new one that ends with the context.
-
-    Messages of Ray go to standard error, since standard output may carry the JSON of a command.
-    """
-    import ray
-
-    with _ray_on_stderr():
-        if ray.is_initialized():
-            yield
-            return
-        _connect(workers, payload_bytes)
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-
-def _connect(workers: Workers, payload_bytes: int) -> None:
-    """Start Ray on this machine, or join a cluster."""
-    import ray
-
-    # No usage statistics over the network; and workers without a GPU keep the variables that name visible GPUs, which
-    # later versions of Ray do by default and this one warns about.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        ray.init(**_settings(workers, payload_bytes))
-    except Exception as error:  # Ray raises plain exceptions here
-        ray.shutdown()
-        if workers.address is not None:
-            remedy = "look whether it runs, with the Ray and Python of this machine"
-            raise UserError(f"no Ray cluster answers at {workers.address} ({_last_line(error)}); {remedy}") from error
-        remedy = "repeat the command when this machine is less busy, or measure with one worker"
-        raise UserError(f"Ray cannot be started here ({_last_line(error)}); {remedy}") from error
-
-
-def _settings(workers: Workers, payload_bytes: int) -> dict[str, Any]:
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": _environment(workers)}
-    if workers.address is not None:
-        return {"address": workers.address, **quiet}
-    return {
-        "address": "local",
-        "num_cpus": workers.count,
-        "include_dashboard": False,
-        # The store holds the evaluation function; the default of Ray is 30 % of all memory.
-        "object_store_memory": max(_LEAST_STORE, 2 * payload_bytes),
-        **quiet,
-    }
-
-
-def _environment(workers: Workers) -> dict[str, Any]:
-    """The environment of workers: as many threads as this process and, on this machine, its module path."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(usable_cores())
-    variables = {name: os.environ.get(name, threads) for name in _THREADS}
-    if workers.address is None:
-        # The current folder comes last: it may contain the user's own functions.
-        folders = [*(path for path in sys.path if path), "."]
-        variables["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in folders)
-    return {"env_vars": variables}
-
-
-class _ThreadsApart:
-    """Standard output, except that Ray's own threads are redirected to standard error.
-
-    Ray prints warnings and the output of workers from these threads; other threads must not be redirected.
-    """
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-
-    def __getattr__(self, name: str) -> Any:
-        ours = not re.match("ray_", threading.current_thread().name)
-        return getattr(self._out if ours else sys.stderr, name)
-
-
-@contextmanager
-def _ray_on_stderr() -> Iterator[None]:
-    before, apart = sys.stdout, _ThreadsApart(sys.stdout)
-    sys.stdout = apart
-    try:
-        yield
-    finally:
-        if sys.stdout is apart:
-            sys.stdout = before

@@ -76,7 +76,7 @@ HOMES = {
         "nas.runs.folder",
         "nas.runs.precisions",
     },
-    "ray": {"nas.workers"},
+    "ray": {"nas.ray_session", "nas.tuned", "nas.workers"},
     "rich": {"nas.console"},
     "scipy": {"nas.searching.acquisition", "nas.searching.knapsack", "predictors.gaussian_process"},
     "sqlalchemy": {"nas.searching.storage"},

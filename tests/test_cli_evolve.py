@@ -1,7 +1,13 @@
 """`nas evolve` on small pictures and tiny networks: the whole command, its page and its export, and wrong input."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +16,8 @@ from test_bad_input import refused
 from test_kill import finish
 from toy_pyramid import write_inputs
 
+from nas.evolving.domain import LayerDomain
+from nas.searching.study import load_study
 from search_spaces.graphs import LayerGraph
 
 FEW = [
@@ -128,3 +136,58 @@ def test_a_damaged_layer(nas_command: Command, done: Path, tmp_path: Path, damag
     shutil.copytree(done, run)
     (run / "evolution" / "layers" / "1.json").write_text(damage)
     refused(nas_command("report", run), "must be a layer that nas wrote, it is damaged")
+
+
+def journal(run: Path) -> Path:
+    return run / "evolution" / "study.journal"
+
+
+def living(marker: str) -> list[str]:
+    """The commands of processes that have `marker` in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker.encode() in (path / "environ").read_bytes():
+                found.append((path / "cmdline").read_bytes().decode(errors="replace"))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_killed_among_its_trials(folder: Path, tmp_path: Path) -> None:
+    """With two workers, the driver is killed; its processes end, and the command goes on to what one worker finds."""
+    alone, cut, marker = tmp_path / "alone", tmp_path / "cut", f"TEST_OF_NAS_EVOLVE={uuid.uuid4()}"
+    finish(command(folder, alone, "--lag", 6))
+    more = command(folder, cut, "--lag", 6, "--workers", 2, "--json")
+    code = [sys.executable, "-c", "import sys; from nas.command.cli import main; sys.exit(main())", *more]
+    name, _, value = marker.partition("=")
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    env = {**os.environ, name: value, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+    def started() -> "subprocess.Popen[str]":
+        return subprocess.Popen(code, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def waited(for_it: Callable[[], bool]) -> bool:
+        end = time.monotonic() + 300
+        while not for_it() and time.monotonic() < end:
+            time.sleep(0.05)
+        return for_it()
+
+    running = started()
+    assert waited(lambda: journal(cut).is_file() and journal(cut).read_bytes().count(b"rejected_by") > 12)
+    assert len(living(marker)) > 3, "Ray and its workers"
+    running.kill()
+    running.communicate()
+    assert load_study(journal(cut), LayerDomain.from_identity).measurements != []
+    assert waited(lambda: not living(marker)), living(marker)
+    again = started()
+    out, err = again.communicate(timeout=600)
+    assert again.returncode == 0, err
+    assert json.loads(out)["tried"] == 60, "standard output is one JSON object, whatever Ray and Tune have to say"
+    one, other = (load_study(journal(run), LayerDomain.from_identity).measurements for run in (alone, cut))
+    assert [(m.candidate, dict(m.values), dict(m.extras)) for m in one] == [
+        (m.candidate, dict(m.values), dict(m.extras)) for m in other
+    ]
+    assert (alone / "evolution" / "ranking.json").read_bytes() == (cut / "evolution" / "ranking.json").read_bytes()
+    assert waited(lambda: not living(marker)), living(marker)

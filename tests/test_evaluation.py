@@ -1,7 +1,10 @@
 """Failures stay with their candidate, nothing is measured twice, and a proposal sees only what its lag allows."""
 
 import errno
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from nas.errors import UserError
 from nas.searching.enumeration import every_row, one_gene_changes
 from nas.searching.evaluation import Evaluations
-from nas.searching.measurement import Measurement, Objective, Staged, measure, violations
+from nas.searching.measurement import Evaluated, Measurement, Objective, Staged, measure, violations
 from nas.searching.stagnation import stagnant
 from search_spaces.space import Candidate, Choice, Space
 
@@ -214,6 +217,43 @@ def test_a_stage_that_stays_here_is_measured_in_order_where_the_rest_did_not_fai
         else:
             expected = {"latency_ms": 7.0, "accuracy": float(measurement.candidate["depth"] or 0)}
             assert dict(measurement.values) == expected and list(measurement.values) == ["latency_ms", "accuracy"]
+
+
+def test_what_is_said_at_once_is_sent_nowhere() -> None:
+    """The results are those of the evaluation, in order, but what is known here is never asked of it."""
+    asked: list[Candidate] = []
+
+    def anywhere(candidates: Sequence[Candidate]) -> Evaluated:
+        asked.extend(candidates)
+        values = [[math.nan if c["k"] == 5 else float(c["depth"]), 1.0] for c in candidates]
+        return Evaluated(values, [{"k": c["k"]} for c in candidates])
+
+    def at_once(candidate: Candidate) -> Evaluated | None:
+        if candidate["depth"] == 1:
+            raise RuntimeError("cannot tell")
+        return anywhere([candidate]) if candidate["k"] == 5 else None
+
+    def found(staged: Staged) -> list[Measurement]:
+        asked.clear()
+        record = _Kept()
+        run = Evaluations(SPACE, staged, OBJECTIVES, record, budget=8, chunk_size=2, run_chunks=eager)
+        run.propose(every_row(SPACE), RNG)
+        run.finish()
+        return [replace(measurement, seconds=0.0) for measurement in record.measurements]
+
+    sent: list[Candidate] = []
+
+    def eager(function: Any, chunks: Iterable[list[Candidate]], /) -> Iterator[Any]:
+        chunks = list(chunks)
+        sent.extend(candidate for chunk in chunks for candidate in chunk)
+        return iter([function(chunk) for chunk in chunks])
+
+    whole = found(Staged(anywhere, {}, OBJECTIVES))
+    assert len(sent) == len(asked) == len(whole) == 8
+    sent.clear()
+    assert found(Staged(anywhere, {}, OBJECTIVES, at_once)) == whole
+    assert sent == [m.candidate for m in whole if m.candidate["k"] == 3 or m.candidate["depth"] == 1]
+    assert len(asked) == 8
 
 
 def _known(*rows: Sequence[int]) -> list[Measurement]:

@@ -92,6 +92,14 @@ def test_tests_reject_from_the_cheapest_on() -> None:
     assert np.isfinite(np.asarray(good.values)).all() and "rejected_by" not in good.extras[0]
 
 
+def test_what_the_first_test_rejects_is_known_at_once() -> None:
+    constant = LayerGraph((Node("mul", (0, 1)),))
+    run = trials()
+    at_once, evaluated = run.at_once(constant), run([constant])
+    assert at_once is not None and at_once.extras == evaluated.extras and np.isnan(np.asarray(at_once.values)).all()
+    assert run.at_once(published("S0")) is None
+
+
 def test_of_layers_that_compute_the_same_one_is_tried() -> None:
     domain, first = LayerDomain("sample"), published("S1").canonical()
     last = 3 + len(first.nodes)
@@ -176,6 +184,15 @@ def test_another_bound_is_another_evolution(found: EvolvedLayers, tmp_path: Path
 def test_two_workers_of_the_same_lag_give_the_same(found: EvolvedLayers, tmp_path: Path) -> None:
     result = evolved(tmp_path, workers=Workers(2), lag=2)
     assert history(result) == history(found) and result.ranked == found.ranked
+
+
+@pytest.mark.slow
+def test_trials_are_what_the_test_without_training_leaves(found: EvolvedLayers, tmp_path: Path) -> None:
+    evonorm(NETWORKS, split(96), split(60, seed=3), tmp_path, CONFIG, budget=40, workers=Workers(1, ray=True), lag=2)
+    rows = [json.loads(path.read_text()) for path in (tmp_path / "trials").glob("1/*/result.json")]
+    shown = [row["formula"] for row in sorted(rows, key=lambda row: row.get("item", -1)) if "item" in row]
+    tried = [m for m in found.study.measurements[:40] if m.extras.get("rejected_by") != "usable"]
+    assert shown == [m.extras["formula"] for m in tried] and 0 < len(shown) < 20
 
 
 def test_random_layers_are_sparse_and_rejections_are_said(found: EvolvedLayers) -> None:

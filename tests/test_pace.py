@@ -16,7 +16,6 @@ from nas.searching.pace import Pace
 from nas.searching.random_search import random_search
 from nas.searching.storage import read_identity
 from nas.searching.study import Study, load_study
-from nas.workers import Workers
 from search_spaces.space import Candidate, Choice, Space
 
 SPACE = Space(tuple(Choice(f"heads.{i}", (2, 4, 6, 8)) for i in range(8)))
@@ -66,11 +65,11 @@ def _begun(path: Path, calls: int = 30, **settings: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
+def session() -> Iterator[None]:
     """One session of Ray for all tests here: starting it is what takes long."""
-    from nas import workers as parallel
+    from nas.ray_session import ray_session
 
-    with parallel._session(Workers(4), 0):
+    with ray_session(4, None, 0):
         yield
 
 
@@ -154,7 +153,7 @@ def test_batches_grow_within_their_bounds() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("session")
 @pytest.mark.parametrize(
     "lag", [None, *(pytest.param(lag, marks=pytest.mark.exhaustive) for lag in (1, 5))], ids=["default", "1", "5"]
 )

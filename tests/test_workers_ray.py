@@ -124,16 +124,16 @@ def test_a_pool_outlives_the_thread_that_began_it(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
+def session() -> Iterator[None]:
     """One session of Ray for all tests here: starting it is what takes long."""
-    from nas import workers as parallel
+    from nas.ray_session import ray_session
 
-    with parallel._session(Workers(4), 0):
+    with ray_session(4, None, 0):
         yield
 
 
 @pytest.fixture(scope="module")
-def pool(ray_session: None) -> Iterator[Map]:
+def pool(session: None) -> Iterator[Map]:
     """Two workers that several tests share, as searches do."""
     with mapped(Workers(2, retries=1), None) as run:
         yield run
@@ -150,7 +150,7 @@ def _told(study: Study) -> list[tuple[Candidate, dict[str, float], str, str | No
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("session")
 def test_any_number_of_workers_gives_the_same_study() -> None:
     serial = _told(_search())
     for workers, chunk_size in ((Workers(1, ray=True), 1), (3, 2)):
@@ -158,7 +158,7 @@ def test_any_number_of_workers_gives_the_same_study() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("session")
 def test_a_worker_killed_once_costs_time_and_nothing_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Killed with -9 in the middle of a measurement; what raises fails, here as in this process."""
     serial = _told(_search(evaluate=_Troubled(None), budget=20))
@@ -169,7 +169,7 @@ def test_a_worker_killed_once_costs_time_and_nothing_else(tmp_path: Path, capfd:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("session")
 def test_what_always_kills_or_takes_too_long_fails_alone(tmp_path: Path) -> None:
     choices = Space(SPACE.choices[1:2])
     row = Space((Choice("heads.0", choices.choices[0].options),))
@@ -201,7 +201,7 @@ class _Short:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("session")
 def test_linas_keeps_its_workers_busy_with_the_lag_it_has() -> None:
     figures = worker_efficiency((1, 4), evaluations=48, seconds=0.05)
     assert figures.keys() == {"worker_efficiency_1", "worker_efficiency_4"}
@@ -213,7 +213,7 @@ def _wrong(candidates: Sequence[Candidate]) -> list[list[float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("session")
 def test_what_is_no_candidates_fault_ends_the_search() -> None:
     with pytest.raises(UserError, match=r"evaluate must return shape \(1, 2\)"):
         _search(evaluate=_wrong, workers=2)
@@ -223,7 +223,7 @@ def test_what_is_no_candidates_fault_ends_the_search() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("session")
 @pytest.mark.parametrize("workers", [Workers(1), Workers(1, ray=True), Workers(2)], ids=["serial", "one", "two"])
 def test_any_map_is_the_serial_one(workers: Workers, tmp_path: Path) -> None:
     """Of two functions in two threads, whose items are of different lengths."""
@@ -237,7 +237,7 @@ def test_any_map_is_the_serial_one(workers: Workers, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("session")
 def test_a_worker_keeps_the_functions_used_last(tmp_path: Path) -> None:
     first, second, third = (_Spelled(tmp_path, word) for word in "cde")
     with mapped(Workers(1, ray=True, functions=2), None) as run:
@@ -271,7 +271,7 @@ def test_an_item_that_is_lost_is_so_at_its_turn(pool: Map, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("session")
 def test_the_time_limit_is_that_of_the_item_and_not_of_its_worker(tmp_path: Path) -> None:
     with mapped(1, 1.0) as run:
         assert list(run(_Spelled(tmp_path, "f"), [1])) == ["f 1"]

@@ -15,15 +15,20 @@ from nas.errors import UserError
 from nas.evolving.anchors import SMALL, Network
 from nas.evolving.config import EvoNormConfig
 from nas.evolving.domain import LayerDomain
-from nas.evolving.trials import LayerTrials, accuracies
+from nas.evolving.trials import LayerTrials, accuracies, shown
 from nas.files import read_json, write_json_atomic
 from nas.searching.ageing import ageing_evolution
-from nas.searching.measurement import Measurement, Objective, WithContext
+from nas.searching.measurement import Measurement, Objective, Staged, WithContext
+from nas.searching.pace import lag_of, recorded_identity
 from nas.searching.study import Study
+from nas.tuned import tuned
 from nas.workers import Workers
 from search_spaces.graphs import LayerGraph
 
 __all__ = ["SMALL", "EvolvedLayers", "RankedLayer", "evonorm", "read_layer", "rejections", "write_layer"]
+
+
+_PROPOSALS_A_WORKER = 8
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,10 @@ def evonorm(
         folder: of the study and the ranking.
         config: the settings; None: the defaults.
         budget: layers that are tried, rejected ones too.
-        workers: how many are tried at a time; studies of one lag are the same for any number.
-        lag: a layer is proposed without the results of the last `lag` - 1; None: as the study has it, else as many as
-            workers.
+        workers: how many are tried at a time, as trials of Ray Tune in `folder` / trials if more than one; studies of
+            one lag are the same for any number.
+        lag: a layer is proposed without the results of the last `lag` - 1; None: as the study has it, else 1 for one
+            worker and 8 for each of several.
         on_result: called after each result.
 
     Raises:
@@ -102,20 +108,29 @@ def evonorm(
     # 2. Tests from the cheapest to the dearest, then a training in every network, as long as older layers are near.
     trials = LayerTrials(networks, train, validation, config)
     # 3. Ageing evolution: tournaments on the accuracies in all networks.
-    study = ageing_evolution(
-        domain,
-        WithContext(trials, trials.behind),
-        [Objective(f"accuracy {name}", "maximize", source=config.fingerprint()) for name in networks],
-        budget=budget,
-        seed=config.seed,
-        config=config.ageing,
-        storage=folder / "study.journal",
-        workers=workers,
-        lag=lag,
-        on_result=on_result,
-    )
+    objectives = tuple(Objective(f"accuracy {name}", "maximize", source=config.fingerprint()) for name in networks)
+    workers = Workers(workers) if isinstance(workers, int) else workers
+    storage = folder / "study.journal"
+    with tuned(workers, folder / "trials", shown) as pool:
+        study = ageing_evolution(
+            domain,
+            Staged(WithContext(trials, trials.behind), {}, objectives, at_once=trials.at_once),
+            objectives,
+            budget=budget,
+            seed=config.seed,
+            config=config.ageing,
+            storage=storage,
+            pool=pool,
+            lag=lag_of(lag, storage, recorded_identity(storage), new=_new_lag(workers)),
+            on_result=on_result,
+        )
     # 4. The best of them, trained for longer.
     return EvolvedLayers(study, ranked_layers(study, trials, folder / "ranking.json"))
+
+
+def _new_lag(workers: Workers) -> int:
+    """Most proposals are rejected at once, so that several are needed for one that a worker has to do with."""
+    return 1 if workers.count == 1 else _PROPOSALS_A_WORKER * workers.count
 
 
 def best_layers(study: Study[LayerGraph], count: int) -> list[LayerGraph]:

@@ -16,9 +16,10 @@ from nas.evolving.behind import REACHED, Behind, Standings
 from nas.evolving.config import EvoNormConfig
 from nas.evolving.quality import quality
 from nas.evolving.rejection import tested
+from nas.evolving.usable import usable
 from nas.evolving.verdict import Verdict
 from nas.learning.training_config import TrainingConfig
-from nas.searching.measurement import Evaluated
+from nas.searching.measurement import Evaluated, Measurement
 from search_spaces.graphs import LayerGraph
 
 
@@ -51,12 +52,19 @@ class LayerTrials:
             graphs: the n layers.
             standings: what older layers reached, for all of them; None: nothing is known of others.
         """
-        found = [self.tried(graph, standings) for graph in graphs]
+        return self._evaluated(graphs, [self.tried(graph, standings) for graph in graphs])
+
+    def at_once(self, graph: LayerGraph) -> Evaluated | None:
+        """What is said of a layer that the test without training rejects; None for others."""
+        verdict = usable(graph)
+        return None if verdict.accepted else self._evaluated([graph], [verdict])
+
+    def _evaluated(self, graphs: Sequence[LayerGraph], verdicts: Sequence[Verdict]) -> Evaluated:
         values = [
             [each.measured.get(_accuracy(name), math.nan) if each.accepted else math.nan for name in self.networks]
-            for each in found
+            for each in verdicts
         ]
-        return Evaluated(values, [_extras(graph, each) for graph, each in zip(graphs, found, strict=True)])
+        return Evaluated(values, [_extras(graph, each) for graph, each in zip(graphs, verdicts, strict=True)])
 
     def tried(self, graph: LayerGraph, standings: Standings | None = None) -> Verdict:
         """All tests of a layer, and its accuracies where none rejects it; a function of its arguments alone."""
@@ -102,6 +110,14 @@ class LayerTrials:
 def accuracies(verdict: Verdict, names: Sequence[str]) -> list[float]:
     """The accuracy in each network, NaN where there is none."""
     return [verdict.measured.get(_accuracy(name), math.nan) for name in names]
+
+
+def shown(measured: Sequence[Measurement[LayerGraph]]) -> dict[str, Any]:
+    """What tables of trials show of a layer: its accuracies, what rejected it, its formula, and the steps it took."""
+    (each,) = measured
+    said = dict(each.extras)
+    reached = {_accuracy(name): value for name, value in said.pop(REACHED, {}).items()}
+    return {"state": each.state, **each.values, **reached, **said}
 
 
 def _accuracy(name: str) -> str:

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, Protocol
 
 import numpy as np
@@ -103,7 +104,7 @@ class Evaluations(Generic[C]):
     Args:
         domain: the candidates, a space or any other domain, and how they are encoded.
         evaluate: evaluates all objectives of a list of candidates, `WithContext` if it is told what the search knows; a
-            `Staged` evaluation has one part that stays in this process.
+            `Staged` evaluation has parts that stay in this process.
         objectives: the objectives, in the order of the values that `evaluate` returns.
         record: where results are committed.
         budget: total number of candidates, including failed ones but not known ones.
@@ -205,8 +206,8 @@ class Evaluations(Generic[C]):
         self._running.append(iter([self._replay[start:replayed]]))
         if self.proposed > replayed:
             candidates = self._domain.decode(self._genes.part(self._known + replayed, len(self._genes)))
-            chunks = self._staged.chunks(candidates, self._chunk_size, lambda: self._results_before(start))
-            self._running.append(self._map(self._function, chunks))
+            seen = partial(self._results_before, start)
+            self._running += self._staged.begun(self._map, self._function, candidates, size=self._chunk_size, seen=seen)
 
     def results(self) -> Results:
         """The results that are visible to the next proposal; waits for those that are still being evaluated."""

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Generic, Literal
 
@@ -15,7 +16,7 @@ from typing_extensions import TypeVar
 from nas.errors import UserError
 from nas.files import FULL_DISK
 from nas.searching.domain import C
-from nas.workers import Lost, Task
+from nas.workers import Lost, Map, Task
 from search_spaces.arrays import FloatArray, IntArray
 
 X = TypeVar("X", default=Any)
@@ -124,6 +125,10 @@ def violations(values: FloatArray, objectives: Sequence[Objective]) -> FloatArra
             # Relative excesses, because limits have different units.
             total += np.maximum(excess, 0.0) / (abs(objective.limit) or 1.0)
     return total
+
+
+Seen = Callable[[], Sequence[Measurement[C]]]
+"""The results that a proposal was allowed to see; called only where they are needed."""
 
 
 @dataclass(frozen=True)
@@ -253,11 +258,14 @@ class Staged(Generic[C]):
         here: by the name of the objective, the functions that measure it in this process; not called for candidates
             that failed in the first stage.
         objectives: all m objectives, in order.
+        at_once: evaluates one candidate in this process before it is sent to a worker, where that takes no time: what
+            `anywhere` returns for it alone, or None where that must be asked.
     """
 
     anywhere: Evaluate[C] | WithContext[C]
     here: Mapping[str, MeasureValue[C]]
     objectives: tuple[Objective, ...]
+    at_once: Callable[[C], Evaluated | None] | None = None
 
     @property
     def function(self) -> Task[Any, list[Measurement[C]]]:
@@ -265,14 +273,17 @@ class Staged(Generic[C]):
 
         Candidates whose worker died each time, or that took too long, are marked as failed.
         """
-        # Drop the formulas of exact objectives, which are not needed in workers and may be large.
-        first_stage = tuple(replace(o, exact=None) for o in self.objectives if o.name not in self.here)
         if isinstance(self.anywhere, WithContext):
-            told = partial(_measure_told, self.anywhere.evaluate, objectives=first_stage)
+            told = partial(_measure_told, self.anywhere.evaluate, objectives=self._of_workers)
             return Task(told, _told_failed, _told_one_by_one, _together)
-        return Task(partial(measure, self.anywhere, objectives=first_stage), _failed, _one_by_one, _together)
+        return Task(partial(measure, self.anywhere, objectives=self._of_workers), _failed, _one_by_one, _together)
 
-    def chunks(self, candidates: list[C], size: int, seen: Callable[[], Sequence[Measurement[C]]]) -> list[Any]:
+    @property
+    def _of_workers(self) -> tuple[Objective, ...]:
+        # Without the formulas of exact objectives, which are not needed in workers and may be large.
+        return tuple(replace(o, exact=None) for o in self.objectives if o.name not in self.here)
+
+    def chunks(self, candidates: list[C], size: int, seen: Seen[C]) -> list[Any]:
         """Chunks of up to `size` candidates for `function`.
 
         Args:
@@ -285,6 +296,40 @@ class Staged(Generic[C]):
             return parts
         context = self.anywhere.context(seen())
         return [Told(part, context) for part in parts]
+
+    def begun(
+        self, run: Map, function: Task[Any, list[Measurement[C]]], candidates: list[C], *, size: int, seen: Seen[C]
+    ) -> list[Iterator[list[Measurement[C]]]]:
+        """Results of the first stage in the order of the candidates of one proposal, as iterators to read in turn.
+
+        Args:
+            run: evaluates chunks, possibly in parallel.
+            function: `function` of this evaluation; one object for all proposals, because workers keep it.
+            candidates: those of the proposal.
+            size: as of `chunks`.
+            seen: as of `chunks`.
+        """
+        told = [(candidate, self._told_at_once(candidate)) for candidate in candidates]
+        found: list[Iterator[list[Measurement[C]]]] = []
+        for known, group in groupby(told, key=lambda each: each[1] is not None):
+            members = list(group)
+            if known:
+                found.append(iter([[result for _, result in members if result is not None]]))
+            else:
+                found.append(run(function, self.chunks([candidate for candidate, _ in members], size, seen)))
+        return found
+
+    def _told_at_once(self, candidate: C) -> Measurement[C] | None:
+        start = time.perf_counter()
+        try:
+            found = None if self.at_once is None else self.at_once(candidate)
+        except Exception:
+            # The evaluation meets it as well, and says what becomes of the candidate.
+            return None
+        if found is None:
+            return None
+        row = _checked(found.values, 1, self._of_workers).tolist()[0]
+        return _measurement(candidate, row, self._of_workers, time.perf_counter() - start, found.extras[0])
 
     def completed(self, measurement: Measurement[C]) -> Measurement[C]:
         """Run the second stage and return the measurement with all objectives; raises as `measure`."""
