@@ -11,8 +11,10 @@ from nas.files import replacing_folder
 from nas.reporting.layers import layers_page
 from nas.reporting.page import write_page
 from nas.runs.folder import JOURNAL, RunFolder
+from nas.runs.layer_network import write_with_layer
 from nas.runs.requests import ExportRequest, ReportRequest
 from nas.searching.study import Study, load_study
+from nas.settings import ModelSettings
 from search_spaces.graphs import LayerGraph
 
 
@@ -55,11 +57,18 @@ def _ranked(folder: RunFolder) -> list[RankedLayer]:
 def export_layers(request: ExportRequest) -> dict[str, Any]:
     """Write one of the best layers into a folder: layer.json, which `search_spaces.graphs.LayerGraph` reads.
 
+    With a model, the network with the layer in it is written beside that, see `nas.runs.layer_network`.
+
     Raises:
-        UserError: the evolution is not finished, there is no such layer, or `out` is something else.
+        UserError: the evolution is not finished, there is no such layer, `out` is something else, or the layer cannot
+            be put into the model.
     """
     folder, out = RunFolder(request.run), request.out
-    folder.read("evolved-layers")
+    record = folder.read("evolved-layers")
+    if request.model is None and request.own != ModelSettings():
+        raise UserError(
+            "--weights, --image-size, --mean, --std and --tokenizer describe a network: name it with --model"
+        )
     if request.limits.given():
         raise UserError("an evolution of layers has no limits; leave them out, and name a layer with --candidate")
     rows = _ranked(folder)
@@ -73,4 +82,5 @@ def export_layers(request: ExportRequest) -> dict[str, Any]:
     row = rows[int(spec) - 1]
     with replacing_folder(out) as part:
         shutil.copy(layer_files(folder) / f"{spec}.json", part / "layer.json")
-    return {"layer": row.formula, **row.accuracies, "export": str(out)}
+        network = {} if request.model is None else write_with_layer(row.graph, request, record, part)
+    return {"layer": row.formula, **row.accuracies, **network, "export": str(out)}

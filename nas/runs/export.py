@@ -27,7 +27,7 @@ from nas.runs.folder import RunFolder
 from nas.runs.loaded_search import LoadedSearch, load_search, redeployed
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import ExportRequest
-from nas.settings import Limits, SearchSettings
+from nas.settings import Limits, ModelSettings, SearchSettings
 from search_spaces import Candidate, Space
 
 
@@ -53,6 +53,11 @@ def export_run(request: ExportRequest) -> dict[str, Any]:
     """
     folder, out = RunFolder(request.run), request.out
     folder.read()
+    if request.own != ModelSettings():
+        raise UserError(
+            "--weights, --image-size, --mean, --std and --tokenizer are for the network that an evolved layer is put "
+            "into; a run knows those of its own network, leave them out"
+        )
     check_target(out)
     with folder.locked():
         # 1. The choice, by what the search measured on validation rows, and how it will run.

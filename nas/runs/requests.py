@@ -151,7 +151,8 @@ class ExportRequest:
     profile: str | None = None
     """Of several device profiles, the name of the one whose runtime and precision are written; None: the first."""
     model: str | None = None
-    """For a run of a network of your own: its module:factory again."""
+    """For a run of your own network: its module:factory again. For an evolved layer: the network to put it into."""
+    own: _Own = field(default_factory=ModelSettings)
     common: Common = field(default_factory=Common)
 
 
