@@ -176,6 +176,9 @@ class _Trials:
         self._threads = ThreadPoolExecutor(workers.count, thread_name_prefix="nas-worker")
         # Ray's processes end with the thread that starts them, and what Tune prints there goes to standard error.
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="ray_tune")
+        # What else is asked of Ray. Not by the caller's thread: one that has seen an earlier session of Ray gives what
+        # it puts into the store the identities that the thread of Tune gives, and Ray then ends the whole process.
+        self._asking = ThreadPoolExecutor(1, thread_name_prefix="nas-asking")
         self._desk: Future[Any] | None = None
         self._tune: Future[None] | None = None
         self._failure: BaseException | None = None
@@ -196,13 +199,14 @@ class _Trials:
         with self._sending:
             self._state.closing = True
             if self._desk is not None and self._desk.exception() is None:
-                self._dismiss(self._desk.result())
+                self._asking.submit(self._dismiss, self._desk.result()).result()
         if self._tune is not None:
             # Trials without an item end by themselves, unless their workers have not started.
             wait([self._tune], timeout=0 if self._busy else _END_S)
             self._state.ending = True
         self._keeper.shutdown(wait=True)
         self._threads.shutdown(wait=True)
+        self._asking.shutdown(wait=True)
         if self._failure is not None and self._desk is not None and self._desk.exception() is None:
             say(f"What Ray Tune wrote of the trials in {self._folder} is incomplete: {last_line(self._failure)}")
 
@@ -229,7 +233,7 @@ class _Trials:
                     self._desk = Future()
                     self._tune = self._keeper.submit(self._keep, self._desk, len(payload))
                 self._desk.result()
-                sent = _Sent(next(self._numbers), function, ray.put(payload))
+                sent = _Sent(next(self._numbers), function, self._asking.submit(ray.put, payload).result())
             self._sent[id(function)] = sent
             for oldest in list(self._sent)[: -self._workers.functions]:
                 del self._sent[oldest]
