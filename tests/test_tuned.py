@@ -268,14 +268,16 @@ def test_what_is_given_up_is_not_measured(run: Map, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_tune_shows_the_trials(tmp_path: Path) -> None:
-    """In a process of its own, which Ray leaves without a trace on its standard output."""
+    """After other sessions of Ray, in a process of its own, which Ray leaves without a trace on its standard output."""
     program = """
 from pathlib import Path
 from test_tuned import squared, told
 from nas.tuned import tuned
-from nas.workers import Workers
+from nas.workers import Workers, mapped
 if __name__ == "__main__":
     for _ in range(2):
+        with mapped(Workers(1, ray=True), None) as run:
+            assert list(run(squared, range(2))) == [0, 1]
         with tuned(Workers(1, ray=True), Path("trials"), told) as run:
             print(list(run(squared, range(5))))
 """
