@@ -126,8 +126,14 @@ def test_what_other_commands_say_of_it(nas_command: Command, done: Path, tmp_pat
     refused(nas_command("report", done, "--max-macs", 5), "an evolution of layers has no limits")
     refused(nas_command("export", done, "--out", tmp_path / "a", "--candidate", 99), "--candidate must be the number")
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("mine")
-    refused(nas_command("export", done, "--out", tmp_path / "full"), "an export needs a new folder or an empty one")
+    for name, text in (("mine.txt", "mine"), ("layer.json", '{"layer": "of paint"}')):
+        (tmp_path / "full" / name).write_text(text)
+        refused(nas_command("export", done, "--out", tmp_path / "full"), "an export needs a new folder or an empty one")
+    assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
+    refused(nas_command("report", done, "--name", "other"), "an evolution of layers has no --name")
+    refused(nas_command("export", done, "--out", tmp_path / "a", "--runtime", "openvino"), "has no --name, --runtime")
+    for candidate in ("01", "1"):
+        assert nas_command("export", done, "--out", tmp_path / "a", "--candidate", candidate).status == 0
 
 
 @pytest.mark.parametrize("damage", ["[]", "{", '{"layer": {"version": 1, "nodes": []}, "accuracies": {}}'])

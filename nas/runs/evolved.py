@@ -1,12 +1,12 @@
 """The layers of a run, reported and exported: `nas report` and `nas export` of an evolution."""
 
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nas.errors import UserError
 from nas.evolving.domain import LayerDomain
-from nas.evolving.evonorm import RankedLayer, read_layer
+from nas.evolving.evonorm import RankedLayer, read_layer, write_layer
 from nas.files import replacing_folder
 from nas.reporting.layers import layers_page
 from nas.reporting.page import write_page
@@ -14,8 +14,10 @@ from nas.runs.folder import JOURNAL, RunFolder
 from nas.runs.layer_network import write_with_layer
 from nas.runs.requests import ExportRequest, ReportRequest
 from nas.searching.study import Study, load_study
-from nas.settings import ModelSettings
+from nas.settings import ModelSettings, SearchSettings
 from search_spaces.graphs import LayerGraph
+
+_LAYER = "layer.json"
 
 
 def layer_files(folder: RunFolder) -> Path:
@@ -39,6 +41,7 @@ def report_layers(request: ReportRequest) -> dict[str, Any]:
     """
     if request.limits.given():
         raise UserError("an evolution of layers has no limits; leave them out")
+    _nothing_of_a_search(request.name)
     folder = RunFolder(request.run)
     record = folder.read("evolved-layers")
     with folder.locked():
@@ -71,16 +74,32 @@ def export_layers(request: ExportRequest) -> dict[str, Any]:
         )
     if request.limits.given():
         raise UserError("an evolution of layers has no limits; leave them out, and name a layer with --candidate")
+    _nothing_of_a_search(request.name, request.runtime, request.precision, request.profile)
     rows = _ranked(folder)
     if not rows:
         raise UserError(f"the evolution in {folder.path} is not finished; repeat the `nas evolve` command to go on")
     spec = request.candidate or "1"
     if not spec.isdecimal() or not 1 <= int(spec) <= len(rows):
         raise UserError(f"--candidate must be the number of a layer from 1 to {len(rows)}, got {spec!r}")
-    if out.exists() and not (out / "layer.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"an export needs a new folder or an empty one, and {out} is something else; name another")
-    row = rows[int(spec) - 1]
+    _check_target(out)
+    number = int(spec)
+    row = rows[number - 1]
     with replacing_folder(out) as part:
-        shutil.copy(layer_files(folder) / f"{spec}.json", part / "layer.json")
+        write_layer(row, part / _LAYER)
         network = {} if request.model is None else write_with_layer(row.graph, request, record, part)
     return {"layer": row.formula, **row.accuracies, **network, "export": str(out)}
+
+
+def _check_target(out: Path) -> None:
+    """UserError where `out` is neither new, nor empty, nor an earlier export of a layer that nas wrote."""
+    with suppress(UserError):
+        read_layer(out / _LAYER)
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"an export needs a new folder or an empty one, and {out} is something else; name another")
+
+
+def _nothing_of_a_search(name: str, *others: str | None) -> None:
+    """UserError for flags that choose among searches and their deployments, of which an evolution has none."""
+    if name != SearchSettings.name or any(other is not None for other in others):
+        raise UserError("an evolution of layers has no --name, --runtime, --precision or --profile; leave them out")
