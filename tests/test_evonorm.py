@@ -181,8 +181,8 @@ def test_another_bound_is_another_evolution(found: EvolvedLayers, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_two_workers_of_the_same_lag_give_the_same(found: EvolvedLayers, tmp_path: Path) -> None:
-    result = evolved(tmp_path, workers=Workers(2), lag=2)
+def test_three_workers_of_the_same_lag_give_the_same(found: EvolvedLayers, tmp_path: Path) -> None:
+    result = evolved(tmp_path, workers=Workers(3), lag=2)
     assert history(result) == history(found) and result.ranked == found.ranked
 
 
