@@ -119,8 +119,10 @@ def _numbered(search: LoadedSearch, number: int) -> Chosen:
             f"--candidate must be a number from 1 to {len(front)}, the members of the front of {search.name}, "
             f"got {number}"
         )
-    member = search.as_offered(front[number - 1])
-    return Chosen(member.candidate, search.deployment, member.values, search.profiles, search.calibration_rows)
+    member = front[number - 1]
+    again = next((each.measured for each in search.verified if each.candidate == member.candidate), {})
+    values = {**member.values, **again}
+    return Chosen(member.candidate, search.deployment, values, search.profiles, search.calibration_rows)
 
 
 def _in_file(loaded: LoadedRun, space: Space, path: Path) -> Candidate:

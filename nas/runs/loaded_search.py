@@ -13,7 +13,7 @@ from nas.errors import UserError
 from nas.objectives import LATENCY, SCORES
 from nas.profiling.front import choose, read_verified, say_unmeasured
 from nas.profiling.profiles import kept_profiles
-from nas.profiling.verification import Verified, offered
+from nas.profiling.verification import Verified
 from nas.records import Scalar
 from nas.runs.folder import JOURNAL, RunFolder
 from nas.runs.precisions import QUANTIZE, recorded_precisions
@@ -64,11 +64,6 @@ class LoadedSearch:
         of_files = set() if self.deployment.is_eager_float32 else names & {*SCORES, "size_mib"}
         say_unmeasured(self.study, self.verified, self.profiles, of_files)
         return choose(self.study, self.verified, limits)
-
-    def as_offered(self, member: Measurement) -> Measurement:
-        """A member of the front with the values that a choice goes by; as the search measured it if none does."""
-        found = offered(self.study, self.verified)
-        return next((each for each in found if each.candidate == member.candidate), member)
 
     def with_deployment(self, profile: str | None, runtime: Runtime | None, precision: Precision | None) -> Deployment:
         """The deployment of the search, or another one that the user names.
