@@ -16,7 +16,8 @@ the original was trained on all training images. The rows:
 - `random`: random numbers of channels, with the same multiply-accumulates, and the most important channels;
 - `instatune`: a super-network of InstaTune, and a search of it by LINAS, in the time of the search of ours. It has all
   training images;
-- `random-inheritance`: ours with forms that begin with random channels, as in the paper; it is searched only.
+- `random-inheritance`, with `--inheritance`: ours with forms that begin with random channels, as in the paper; it is
+  searched only.
 
 A row has at most three networks: those that save at least 40, 50 and 60 % of the original's multiply-accumulates. For
 EMO-PMS it is the first along its ranking, for `whole` likewise, which is the best of its front; for `instatune` the
@@ -118,7 +119,7 @@ class Outcome:
         return volume_figures(self.rows, self.original) | time | tau_figures(errors) | self._inheritance()
 
     def _inheritance(self) -> Figures:
-        ours, other = (self.found[row]["untrained"] for row in (OURS, RANDOM_INHERITANCE))
+        ours, other = (self.found.get(row, {}).get("untrained", []) for row in (OURS, RANDOM_INHERITANCE))
         if not ours or len(ours) != len(other):
             return {}
         return {"inheritance_gain": 100 * float(np.mean(other) - np.mean(ours))}
@@ -134,8 +135,8 @@ class Outcome:
         return told
 
 
-def run_seed(stages: Stages, problem: Problem, folder: Path) -> Outcome:
-    """Run all rows, or read what is kept of them."""
+def run_seed(stages: Stages, problem: Problem, folder: Path, inheritance: bool) -> Outcome:
+    """Run all rows, or read what is kept of them; `random-inheritance` where it is asked for."""
     found: dict[str, Found] = {}
     # Both are remembered; the rows shall not count them among their own time.
     assert problem.parts and problem.costs
@@ -162,7 +163,8 @@ def run_seed(stages: Stages, problem: Problem, folder: Path) -> Outcome:
         ]
         for row in (OURS, WHOLE, WHOLE_TIME, UNCONSTRAINED, PEERS, "random", name)
     }
-    search(RANDOM_INHERITANCE, inheritance="random")
+    if inheritance:
+        search(RANDOM_INHERITANCE, inheritance="random")
     original = Network.from_json(stages("original", partial(scored, "original", problem.original, problem)))
     return Outcome(original, rows, found)
 
@@ -216,6 +218,7 @@ def main() -> None:
     flags.add_argument("--weights", type=Path, required=True, help="the original, e.g. cifar10_resnet56.safetensors")
     flags.add_argument("--small", action="store_true", help="a tenth of the measurements, to see that it runs")
     flags.add_argument("--seeds", type=int, default=1, help="how many times everything is done")
+    flags.add_argument("--inheritance", action="store_true", help="random channels as first ones too, as in the paper")
     flags.add_argument("--threads", type=int, default=2, help="of torch")
     options: argparse.Namespace = flags.parse_args()
     torch.set_num_threads(options.threads)
@@ -228,7 +231,7 @@ def main() -> None:
             problem = load_problem(options.data, options.weights, sizes, seed)
             name = f"emo_pms{form}-{digest(options.weights)[:6]}-seed{seed}"
             stages = Stages(harness, name, dataclasses.asdict(sizes) | {"weights": digest(options.weights)})
-            outcomes.append(run_seed(stages, problem, out / name))
+            outcomes.append(run_seed(stages, problem, out / name, options.inheritance))
     report(harness, outcomes, seeds)
 
 
