@@ -26,7 +26,7 @@ from typing import Any
 from nas.console import say
 from nas.errors import UserError
 from nas.ray_session import dumped, last_line, ray_session
-from nas.workers import InOrder, Item, Lost, Map, Result, Task, Workers, tried_in_parts
+from nas.workers import Item, Map, Result, Sent, Task, Workers, tried_in_order
 
 Shown = Callable[[Any], Mapping[str, Any]]
 """The numbers and words of a result by name, for Tune's tables and TensorBoard."""
@@ -141,15 +141,6 @@ class _Desk:
                 self._workers = len(self._there)
 
 
-@dataclass(frozen=True)
-class _Sent:
-    """A function in Ray's object store. It is kept here too, as it is known by its identity."""
-
-    number: int
-    function: Callable[[Any], Any]
-    payload: Any
-
-
 @dataclass
 class _State:
     """What the thread of Tune is told; plain data, because Tune pickles what has it.
@@ -184,14 +175,13 @@ class _Trials:
         self._failure: BaseException | None = None
         # How many items are being measured.
         self._busy = 0
-        self._sent: dict[int, _Sent] = {}
+        self._sent: dict[int, Sent] = {}
         self._sending, self._counting = threading.Lock(), threading.Lock()
         self._numbers, self._items = itertools.count(), itertools.count()
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
         task = function if isinstance(function, Task) else Task(function)
-        tried = partial(self._tried, self._send(task.function))
-        return InOrder([self._threads.submit(tried_in_parts, task, item, tried) for item in list(items)])
+        return tried_in_order(self._threads, task, items, partial(self._tried, self._send(task.function)))
 
     def close(self) -> None:
         """End the trials, and Ray if this map started it."""
@@ -219,7 +209,7 @@ class _Trials:
             # Tune has ended already, and the desk with it.
             return
 
-    def _send(self, function: Callable[[Any], Any]) -> _Sent:
+    def _send(self, function: Callable[[Any], Any]) -> Sent:
         """The function in the object store, where its first use puts it; the very first one also starts Ray."""
         import ray
 
@@ -233,13 +223,13 @@ class _Trials:
                     self._desk = Future()
                     self._tune = self._keeper.submit(self._keep, self._desk, len(payload))
                 self._desk.result()
-                sent = _Sent(next(self._numbers), function, self._asking.submit(ray.put, payload).result())
+                sent = Sent(next(self._numbers), function, self._asking.submit(ray.put, payload).result())
             self._sent[id(function)] = sent
             for oldest in list(self._sent)[: -self._workers.functions]:
                 del self._sent[oldest]
             return sent
 
-    def _tried(self, sent: _Sent, item: Any, size: int) -> Any:
+    def _tried(self, sent: Sent, item: Any, size: int) -> Any:
         """The result of an item; raises Lost, or the exception of the function."""
         import ray
 
@@ -256,16 +246,12 @@ class _Trials:
                 with self._counting:
                     self._busy -= 1
         except ray.exceptions.GetTimeoutError:
-            raise UserError(
-                f"{self._workers.count} workers must start within {self._workers.start_s:g} s, they did not; "
-                "ask for fewer, or look whether the cluster has free processors"
-            ) from None
+            raise self._workers.not_started() from None
         except ray.exceptions.RayError as error:
             cause = self._failure or error
             raise RuntimeError(f"the trials have ended: {last_line(cause)}") from cause
         if outcome is None:
-            reason = f"its worker died, killed or out of memory, each of {self._workers.retries + 1} times"
-            raise Lost(reason, 0.0, too_long=False)
+            raise self._workers.lost()
         result, raised = ray.cloudpickle.loads(outcome)
         if raised is not None:
             raise raised

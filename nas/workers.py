@@ -74,6 +74,17 @@ class Workers:
         """Whether no other process is asked for."""
         return self.count == 1 and not self.ray and self.address is None
 
+    def not_started(self) -> UserError:
+        """What is said where the workers do not start in time."""
+        return UserError(
+            f"{self.count} workers must start within {self.start_s:g} s, they did not; ask for fewer, or look whether "
+            "the cluster has free processors"
+        )
+
+    def lost(self, seconds: float = 0.0) -> "Lost":
+        """What is said of an item whose worker died each time; `seconds` as of `Lost`."""
+        return Lost(f"its worker died, killed or out of memory, each of {self.retries + 1} times", seconds, False)
+
 
 class Lost(UserError):
     """An item has no result: its worker died each time, or it took longer than the time limit.
@@ -190,6 +201,13 @@ class InOrder(Iterator[Result]):
             self._futures.popleft().cancel()
 
 
+def tried_in_order(
+    threads: ThreadPoolExecutor, task: Task[Item, Result], items: Iterable[Item], tried: Callable[[Any, int], Any]
+) -> InOrder[Result]:
+    """The results of items, each waited for in a thread; arguments as of `tried_in_parts`."""
+    return InOrder([threads.submit(tried_in_parts, task, item, tried) for item in list(items)])
+
+
 def tried_in_parts(task: Task[Item, Result], item: Item, tried: Callable[[Any, int], Any]) -> Result:
     """The result of an item, or of its parts where the item as a whole is lost.
 
@@ -232,7 +250,7 @@ class _Worker:
 
 
 @dataclass(frozen=True)
-class _Sent:
+class Sent:
     """A function in Ray's object store. It is kept here too, as it is known by its identity."""
 
     number: int
@@ -247,7 +265,7 @@ class _Handle:
     actor: Any
     holds: list[int] = field(default_factory=list)
 
-    def used(self, sent: _Sent) -> None:
+    def used(self, sent: Sent) -> None:
         """Note that the worker holds a function, and that it was used last."""
         self.holds = [*(number for number in self.holds if number != sent.number), sent.number]
 
@@ -263,7 +281,7 @@ class _Pool:
         self._handles: set[_Handle] = set()
         self._changing, self._closing = threading.Lock(), False
         # What was sent, by the identity of the function; the latest last.
-        self._sent: dict[int, _Sent] = {}
+        self._sent: dict[int, Sent] = {}
         self._sending, self._numbers = threading.Lock(), count()
         # Ray is started with the first function, in a thread that lasts.
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="nas-keeper")
@@ -272,8 +290,7 @@ class _Pool:
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
         task = function if isinstance(function, Task) else Task(function)
-        tried = partial(self._tried, self._send(task.function))
-        return InOrder([self._threads.submit(tried_in_parts, task, item, tried) for item in list(items)])
+        return tried_in_order(self._threads, task, items, partial(self._tried, self._send(task.function)))
 
     def close(self) -> None:
         """Stop the workers, and Ray if this pool started it."""
@@ -290,7 +307,7 @@ class _Pool:
             self._session.close()
         self._keeper.shutdown()
 
-    def _send(self, function: Callable[[Any], Any]) -> _Sent:
+    def _send(self, function: Callable[[Any], Any]) -> Sent:
         """The function in the object store, where its first use puts it; the very first one also starts the workers."""
         with self._sending:
             sent = self._sent.pop(id(function), None) or self._put(function, dumped(function))
@@ -299,7 +316,7 @@ class _Pool:
                 del self._sent[oldest]
             return sent
 
-    def _put(self, function: Callable[[Any], Any], pickled: bytes) -> _Sent:
+    def _put(self, function: Callable[[Any], Any], pickled: bytes) -> Sent:
         if self._failure is not None:
             raise self._failure
         if self._started:
@@ -318,7 +335,7 @@ class _Pool:
             return start()
         return self._keeper.submit(start).result()
 
-    def _start(self, function: Callable[[Any], Any], pickled: bytes) -> _Sent:
+    def _start(self, function: Callable[[Any], Any], pickled: bytes) -> Sent:
         import ray
 
         if self._closing:
@@ -334,10 +351,10 @@ class _Pool:
             self._free.put(handle)
         return sent
 
-    def _stored(self, function: Callable[[Any], Any], pickled: bytes) -> _Sent:
+    def _stored(self, function: Callable[[Any], Any], pickled: bytes) -> Sent:
         import ray
 
-        return _Sent(next(self._numbers), function, ray.put(pickled))
+        return Sent(next(self._numbers), function, ray.put(pickled))
 
     def _new(self) -> _Handle:
         import ray
@@ -360,7 +377,7 @@ class _Pool:
         self._handles.discard(handle)
         ray.kill(handle.actor, no_restart=True)
 
-    def _load(self, handles: Sequence[_Handle], sent: _Sent) -> None:
+    def _load(self, handles: Sequence[_Handle], sent: Sent) -> None:
         """Have workers hold a function; raises UserError if they cannot load it, and RayError if they died."""
         import ray
 
@@ -374,16 +391,13 @@ class _Pool:
         try:
             ray.get(calls, timeout=self._workers.start_s)
         except ray.exceptions.GetTimeoutError:
-            raise UserError(
-                f"{self._workers.count} workers must start within {self._workers.start_s:g} s, they did not; "
-                "ask for fewer, or look whether the cluster has free processors"
-            ) from None
+            raise self._workers.not_started() from None
         except ray.exceptions.RayTaskError as error:
             raise UserError(f"the workers cannot load what they are to run: {last_line(error)}") from error
         for handle in handles:
             handle.used(sent)
 
-    def _tried(self, sent: _Sent, item: Any, size: int) -> Any:
+    def _tried(self, sent: Sent, item: Any, size: int) -> Any:
         """The result from the next free worker, or from one that replaces it; raises Lost."""
         handle = self._free.get()
         left = 1 if size > 1 else self._workers.retries + 1
@@ -400,7 +414,7 @@ class _Pool:
         finally:
             self._free.put(handle)
 
-    def _request(self, handle: _Handle, sent: _Sent, item: Any, size: int) -> Any:
+    def _request(self, handle: _Handle, sent: Sent, item: Any, size: int) -> Any:
         """The result from one worker; raises Lost, or the exception of the function."""
         import ray
 
@@ -416,10 +430,9 @@ class _Pool:
             # The original exception, such as UserError, in place of Ray's wrapper.
             raise error.cause from error
         except ray.exceptions.RayError as error:
-            reason = f"its worker died, killed or out of memory, each of {self._workers.retries + 1} times"
-            raise Lost(reason, seconds, too_long=False) from error
+            raise self._workers.lost(seconds) from error
 
-    def _replacement(self, sent: _Sent) -> _Handle:
+    def _replacement(self, sent: Sent) -> _Handle:
         import ray
 
         handle = self._new()

@@ -16,6 +16,7 @@ from itertools import islice
 
 import numpy as np
 
+from nas.evolving.verdict import score_name
 from nas.searching.measurement import Measurement
 from search_spaces.graphs import LayerGraph
 
@@ -74,7 +75,7 @@ class Behind:
 def _reached(seen: Sequence[Measurement[LayerGraph]], name: str) -> Iterator[float]:
     """The accuracies in a network, the latest first."""
     for each in reversed(seen):
-        found = each.values.get(f"accuracy {name}", each.extras.get(REACHED, {}).get(name))
+        found = each.values.get(score_name(name), each.extras.get(REACHED, {}).get(name))
         if found is not None:
             yield found
 

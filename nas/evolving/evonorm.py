@@ -15,7 +15,8 @@ from nas.errors import UserError
 from nas.evolving.anchors import SMALL, Network
 from nas.evolving.config import EvoNormConfig
 from nas.evolving.domain import LayerDomain
-from nas.evolving.trials import LayerTrials, accuracies, shown
+from nas.evolving.trials import LayerTrials, shown
+from nas.evolving.verdict import score_name
 from nas.files import read_json, write_json_atomic
 from nas.searching.ageing import ageing_evolution
 from nas.searching.measurement import Measurement, Objective, Staged, WithContext
@@ -108,7 +109,7 @@ def evonorm(
     # 2. Tests from the cheapest to the dearest, then a training in every network, as long as older layers are near.
     trials = LayerTrials(networks, train, validation, config)
     # 3. Ageing evolution: tournaments on the accuracies in all networks.
-    objectives = tuple(Objective(f"accuracy {name}", "maximize", source=config.fingerprint()) for name in networks)
+    objectives = tuple(Objective(score_name(name), "maximize", source=config.fingerprint()) for name in networks)
     workers = Workers(workers) if isinstance(workers, int) else workers
     storage = folder / "study.journal"
     with tuned(workers, folder / "trials", shown) as pool:
@@ -147,9 +148,7 @@ def ranked_layers(study: Study[LayerGraph], trials: LayerTrials, path: Path) -> 
     found = []
     for graph in best_layers(study, trials.config.reranked):
         if graph.key not in known:
-            verdict = trials.longer(graph)
-            named = dict(zip(trials.networks, accuracies(verdict, list(trials.networks)), strict=True))
-            known[graph.key] = {name: value for name, value in named.items() if value == value}
+            known[graph.key] = trials.longer(graph).accuracies
             write_json_atomic(path, {"training": settings, "accuracies": known})
         found.append(RankedLayer(graph, known[graph.key]))
     return sorted(found, key=lambda each: -each.mean)

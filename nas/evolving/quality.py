@@ -21,7 +21,7 @@ from nas.data.rows import Rows
 from nas.errors import UserError
 from nas.evolving.anchors import Network, with_layer
 from nas.evolving.behind import Standings, behind
-from nas.evolving.verdict import Verdict
+from nas.evolving.verdict import Verdict, score_name
 from nas.learning.optimizer import Sgd
 from nas.learning.schedule import Cosine
 from nas.learning.training import Batch, TrainingConfig, TrainingFailed, fit
@@ -85,23 +85,21 @@ def quality(
             0..1.
     """
     _check(networks, train, validation, training, least_accuracy)
-    accuracies: dict[str, float] = {}
-    steps = 0
+    found = Verdict()
     for name, network in networks.items():
         module = with_layer(network, graph, seed, groups)
         config = replace(training, seed=seed, evaluate_every=training.total_steps(len(train)))
         taken, accuracy, failure = _trained(module, train, validation, config)
-        steps += taken
         if failure:
-            return Verdict("quality", f"{failure} in {name}", accuracies, steps)
-        accuracies[f"accuracy {name}"] = accuracy
+            return Verdict("quality", f"{failure} in {name}", steps=taken).after(found)
+        found = Verdict(measured={score_name(name): accuracy}, steps=taken).after(found)
         if accuracy < least_accuracy:
             reason = f"{accuracy:.1%} of the rows are right in {name}, at least {least_accuracy:.1%} must be"
-            return Verdict("quality", reason, accuracies, steps)
-        far = behind({each.removeprefix("accuracy "): value for each, value in accuracies.items()}, standings or {})
+            return Verdict("quality", reason).after(found)
+        far = behind(found.accuracies, standings or {})
         if far is not None:
-            return Verdict("behind", far, accuracies, steps)
-    return Verdict(measured=accuracies, steps=steps)
+            return Verdict("behind", far).after(found)
+    return found
 
 
 def half_way(

@@ -17,7 +17,7 @@ from nas.evolving.config import EvoNormConfig
 from nas.evolving.quality import quality
 from nas.evolving.rejection import tested
 from nas.evolving.usable import usable
-from nas.evolving.verdict import Verdict
+from nas.evolving.verdict import Verdict, score_name
 from nas.learning.training_config import TrainingConfig
 from nas.searching.measurement import Evaluated, Measurement
 from search_spaces.graphs import LayerGraph
@@ -61,7 +61,7 @@ class LayerTrials:
 
     def _evaluated(self, graphs: Sequence[LayerGraph], verdicts: Sequence[Verdict]) -> Evaluated:
         values = [
-            [each.measured.get(_accuracy(name), math.nan) if each.accepted else math.nan for name in self.networks]
+            [each.accuracies.get(name, math.nan) if each.accepted else math.nan for name in self.networks]
             for each in verdicts
         ]
         return Evaluated(values, [_extras(graph, each) for graph, each in zip(graphs, verdicts, strict=True)])
@@ -83,7 +83,8 @@ class LayerTrials:
         if once or not verdict.accepted:
             return verdict
         # Accuracies after the few steps are not those that layers are compared by.
-        others = {name: value for name, value in verdict.measured.items() if not name.startswith(_accuracy(""))}
+        scores = {score_name(name) for name in self.networks}
+        others = {name: value for name, value in verdict.measured.items() if name not in scores}
         before = replace(verdict, measured=others)
         return self._trained(graph, config.proxy, config.rejection.least_accuracy, standings).after(before)
 
@@ -107,21 +108,12 @@ class LayerTrials:
         )
 
 
-def accuracies(verdict: Verdict, names: Sequence[str]) -> list[float]:
-    """The accuracy in each network, NaN where there is none."""
-    return [verdict.measured.get(_accuracy(name), math.nan) for name in names]
-
-
 def shown(measured: Sequence[Measurement[LayerGraph]]) -> dict[str, Any]:
     """What tables of trials show of a layer: its accuracies, what rejected it, its formula, and the steps it took."""
     (each,) = measured
     said = dict(each.extras)
-    reached = {_accuracy(name): value for name, value in said.pop(REACHED, {}).items()}
+    reached = {score_name(name): value for name, value in said.pop(REACHED, {}).items()}
     return {"state": each.state, **each.values, **reached, **said}
-
-
-def _accuracy(name: str) -> str:
-    return f"accuracy {name}"
 
 
 def _extras(graph: LayerGraph, verdict: Verdict) -> dict[str, Any]:
@@ -130,8 +122,5 @@ def _extras(graph: LayerGraph, verdict: Verdict) -> dict[str, Any]:
         return said
     said |= {"rejected_by": verdict.rejected_by, "reason": verdict.reason}
     if verdict.rejected_by == "behind":
-        start = _accuracy("")
-        said[REACHED] = {
-            name.removeprefix(start): value for name, value in verdict.measured.items() if name.startswith(start)
-        }
+        said[REACHED] = verdict.accuracies
     return said

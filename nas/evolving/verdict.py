@@ -4,10 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Test", "Verdict"]
+__all__ = ["Test", "Verdict", "score_name"]
 
 Test = Literal["usable", "quality", "stability", "behind"]
 """The tests of a layer: without training, after some training, under weights that are made to fail, beside others."""
+
+_SCORE = "accuracy "
+
+
+def score_name(network: str) -> str:
+    """What the accuracy in a network is called among what is measured, and as an objective."""
+    return _SCORE + network
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,11 @@ class Verdict:
     def accepted(self) -> bool:
         """Whether no test rejects the layer."""
         return self.rejected_by is None
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """The accuracies that were measured (0..1), by the name of the network."""
+        return {name.removeprefix(_SCORE): each for name, each in self.measured.items() if name.startswith(_SCORE)}
 
     def after(self, before: "Verdict") -> "Verdict":
         """This one with the numbers and steps of the tests before it."""
