@@ -124,8 +124,8 @@ class Sizes:
     layers: tuple[str, ...] = ("BN-ReLU", "GN-ReLU", "S0", "B0")
     tested: int = 5000
     rounds: int = 60
-    evaluations: int = 48
-    sleep_s: float = 1.0
+    evaluations: int = 16
+    sleep_s: float = 5.0
 
 
 TINY = Sizes(

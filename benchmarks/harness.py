@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ Figures = dict[str, float]
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in _LIBRARIES}
+
+
+@cache
+def _here() -> dict[str, str]:
+    """What may change the result of a stage from one machine or day to the next."""
+    return {"processor": processor()[0], **_versions()}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -58,7 +65,7 @@ class Harness:
     ) -> dict[str, Any]:
         path: Path | None = self.options.out and self.options.out / f"{name}.json"
         kept = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
-        here = {"processor": processor()[0], **_versions()}
+        here = _here()
         if kept.get("settings") == settings:
             self.before += kept["seconds"]
             changed = {name: value for name, value in here.items() if kept.get("here", {}).get(name) != value}

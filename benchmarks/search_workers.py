@@ -3,18 +3,18 @@
 All searches have the lag of several workers. A search that is begun with one worker has a lag of 1 else, and then the
 studies would differ.
 
-Efficiency is the total sleeping time divided by the number of workers and by the wall time from the start of the first
-evaluation to the end of the search. So it includes proposals, fits and storage, but not the start of Ray. The studies
-must be identical for all numbers of workers.
+An efficiency (`scaling.py`) includes proposals, fits and storage. The studies must be identical for all numbers of
+workers.
 """
 
 import tempfile
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from harness import Figures
+from scaling import Last, Sleep, efficiencies
 
 import nas
 from nas.searching.pace import Pace
@@ -36,14 +36,13 @@ OBJECTIVES = (nas.Objective("accuracy", "maximize"), nas.Objective("latency_ms")
 
 
 class Sleeping:
-    """An evaluation that sleeps and returns smooth values; it writes the time of its first call to `folder`."""
+    """An evaluation that sleeps and returns smooth values."""
 
-    def __init__(self, folder: Path, seconds: float) -> None:
-        self._folder, self._seconds = folder, seconds
+    def __init__(self, sleep: Sleep) -> None:
+        self._sleep = sleep
 
     def __call__(self, candidates: Sequence[Candidate]) -> np.ndarray:
-        (self._folder / f"{time.time():.6f}-{time.perf_counter_ns()}").touch()
-        time.sleep(self._seconds * len(candidates))
+        self._sleep(len(candidates))
         rows = SPACE.encode(candidates).astype(float)
         gain = np.sqrt(rows + 1) @ np.linspace(0.2, 1.0, rows.shape[1])
         return np.stack([1 - np.exp(-gain / 20), 5 + rows @ np.linspace(1.0, 0.3, rows.shape[1])], axis=1)
@@ -52,45 +51,24 @@ class Sleeping:
 def run(workers: int, *, evaluations: int, seconds: float) -> tuple[float, list[tuple[float, ...]]]:
     """Run one search; returns its wall seconds from the first evaluation on, and its measurements in order."""
     with tempfile.TemporaryDirectory() as folder:
-        starts = Path(folder) / "starts"
-        starts.mkdir()
+        sleep = Sleep(Path(folder) / "starts", seconds)
         study = nas.linas(
             SPACE,
-            Sleeping(starts, seconds),
+            Sleeping(sleep),
             OBJECTIVES,
             budget=evaluations,
             seed=0,
             storage=Path(folder) / "study.journal",
             lag=Pace.lag,
             workers=nas.Workers(workers, ray=True),
-            on_result=(ends := _Last()),
+            on_result=(last := Last()),
         )
-        began = min(float(path.name.partition("-")[0]) for path in starts.iterdir())
-    return ends.at - began, [tuple(m.values.values()) for m in study.measurements]
-
-
-class _Last:
-    """Records the time of the last result."""
-
-    at = 0.0
-
-    def __call__(self, measurement: nas.Measurement, number: int) -> None:
-        self.at = time.time()
+        wall = last.at - sleep.began()
+    return wall, [tuple(m.values.values()) for m in study.measurements]
 
 
 def worker_efficiency(
     workers: Sequence[int] = WORKERS, *, evaluations: int = EVALUATIONS, seconds: float = SECONDS
 ) -> Figures:
-    """`worker_efficiency_<n>` for each number of workers: ideal over measured wall time.
-
-    Raises:
-        ValueError: two studies differ.
-    """
-    figures, studies = {}, []
-    for count in workers:
-        wall, study = run(count, evaluations=evaluations, seconds=seconds)
-        figures[f"worker_efficiency_{count}"] = evaluations * seconds / count / wall
-        studies.append(study)
-    if any(study != studies[0] for study in studies):
-        raise ValueError(f"searches with {tuple(workers)} workers must measure the same, they did not")
-    return figures
+    """`worker_efficiency_<n>` for each number of workers; ValueError where two studies differ."""
+    return efficiencies(partial(run, evaluations=evaluations, seconds=seconds), workers, evaluations * seconds)
