@@ -136,6 +136,21 @@ def test_what_other_commands_say_of_it(nas_command: Command, done: Path, tmp_pat
         assert nas_command("export", done, "--out", tmp_path / "a", "--candidate", candidate).status == 0
 
 
+def test_an_evolution_without_a_layer_is_told_from_one_that_was_cut_off(
+    nas_command: Command, done: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    layers = run / "evolution" / "layers"
+    for path in layers.glob("*.json"):
+        path.unlink()
+    refused(
+        nas_command("export", run, "--out", tmp_path / "a"), "has accepted no layer; repeat `nas evolve` with a larger"
+    )
+    layers.rmdir()
+    refused(nas_command("export", run, "--out", tmp_path / "a"), "is not finished")
+
+
 @pytest.mark.parametrize("damage", ["[]", "{", '{"layer": {"version": 1, "nodes": []}, "accuracies": {}}'])
 def test_a_damaged_layer(nas_command: Command, done: Path, tmp_path: Path, damage: str) -> None:
     run = tmp_path / "run"

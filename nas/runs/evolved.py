@@ -76,6 +76,10 @@ def export_layers(request: ExportRequest) -> dict[str, Any]:
         raise UserError("an evolution of layers has no limits; leave them out, and name a layer with --candidate")
     _nothing_of_a_search(request.name, request.runtime, request.precision, request.profile)
     rows = _ranked(folder)
+    if not rows and layer_files(folder).is_dir():
+        raise UserError(
+            f"the evolution in {folder.path} has accepted no layer; repeat `nas evolve` with a larger --budget"
+        )
     if not rows:
         raise UserError(f"the evolution in {folder.path} is not finished; repeat the `nas evolve` command to go on")
     spec = request.candidate or "1"
