@@ -125,7 +125,7 @@ def _estimates(hits: BoolArray, macs: FloatArray) -> FloatArray:
     scored_again = np.array(sorted({*front.tolist(), *near}))
     rest = np.setdiff1d(np.arange(len(hits)), scored_again)
     others = Others(accuracies[rest], macs[rest, None], hits.shape[1])
-    found = estimated(hits[scored_again], macs[scored_again, None], others)
+    found = estimated(hits[scored_again], macs[scored_again, None], others)[: len(scored_again)]
     promised = np.full(len(hits), np.nan)
     promised[scored_again] = [100 * each.value for each in found]
     return promised

@@ -55,12 +55,25 @@ def test_what_adds_nothing_is_not_picked_and_an_uncertain_candidate_may_add() ->
 def test_a_frame_holds_the_front_with_a_margin_and_the_limits() -> None:
     front = np.array([[0.0, 10.0], [4.0, 2.0]])
     frame = Frame.around(front, front, np.array([np.inf, 9.0]), 0.5)
-    assert frame.reference.tolist() == [6.0, 13.0] and frame.scale.tolist() == [4.0, 8.0]
+    assert frame.reference.tolist() == [6.0, 12.5] and frame.scale.tolist() == [4.0, 7.0]
     on, beyond, further = frame.reach(np.array([[1.0, 9.0], [1.0, 9.1], [1.0, 11.0]]), directions(2, 8)).max(axis=1)
     assert on > 0 > beyond > further
     alone = Frame.around(front[:1], front, np.full(2, np.inf), 0.5)
     assert alone.reference.tolist() == [2.0, 14.0]
     assert frame.nearest(np.array([[3.0, 3.0], [5.0, 9.0], [0.0, 0.0]]), front, 2).tolist() == [2, 0]
+
+
+def test_a_frame_reaches_up_to_a_limit_beyond_the_front() -> None:
+    front = np.array([[-0.9, 4.0], [-0.8, 2.0]])
+    seen = np.vstack([front, [[-0.7, 30.0]]])
+    slower_and_better = np.array([[-0.92, 7.0]])
+    for bounds, counts in ((np.full(2, np.inf), False), (np.array([np.inf, 8.0]), True)):
+        frame, nothing = Frame.around(front, seen, bounds, 0.3), np.zeros((1, 1, 2))
+        picked = most_expected(slower_and_better, 0 * slower_and_better, front, frame, 1, nothing)
+        assert (len(picked) > 0) == counts
+    # A limit beyond all that was measured says nothing: the box ends there.
+    far = Frame.around(front, seen, np.array([np.inf, 1e6]), 0.5)
+    assert far.reference.tolist() == pytest.approx([-0.75, 44.0])
 
 
 @pytest.mark.parametrize("objectives", [3, 4, 5])

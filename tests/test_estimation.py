@@ -1,11 +1,13 @@
 """Accuracies that hold on new rows: estimates against a known truth, rivals of a front, and the choice by them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from nas.errors import UserError
+from nas.profiling.verification import Verified, expected
 from nas.searching.estimation import Hits, Others, estimated
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.rescoring import MOST_RIVALS, estimates, rivals
@@ -52,7 +54,11 @@ def test_the_best_few_are_shrunk_towards_a_curve_through_all() -> None:
         rest = np.setdiff1d(np.arange(CANDIDATES), best)
         others = Others(hits[rest].mean(axis=1), costs[rest, None], ROWS)
         alone.append(np.mean([each.value for each in estimated(hits[best], costs[best, None])] - truth[best]))
-        beside.append(np.mean([each.value for each in estimated(hits[best], costs[best, None], others)] - truth[best]))
+        beside.append(
+            np.mean(
+                [each.value for each in estimated(hits[best], costs[best, None], others)[: len(best)]] - truth[best]
+            )
+        )
     assert abs(np.mean(beside)) < 0.5 * abs(np.mean(alone))
 
 
@@ -95,6 +101,48 @@ def measured(values: list[tuple[float, float]]) -> list[Measurement]:
         Measurement(Candidate({"a": number}), {"accuracy": accuracy, "macs": macs}, "measured", None, 0.0)
         for number, (accuracy, macs) in enumerate(values)
     ]
+
+
+def test_rows_that_are_harder_than_those_of_the_search_lower_every_estimate() -> None:
+    """Accuracies on the rows of the search lie two points too high for all: the estimates are those without that."""
+    rng, macs = np.random.default_rng(3), np.linspace(1.0, 2.0, 30)
+    truth = 0.75 + 0.1 * np.log(macs)
+    right = {number: rng.random(1500) < share for number, share in enumerate(truth)}
+    exact = measured([(float(right[number].mean()), cost) for number, cost in enumerate(macs)])
+    hits = {member.candidate: Hits.of(right[number]) for number, member in enumerate(exact) if number % 3 == 0}
+    lucky = measured([(member.values["accuracy"] + 0.02, member.values["macs"]) for member in exact])
+    found, shifted = (estimates(some, OBJECTIVES, hits, 400) for some in (exact, lucky))
+    assert set(found) == set(shifted) == {member.candidate for member in exact}
+    assert [each.value for each in shifted.values()] == pytest.approx([each.value for each in found.values()])
+    # Those measured on fewer rows are shrunk, and never given as measured on all.
+    assert {each.rows for candidate, each in found.items() if candidate not in hits} == {400}
+    # Without the rows of the search, only those scored again are estimated.
+    assert set(estimates(lucky, OBJECTIVES, hits)) == set(hits)
+
+
+def test_what_was_not_measured_again_is_expected_to_change_as_the_others_did() -> None:
+    rng, objectives = np.random.default_rng(5), (Objective("accuracy", "maximize"), Objective("latency_ms", limit=9.0))
+    members = [
+        replace(member, values={"accuracy": 0.9, "latency_ms": 2.0 + member.candidate["a"]})
+        for member in measured([(0.9, 1.0)] * 8)
+    ]
+    study = Study(SPACE, objectives, members)
+    verified = [
+        Verified(
+            member.candidate,
+            {"latency_ms": member.values["latency_ms"]},
+            {"latency_ms": 1.1 * member.values["latency_ms"], "accuracy": 0.8},
+            hits=Hits.of(rng.permutation(1000) < 800),
+            searched_rows=400,
+        )
+        for member in members[:4]
+    ]
+    found = expected(study, verified)
+    assert [m.values["latency_ms"] for m in found] == pytest.approx([1.1 * m.values["latency_ms"] for m in members])
+    assert [m.values["accuracy"] for m in found] == pytest.approx([0.8] * 8, abs=0.002)
+    # With two only, nothing is known of the others.
+    few = expected(study, verified[:2])
+    assert few[5].values["latency_ms"] == members[5].values["latency_ms"]
 
 
 def test_rivals_are_what_one_standard_error_would_put_on_the_front() -> None:

@@ -38,7 +38,7 @@ MODEL = "all-MiniLM-L6-v2"
 ELASTIC = SpaceSettings(depth="5,6", heads="0.5,0.75,1.0", ffn="0.5,0.75,1.0", drop_order="spread")
 TRAINING = TrainingSettings(steps=260, batch_size=32, learning_rate=1e-4, freeze_embeddings=True)
 SEARCH = SearchSettings(
-    objectives="accuracy,latency_ms", budget=50, rows=400, quantize=True, calibration_rows=64, verify=4
+    objectives="accuracy,latency_ms", budget=50, rows=600, quantize=True, calibration_rows=64, verify=4
 )
 PROFILE = ProfileSettings(runtime="openvino", quantize=True, budget=24, minutes=1.5, tolerance=0.1)
 SPEEDUP = 5.3

@@ -280,7 +280,7 @@ def _next(study: Study, verified: Sequence[Verified]) -> Measurement | None:
     again = {each.candidate for each in verified}
     rest = [member for member in best_known(study.measurements, verified) if member.candidate not in again]
     try:
-        best = select(expected(study.measurements, verified), study.objectives, {})
+        best = select(expected(study, verified), study.objectives, {})
         if best.candidate not in again:
             return best
         select(offered(study, verified), study.objectives, {})

@@ -151,22 +151,24 @@ def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> 
     ]
 
 
-def expected(members: Sequence[Measurement], verified: Sequence[Verified]) -> list[Measurement]:
-    """The members as `best_known`, and those that were not measured again as their measurement would come out.
+def expected(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
+    """The candidates as `best_known`, and those that were not measured again as their measurement would come out.
 
     The best of many scores or predictions is the best by luck too, so what a search says of those not yet measured
-    again looks better than what was. Their latencies are therefore multiplied by the median ratio of measured to
-    predicted values, and all other values moved by the median difference, once three are known.
+    again looks better than what was. Accuracies are therefore estimates for new rows, of all candidates; where there
+    are none, values are moved by the median difference of measured to searched ones, and latencies are multiplied by
+    the median ratio, once three are known.
     """
-    searched = {member.candidate: member.values for member in members}
+    searched = {member.candidate: member.values for member in study.measurements}
     changes = _changes([(searched[each.candidate], each.measured) for each in verified if each.candidate in searched])
     again = {each.candidate for each in verified}
-    return [
+    moved = [
         member
         if member.candidate in again or member.state != "measured"
         else replace(member, values={name: changes(name, value) for name, value in member.values.items()})
-        for member in best_known(members, verified)
+        for member in best_known(study.measurements, verified)
     ]
+    return with_estimates(moved, _estimates(study, verified, moved))
 
 
 def _changes(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> Callable[[str, float], float]:
@@ -185,9 +187,18 @@ def _changes(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -
 
 def estimates_of(study: Study, verified: Sequence[Verified]) -> dict[Candidate, Estimate]:
     """The accuracy to expect on new rows, of the candidates whose right rows are known."""
+    known = {each.candidate for each in verified if each.hits is not None}
+    found = _estimates(study, verified, best_known(study.measurements, verified))
+    return {candidate: each for candidate, each in found.items() if candidate in known}
+
+
+def _estimates(study: Study, verified: Sequence[Verified], members: Sequence[Measurement]) -> dict[Candidate, Estimate]:
+    """The accuracy to expect on new rows, of all `members`, which have the best known values of the costs."""
     hits = {each.candidate: each.hits for each in verified if each.hits is not None}
     searched_rows = next((each.searched_rows for each in verified if each.hits is not None), None)
-    return estimates(best_known(study.measurements, verified), study.objectives, hits, searched_rows)
+    costs = {member.candidate: member.values for member in members}
+    searched = [member for member in study.measurements if member.candidate in costs]
+    return estimates(searched, study.objectives, hits, searched_rows, costs)
 
 
 def offered(study: Study, verified: Sequence[Verified]) -> list[Measurement]:

@@ -82,17 +82,21 @@ class Frame:
     def around(cls, front: FloatArray, everything: FloatArray, bounds: FloatArray, margin: float) -> "Frame":
         """The box around a front, extended by a margin.
 
+        It reaches up to the limits: whoever sets one asks for what is best just within it, and a front of noisy values
+        may end far before it, because a lucky one hides all that cost more.
+
         Args:
             front: values of the front (k, m).
             everything: all measured values (n, m). Their range is used for an objective in which the front has none.
             bounds: limits of the objectives (m,), inf where there is none.
-            margin: extension of the worst corner, as a share of the range of the front.
+            margin: extension of the worst corner, as a share of the range of the box.
         """
-        span = np.ptp(front, axis=0)
+        worst = np.where(np.isfinite(bounds), np.minimum(everything.max(axis=0), bounds), front.max(axis=0))
+        span = worst - front.min(axis=0)
         span = np.where(span > 0, span, np.ptp(everything, axis=0))
         scale = np.where(span > 0, span, 1.0)
         # The margin is added to the limit too, so that points on the limit dominate some volume.
-        return cls(np.minimum(front.max(axis=0), bounds) + margin * scale, scale, bounds)
+        return cls(worst + margin * scale, scale, bounds)
 
     def reach(self, values: FloatArray, rays: FloatArray) -> FloatArray:
         """Reach of the scaled values (..., m) along `rays` (d, m); it is negative beyond a limit."""

@@ -105,7 +105,7 @@ def estimated(hits: BoolArray, costs: FloatArray, others: Others | None = None) 
         others: further candidates of the search; None: there are none.
 
     Returns:
-        Estimates of the c candidates.
+        Estimates of the c candidates, then of the others.
 
     Raises:
         UserError: other shapes.
@@ -113,14 +113,13 @@ def estimated(hits: BoolArray, costs: FloatArray, others: Others | None = None) 
     if hits.ndim != 2 or costs.ndim != 2 or len(hits) != len(costs):
         raise UserError(f"estimates need hits (c, n) and costs (c, k), got {hits.shape} and {costs.shape}")
     count, rows = hits.shape
-    raw = hits.mean(axis=1)
-    if count < 2 or rows < _FEWEST_ROWS:
-        return [_alone(float(value), rows) for value in raw]
-    alike = _correlation(hits)
-    values, sizes = raw, np.full(count, rows)
+    values, sizes = hits.mean(axis=1), np.full(count, rows)
     if others is not None and len(others.accuracies):
-        values, costs = np.concatenate([raw, others.accuracies]), np.concatenate([costs, others.costs])
+        values, costs = np.concatenate([values, others.accuracies]), np.concatenate([costs, others.costs])
         sizes = np.concatenate([sizes, np.full(len(others.accuracies), others.rows)])
+    if count < 2 or rows < _FEWEST_ROWS:
+        return [_alone(float(value), int(size)) for value, size in zip(values, sizes, strict=True)]
+    alike = _correlation(hits)
     # Half a row more of each kind: an accuracy of 0 or 1 is not known without noise.
     smooth = (values * sizes + 0.5) / (sizes + 1)
     noise = smooth * (1 - smooth) / sizes
@@ -129,8 +128,8 @@ def estimated(hits: BoolArray, costs: FloatArray, others: Others | None = None) 
     value, variance = _posterior(values, curve, own, float(spread))
     half = _Z * np.sqrt(variance + alike * noise)
     return [
-        Estimate(float(v), float(max(0.0, v - h)), float(min(1.0, v + h)), float(r), rows)
-        for v, h, r in zip(np.clip(value[:count], 0.0, 1.0), half[:count], raw, strict=True)
+        Estimate(float(v), float(max(0.0, v - h)), float(min(1.0, v + h)), float(r), int(size))
+        for v, h, r, size in zip(np.clip(value, 0.0, 1.0), half, values, sizes, strict=True)
     ]
 
 

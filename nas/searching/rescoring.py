@@ -1,6 +1,6 @@
 """The members of a front and their rivals, scored once more on all validation rows, and what is estimated from that."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from search_spaces.arrays import FloatArray
 
 MOST_RIVALS = 12
 """At most so many candidates beside a front are scored again: those that noise is most likely to have kept off it."""
+_ENOUGH = 3
+"""Candidates that must have been scored again before it is told how the rows of the search compare with all."""
 
 
 class Scorer:
@@ -88,35 +90,54 @@ def _behind(values: FloatArray, row: FloatArray, score: int) -> float:
 
 
 def estimates(
-    measurements: Iterable[Measurement],
+    measurements: Sequence[Measurement],
     objectives: Sequence[Objective],
     hits: Mapping[Candidate, Hits],
     searched_rows: int | None = None,
+    costs: Mapping[Candidate, Mapping[str, float]] | None = None,
 ) -> dict[Candidate, Estimate]:
-    """Estimate the accuracies of the candidates whose hits are known on the same rows.
+    """Estimate the accuracies of all candidates from those whose hits are known on the same rows.
 
     Args:
-        measurements: of the search, with the best values that are known of the costs.
+        measurements: as the search has them.
         objectives: of the search.
         hits: of some candidates.
-        searched_rows: that the search measured accuracies on; None: it measured networks in another precision.
+        searched_rows: that the search measured accuracies on; None: it measured networks in another precision, and
+            only candidates whose hits are known are estimated.
+        costs: the best values that are known of the costs; None: those of the search.
     """
     rows = max((each.rows for each in hits.values()), default=0)
     measured = [m for m in measurements if m.state == "measured"]
     members = [m for m in measured if m.candidate in hits and hits[m.candidate].rows == rows]
     if not members:
         return {}
-    names = [o.name for o in objectives if o.direction == "minimize" and all(m.values[o.name] > 0 for m in measured)]
-
-    def costs(of: Sequence[Measurement]) -> FloatArray:
-        return np.array([[m.values[name] for name in names] for m in of]).reshape(len(of), len(names))
-
     rest = [m for m in measured if m.candidate not in hits] if searched_rows else []
+    known = {m.candidate: m.values if costs is None else costs[m.candidate] for m in measured}
+    names = [
+        o.name
+        for o in objectives
+        if o.direction == "minimize" and all(known[m.candidate][o.name] > 0 for m in measured)
+    ]
+
+    def costs_of(some: Sequence[Measurement]) -> FloatArray:
+        return np.array([[known[m.candidate][name] for name in names] for m in some]).reshape(len(some), len(names))
+
     others = None
     if searched_rows and rest:
-        others = Others(np.array([m.values[ACCURACY] for m in rest]), costs(rest), min(searched_rows, rows))
-    found = estimated(np.array([hits[m.candidate].array() for m in members]), costs(members), others)
-    return {m.candidate: each for m, each in zip(members, found, strict=True)}
+        level = _level(members, hits)
+        accuracies = np.array([m.values[ACCURACY] + level for m in rest])
+        others = Others(accuracies, costs_of(rest), min(searched_rows, rows))
+    found = estimated(np.array([hits[m.candidate].array() for m in members]), costs_of(members), others)
+    return {m.candidate: each for m, each in zip([*members, *rest], found, strict=True)}
+
+
+def _level(members: Sequence[Measurement], hits: Mapping[Candidate, Hits]) -> float:
+    """By how much all rows are harder or easier than those of the search: the median change of an accuracy.
+
+    What candidates find hard is much the same, so that accuracies on few rows and on all do not compare without it.
+    """
+    changes = [float(hits[m.candidate].array().mean()) - m.values[ACCURACY] for m in members]
+    return float(np.median(changes)) if len(changes) >= _ENOUGH else 0.0
 
 
 def rescored(study: Study, scorer: Scorer, rows: int) -> dict[Candidate, Estimate]:
@@ -131,4 +152,5 @@ def rescored(study: Study, scorer: Scorer, rows: int) -> dict[Candidate, Estimat
     members = [*study.front(), *rivals(study.measurements, study.objectives, rows), *([full] if full else [])]
     for candidate in dict.fromkeys(member.candidate for member in members):
         scorer(candidate)
-    return estimates(study.measurements, study.objectives, scorer.hits, rows)
+    found = estimates(study.measurements, study.objectives, scorer.hits, rows)
+    return {candidate: each for candidate, each in found.items() if candidate in scorer.hits}
