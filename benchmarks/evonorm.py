@@ -40,7 +40,7 @@ from evonorm_cost import cost_ratios
 from evonorm_figures import FOUND, TARGETS, cost_figures, gains, ordinary_table, small_batch_table
 from evonorm_kept import Kept
 from evonorm_problem import FULL, TINY, Layer, Problem, Sizes, load_problem
-from evonorm_rejection import FEW, PublishedRule, as_json, bound, from_json, streams
+from evonorm_rejection import FEW, FirstStep, PublishedRule, Rules, as_json, bound, from_json, streams
 from evonorm_rejection import figures as rejection_figures
 from evonorm_rejection import table as rejection_table
 from evonorm_search import search
@@ -104,8 +104,12 @@ class Stages:
 
         def compute() -> dict[str, Any]:
             with mapped(self.processes, None) as over:
-                kept = Kept(self.folder / "layers.jsonl", json.dumps(settings), over)
-                return as_json(streams(self.problem, kept, PublishedRule(self.problem, least)))
+                trained, passed = (
+                    Kept(self.folder / f"{name}.jsonl", json.dumps(settings), over)
+                    for name in ("layers", "first-steps")
+                )
+                rules = Rules(PublishedRule(self.problem, least), trained, FirstStep(self.problem), passed)
+                return as_json(streams(self.problem, rules))
 
         return self.harness.stage(
             "rejection", compute, **settings, **self._of("known", "random_layers", "accepted", "most_mutants", "round")

@@ -109,7 +109,7 @@ class Sizes:
     accepted: int = 60
     most_mutants: int = 400
     round: int = 24
-    budget: int = 600
+    budget: int = 2400
     population: int = 64
     tournament_share: float = 0.25
     quality_steps: int = 150

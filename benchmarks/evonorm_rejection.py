@@ -2,9 +2,10 @@
 
 The published rule has no test without training and takes no two layers for one. It trains every layer for a hundred
 steps in one network after the other, to the first that fails, and then climbs to large gradients. Ours does the same to
-those layers alone that `usable` accepts and whose fingerprint is new. So one run of the published rule tells the steps
-of both, and a layer is lost if the published rule accepts it but `usable` rejects it, or if it was taken for an earlier
-one that the published rule does not accept. Steps of training and of gradient ascent count alike.
+those layers alone that `usable` accepts, whose fingerprint is new, and that let a signal through the networks
+(`propagation`). So one run of the published rule tells the steps of both, and a layer is lost if the published rule
+accepts it but a filter rejects it, or if it was taken for an earlier one that is not accepted. Steps of training and of
+gradient ascent count alike, and so does a forward and backward of a filter.
 """
 
 import json
@@ -21,6 +22,7 @@ from harness import Figures
 from scipy.stats import beta
 
 from nas.evolving.domain import LayerDomain
+from nas.evolving.propagation import propagation
 from nas.evolving.quality import TRAINING, half_way, quality
 from nas.evolving.stability import stability
 from nas.evolving.usable import usable
@@ -87,14 +89,53 @@ class PublishedRule:
 
 
 @dataclass(frozen=True)
+class FirstStep:
+    """The test of the first step in all networks as a function of a layer, which workers receive."""
+
+    problem: Problem
+
+    def __call__(self, graph: LayerGraph) -> dict[str, Any]:
+        """Whether a layer lets a signal through, and the steps until that is known, as JSON data."""
+        problem = self.problem
+        verdict = propagation(
+            graph,
+            problem.anchors,
+            problem.train,
+            seed=problem.seed,
+            groups=problem.sizes.anchors.groups,
+            batch_size=problem.sizes.anchors.batch_size,
+        )
+        return {"let_through": verdict.accepted, "first_steps": verdict.steps}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Both rules with what is kept of their results.
+
+    Args:
+        published: the published rule.
+        trained: its results.
+        first_step: our filter that needs networks.
+        passed: its results.
+    """
+
+    published: PublishedRule
+    trained: Kept
+    first_step: FirstStep
+    passed: Kept
+
+
+@dataclass(frozen=True)
 class Tried:
     """A layer of a stream, with what both rules make of it.
 
     Args:
         graph: the layer.
         function: its fingerprint.
-        usable: whether it passes the test without training.
+        usable: whether it passes the test alone.
         first: whether no earlier layer of the stream computes the same.
+        let_through: whether it passes the test of the first step; it is asked of usable first ones alone.
+        first_steps: of that test.
         rejected_by: the network, or "stability", by which the published rule rejects it; None: it is accepted.
         steps: of the published rule.
     """
@@ -103,6 +144,8 @@ class Tried:
     function: str
     usable: bool
     first: bool
+    let_through: bool
+    first_steps: int
     rejected_by: str | None
     steps: int
 
@@ -118,12 +161,21 @@ class Tried:
             return "without training"
         if not self.first:
             return "fingerprint"
+        if not self.let_through:
+            return "first step"
         return self.rejected_by or "accepted"
+
+    @property
+    def kept(self) -> bool:
+        """Whether our rule accepts what computes the same, of which this is the first."""
+        return self.usable and self.let_through and self.accepted
 
     @property
     def our_steps(self) -> int:
         """The steps of our rule."""
-        return self.steps if self.usable and self.first else 0
+        if not (self.usable and self.first):
+            return 0
+        return self.first_steps + (self.steps if self.let_through else 0)
 
 
 def random_layers(problem: Problem) -> list[LayerGraph]:
@@ -140,37 +192,50 @@ def mutants(sources: Sequence[LayerGraph], seed: int) -> Iterator[LayerGraph]:
             yield _DOMAIN.mutant(source, rng)
 
 
-def streams(problem: Problem, kept: Kept, rule: PublishedRule) -> dict[str, list[Tried]]:
-    """All streams, tried by the published rule: known layers, random ones, and mutants.
+def streams(problem: Problem, rules: Rules) -> dict[str, list[Tried]]:
+    """All streams, tried by both rules: known layers, random ones, and mutants.
 
     Mutants are of the known layers that the rule accepts, because those of others are hardly ever accepted. They go on
     until it accepts enough of them.
     """
     sources = [published(name).canonical() for name in KNOWN[: problem.sizes.known]]
     found = {
-        "known": tried(sources, kept, rule, "Known layers"),
-        "random": tried(random_layers(problem), kept, rule, "Random layers"),
+        "known": tried(sources, rules, "Known layers"),
+        "random": tried(random_layers(problem), rules, "Random layers"),
     }
     good = [each.graph for each in found["known"] if each.accepted]
     source, taken = mutants(good or sources, problem.seed), list[LayerGraph]()
     while True:
         taken += islice(source, problem.sizes.round)
-        found["mutants"] = tried(taken, kept, rule, f"Mutants, {len(taken)}")
+        found["mutants"] = tried(taken, rules, f"Mutants, {len(taken)}")
         enough = len(accepted(found.values())) >= problem.sizes.accepted
         if enough or len(taken) >= problem.sizes.most_mutants:
             return found
 
 
-def tried(stream: Sequence[LayerGraph], kept: Kept, rule: PublishedRule, title: str) -> list[Tried]:
+def tried(stream: Sequence[LayerGraph], rules: Rules, title: str) -> list[Tried]:
     """What both rules make of a stream; equal graphs are trained once and counted as often as they are there."""
     # Graphs of one canonical form are one computation, whatever rule asks for it.
-    results = kept(title, rule, {graph.key: graph for graph in stream})
-    seen, found = set[str](), list[Tried]()
-    for graph in stream:
-        function = str(_DOMAIN.key(graph))
-        found.append(Tried(graph, function, usable(graph).accepted, function not in seen, **results[graph.key]))
-        seen.add(function)
-    return found
+    trained = rules.trained(title, rules.published, {graph.key: graph for graph in stream})
+    functions = [str(_DOMAIN.key(graph)) for graph in stream]
+    firsts = {function: number for number, function in reversed(list(enumerate(functions)))}
+    asked = [number in firsts.values() and usable(graph).accepted for number, graph in enumerate(stream)]
+    passed = rules.passed(
+        f"{title}, first step",
+        rules.first_step,
+        {graph.key: graph for graph, of in zip(stream, asked, strict=True) if of},
+    )
+    return [
+        Tried(
+            graph,
+            function,
+            usable(graph).accepted,
+            firsts[function] == number,
+            **(passed[graph.key] if of else {"let_through": True, "first_steps": 0}),
+            **trained[graph.key],
+        )
+        for number, (graph, function, of) in enumerate(zip(stream, functions, asked, strict=True))
+    ]
 
 
 def accepted(found: Iterable[Sequence[Tried]]) -> set[str]:
@@ -185,7 +250,7 @@ def lost(found: Mapping[str, Sequence[Tried]]) -> tuple[int, int]:
         firsts = {each.function: each for each in stream if each.first}
         for each in stream:
             if each.accepted:
-                graphs[each.graph.key] = not each.usable or not firsts[each.function].accepted
+                graphs[each.graph.key] = not each.usable or not firsts[each.function].kept
     return sum(graphs.values()), len(graphs)
 
 

@@ -11,6 +11,7 @@ from nas.errors import UserError
 from nas.evolving import rejection
 from nas.evolving.anchors import SMALL, networks
 from nas.evolving.layer_makers import LayerMaker
+from nas.evolving.propagation import propagation
 from nas.evolving.quality import TRAINING, quality
 from nas.evolving.rejection import RejectionConfig
 from nas.evolving.stability import stability
@@ -205,6 +206,39 @@ def test_a_gradient_of_zero_is_a_rejection() -> None:
     assert verdict.rejected_by == "stability" and verdict.reason == "the gradient is 0" and verdict.steps == 0
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_layers_let_a_signal_through_the_networks_of_a_search(name: str) -> None:
+    made, draws = networks(SMALL, 10), torch.Generator().manual_seed(0)
+    rows = Pairs(torch.randn(64, 3, 16, 16, generator=draws), torch.arange(64) % 10)
+    verdict = propagation(published(name), {each: made[each] for each in ("efficientnet-b0", "mobilenet-v2")}, rows)
+    assert verdict.accepted and verdict.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("layer", "fault"),
+    [
+        (graph(Node("sigmoid", (X,)), Node("square", (4,))), "of different rows deviate by"),
+        (graph(Node("square", (X,)), Node("add", (4, X)), Node("add", (5, X))), "the first loss is"),
+        (FLAT["v0 x"], "of different rows deviate by"),
+        (graph(Node("log", (X,))), "the first gradient of the first convolution is"),
+    ],
+)
+def test_a_signal_that_vanishes_or_explodes_in_a_deep_network_is_a_rejection(layer: LayerGraph, fault: str) -> None:
+    """The same seed gives the same verdict, and nothing is drawn from the caller's stream."""
+    state = torch.random.get_rng_state()
+    verdict = propagation(layer, {**DEEP, **networks(SMALL, 10)}, TRAIN)
+    assert verdict.rejected_by == "propagation" and fault in verdict.reason and " in " in verdict.reason
+    assert 1 <= verdict.steps <= 4 and verdict == propagation(layer, {**DEEP, **networks(SMALL, 10)}, TRAIN)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_signal_is_followed_on_rows_through_convolutions() -> None:
+    with pytest.raises(UserError, match="at least 2 rows, got 1"):
+        propagation(published("S0"), DEEP, TRAIN, batch_size=1)
+    with pytest.raises(UserError, match="must have convolutions"):
+        propagation(published("S0"), {"flat": lambda layer: nn.Sequential(nn.Flatten(), nn.Linear(192, 4))}, TRAIN)
+
+
 def test_verdicts_depend_on_the_seed() -> None:
     one, other = (stability(published("S0"), Deep, TRAIN, seed=seed, steps=1) for seed in (0, 1))
     assert one.measured != other.measured
@@ -221,13 +255,15 @@ def test_tests_leave_the_random_numbers_of_the_caller() -> None:
 def test_all_tests_in_turn() -> None:
     config = RejectionConfig(4, SHORT, 0.5, 5)
     accepted = rejection.tested(published("S0"), DEEP, TRAIN, VALIDATION, config=config)
-    assert accepted.accepted and accepted.steps == 30
+    assert accepted.accepted and accepted.steps == 31
     assert {"places", "curvature", "accuracy deep", "largest norm"} <= set(accepted.measured)
     assert rejection.tested(LINEAR["-x"], DEEP, TRAIN, VALIDATION, config=config).rejected_by == "usable"
-    assert rejection.tested(UNSTABLE["x exp"], DEEP, TRAIN, VALIDATION, config=config).rejected_by == "quality"
+    assert rejection.tested(UNSTABLE["x exp"], DEEP, TRAIN, VALIDATION, config=config).rejected_by == "propagation"
+    trained = replace(config, first_step=False)
+    assert rejection.tested(UNSTABLE["x exp"], DEEP, TRAIN, VALIDATION, config=trained).rejected_by == "quality"
     strict = replace(config, largest_norm=1e-9)
     verdict = rejection.tested(published("S0"), DEEP, TRAIN, VALIDATION, config=strict)
-    assert verdict.rejected_by == "stability" and verdict.steps == 25
+    assert verdict.rejected_by == "stability" and verdict.steps == 26
     with pytest.raises(FrozenInstanceError):
         verdict.steps = 0
 

@@ -1,6 +1,6 @@
 """All tests of a layer in turn; the first that fails ends it (EvoNorm, arXiv 2004.02967, section 4).
 
-Differs: the test without training (`usable`) is ours.
+Differs: the tests without training (`usable`, `propagation`) are ours.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from nas.data.rows import Rows
 from nas.evolving.anchors import Network
 from nas.evolving.behind import Standings
+from nas.evolving.propagation import propagation
 from nas.evolving.quality import LEAST_ACCURACY, TRAINING, quality
 from nas.evolving.stability import LARGEST_NORM, STEP, stability
 from nas.evolving.usable import usable
@@ -30,6 +31,7 @@ class RejectionConfig:
         ascent_steps: the most steps towards exploding gradients; 0: stability is judged by the gradient at first.
         step_size: their length as a share of the norm of the weights.
         largest_norm: the norm of the gradient above which a layer is unstable.
+        first_step: whether a layer must let a signal through every network at its initial weights.
     """
 
     groups: int = 32
@@ -38,6 +40,7 @@ class RejectionConfig:
     ascent_steps: int = 100
     step_size: float = STEP
     largest_norm: float = LARGEST_NORM
+    first_step: bool = True
 
 
 def tested(
@@ -51,6 +54,8 @@ def tested(
     standings: Standings | None = None,
 ) -> Verdict:
     """Test a layer without training, then by a short training in every network, then for stability in the first.
+
+    Without training means alone, and by one forward and backward in every network.
 
     Args:
         graph: the layer.
@@ -69,6 +74,10 @@ def tested(
     """
     config = config or RejectionConfig()
     verdict = usable(graph)
+    if verdict.accepted and config.first_step:
+        verdict = propagation(
+            graph, networks, train, seed=seed, groups=config.groups, batch_size=config.training.batch_size
+        ).after(verdict)
     if not verdict.accepted:
         return verdict
     verdict = quality(

@@ -6,8 +6,9 @@ from typing import Literal
 
 __all__ = ["Test", "Verdict", "score_name"]
 
-Test = Literal["usable", "quality", "stability", "behind"]
-"""The tests of a layer: without training, after some training, under weights that are made to fail, beside others."""
+Test = Literal["usable", "propagation", "quality", "stability", "behind"]
+"""The tests of a layer: alone, at the initial weights of networks, after some training, under weights that are made to
+fail, beside others."""
 
 _SCORE = "accuracy "
 

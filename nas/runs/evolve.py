@@ -18,6 +18,7 @@ from nas.evolving.anchors import PAPER, SMALL, AnchorSize, Network, OwnNetwork, 
 from nas.evolving.config import EvoNormConfig
 from nas.evolving.evonorm import EvolvedLayers, evonorm, rejections, write_layer
 from nas.evolving.layer_makers import batch_norm_relu
+from nas.evolving.propagation import propagation
 from nas.evolving.quality import LEAST_ACCURACY, TRAINING, half_way
 from nas.evolving.rejection import RejectionConfig
 from nas.evolving.trials import LayerTrials
@@ -113,7 +114,8 @@ def _checked(folder: RunFolder, request: EvolveRequest) -> _Checked:
         data = prepared_rows(table, preprocessor, request.data, request.common.seed)
     if data.task is not CLASSIFICATION:
         raise UserError(f"an evolution of layers needs classes, the rows are of {data.task.metric}")
-    return _Checked(data, _networks(request, size, len(data.classes)), config)
+    made = _networks(request, size, len(data.classes))
+    return _Checked(data, made, _with_first_step(config, made, data))
 
 
 def _networks(request: EvolveRequest, size: AnchorSize, outputs: int) -> dict[str, Network]:
@@ -151,6 +153,23 @@ def _config(request: EvolveRequest) -> EvoNormConfig:
         longer=replace(training, steps=settings.longer_steps),
         seed=seed,
     )
+
+
+def _with_first_step(config: EvoNormConfig, made: Mapping[str, Network], data: Data) -> EvoNormConfig:
+    """The settings without the test of the first step where even batch norms and ReLU do not pass it."""
+    rejection = config.rejection
+    known = propagation(
+        published(_KNOWN),
+        made,
+        data.train,
+        seed=config.seed,
+        groups=rejection.groups,
+        batch_size=rejection.training.batch_size,
+    )
+    if known.accepted:
+        return config
+    say(f"Layers are not judged by a first step, which batch norms and ReLU fail: {known.reason}")
+    return replace(config, rejection=replace(rejection, first_step=False))
 
 
 class LeastAccuracy(Record):
