@@ -179,7 +179,11 @@ def accuracy_controlled(problem: Problem, files: Files, drops: Sequence[float] =
 def _controlled(files: Files, problem: Problem, validation: Sequence[Any], check: Validation, drop: float) -> Any:
     import nncf
     import openvino
-    from nncf.quantization.advanced_parameters import AdvancedAccuracyRestorerParameters
+    from nncf.quantization.advanced_parameters import (
+        AdvancedAccuracyRestorerParameters,
+        AdvancedQuantizationParameters,
+        AdvancedSmoothQuantParameters,
+    )
 
     model = openvino.Core().read_model(files.folder / FP32 / "model.onnx")
     simplify(model)
@@ -200,6 +204,11 @@ def _controlled(files: Files, problem: Problem, validation: Sequence[Any], check
         model_type=nncf.ModelType.TRANSFORMER
         if has_attention(each.get_type_name() for each in model.get_ops())
         else None,
+        # A layer that is taken back has its own weights again, but its input stays smoothed (nncf 3.4): with smoothing
+        # every step back makes the network worse, down to guessing.
+        advanced_quantization_parameters=AdvancedQuantizationParameters(
+            smooth_quant_alphas=AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+        ),
         advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(
             num_ranking_workers=1, ranking_subset_size=_RANKED
         ),
