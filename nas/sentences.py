@@ -13,8 +13,12 @@ LONGEST = 600
 _CUT = " ... "
 # What terminals obey: sequences that begin with an escape, and the titles that end with a bell.
 _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])?")
-# Control characters, marks of the direction of text, and halves of characters, which no encoding can write.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters, marks of the direction of text, other characters that nobody sees (but not those that join
+# letters), and halves of characters, which no encoding can write.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
 
 
 def printable(text: str) -> str:

@@ -156,6 +156,14 @@ def test_an_encoding_that_is_not_certain_is_named_by_a_flag(tmp_path: Path) -> N
         assert list(table(path, encoding=encoding).parts["train"][0]) == ["\u6620\u753b", "\u65e5\u672c"]
 
 
+@pytest.mark.parametrize(
+    "content", [lines(",").encode("utf-16-be"), b"te\0xt,label\na,1\nb,0\n", b"\xff\xfet\0\0\xd8\0"]
+)
+def test_a_wrong_encoding_is_told_by_the_first_line(tmp_path: Path, content: bytes) -> None:
+    path = written(tmp_path / "a.csv", content)
+    assert "--encoding" in refused(path, encoding="cp1252" if content.startswith(b"\0") else None)
+
+
 @pytest.mark.parametrize("given", ["none", "rot13", "hex", "", "\0", "x" * 999])
 def test_an_encoding_is_one_of_python(tmp_path: Path, given: str) -> None:
     assert "--encoding must be one that Python knows" in refused(
@@ -349,6 +357,8 @@ def test_json_with_its_rows_under_a_name(tmp_path: Path) -> None:
         ('{"text": {}, "label": {}}', "must hold rows"),
         ('{"columns": ["text", "label"], "data": [["a", 1], ["b"]]}', "row 2 has not"),
         ('[{"text": "a", "label": 1}, {"text": "b", "label": "x"}]', "column label of .* row 2 has 'x', .* 1"),
+        ('[{"text": "a", "label": 1}, {"text": "\\ud800", "label": 2}]', "column text of .* cannot be read"),
+        ('[{"text": "a", "label": [1]}, {"text": "b", "label": [[2]]}]', "column label of .* cannot be read"),
         ('[{"text": ["a"], "label": 1}, {"text": ["b"], "label": 2}]', "column text of row 1 .* must hold a text, got"),
         ('[{"text": "a", "label": [1]}, {"text": "b", "label": [2]}]', "column label of row 1 .* must hold one class"),
     ],
@@ -457,6 +467,13 @@ def test_a_class_that_the_data_does_not_name(tmp_path: Path) -> None:
     )
     pyarrow.parquet.write_table(broken, tmp_path / "a.parquet")
     assert "column label of row 3 of" in refused(tmp_path / "a.parquet")
+
+
+def test_lists_in_a_csv_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", """tokens,tags\n"['a', 'b']","['X', 'Y']"\n""")
+    assert f"column tags of row 1 of {path} must hold a list of tags, got '['X', 'Y']'; lists are in" in refused(
+        path, task=TAGGING
+    )
 
 
 def tagged(path: Path, rows: Sequence[tuple[list[str] | None, list[Any] | None]]) -> Path:

@@ -21,6 +21,7 @@ def test_control_characters_are_written_as_escapes() -> None:
     assert one_line(HOSTILE) == CLEAN
     assert one_line("na\u00efve \u4e2d\u6587 \U0001f600 na\u200cme") == "na\u00efve \u4e2d\u6587 \U0001f600 na\u200cme"
     assert printable("\x1b(Bend\x1b") == "end"
+    assert printable("a\u200bb\xad\U000e0041") == "a\\u200bb\\xad\\U000e0041"
 
 
 def test_a_long_sentence_keeps_its_remedy() -> None:

@@ -20,6 +20,7 @@ RawLabels = Mapping[str, Sequence[Any]]
 Indexed = tuple[Sequence[Any], dict[str, list[Any]]]
 """Names of the outputs, and the labels of each split as they are trained on."""
 
+LISTS = "lists are in Parquet and JSON files, as a CSV file has none"
 _NUMERAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _DECIMAL_COMMA = re.compile(r"([-+]?\d*),(\d+)")
 _NO_LABEL = (None, "", -1, -100, "-1", "-100")
@@ -131,7 +132,7 @@ def raw_tags(part: Part, label: str) -> list[Any]:
     feature, values = part.feature(label), part.cells(label)
     for row, value in enumerate(values):
         if not _are_tags(value):
-            raise UserError(f"{part.cell(row, label)} must hold a list of tags, got {quoted(value)}")
+            raise UserError(f"{part.cell(row, label)} must hold a list of tags, got {quoted(value)}; {LISTS}")
     if class_names(feature):
         return [
             [_named_class(part, label, row, feature.feature, tag) for tag in tags or ()]

@@ -185,23 +185,24 @@ def _one_table(path: Path, form: TextForm, cache: str) -> tuple[Any, Sequence[st
 
 
 def _of_values(read: Read, path: Path) -> Any:
-    """A table of cells of any type; UserError that names the cell where a column has several types."""
+    """A table of cells of any type; UserError that names the column, and the first cell of another type than others."""
     import datasets
 
-    columns = {}
+    columns = []
     for name, cells in read.columns.items():
         try:
-            columns[name] = datasets.Dataset.from_dict({name: cells})
+            columns.append(datasets.Dataset.from_dict({name: cells}))
         except Exception as error:
+            where = f"column {one_line(name, 40)} of {path}"
             first = next((cell for cell in cells if cell is not None), None)
-            row = next(
-                (n for n, cell in enumerate(cells, start=1) if cell is not None and type(cell) is not type(first)), 1
-            )
-            raise UserError(
-                f"every cell of column {one_line(name, 40)} of {path} must be of one type (texts, numbers or lists), "
-                f"row {row} has {quoted(cells[row - 1])}, those before it {quoted(first)}"
-            ) from error
-    return readable(lambda: datasets.concatenate_datasets(list(columns.values()), axis=1), str(path))
+            for row, cell in enumerate(cells, start=1):
+                if cell is not None and type(cell) is not type(first):
+                    raise UserError(
+                        f"every cell of {where} must be of one type (texts, numbers or lists), row {row} has "
+                        f"{quoted(cell)}, a cell before it {quoted(first)}"
+                    ) from error
+            raise UserError(f"{where} cannot be read: {type(error).__name__}: {one_line(str(error), 200)}") from error
+    return readable(lambda: datasets.concatenate_datasets(columns, axis=1), str(path))
 
 
 def readable(load: Callable[[], Any], name: str) -> Any:

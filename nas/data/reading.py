@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.data.labels import (
+    LISTS,
     Indexed,
     RawLabels,
     class_names,
@@ -169,7 +170,7 @@ def _columns(source: Source, form: "_Form", train: Part) -> tuple[InputKind, str
     if source.image and form.read_rows:
         raise UserError("tags belong to words: name a column of words, not of images")
     hint = f"its columns are {listed(train.columns, 20)}"
-    if len(train.columns) == 1:
+    if len(train.columns) == 1 and not train.columns[0].isidentifier():
         hint += "; where another character is between its fields, name it with --separator"
     text, image, label = (
         _own(name, train, f"the data in {source.location} has no column {quoted(name)}; {hint}")
@@ -251,7 +252,7 @@ def _words(part: Part, column: str) -> list[RawRow]:
     for row, value in enumerate(part.cells(column)):
         words = [] if value is None else value
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise UserError(f"{part.cell(row, column)} must hold a list of words, got {quoted(value)}")
+            raise UserError(f"{part.cell(row, column)} must hold a list of words, got {quoted(value)}; {LISTS}")
         rows.append(tuple(words))
     return rows
 

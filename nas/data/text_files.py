@@ -101,6 +101,11 @@ def read_text(path: Path, encoding: str | None) -> tuple[str, list[str]]:
         text = content.decode(used).removeprefix("\ufeff")
     except UnicodeError as error:
         raise UserError(_undecodable(path, content, used, error, told=encoding is not None)) from error
+    if "\0" in text.partition("\n")[0]:
+        raise UserError(
+            f"{path} has zero bytes in its first line, as a file has that is not in {used.upper()}: name its encoding "
+            "with --encoding, e.g. utf-16"
+        )
     if not text.strip():
         raise NoRows(f"the data in {path} must hold rows, it is empty")
     return text, [] if encoding or used == "utf-8" else [f"Text of {path} read as {used.upper()}"]
@@ -117,9 +122,11 @@ def _undecodable(path: Path, content: bytes, encoding: str, error: UnicodeError,
     line = content.count(b"\n", 0, start) + 1
     if told:
         return f"{path} is not in the encoding {encoding}: its line {line} cannot be read so; name another --encoding"
+    if encoding != "utf-8":
+        return f"{path} begins as {encoding.upper()}, but line {line} is not: it is damaged, or needs an --encoding"
     around = content[max(0, start - _AROUND) : start + _AROUND].splitlines()
     likely = next((part.decode(_MOST_LIKELY, errors="ignore") for part in around if not part.isascii()), "")
     return (
-        f"{path} must be in {encoding.upper()}, but line {line} is not; name its encoding, e.g. --encoding "
-        f"{_MOST_LIKELY} (Western Europe) if that line has {quoted(likely)}"
+        f"{path} must be in UTF-8, but line {line} is not; name its encoding, e.g. --encoding {_MOST_LIKELY} (Western "
+        f"Europe) if that line has {quoted(likely)}"
     )
