@@ -342,8 +342,9 @@ def test_json_with_its_rows_under_a_name(tmp_path: Path) -> None:
     rows = [{"text": text, "label": label} for text, label in ROWS]
     path = written(tmp_path / "a.json", json.dumps({"version": "1", "license": [], "data": rows}))
     assert list(table(path).parts["train"][0]) == TEXTS
-    written(path, json.dumps({"rows": rows}))
+    path = written(tmp_path / "B.JSON", json.dumps({"rows": rows}))
     assert list(table(path).parts["train"][0]) == TEXTS
+    assert "no label column" in refused(written(tmp_path / "c.jsonl", json.dumps({"rows": rows})))
 
 
 @pytest.mark.parametrize(

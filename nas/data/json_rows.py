@@ -26,7 +26,8 @@ def read_json_rows(path: Path, form: TextForm) -> Read:
     text, notes = read_text(path, form.encoding)
     whole = _parsed(text, path)
     if isinstance(whole, dict):
-        columns = (_table(whole, path) if ".json" in path.suffixes else None) or _by_column([whole])
+        suffixes = [suffix.lower() for suffix in path.suffixes]
+        columns = (_table(whole, path) if ".json" in suffixes else None) or _by_column([whole])
     else:
         columns = _by_column(_objects_only(whole, path))
     if not any(columns.values()):
