@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from nas.objectives import is_latency, quantity
+from nas.sentences import one_line, printable
 
 PLAIN_EVERY_S = 30.0
 # Number of last updates from which the remaining time is estimated.
@@ -24,7 +25,7 @@ class Bar:
     """Progress of one stage: `with Bar("fine-tuning", total=500) as bar: bar.update(done, "loss 0.41")`."""
 
     def __init__(self, title: str, total: int, *, stream: TextIO | None = None) -> None:
-        self._title, self._total = title, total
+        self._title, self._total = one_line(title), total
         self._stream = sys.stderr if stream is None else stream
         self._progress: Progress | None = None
         self._task = TaskID(0)
@@ -35,13 +36,13 @@ class Bar:
     def __enter__(self) -> "Bar":
         if self._stream.isatty():
             columns = (
-                TextColumn("[bold]{task.description}"),
+                TextColumn("{task.description}", style="bold", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[figures]}", markup=False),
                 TimeRemainingColumn(elapsed_when_finished=True),
             )
-            self._progress = Progress(*columns, console=Console(file=self._stream))
+            self._progress = Progress(*columns, console=_console(self._stream))
             self._task = self._progress.add_task(self._title, total=self._total, figures="")
             self._progress.start()
         return self
@@ -54,6 +55,7 @@ class Bar:
 
     def update(self, done: int, figures: str) -> None:
         """Show that `done` of the total are done, with the current figures."""
+        figures = one_line(figures)
         self._last = (done, figures)
         self._recent.append((time.monotonic(), done))
         if self._progress is not None:
@@ -81,8 +83,8 @@ class Bar:
 
 
 def say(message: str, stream: TextIO | None = None) -> None:
-    """Print a line for people on standard error."""
-    print(message, file=sys.stderr if stream is None else stream, flush=True)
+    """Print a sentence for people on standard error, as one printable line of bounded length."""
+    print(one_line(message), file=sys.stderr if stream is None else stream, flush=True)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]], stream: TextIO) -> None:
@@ -97,21 +99,25 @@ def print_table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(printable(column), justify="right")
     for name, cells in rows.items():
-        table.add_row(name, *cells)
-    width = None if stream.isatty() else 100
-    Console(file=stream, width=width, highlight=False).print(table)
+        table.add_row(printable(name), *map(printable, cells))
+    _console(stream, None if stream.isatty() else 100).print(table)
+
+
+def _console(stream: TextIO, width: int | None = None) -> Console:
+    """A console that prints every text as it is: `[x]` is no markup, `:x:` no emoji, and no number is coloured."""
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 
 def print_object(result: Mapping[str, Any], stream: TextIO) -> None:
     """Print one line for each entry of `result`, with nested entries indented."""
     for name, value in result.items():
-        label = name.replace("_", " ")
+        label = printable(name.replace("_", " "))
         if isinstance(value, Mapping):
             print(f"{label}:", file=stream)
             for inner, figure in value.items():
-                print(f"  {str(inner).replace('_', ' ')}: {_plain(figure)}", file=stream)
+                print(f"  {printable(str(inner)).replace('_', ' ')}: {_plain(figure)}", file=stream)
         else:
             print(f"{label}: {_plain(value)}", file=stream)
 
@@ -121,7 +127,7 @@ def _plain(value: Any) -> str:
         return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return ", ".join(_plain(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
+    return ", ".join(_plain(item) for item in value) if isinstance(value, (list, tuple)) else printable(str(value))
 
 
 _ROWS = ("latency_ms", "macs", "parameters", "size_mib")

@@ -12,6 +12,7 @@ import pydantic
 
 from nas.errors import UserError
 from nas.files import write_text_atomic
+from nas.sentences import quoted
 
 VERSION = 1
 MAX_JSON_BYTES = 1 << 20
@@ -64,7 +65,7 @@ def same_request(
         if old != new:
             flag = name.replace("_", "-")
             remedy = f"repeat the first command, or name {other}"
-            raise UserError(f"{path} was begun with {flag} {old!r}, now it is {new!r}; {remedy}")
+            raise UserError(f"{path} was begun with {flag} {quoted(old)}, now it is {quoted(new)}; {remedy}")
 
 
 def read_record(path: Path, schema: type[_AnyRecord], most_bytes: int = MAX_JSON_BYTES) -> _AnyRecord:

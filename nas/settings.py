@@ -48,17 +48,21 @@ class DataSettings:
     """The data: texts or images with a label each."""
 
     data: str | None = None
-    """A CSV, TSV, Parquet or JSON-lines file, a folder of images or of such files, or the name of a hub data set."""
+    """A CSV, TSV, Parquet or JSON file, a folder of images or of such files, or the name of a hub data set."""
     text: str | None = None
     """Column of the texts; None: found by its usual names."""
     image: str | None = None
-    """Column of the images; None: found by its usual names."""
+    """Column of the images, or of the names of their files; None: found by its usual names."""
     label: str | None = None
     """Column of the labels; None: found by its usual names."""
     task: Literal["classification", "regression", "token-classification"] = "classification"
     """What the labels are: classes, numbers, or a tag for every word of a list of words."""
     data_config: str | None = None
-    """Configuration of a hub data set, e.g. sst2 of nyu-mll/glue."""
+    """Configuration of a data set that has several, e.g. sst2 of nyu-mll/glue."""
+    separator: str | None = None
+    """Character between the fields of a CSV file, or the word tab; None: found out where that is certain."""
+    encoding: str | None = None
+    """Encoding of a CSV or JSON file, e.g. cp1252; None: UTF-8, or UTF-16 where that is certain."""
     max_tokens: int = 128
     """Texts are cut off here."""
 

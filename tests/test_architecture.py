@@ -50,7 +50,7 @@ ON_TOP = {
 
 HOMES = {
     "accelerate": {"nas.learning.processes"},
-    "datasets": {"nas.data.location"},
+    "datasets": {"nas.data.location", "nas.data.parts"},
     "matplotlib": {"nas.reporting.pictures"},
     "moocore": {"nas.searching.pareto"},
     "nncf": {"hardware.quantized"},

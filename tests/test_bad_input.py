@@ -116,7 +116,7 @@ def a_file(folder: Path) -> list[object]:
         (empty, "it is empty"),
         (header_only, "must hold rows"),
         (no_label, "no label column"),
-        (wrong_label, "no column verdict; its columns are text, label"),
+        (wrong_label, "no column 'verdict'; its columns are text, label"),
         (one_class, "at least two classes"),
         (no_model, "there is no folder"),
         (no_weights, "must hold its weights as safetensors, it holds no weights"),

@@ -14,6 +14,7 @@ from nas.data.preprocessing import PlainImages, undecodable
 from nas.data.reading import Source, read_table
 from nas.data.split import make_split
 from nas.data.table import Table
+from nas.data.text_files import TextForm
 from nas.errors import UserError
 
 
@@ -106,9 +107,9 @@ def test_images_described_by_a_table(tmp_path: Path) -> None:
     lines(tmp_path / "metadata.csv", rows)
     found = table(tmp_path)
     assert (found.kind, found.classes, rows_of(found)) == ("image", ("00", "01"), {"train": 4})
-    assert "not in the metadata: 1 (files/latest_4.png)" in found.notes[0]
+    assert "not named in the tables: 1 (files/latest_4.png)" in found.notes[0]
     lines(tmp_path / "metadata.csv", [*rows, "files/none.png,0"])
-    with pytest.raises(UserError, match="which is not there"):
+    with pytest.raises(UserError, match=r"row 5 of .*metadata\.csv names 'files/none\.png', which is no file"):
         table(tmp_path)
 
 
@@ -177,7 +178,7 @@ def test_a_data_set_that_names_its_splits_is_read_as_strings_too(tmp_path: Path)
         file.write("    path: a.csv\n---\n")
     assert list(table(tmp_path).parts["train"][0]) == ["007", "x"]
     assert table(tmp_path).classes == ("01", "NA")
-    part = _described(str(tmp_path), None, str(tmp_path / ".cache"))["train"]
+    part = _described(str(tmp_path), None, TextForm(), str(tmp_path / ".cache"))["train"]
     assert part["label"][:] == ["NA", "01"]
 
 

@@ -36,6 +36,7 @@ from nas.runs.requests import (
     ReportRequest,
     SearchRequest,
 )
+from nas.sentences import one_line, quoted
 from nas.settings import Common
 
 _CANNOT_WRITE = (errno.ENOENT, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in args:
             traceback.print_exc()
         status, sentence = _verdict(error)
-        print(f"nas: {sentence}", file=sys.stderr, flush=True)
+        print(f"nas: {one_line(sentence)}", file=sys.stderr, flush=True)
         return status
 
 
@@ -120,7 +121,7 @@ def _parse(args: Sequence[str]) -> Any:
     """The request of a command; None when its help was printed."""
     kind = _COMMANDS.get(args[0])
     if kind is None:
-        raise UserError(f"there is no command {args[0]!r}; the commands are {', '.join(_COMMANDS)}")
+        raise UserError(f"there is no command {quoted(args[0])}; the commands are {', '.join(_COMMANDS)}")
     for word in args[1:]:
         now = _MOVED.get((args[0], word.partition("=")[0]))
         if now is not None:
@@ -175,7 +176,7 @@ def _own_stdout() -> Iterator[TextIO]:
 
 def _verdict(error: BaseException) -> tuple[int, str]:
     """Exit status and one sentence for whatever ended a command."""
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted; the same command goes on where it stopped"
     if isinstance(error, NoFeasible):
@@ -186,8 +187,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         where = f": {error.filename}" if error.filename else ""
         return WRONG_INPUT, f"error: {error.strerror or text}{where}; nothing is lost, mend it and repeat the command"
     if any(os.strerror(number) in text for number in _CANNOT_WRITE):  # libraries in Rust wrap what the system said
-        return WRONG_INPUT, f"error: {text[:300]}; nothing is lost, mend it and repeat the command"
-    return FAILED, f"error: the work failed: {type(error).__name__}: {text[:300]} (--debug shows where)"
+        return WRONG_INPUT, f"error: {one_line(text, 300)}; nothing is lost, mend it and repeat the command"
+    return FAILED, f"error: the work failed: {type(error).__name__}: {one_line(text, 300)} (--debug shows where)"
 
 
 def _one_process() -> None:

@@ -1,6 +1,7 @@
 """Values for a command's flags from a JSON or TOML file: `--config FILE`. Unknown names and wrong types are refused."""
 
 import dataclasses
+import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import pydantic
 
 from nas.errors import UserError
 from nas.files import read_json
+from nas.sentences import quoted
 
 _NOT_IN_A_FILE = ("config",)
 
@@ -50,8 +52,10 @@ def defaults_from(command: type[Any], values: Mapping[str, Any], *, missing: Any
     known = {name for name, _ in _flags(command)} - set(_NOT_IN_A_FILE)
     for name in values:
         if name not in known:
-            flags = ", ".join(sorted(flag.replace("_", "-") for flag in known))
-            raise UserError(f"--config: {name.replace('_', '-')!r} is no flag of this command; its flags are {flags}")
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f" (perhaps {near[0].replace('_', '-')} is meant)" if near else ""
+            named = quoted(name.replace("_", "-"))
+            raise UserError(f"--config: {named} is no flag of this command{meant}; its --help lists them")
     return _build(command, values, missing)
 
 
@@ -96,4 +100,4 @@ def _checked(name: str, hint: Any, value: Any) -> Any:
         return pydantic.TypeAdapter(hint).validate_python(given, strict=Path not in (hint, *get_args(hint)))
     except pydantic.ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise UserError(f"--config: {name.replace('_', '-')} cannot be {value!r} ({reason})") from None
+        raise UserError(f"--config: {name.replace('_', '-')} cannot be {quoted(value)} ({reason})") from None

@@ -1,20 +1,37 @@
 """Read labelled data from files, folders or the hub, and check it.
 
-`location.py` finds the files and reads them; this module finds the columns, the kind of rows and the classes. Texts and
-classes are strings as the data holds them: `007` is no 7, and `01` and `1` are two classes.
+`location.py` finds the files and reads them, `labels.py` reads labels; this module finds the columns and the kind of
+rows. Texts and classes are strings as the data holds them: `007` is no 7, and `01` and `1` are two classes.
 """
 
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas.data.location import encoded_images, located
+from nas.data.labels import (
+    LISTS,
+    Indexed,
+    RawLabels,
+    class_names,
+    is_missing,
+    is_tag,
+    is_unlabelled,
+    of_classes,
+    of_numbers,
+    of_tags,
+    raw_classes,
+    raw_numbers,
+    raw_tags,
+)
+from nas.data.location import located
+from nas.data.parts import Part
+from nas.data.places import Chosen, Places
 from nas.data.split import Data, InputKind, Preprocessor, RawRow
 from nas.data.table import Table, prepare_data
 from nas.data.tasks import CLASSIFICATION, Classification, Regression, Task, TokenClassification
+from nas.data.text_files import TextForm
 from nas.errors import UserError
+from nas.sentences import listed, one_line, quoted
 
 _TEXT = ("text", "sentence", "content", "review", "question", "document", "tweet", "comment", "utterance")
 _IMAGE = ("image", "img", "picture", "photo")
@@ -22,9 +39,6 @@ _LABEL = ("label", "labels", "target", "class", "category", "sentiment", "intent
 _NUMBER = ("score", "rating", "value", "stars", "similarity_score", *_LABEL)
 _WORDS = ("tokens", "words", *_TEXT)
 _TAGS = ("tags", "ner_tags", "pos_tags", "chunk_tags", "ner", *_LABEL)
-_NUMERAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_NO_LABEL = (None, "", -1, -100, "-1", "-100")
-_MAX_CLASSES = 10_000
 
 
 @dataclass(frozen=True)
@@ -32,13 +46,15 @@ class Source:
     """A data set and the columns of it to use.
 
     Args:
-        location: a CSV, TSV, Parquet or JSON-lines file (also .gz), a folder with one sub-folder of images per class, a
+        location: a CSV, TSV, Parquet or JSON file (also .gz), a folder with one sub-folder of images per class, a
             folder with files for train, validation and test, or the name of a data set on the hub.
         text: column of the text or of the words; None: the first column with one of the usual names.
-        image: column of the image; None: the first column with one of the usual names.
+        image: column of the image or of the name of its file; None: the first column with one of the usual names.
         label: column of the label, number or tags; None: the first column with one of the usual names.
-        config: configuration of a hub data set, e.g. "sst2" of "nyu-mll/glue".
+        config: configuration of a data set that has several, e.g. "sst2" of "nyu-mll/glue".
         task: the kind of labels.
+        separator: the character between the fields of a CSV file; None: found out.
+        encoding: the encoding of text files, e.g. "cp1252"; None: found out where that is certain.
     """
 
     location: str
@@ -47,6 +63,8 @@ class Source:
     label: str | None = None
     config: str | None = None
     task: Task = CLASSIFICATION
+    separator: str | None = None
+    encoding: str | None = None
 
 
 def load_data(
@@ -81,241 +99,204 @@ def read_table(source: Source) -> Table:
         UserError: the data does not exist, is empty or not readable, lacks a column or labels, or has one class only.
     """
     form = _FORMS[type(source.task)]
-    with located(source.location, source.config) as found:
-        kind, column, label = _columns(source, form, found.parts["train"].column_names)
-        rows: dict[str, list[RawRow]] = {}
-        labels: dict[str, list[Any]] = {}
-        for name, part in found.parts.items():
-            values = form.read_labels(part, label, source.location)
-            if all(_unlabelled(value) for value in values):
-                continue
-            missing = next((row for row, value in enumerate(values) if _missing(value)), None)
-            if missing is not None:
-                raise UserError(
-                    f"every row must have a label, row {missing + 1} of {name} in {source.location} has none"
-                )
-            labels[name] = values
-            rows[name] = (form.read_rows or _READERS[kind])(part, column)
-        if "train" not in labels:
+    with located(source.location, source.config, TextForm(source.separator, source.encoding)) as found:
+        train = found.parts["train"]
+        kind, column, label = _columns(source, form, train)
+        labelled = {name: _labelled(part, form, kind, column, label) for name, part in found.parts.items()}
+        splits = {name: split for name, split in labelled.items() if split is not None}
+        if "train" not in splits:
             raise UserError(
                 f"column {label} of {source.location} must hold labels, but none of its training rows has one"
             )
-        _as_long(rows, labels, source.location)
-        names = _names(found.parts["train"].features[label])
-        unlabelled = {name: part.num_rows for name, part in found.parts.items() if name not in labels}
-    classes, indices = form.classes(labels, names, label, source.location)
-    parts = {name: (rows[name], source.task.labels(indices[name])) for name in labels}
+        names = class_names(train.feature(label))
+        unlabelled = {name: len(part) for name, part in found.parts.items() if name not in splits}
+    classes, indices = form.classes(
+        {name: split.labels for name, split in splits.items()}, names, label, source.location
+    )
     return Table(
-        kind, tuple(str(value) for value in classes), parts, source.task, (*found.notes, *_counts(rows, unlabelled))
+        kind,
+        tuple(str(value) for value in classes),
+        {name: (split.rows, source.task.labels(indices[name])) for name, split in splits.items()},
+        source.task,
+        (*found.notes, *_counts(splits, unlabelled)),
+        {name: split.places for name, split in splits.items()},
     )
 
 
-def _counts(rows: Mapping[str, Sequence[RawRow]], unlabelled: Mapping[str, int]) -> list[str]:
+@dataclass(frozen=True)
+class _Labelled:
+    """The rows of a split that have labels, and how many were left out."""
+
+    rows: Sequence[RawRow]
+    labels: Sequence[Any]
+    places: Places
+    left_out: int = 0
+    untagged: int = 0
+
+
+def _labelled(part: Part, form: "_Form", kind: InputKind, column: str, label: str) -> _Labelled | None:
+    """The rows of a split with their labels; None where none has one."""
+    values = form.read_labels(part, label) if label in part.columns else []
+    if all(map(is_unlabelled, values)):
+        return None
+    if column not in part.columns:
+        raise UserError(
+            f"every split must have a column {one_line(column, 40)}, {part.places.place(0)} has none; its columns are "
+            f"{listed(part.columns)}"
+        )
+    missing = next((row for row, value in enumerate(values) if is_missing(value)), None)
+    if missing is not None:
+        raise UserError(f"every row must have a label, {part.cell(missing, label)} has none")
+    rows = (form.read_rows or _READERS[kind])(part, column)
+    return form.choose(_Labelled(rows, values, part.places))
+
+
+def _counts(splits: Mapping[str, _Labelled], unlabelled: Mapping[str, int]) -> list[str]:
     """Sentences with the numbers of rows that were read, and of those without labels."""
-    read = f"Rows read: {', '.join(f'{len(part):,} {name}' for name, part in rows.items())}"
-    return [read, *(f"Rows of {name} left out, none has a label: {count:,}" for name, count in unlabelled.items())]
+    notes = [f"Rows read: {', '.join(f'{len(split.rows):,} {name}' for name, split in splits.items())}"]
+    notes += [f"Rows of {name} left out, none has a label: {count:,}" for name, count in unlabelled.items()]
+    for name, split in splits.items():
+        if split.left_out:
+            notes.append(f"Rows of {name} left out, without words or without a tag: {split.left_out:,}")
+        if split.untagged:
+            notes.append(f"Words of {name} without a tag (-100 or empty), which do not count: {split.untagged:,}")
+    return notes
 
 
-def _columns(source: Source, form: "_Form", columns: Sequence[str]) -> tuple[InputKind, str, str]:
+def _columns(source: Source, form: "_Form", train: Part) -> tuple[InputKind, str, str]:
     """The kind of the rows, their column and the column of the labels."""
-    shown = ", ".join(columns)
     if source.text and source.image:
         raise UserError("name a text column or an image column, not both")
     if source.image and form.read_rows:
         raise UserError("tags belong to words: name a column of words, not of images")
-    for name in (source.text, source.image, source.label):
-        if name is not None and name not in columns:
-            raise UserError(f"the data in {source.location} has no column {name}; its columns are {shown}")
-    label = source.label or _usual(form.label_names, columns)
+    hint = f"its columns are {listed(train.columns, 20)}"
+    if len(train.columns) == 1 and not train.columns[0].isidentifier():
+        hint += "; where another character is between its fields, name it with --separator"
+    text, image, label = (
+        _own(name, train, f"the data in {source.location} has no column {quoted(name)}; {hint}")
+        for name in (source.text, source.image, source.label)
+    )
+    label = label or _usual(form.label_names, train)
     if label is None:
-        raise UserError(f"the data in {source.location} has no label column that I know; name one of {shown}")
-    if source.text:
-        return "text", source.text, label
-    if source.image:
-        return "image", source.image, label
-    image, text = None if form.read_rows else _usual(_IMAGE, columns), _usual(form.text_names, columns)
-    if image is not None:
-        return "image", image, label
-    if text is not None:
-        return "text", text, label
-    raise UserError(f"the data in {source.location} has no text or image column that I know; name one of {shown}")
+        raise UserError(
+            f"the data in {source.location} has no label column that I know; {hint}: name the right one with --label"
+        )
+    found = _rows_column(text, image, form, train)
+    if found is None:
+        raise UserError(
+            f"the data in {source.location} has no text or image column that I know; {hint}: name the right one with "
+            "--text or --image"
+        )
+    if found[1] == label:
+        raise UserError(f"the rows and their labels must be in two columns, both are in {quoted(label)}")
+    return *found, label
 
 
-def _usual(names: Sequence[str], columns: Sequence[str]) -> str | None:
-    lower = {column.lower(): column for column in columns}
+def _own(name: str | None, train: Part, otherwise: str) -> str | None:
+    """The column that the user names, without regard to spaces around it; UserError where there is none."""
+    if not name:
+        return None
+    found = next((column for column in train.columns if column == name), None)
+    found = found or next((column for column in train.columns if column.strip() == name.strip()), None)
+    if found is None:
+        raise UserError(otherwise)
+    return found
+
+
+def _usual(names: Sequence[str], train: Part) -> str | None:
+    """The column with the first of the usual names, without regard to case and to spaces around it."""
+    lower = {column.strip().lower(): column for column in train.columns}
     return next((lower[name] for name in names if name in lower), None)
 
 
-def _texts(part: Any, column: str) -> list[RawRow]:
-    return ["" if value is None else str(value) for value in part[column][:]]
+def _rows_column(
+    named_text: str | None, named_image: str | None, form: "_Form", train: Part
+) -> tuple[InputKind, str] | None:
+    """The kind of the rows and their column: as named, else images by a usual name, else texts, else names of files."""
+    if named_text is not None:
+        return "text", named_text
+    if named_image is not None:
+        return "image", named_image
+    image, text = None if form.read_rows else _usual(_IMAGE, train), _usual(form.text_names, train)
+    # An address of a picture beside a text is no picture.
+    if image is not None and (text is None or not train.holds_texts(image) or train.names_images(image)):
+        return "image", image
+    if text is not None:
+        return "text", text
+    image = None if form.read_rows else next((name for name in train.columns if train.names_images(name)), None)
+    return None if image is None else ("image", image)
 
 
-def _images(part: Any, column: str) -> list[RawRow]:
-    return list(encoded_images(part, column))
+# Rows -----------------------------------------------------------------------------------------------------------------
 
 
-_READERS: Mapping[InputKind, Callable[[Any, str], list[RawRow]]] = {"text": _texts, "image": _images}
+def _texts(part: Part, column: str) -> list[RawRow]:
+    if part.holds_images(column):
+        raise UserError(f"column {quoted(column)} holds images: name it with --image")
+    cells = part.cells(column)
+    for row, cell in enumerate(cells):
+        if isinstance(cell, list | dict | bytes):
+            raise UserError(f"{part.cell(row, column)} must hold a text, got {quoted(cell)}")
+    return ["" if cell is None else str(cell) for cell in cells]
 
 
-def _words(part: Any, column: str) -> list[RawRow]:
+def _images(part: Part, column: str) -> list[RawRow]:
+    return list(part.images(column))
+
+
+_READERS: Mapping[InputKind, Callable[[Part, str], list[RawRow]]] = {"text": _texts, "image": _images}
+
+
+def _words(part: Part, column: str) -> list[RawRow]:
     rows: list[RawRow] = []
-    for number, value in enumerate(part[column][:]):
-        if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
-            raise UserError(
-                f"column {column} must hold a list of words a row, row {number + 1} holds {str(value)[:60]!r}"
-            )
-        rows.append(tuple(value))
+    for row, value in enumerate(part.cells(column)):
+        words = [] if value is None else value
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise UserError(f"{part.cell(row, column)} must hold a list of words, got {quoted(value)}; {LISTS}")
+        rows.append(tuple(words))
     return rows
 
 
-def _as_long(rows: Mapping[str, Sequence[RawRow]], labels: "_RawLabels", location: str) -> None:
-    """Raise UserError unless each row has as many tags as words."""
-    for name, part in rows.items():
-        for number, (row, tags) in enumerate(zip(part, labels[name], strict=True)):
-            if isinstance(row, tuple) and len(row) != len(tags):
-                raise UserError(
-                    f"every word must have one tag, but row {number + 1} of {name} in {location} has {len(row)} words "
-                    f"and {len(tags)} tags"
-                )
+def _all(split: _Labelled) -> _Labelled:
+    return split
 
 
-def _unlabelled(value: Any) -> bool:
-    """Whether a value means "no label"; -1 does so in test sets whose labels are secret."""
-    return all(map(_unlabelled, value)) if isinstance(value, list) else value in _NO_LABEL
-
-
-def _missing(value: Any) -> bool:
-    if isinstance(value, list):
-        return not value or any(tag in _NO_LABEL for tag in value)
-    return value is None or value == ""
-
-
-def _names(feature: Any) -> Sequence[str] | None:
-    """The class names that the data defines for a label column or a column of tags, if any."""
-    names: Sequence[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
-    return names
-
-
-def _raw_labels(part: Any, label: str, location: str) -> list[Any]:
-    """Class labels as whole numbers or words; a column of type ClassLabel gives the names of the classes."""
-    feature, values = part.features[label], part[label][:]
-    if getattr(feature, "names", None):
-        return [_named_class(feature, value) for value in values]
-    values = [value.strip() if isinstance(value, str) else value for value in values]
-    if all(value is None or (isinstance(value, float) and value.is_integer()) for value in values):
-        return [None if value is None else int(value) for value in values]
-    there = [value for value in values if value not in (None, "")]
-    numerals = all(isinstance(value, str) and _NUMERAL.fullmatch(value) for value in there)
-    wrong = next((value for value in there if not isinstance(value, (int, str))), None)
-    if wrong is None and numerals:
-        wrong = next((value for value in there if not float(value).is_integer()), None)
-    if wrong is not None:
-        raise UserError(
-            f"column {label} of {location} must hold one class a row (whole numbers or words), got {wrong}; "
-            "numbers to predict are the task regression, lists of tags token-classification"
-        )
-    return _plain_classes(values, there)
-
-
-def _plain_classes(values: list[Any], there: Sequence[Any]) -> list[Any]:
-    """Whole numbers that are all written as 1.0, and truth values, under the names that they have in other files."""
-    if there and all(isinstance(value, str) for value in there):
-        if all(value.endswith(".0") and _NUMERAL.fullmatch(value) for value in there):
-            return [value.removesuffix(".0") if value else value for value in values]
-        if {value.lower() for value in there} <= {"true", "false"}:
-            return [value.capitalize() if value else value for value in values]
-    return values
-
-
-def _named_class(feature: Any, value: Any) -> Any:
-    return None if value in _NO_LABEL else feature.int2str(value)
-
-
-def _raw_numbers(part: Any, label: str, location: str) -> list[Any]:
-    """Numbers of a regression, None where the value is missing."""
-    values = [_number(value) for value in part[label][:]]
-    wrong = next((v for v in values if v is not None and not (isinstance(v, int | float) and math.isfinite(v))), None)
-    if wrong is not None:
-        raise UserError(f"column {label} of {location} must hold one number a row, got {wrong!r}")
-    return values
-
-
-def _number(value: Any) -> Any:
-    """The number that a string writes; None for a missing one, and other values as they are."""
-    if isinstance(value, str):
-        value = value.strip()
-        numeral = _NUMERAL.fullmatch(value) or value.lower().strip("+-") == "inf"
-        return float(value) if numeral else value or None
-    return None if value is None or value != value else value
-
-
-def _raw_tags(part: Any, label: str, location: str) -> list[Any]:
-    """Lists of tags as whole numbers or words; a column of type ClassLabel gives the names of the tags."""
-    feature = part.features[label]
-    values: list[Any] = part[label][:]
-    wrong = next((v for v in values if not _is_tags(v)), None)
-    if wrong is not None:
-        raise UserError(f"column {label} of {location} must hold a list of tags a row, got {str(wrong)[:60]!r}")
-    if _names(feature):
-        return [[_named_class(feature.feature, tag) for tag in tags or ()] for tags in values]
-    return values
-
-
-def _is_tags(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and all(isinstance(tag, int | str | None) for tag in value))
-
-
-_RawLabels = Mapping[str, Sequence[Any]]
-_Indexed = tuple[Sequence[Any], dict[str, list[Any]]]
-
-
-def _of_classes(labels: _RawLabels, names: Sequence[str] | None, column: str, location: str) -> _Indexed:
-    """The classes, and the labels of each split as indices into them."""
-    ordered = _ordered({value for values in labels.values() for value in values}, names, location)
-    index = {value: number for number, value in enumerate(ordered)}
-    return ordered, {name: [index[value] for value in values] for name, values in labels.items()}
-
-
-def _of_numbers(labels: _RawLabels, names: Sequence[str] | None, column: str, location: str) -> _Indexed:
-    """The name of the column, and the numbers unchanged."""
-    return [column], {name: list(values) for name, values in labels.items()}
-
-
-def _of_tags(labels: _RawLabels, names: Sequence[str] | None, column: str, location: str) -> _Indexed:
-    """The tags, and the lists of tags of each split as indices into them."""
-    ordered = _ordered({tag for rows in labels.values() for tags in rows for tag in tags}, names, location)
-    index = {tag: number for number, tag in enumerate(ordered)}
-    return ordered, {name: [[index[tag] for tag in tags] for tags in rows] for name, rows in labels.items()}
+def _tagged(split: _Labelled) -> _Labelled:
+    """The rows that have words and a tag; UserError unless each row has as many tags as words."""
+    kept: list[int] = []
+    untagged = 0
+    for row, (words, tags) in enumerate(zip(split.rows, split.labels, strict=True)):
+        if len(words) != len(tags):
+            raise UserError(
+                f"every word must have one tag, {split.places.place(row)} has {len(words)} words and {len(tags)} tags"
+            )
+        there = sum(map(is_tag, tags))
+        if there:
+            kept.append(row)
+            untagged += len(tags) - there
+    return _Labelled(
+        [split.rows[row] for row in kept],
+        [split.labels[row] for row in kept],
+        Chosen(split.places, kept),
+        len(split.rows) - len(kept),
+        untagged,
+    )
 
 
 @dataclass(frozen=True)
 class _Form:
-    """How data of a task is read: usual column names, and functions for rows, labels and classes."""
+    """How data of a task is read: usual column names, and functions for labels, classes and rows."""
 
     text_names: Sequence[str]
     label_names: Sequence[str]
-    read_labels: Callable[[Any, str, str], list[Any]]
-    classes: Callable[[_RawLabels, Sequence[str] | None, str, str], _Indexed]
-    read_rows: Callable[[Any, str], list[RawRow]] | None = None
+    read_labels: Callable[[Part, str], list[Any]]
+    classes: Callable[[RawLabels, Sequence[str] | None, str, str], Indexed]
+    read_rows: Callable[[Part, str], list[RawRow]] | None = None
+    choose: Callable[[_Labelled], _Labelled] = _all
 
 
 _FORMS: Mapping[type[Task], _Form] = {
-    Classification: _Form(_TEXT, _LABEL, _raw_labels, _of_classes),
-    Regression: _Form(_TEXT, _NUMBER, _raw_numbers, _of_numbers),
-    TokenClassification: _Form(_WORDS, _TAGS, _raw_tags, _of_tags, _words),
+    Classification: _Form(_TEXT, _LABEL, raw_classes, of_classes),
+    Regression: _Form(_TEXT, _NUMBER, raw_numbers, of_numbers),
+    TokenClassification: _Form(_WORDS, _TAGS, raw_tags, of_tags, _words, _tagged),
 }
-
-
-def _ordered(values: set[Any], names: Sequence[str] | None, location: str) -> list[Any]:
-    """Order the distinct labels as classes: in the order of `names`, else numbers ascending, else words sorted."""
-    if len(values) < 2:
-        raise UserError(f"the labels in {location} must have at least two classes, all are {next(iter(values))}")
-    if len(values) > _MAX_CLASSES:
-        raise UserError(f"the labels in {location} must have at most {_MAX_CLASSES} classes, got {len(values)}")
-    # Classes without any row are left out: nothing could be learned about them.
-    if names is not None:
-        return [name for name in names if name in values]
-    try:
-        return sorted(values, key=lambda value: (int(value), str(value)))
-    except ValueError:
-        return sorted(values, key=str)

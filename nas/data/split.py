@@ -131,7 +131,8 @@ class Split:
 
         labels: list[object] = list(self.labels)
         if self.labels.ndim == 2:
-            labels = [tags[tags != IGNORED] for tags in self.labels]
+            # Tags at the end that pad a row need not be written; one between two words says that it has none.
+            labels = [tags[: np.flatnonzero(tags != IGNORED).max(initial=-1) + 1] for tags in self.labels]
         table = pandas.DataFrame({_column(self.rows): list(self.rows), "label": labels})
         table.attrs["task"] = self.task.to_json()
         table.to_parquet(path, index=False)

@@ -5,14 +5,16 @@ and fits the task to the training labels.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from nas.data.places import InData, Places
 from nas.data.preprocessing import undecodable
 from nas.data.split import PARTS, Data, InputKind, Preprocessor, RawRow, fingerprint_of, make_split, row_key, stratified
 from nas.data.tasks import CLASSIFICATION, Labels, Task
 from nas.errors import UserError
+from nas.sentences import quoted
 
 _MOST_UNDECODABLE = 0.01
 LabelledRows = tuple[Sequence[RawRow], Labels]
@@ -29,6 +31,7 @@ class Table:
         parts: split name ("train", and "validation" and "test" where the data has them) -> its rows and labels.
         task: the kind of labels; `prepare_data` fits a regression to the training rows.
         notes: sentences for the user: how many rows were read, and what was left out.
+        places: split name -> where its rows stand, for sentences; they may be missing.
     """
 
     kind: InputKind
@@ -36,6 +39,7 @@ class Table:
     parts: Mapping[str, LabelledRows]
     task: Task = CLASSIFICATION
     notes: tuple[str, ...] = ()
+    places: Mapping[str, Places] = field(default_factory=dict)
 
 
 def prepare_data(
@@ -67,14 +71,14 @@ def prepare_data(
         raise UserError(f"the model reads {preprocess.kind} rows, but the data holds {table.kind} rows")
     if len(shares) != len(PARTS) or min(shares) <= 0:
         raise UserError(f"shares must be three positive numbers (train, validation, test), got {shares}")
-    readable = _readable(table.parts)
+    readable = _readable(table)
     # Leaks are removed after splitting, because a data set that comes with its own splits may contain them too.
     parts = _without_leaks(_split(readable, table, seed, shares))
     strata = table.task.strata(parts["train"][1])
     absent = set() if strata is None else set(range(len(table.classes))) - set(strata.tolist())
     if absent:
         name = table.classes[min(absent)]
-        raise UserError(f"every class must have training rows of its own, class {name} has none")
+        raise UserError(f"every class must have training rows of its own, class {quoted(name)} has none")
     empty = next((name for name in PARTS if not len(parts[name][0])), None)
     if empty is not None:
         raise UserError(f"the {empty} split must have rows that are in no other split, it has none")
@@ -105,15 +109,17 @@ def _kept(part: LabelledRows, indices: Sequence[int] | Labels) -> LabelledRows:
     return [rows[i] for i in kept], labels[kept]
 
 
-def _readable(parts: Mapping[str, LabelledRows]) -> dict[str, LabelledRows]:
+def _readable(table: Table) -> dict[str, LabelledRows]:
     """The parts without undecodable images; raises UserError when these are more than one in a hundred."""
+    parts = table.parts
     bad = {name: set(undecodable(rows)) for name, (rows, _) in parts.items()}
     count, rows = sum(map(len, bad.values())), _count(parts)
     if count > _MOST_UNDECODABLE * rows:
         name = next(name for name in PARTS if bad.get(name))
+        first = table.places.get(name, InData(name)).place(min(bad[name]))
         raise UserError(
             f"at most {_MOST_UNDECODABLE:.0%} of the images may be damaged, but {count} of {rows} cannot be decoded; "
-            f"the first is row {min(bad[name]) + 1} of {name}"
+            f"the first is {first}"
         )
     return {
         name: _kept(part, [i for i in range(len(part[0])) if i not in bad[name]]) if bad[name] else part

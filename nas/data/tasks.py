@@ -267,20 +267,25 @@ class TokenClassification:
         return "accuracy"
 
     def labels(self, values: Sequence[Any] | npt.NDArray[Any]) -> Labels:
-        """Tags (n, most words), int64, padded with -100; from lists of tags or from an array that is already padded."""
+        """Tags (n, most words), int64, padded with -100; from lists of tags or from an array that is already padded.
+
+        Words after the last one of all rows with a tag are left out: they have none.
+        """
         rows = [np.asarray(tags, dtype=np.int64) for tags in values]
-        rows = [tags[tags != IGNORED] for tags in rows]
         padded = np.full((len(rows), max(map(len, rows), default=0)), IGNORED, dtype=np.int64)
         for number, tags in enumerate(rows):
             padded[number, : len(tags)] = tags
-        return padded
+        used = np.flatnonzero((padded != IGNORED).any(axis=0))
+        return padded[:, : used[-1] + 1 if len(used) else 0]
 
     def targets(self, split: Labelled, indices: npt.ArrayLike) -> Tensor:
         """Tags of tokens (rows, longest), int64, -100 for tokens without a tag."""
         rows = np.asarray(indices, dtype=np.int64)
         words = first_words(split.inputs, rows)
-        tags = np.take_along_axis(split.labels[rows].astype(np.int64, copy=False), np.maximum(words, 0), axis=1)
-        return torch.from_numpy(np.where(words < 0, IGNORED, tags))
+        # The last column stands for the tokens that begin no word, and for the words behind the last tag.
+        tags = np.pad(split.labels[rows].astype(np.int64, copy=False), ((0, 0), (0, 1)), constant_values=IGNORED)
+        none = tags.shape[1] - 1
+        return torch.from_numpy(np.take_along_axis(tags, np.where((words < 0) | (words > none), none, words), axis=1))
 
     def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy, averaged over the tokens that have a tag; 0 when none has."""

@@ -10,6 +10,7 @@ from hardware.deployment import Deployment
 from hardware.inputs import Inputs, is_tokens, split
 from hardware.policy import Policy
 from nas.exporting.loaders import deployment_loader, torch_loader
+from nas.exporting.markdown import as_it_is, code_span
 from nas.exporting.network_files import NetworkClass
 from nas.objectives import quantity
 
@@ -94,11 +95,11 @@ def _what(card: Card, source: NetworkClass) -> str:
     name = Path(card.base_model).name if Path(card.base_model).is_absolute() else card.base_model
     lines = [f"A smaller `{source.name}`: its layers have sizes of their own, and blocks may have been dropped."]
     if name:
-        lines.append(card.origin.replace("{model}", name))
+        lines.append(card.origin.replace("{model}", as_it_is(name)))
     if card.data:
-        lines.append(f"Data: {card.data}.")
+        lines.append(f"Data: {as_it_is(card.data)}.")
     if card.classes:
-        lines.append("Classes, in the order of the outputs: " + ", ".join(f"`{each}`" for each in card.classes) + ".")
+        lines.append("Classes, in the order of the outputs: " + ", ".join(map(code_span, card.classes)) + ".")
     return "\n".join(lines)
 
 

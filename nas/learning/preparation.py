@@ -81,7 +81,18 @@ def read_rows(data: DataSettings, what: str) -> Table:
     """
     if data.data is None:
         raise UserError(f"--data must name {what}: a file, a folder or a hub data set")
-    table = read_table(Source(data.data, data.text, data.image, data.label, data.data_config, TASKS[data.task]))
+    table = read_table(
+        Source(
+            data.data,
+            data.text,
+            data.image,
+            data.label,
+            data.data_config,
+            TASKS[data.task],
+            data.separator,
+            data.encoding,
+        )
+    )
     for note in table.notes:
         say(note)
     return table

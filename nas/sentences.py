@@ -1,0 +1,54 @@
+"""Sentences for people that hold foreign text: on one line, of bounded length, without control characters.
+
+Names of files, columns and classes, and the messages of libraries, come from anywhere. Printed as they are, they could
+fill the screen, move the cursor, or turn the direction of the text.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable
+
+LONGEST = 600
+"""Characters of a sentence; the rest is left out in its middle, because the remedy stands at the end."""
+_CUT = " ... "
+# What terminals obey: sequences that begin with an escape, and the titles that end with a bell.
+_TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])?")
+# Control characters, marks of the direction of text, other characters that nobody sees (but not those that join
+# letters), and halves of characters, which no encoding can write.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str) -> str:
+    """The text without sequences that terminals obey; other control characters are written as escapes (`\\x07`)."""
+    return _CONTROL.sub(lambda found: ascii(found.group())[1:-1], _TERMINAL.sub("", text))
+
+
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """The text as a printable sentence on one line, of at most `longest` characters (more than 20)."""
+    line = printable(" ".join(_TERMINAL.sub("", text).split()))
+    if len(line) <= longest:
+        return line
+    tail = (longest - len(_CUT)) // 3
+    return line[: longest - len(_CUT) - tail] + _CUT + line[-tail:]
+
+
+def quoted(value: object, longest: int = 60) -> str:
+    """A foreign value as a sentence shows it: cut off, and a text in single quotes."""
+    if not isinstance(value, str):
+        return _start(str(value), longest)
+    return f"'{_start(value, longest)}'"
+
+
+def listed(names: Iterable[object], most: int = 9, longest: int = 40) -> str:
+    """The first names with commas between, each cut off, and how many more there are."""
+    every = [_start(str(name), longest) for name in itertools.islice(names, most + 1)]
+    return ", ".join(every) if len(every) <= most else ", ".join(every[:most]) + ", ..."
+
+
+def _start(text: str, longest: int) -> str:
+    # Data may hold a text of any length, of which this many characters are enough to decide what is shown.
+    line = one_line(text[: 4 * longest], 5 * longest)
+    return line if len(line) <= longest else f"{line[:longest]}..."
