@@ -123,7 +123,7 @@ def plan(out: Path, cache: Path | None) -> dict[str, Any]:
         "fine-tuning": f"{TRAINING.steps} steps of {TRAINING.batch_size} sentences, about 4 minutes on two cores",
         "profile": f"latency of {PROFILE.budget} sub-networks, about 1.5 minutes",
         "search": f"accuracy of {SEARCH.budget} sub-networks with precisions, about 1 minute",
-        "verification and export": "about 2.5 minutes",
+        "verification and export": "about 3 minutes",
         "peak_memory_mib": 3800,
     }
 
