@@ -117,7 +117,7 @@ class Sizes:
     ascent_steps: int = 10
     proxy_steps: int = 400
     reranked: int = 4
-    longer_steps: int = 1000
+    longer_steps: int = 600
     small_steps: int = 3000
     small_rates: tuple[float, ...] = (0.01, 0.03)
     seeds: int = 3
