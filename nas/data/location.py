@@ -16,6 +16,7 @@ from typing import Any
 
 from nas.data.delimited import Columns, read_delimited, read_json_rows
 from nas.errors import UserError
+from nas.files import expanded
 from nas.quiet import quiet
 
 _SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl", ".ndjson")
@@ -93,7 +94,7 @@ def encoded_images(part: Any, column: str) -> list[bytes]:
 
 
 def _load(location: str, config: str | None, cache: str) -> Found:
-    path = Path(location).expanduser()
+    path = expanded(location)
     if path.is_file():
         return Found({"train": _table([path], cache)})
     if path.is_dir():
