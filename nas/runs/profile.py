@@ -28,7 +28,7 @@ from nas.networks.untrained import made_inputs, untrained
 from nas.profiling.bench import Bench
 from nas.profiling.collection import Effort, begin, checked_twice, grow, stable_reference
 from nas.profiling.profiles import profile_at
-from nas.profiling.rows import held_out
+from nas.profiling.rows import candidates_of, held_out
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject, differences
 from nas.records import MOST
@@ -241,6 +241,7 @@ def _profile_there(out: Path, subject: Subject, settings: ProfileSettings, bench
         wrong.append("it was measured with another --tolerance or by another clock")
     if wrong:
         raise UserError(f"{out} is another profile: {wrong[0]}; name another --out")
+    candidates_of(found.rows, subject.whole)
     return found
 
 
