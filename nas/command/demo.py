@@ -115,7 +115,8 @@ def _training() -> TrainingSettings:
 def _profiled(request: ProfileRequest, path: Path) -> tuple[dict[str, Any], float]:
     """The profile, and the latency of the full network in PyTorch, measured once: it sets the limit of the search."""
     if path.is_file():
-        return profile_device(request), read_record(path, _Today).latency_ms
+        before = read_record(path, _Today).latency_ms
+        return profile_device(request), before
     profiled, today_ms = profile_beside_eager(request)
     write_record(path, _Today(latency_ms=today_ms))
     return profiled, today_ms

@@ -356,7 +356,10 @@ def _from_hub(load: Callable[[], Any], name: str) -> Any:
         if "couldn't connect" in str(error) or "is not a local folder" in str(error):
             raise UserError(f"there is no folder {name}, and no such model can be reached on the hub") from error
         raise UserError(f"{name} cannot be loaded with transformers: {_first_line(error)}") from error
-    except Exception as error:
+    except BaseException as error:
+        # What panics in Rust is no Exception, and neither is what a user or the system stops it by.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         # safetensors and tokenizers raise their own exceptions, which derive from Exception directly.
         raise UserError(f"{name} is damaged or not what its name says: {_first_line(error)}") from error
 

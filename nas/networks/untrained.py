@@ -48,7 +48,9 @@ def untrained(name_or_folder: str, *, seed: int = 0) -> nn.Module:
             module = built(config, lambda: auto.from_config(config, trust_remote_code=False))
         except ValueError as error:
             line = (str(error).strip().splitlines() or [""])[0][:300]
-            raise UserError(f"{name_or_folder} has no classifier of texts or images: {line}") from error
+            raise UserError(
+                f"the config.json of {name_or_folder} must be that of a classifier of texts or images: {line}"
+            ) from error
     return in_plain_layers(module).eval()
 
 

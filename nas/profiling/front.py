@@ -183,6 +183,8 @@ def read_verified(folder: Path, study: Study) -> list[Verified]:
     if not path.is_file():
         return []
     record = read_record(path, Verification, _MOST_BYTES)
+    if len({row.rows for row in record.rows if row.hits is not None}) > 1:
+        raise UserError(f"{path} is damaged: its hits must be of the same rows; begin anew with another search")
     try:
         return [
             Verified(

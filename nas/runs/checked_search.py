@@ -17,7 +17,7 @@ from nas.profiling.front import elsewhere
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.profiles import predictions, profiles_fingerprint, read_profiles, space_with, with_predictions
 from nas.ray_address import check_answers
-from nas.records import Scalar, same_request
+from nas.records import MOST, Scalar, same_request
 from nas.runs.folder import RunFolder
 from nas.runs.loaded_search import CALIBRATION_ROWS, search_deployment, study_at, usable
 from nas.runs.loading import LoadedRun, load_run
@@ -41,6 +41,7 @@ _COUNTS = (
     *("budget", "rows", "tokens", "threads", "accuracy_threads"),
     *("workers", "lag", "patience", "verify", "calibration_rows"),
 )
+_AS_MANY_AS_THERE_ARE = ("budget", "patience", "lag", "verify")
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,9 @@ def _check_numbers(settings: SearchSettings) -> None:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        if value is not None and "threads" in name and value > MOST_THREADS:
-            raise UserError(f"--{name.replace('_', '-')} must be from 1 to {MOST_THREADS}, got {value}")
+        most = MOST_THREADS if "threads" in name else MOST
+        if value is not None and value > most and name not in _AS_MANY_AS_THERE_ARE:
+            raise UserError(f"--{name.replace('_', '-')} must be from 1 to {most}, got {value}")
     if settings.timeout_s is not None and not settings.timeout_s > 0:
         raise UserError(f"--timeout-s must be above 0, got {settings.timeout_s}")
     if settings.ray_address is not None:

@@ -224,7 +224,7 @@ def _summary(request: EvolveRequest, found: EvolvedLayers) -> dict[str, Any]:
         "tried": len(measured),
         "accepted": sum(each.state == "measured" for each in measured),
         "rejected": dict(rejections(measured)),
-        "steps": sum(int(each.extras.get("steps", 0)) for each in measured),
+        "steps": sum(steps for each in measured if isinstance(steps := each.extras.get("steps", 0), int)),
         "layers": [{"formula": each.formula, "mean_accuracy": each.mean, **each.accuracies} for each in found.ranked],
         "files": str(layer_files(RunFolder(request.out))),
     }

@@ -43,7 +43,7 @@ VERSION = 1
 _WRITER = f"{NAME}_writer"
 _LINE_START = b'{"op_code":'
 """Beginning of each line of a journal."""
-_WRONG = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError, OverflowError)
+_WRONG = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError, ArithmeticError)
 """Exceptions that Optuna raises for damaged content, which it does not check."""
 _UNREACHABLE = (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError)
 """Exceptions of a database that cannot be reached; ImportError when its driver is not installed."""
@@ -255,7 +255,7 @@ def _connected(storage: Storage, url: str) -> Iterator[RDBStorage]:
     try:
         with quiet_optuna():
             database = RDBStorage(url)
-    except (*_UNREACHABLE, *_WRONG, RuntimeError) as error:
+    except (*_UNREACHABLE, *_WRONG) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"the database {shown(storage)} cannot be reached: {shown(reason)}") from error
     try:
