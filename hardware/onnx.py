@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -15,6 +14,7 @@ from torch import nn
 
 from hardware.backend import ConversionError, Runner, check_outputs
 from hardware.evaluating import evaluating
+from hardware.files import replacing_file
 from hardware.inputs import Inputs, batch_size, is_tokens, map_inputs, split
 from hardware.onnx_operators import input_shapes
 from hardware.quantized import quantized
@@ -65,16 +65,8 @@ def convert(
     if sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()) > _MOST_BYTES:
         raise ConversionError("a network of more than 2 GiB does not fit into one ONNX file; choose a smaller one")
     inputs = two_rows(example_inputs)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with evaluating(module):
-            _export_checked(module, inputs, temporary, load, opsets)
-        # Flush before renaming, so that even after a power failure `path` is never an incomplete file.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing_file(path) as part, evaluating(module):
+        _export_checked(module, inputs, part, load, opsets)
     return path
 
 
@@ -209,12 +201,8 @@ def save(model: Any, target: Path, precision: str) -> Path:
 
     entry = model.metadata_props.add()
     entry.key, entry.value = _PRECISION, precision
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        onnx.save(model, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing_file(target) as part:
+        onnx.save(model, part)
     return target
 
 

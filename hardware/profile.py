@@ -7,7 +7,6 @@ opened, imported or executed), sizes and numbers are bounded, and a damaged or h
 
 import hashlib
 import math
-import os
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,11 +16,12 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 
 import pydantic
 
+from hardware.files import replacing_file
 from hardware.policy import PrecisionChoices
 
 VERSION = 1
 # Limits far above any real profile, which keep a hostile file from exhausting memory.
-MOST_BYTES = 64 * 2**20
+MOST_BYTES = 32 * 2**20
 
 BY_LAYER: Final = "by-layer"
 Precision = Literal["float32", "bfloat16", "int8", "by-layer"]
@@ -29,9 +29,15 @@ Device = Literal["cpu", "cuda"]
 # Names are printed, so they must not contain control characters, which a terminal would execute.
 Name = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Value = Annotated[int, pydantic.Field(ge=-(2**53), le=2**53)] | float | Name | None
-Positive = Annotated[float, pydantic.Field(gt=0, le=1e12)]
+# Far beyond any network and device, and still such that sums, ratios and their squares are numbers.
+Positive = Annotated[float, pydantic.Field(ge=1e-9, le=1e9)]
 NonNegative = Annotated[float, pydantic.Field(ge=0, le=1e12)]
+Ratio = Annotated[float, pydantic.Field(ge=1e-6, le=1e6)]
+CpuRatio = Annotated[float, pydantic.Field(ge=0, le=1e6)]
 Count = Annotated[int, pydantic.Field(ge=1, le=2**20)]
+# A runtime that is asked for more starts them, and then the process dies.
+MOST_THREADS = 1024
+Threads = Annotated[int, pydantic.Field(ge=1, le=MOST_THREADS)]
 _MOST_CALLS, _MOST_NUMBERS = 10_000, 2**28
 # Two networks whose MACs differ by less, relative to the larger, count as the same: the number of labels may vary.
 _MACS_TOLERANCE = 0.01
@@ -119,9 +125,9 @@ class Timing(_StrictModel):
     quartiles: tuple[Positive, Positive]
     cpu_ms: NonNegative
     noise: NonNegative
-    samples: tuple[Positive, ...] = pydantic.Field(min_length=1, max_length=100_000)
-    ratio: Positive
-    cpu_ratio: NonNegative
+    samples: tuple[Positive, ...] = pydantic.Field(min_length=1, max_length=_MOST_CALLS)
+    ratio: Ratio
+    cpu_ratio: CpuRatio
     half_width: NonNegative
     stable: bool
     reference_ms: Positive | None = None
@@ -226,7 +232,7 @@ class DeviceProfile(_StrictModel):
     device: Device = "cpu"
     precision: Precision
     precisions: PrecisionChoices | None = None
-    threads: Count
+    threads: Threads
     batch: Count
     tokens: Count | None
     shape: tuple[Count, ...] = pydantic.Field(min_length=1, max_length=16)
@@ -320,28 +326,21 @@ def write_profile(profile: DeviceProfile, path: Path) -> None:
     """Write a profile as JSON; an existing file is replaced only by a complete one.
 
     Raises:
-        ValueError: the profile is larger than 64 MiB.
+        ValueError: the profile is larger than 32 MiB.
         OSError: the file cannot be written.
     """
     data = profile.model_dump_json(indent=1).encode()
     if len(data) > MOST_BYTES:
         raise ValueError(f"a profile must be at most {MOST_BYTES >> 20} MiB, this one has {len(data) >> 20} MiB")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing_file(path) as part:
+        part.write_bytes(data)
 
 
 def read_profile(path: Path) -> DeviceProfile:
     """Read a profile from a file.
 
     Raises:
-        ValueError: the file is missing, larger than 64 MiB, of another schema version or not a valid profile; the
+        ValueError: the file is missing, larger than 32 MiB, of another schema version or not a valid profile; the
             message is one sentence.
     """
     if not path.is_file():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from hardware import onnxruntime, openvino
 from hardware.backend import Backend, Writer
@@ -151,5 +152,14 @@ def _missing(name: str) -> str:
         return f"it is not installed; {install}"
     except Exception as error:  # a broken library can raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"{reason}; {install}"
+        return f"{reason}; {install if _has_home() else 'set HOME to a folder'}"
     return ""
+
+
+def _has_home() -> bool:
+    """Whether this user has a home folder, which several libraries need to be imported."""
+    try:
+        Path.home()
+    except RuntimeError:
+        return False
+    return True

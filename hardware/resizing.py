@@ -15,6 +15,7 @@ from torch import nn
 
 from hardware.backend import ConversionError, Runner, check_outputs
 from hardware.evaluating import evaluating
+from hardware.files import replacing_file
 from hardware.inputs import Inputs, first_row, split
 from hardware.onnx import OPSETS, convert, export, two_rows
 from hardware.template import Template
@@ -78,16 +79,13 @@ def _write_from(
     template: Template, module: nn.Module, inputs: Inputs, path: Path, load: Callable[[Path], Runner]
 ) -> bool:
     """Write `module` to `path` from the template; False if the file does not compute the module's outputs."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        template.write(module, temporary)
-        with evaluating(module):
-            check_outputs(module, load(temporary), first_row(inputs), "on its example")
-        temporary.replace(path)
+        with replacing_file(path) as part:
+            template.write(module, part)
+            with evaluating(module):
+                check_outputs(module, load(part), first_row(inputs), "on its example")
     except Exception:  # runtimes raise various exceptions for a file that they cannot read
         return False
-    finally:
-        temporary.unlink(missing_ok=True)
     return True
 
 

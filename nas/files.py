@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nas.bounded import loads
+from nas.errors import UserError
+
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Error numbers of a disk that takes nothing more."""
 
@@ -21,15 +24,12 @@ def read_json(path: Path, most_bytes: int = 1 << 24) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not JSON, larger than `most_bytes`, or nested too deeply.
+        ValueError: it is not JSON, larger than `most_bytes`, nested too deeply, or holds a number out of bounds.
     """
     size = path.stat().st_size
     if size > most_bytes:
         raise ValueError(f"it has {size} bytes, more than {most_bytes}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    return loads(path.read_text(encoding="utf-8"))
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -97,7 +97,17 @@ def recover_folder(path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def expanded(name: str | Path) -> Path:
+    """A path in which `~` stands for a home folder; raises UserError where that user has none."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{name} must begin with the home folder of a user, there is none; write the path out"
+        ) from None
+
+
 def located(name: str) -> str:
     """The absolute path of an existing file or folder; otherwise `name` itself, which may be a name on a hub."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     return str(path.resolve()) if path.exists() else name

@@ -1,8 +1,10 @@
 """The table of quantities that a search can optimise, from which limits, tables, plots and help are derived."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from nas.bounded import LARGEST, in_bounds
 from nas.errors import UserError
 
 Direction = Literal["minimize", "maximize"]
@@ -48,6 +50,11 @@ class Quantity:
 
 
 ACCURACY, LATENCY = "accuracy", "latency_ms"
+_ABOVE_ZERO, _MOST_SCORE = 1e-12, 1 + 1e-9
+_LEAST = {
+    **dict.fromkeys((LATENCY, "macs", "parameters", "size_mib"), _ABOVE_ZERO),
+    **dict.fromkeys((ACCURACY, "energy_mj", "memory_mib"), 0.0),
+}
 TABLE = (
     Quantity(ACCURACY, "maximize", "accuracy", "%", 100.0, source="score"),
     Quantity("r2", "maximize", "R squared", decimals=3, source="score"),
@@ -87,3 +94,15 @@ def known_quantity(name: str) -> Quantity:
     if name not in _BY_NAME and ":" not in name:
         raise UserError(f"an objective must be one of {', '.join(NAMES)} or your own module:function, got {name!r}")
     return quantity(name)
+
+
+def check_values(values: Mapping[str, float]) -> None:
+    """Raise ValueError unless numbers that come from a file can be values of the quantities that they are named after.
+
+    A latency, a size or a count of operations is above 0, so that ratios of them are numbers. A score is at most 1.
+    """
+    for name, value in values.items():
+        source, least = quantity(name).source, _LEAST.get(LATENCY if is_latency(name) else name, -LARGEST)
+        most = _MOST_SCORE if source == "score" else LARGEST
+        if not (in_bounds(value) and least <= value <= most):
+            raise ValueError(f"{name[:60]} must be a number of its kind, got {str(value)[:40]}")

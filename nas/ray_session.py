@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +13,14 @@ from typing import Any, TextIO
 
 from hardware.machine import usable_cores
 from nas.errors import UserError
+from nas.ray_address import check_answers
 
 # Bytes of the object store, somewhat above the minimum that Ray accepts.
 _LEAST_STORE = 100 * 2**20
+# Ray's sockets lie this deep below its folder, and a socket's path holds so many bytes.
+_BELOW = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+_MOST_BYTES = 103 if sys.platform == "darwin" else 107
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -55,14 +62,36 @@ def ray_session(count: int, address: str | None, payload_bytes: int) -> Iterator
         if ray.is_initialized():
             yield
             return
-        _connect(count, address, payload_bytes)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        with _short_folder(address) as folder:
+            _connect(count, address, payload_bytes, folder)
+            try:
+                yield
+            finally:
+                ray.shutdown()
 
 
-def _connect(count: int, address: str | None, payload_bytes: int) -> None:
+@contextmanager
+def _short_folder(address: str | None) -> Iterator[dict[str, str]]:
+    """The argument that names the folder of a new session, where that of this machine has too long a path."""
+    usual = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
+    if address is not None or len(os.fsencode(usual)) + _BELOW <= _MOST_BYTES:
+        yield {}
+        return
+    short = next((each for each in _SHORT_FOLDERS if os.access(each, os.W_OK | os.X_OK)), None)
+    if short is None:
+        most = _MOST_BYTES - _BELOW - len("/ray")
+        raise UserError(
+            f"workers need a folder for sockets of at most {most} bytes, TMPDIR has {len(os.fsencode(usual.parent))}; "
+            "set TMPDIR to a shorter one"
+        )
+    made = tempfile.mkdtemp(prefix="nas-", dir=short)
+    try:
+        yield {"_temp_dir": made}
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _connect(count: int, address: str | None, payload_bytes: int, folder: dict[str, str]) -> None:
     """Start Ray on this machine, or join a cluster."""
     import ray
 
@@ -70,8 +99,10 @@ def _connect(count: int, address: str | None, payload_bytes: int) -> None:
     # later versions of Ray do by default and this one warns about.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is not None:
+        check_answers(address)
     try:
-        ray.init(**_settings(count, address, payload_bytes))
+        ray.init(**_settings(count, address, payload_bytes), **folder)
     except Exception as error:  # Ray raises plain exceptions here
         ray.shutdown()
         if address is not None:

@@ -6,16 +6,24 @@ A record may come from somebody else, so its size is limited and unknown fields 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import pydantic
 
+from hardware.profile import MOST_THREADS
+from nas.bounded import loads
 from nas.errors import UserError
 from nas.files import write_text_atomic
 from nas.sentences import quoted
 
 VERSION = 1
 MAX_JSON_BYTES = 1 << 20
+MOST = 2**20
+# What a library is given a size by, and the most that it may be.
+_COUNTS = {
+    **dict.fromkeys(("max_tokens", "tokens", "rows", "batch_size", "calibration_rows", "population", "budget"), MOST),
+    **dict.fromkeys(("threads", "accuracy_threads"), MOST_THREADS),
+}
 
 Scalar = str | int | float | bool | None
 _RECORDED = ("supersieve", "torch", "transformers", "accelerate", "datasets", "optuna", "onnxruntime", "scikit-learn")
@@ -28,6 +36,23 @@ class Record(pydantic.BaseModel):
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_by_name=True
     )
 
+
+Count = Annotated[int, pydantic.Field(ge=1, le=MOST)]
+Whole = Annotated[int, pydantic.Field(ge=0, le=2**53)]
+Milliseconds = Annotated[float, pydantic.Field(ge=1e-9, le=1e9)]
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
+def _counted(request: dict[str, Scalar]) -> dict[str, Scalar]:
+    for name, most in _COUNTS.items():
+        value = request.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
+            raise ValueError(f"{name} must be from 1 to {most}, got {str(value)[:40]}")
+    return request
+
+
+Request = Annotated[dict[str, Scalar], pydantic.AfterValidator(_counted)]
+"""The request of a command, by flag; the numbers among it that size anything are in their bounds."""
 
 _AnyRecord = TypeVar("_AnyRecord", bound=Record)
 
@@ -84,6 +109,7 @@ def read_record(path: Path, schema: type[_AnyRecord], most_bytes: int = MAX_JSON
         )
     try:
         text = path.read_text(encoding="utf-8")
+        loads(text)
         return schema.model_validate_json(text)
     except UnicodeDecodeError:
         raise UserError(f"{path} is damaged (not UTF-8 text); begin anew in another folder") from None
@@ -92,8 +118,11 @@ def read_record(path: Path, schema: type[_AnyRecord], most_bytes: int = MAX_JSON
         where = ".".join(str(part) for part in first["loc"])
         if where == "version":
             raise UserError(
-                f"{path} is of version {first['input']!r}, this nas reads version {VERSION}; use the nas that made it"
+                f"{path} is of version {str(first['input'])[:40]}, this nas reads version {VERSION}; use the nas that "
+                "made it"
             ) from None
         raise UserError(
             f"{path} is damaged ({where + ': ' if where else ''}{first['msg']}); begin anew in another folder"
         ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); begin anew in another folder") from None

@@ -22,6 +22,8 @@ Option = int | float | str
 
 _CUT_KINDS: dict[str, type[Cut]] = {"axis": AxisCut, "attribute": AttributeCut, "blocks": BlockCut}
 _MAX_JSON = 64 * 2**20
+# Of what is read from a file: far above the sizes of any network.
+_MOST_OPTIONS, _LARGEST = 2**16, 2**53
 
 
 @dataclass(frozen=True)
@@ -394,9 +396,11 @@ def _choice_to_data(choice: Choice) -> dict[str, Any]:
 def _choice_from_data(data: Mapping[str, Any]) -> Choice:
     options = data["options"]
     if isinstance(options, dict):
-        options = range(int(options["start"]), int(options["stop"]), int(options["step"]))
-    elif not isinstance(options, list) or not all(isinstance(option, (int, float, str)) for option in options):
-        raise ValueError(f"options must be numbers or words, got {str(options)[:100]}")
+        options = range(*(_whole(name, options[name]) for name in ("start", "stop", "step")))
+    elif not isinstance(options, list) or not all(map(_is_option, options)):
+        raise ValueError(f"options must be numbers of usual size or words, got {str(options)[:100]}")
+    if len(options) > _MOST_OPTIONS:
+        raise ValueError(f"a choice must have at most {_MOST_OPTIONS} options, got {len(options)}")
     condition = data["active_if"]
     return Choice(
         name=str(data["name"]),
@@ -407,6 +411,18 @@ def _choice_from_data(data: Mapping[str, Any]) -> Choice:
     )
 
 
+def _is_option(value: object) -> bool:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return abs(value) <= _LARGEST
+    return isinstance(value, str)
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _LARGEST:
+        raise ValueError(f"{name} must be an integer of usual size, got {str(value)[:100]}")
+    return value
+
+
 def _cut_from_data(data: Mapping[str, Any]) -> Cut:
     kind = _CUT_KINDS.get(str(data["kind"]))
     if kind is None:
@@ -415,9 +431,9 @@ def _cut_from_data(data: Mapping[str, Any]) -> Cut:
     values: dict[str, Any] = {}
     for name, field in names.items():
         value = data[name]
-        if field.type is int and (isinstance(value, bool) or not isinstance(value, int)):
-            raise ValueError(f"{name} of a cut must be an integer, got {value!r}")
+        if field.type is int:
+            value = _whole(f"{name} of a cut", value)
         if field.type is str and not isinstance(value, str):
             raise ValueError(f"{name} of a cut must be a word, got {value!r}")
-        values[name] = tuple(int(item) for item in value) if isinstance(value, list) else value
+        values[name] = tuple(_whole(name, item) for item in value) if isinstance(value, list) else value
     return kind(**values)

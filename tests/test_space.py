@@ -104,7 +104,7 @@ WITH = '{"version": 1, "choices": [{"name": "a", "ordered": true, "cuts": [], %s
         (lambda: Space.from_json(WITH % '"options": [1], "active_if": []'), "not the JSON of a space"),
         (
             lambda: Space.from_json(WITH % '"options": {"start": 1, "stop": Infinity, "step": 1}, "active_if": null'),
-            "not the JSON of a space",
+            "stop must be an integer of usual size",
         ),
         (lambda: Space.from_json("{"), "not the JSON of a space"),
         (lambda: Space.from_json("[" * 100_000), "not the JSON of a space"),

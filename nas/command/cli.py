@@ -22,6 +22,7 @@ from typing import Any, TextIO
 import tyro
 
 from nas.command.config_file import defaults_from, read_config
+from nas.command.home import home
 from nas.console import print_comparison, print_export, print_object
 from nas.errors import NoFeasible, UserError
 from nas.runs.requests import (
@@ -98,10 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = _parse(args)
         if command is not None:
             _one_process()
-            with _own_stdout() as out:
+            with home(), _own_stdout() as out:
                 _HANDLERS[type(command)](command, out)
         return DONE
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
         if "--debug" in args:
             traceback.print_exc()
         status, sentence = _verdict(error)
@@ -183,6 +184,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return NOTHING_FEASIBLE, f"error: {text}"
     if isinstance(error, UserError):
         return WRONG_INPUT, f"error: {text}"
+    if isinstance(error, SystemExit):
+        return WRONG_INPUT, f"error: code of your own ended the command (sys.exit({text[:100]})); let it raise an error"
     if isinstance(error, OSError) and (error.filename or error.errno in _CANNOT_WRITE):
         where = f": {error.filename}" if error.filename else ""
         return WRONG_INPUT, f"error: {error.strerror or text}{where}; nothing is lost, mend it and repeat the command"

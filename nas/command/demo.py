@@ -14,8 +14,8 @@ from typing import Any, TextIO
 from hardware.registry import runtime
 from nas.command.demo_files import SENTENCES, WEIGHTS, cache_folder, fetch, unpack_model, unpack_sentences
 from nas.console import print_comparison, say
-from nas.files import read_json, write_json_atomic
 from nas.memory import peak_memory_mib
+from nas.records import Milliseconds, Record, read_record, write_record
 from nas.runs.export import export_run
 from nas.runs.finetune import finetune_run
 from nas.runs.precisions import check_by_layer
@@ -43,6 +43,12 @@ SEARCH = SearchSettings(
 PROFILE = ProfileSettings(runtime="openvino", quantize=True, budget=24, minutes=1.5, tolerance=0.1)
 SPEEDUP = 5.3
 """The chosen network is at least so many times as fast as the full one in PyTorch, as measured after the search."""
+
+
+class _Today(Record):
+    """`today.json`: the latency of the full network in eager PyTorch."""
+
+    latency_ms: Milliseconds
 
 
 class Stages:
@@ -109,9 +115,10 @@ def _training() -> TrainingSettings:
 def _profiled(request: ProfileRequest, path: Path) -> tuple[dict[str, Any], float]:
     """The profile, and the latency of the full network in PyTorch, measured once: it sets the limit of the search."""
     if path.is_file():
-        return profile_device(request), float(read_json(path)["latency_ms"])
+        before = read_record(path, _Today).latency_ms
+        return profile_device(request), before
     profiled, today_ms = profile_beside_eager(request)
-    write_json_atomic(path, {"latency_ms": today_ms})
+    write_record(path, _Today(latency_ms=today_ms))
     return profiled, today_ms
 
 

@@ -26,7 +26,7 @@ from nas.data.parts import SUFFIXES, Part, is_image, kind_of, read_part, readabl
 from nas.data.places import InData, InFiles
 from nas.data.text_files import NoRows, TextForm
 from nas.errors import UserError
-from nas.files import read_json
+from nas.files import expanded, read_json
 from nas.quiet import quiet
 from nas.sentences import listed, quoted
 
@@ -78,7 +78,7 @@ def _quiet() -> AbstractContextManager[None]:
 
 
 def _load(location: str, config: str | None, form: TextForm, cache: str) -> Found:
-    path = Path(location).expanduser()
+    path = expanded(location)
     described = path.is_dir() and _is_described(path)
     if config is not None and path.exists() and not described:
         raise UserError(f"--data-config is of data sets that have configurations, {path} has none")

@@ -24,6 +24,8 @@ from nas.files import read_json
 from search_spaces.arrays import IntArray
 
 Channels = tuple[float, float, float]
+MOST_PIXELS = 2**14
+"""Along one side of the images that a network reads."""
 _ORIENTATION = 0x0112
 
 
@@ -332,11 +334,13 @@ class PlainImages:
             values = read_json(path).get("plain_images")
             if values is None:
                 return None
-            height, width = values["size"]
+            height, width = (int(side) for side in values["size"])
             means = (float(each) for each in values["mean"])
-            stds = (float(each) for each in values["std"])
-            return cls(str(values["name"]), (int(height), int(width)), _channels(*means), _channels(*stds))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            stds = [float(each) for each in values["std"]]
+            if not (1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS and all(each > 0 for each in stds)):
+                raise ValueError(f"its sides must be from 1 to {MOST_PIXELS}, and its deviations above 0")
+            return cls(str(values["name"]), (height, width), _channels(*means), _channels(*stds))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} must be the JSON of an image processor, but it cannot be read: {error}") from error
 
 

@@ -27,6 +27,7 @@ RawRow = str | bytes | tuple[str, ...]
 """A text, the encoded bytes of an image, or the words of a text as a tuple."""
 
 _VERSION = 2
+_MOST_TOKENS = 2**20
 PARTS = ("train", "validation", "test")
 _POOL = 32
 """Batches per pool: rows are shuffled, and then sorted by length within pools of this many batches."""
@@ -156,7 +157,7 @@ class Split:
             task = task_of(table.attrs.get("task"))
             rows = [tuple(row) for row in table["words"]] if "words" in table else list(table[preprocessor.kind])
             labels = task.labels(list(table["label"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(
                 f"{path} must be a split saved by this version of nas, it cannot be read: {error}"
             ) from error
@@ -281,6 +282,8 @@ class Data:
             classes = tuple(str(name) for name in values["classes"])
             left_out, max_tokens = int(values["left_out"]), int(values["max_tokens"])
             undecodable, truncated = int(values["undecodable"]), int(values["truncated"])
+            if not 1 <= max_tokens <= _MOST_TOKENS:
+                raise ValueError(f"max_tokens must be from 1 to {_MOST_TOKENS}, got {max_tokens}")
         except UserError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:

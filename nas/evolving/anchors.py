@@ -21,7 +21,7 @@ from nas.errors import UserError
 from nas.evolving.layer_makers import LayerMaker, graph_maker
 from nas.evolving.mobile import efficientnet_b0, mobilenet_v2
 from nas.evolving.resnet50 import resnet50
-from nas.networks.own_code import current_folder, own_function
+from nas.networks.own_code import RAISED, current_folder, own_function
 from nas.seeds import torch_seed
 from search_spaces.graphs import LayerGraph
 
@@ -121,8 +121,8 @@ class OwnNetwork:
         try:
             with current_folder():
                 made = factory(layer, self.outputs) if _takes_two(factory) else factory(layer)
-        except Exception as error:
-            # The user's code may raise anything; --debug shows the traceback.
+        except RAISED as error:
+            # --debug shows the traceback.
             line = (str(error).strip().splitlines() or [""])[0][:300]
             raise UserError(f"{self.spec} cannot make a network: {type(error).__name__}: {line}") from error
         if not isinstance(made, nn.Module):

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nas.data.rows import Rows
 from nas.errors import UserError
@@ -160,9 +161,17 @@ def _read(path: Path, settings: str) -> dict[str, dict[str, float]]:
         data = read_json(path)
         if data["training"] != settings:
             return {}
-        return {str(key): {str(n): float(v) for n, v in each.items()} for key, each in data["accuracies"].items()}
+        return {str(key): _accuracies(each) for key, each in data["accuracies"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _accuracies(values: Mapping[str, Any]) -> dict[str, float]:
+    """Accuracies by the network; ValueError where one is none."""
+    found = {str(name): float(value) for name, value in values.items()}
+    if not all(0 <= value <= 1 for value in found.values()):
+        raise ValueError("its accuracies must be from 0 to 1")
+    return found
 
 
 def rejections(measured: Iterable[Measurement[LayerGraph]]) -> Counter[str]:
@@ -185,6 +194,6 @@ def read_layer(path: Path) -> RankedLayer:
     try:
         data = read_json(path, 1 << 18)
         graph = LayerDomain().from_json(data["layer"])
-        return RankedLayer(graph, {str(name): float(value) for name, value in data["accuracies"].items()})
+        return RankedLayer(graph, _accuracies(data["accuracies"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} must be a layer that nas wrote, it is damaged: {str(error)[:200]}") from error

@@ -4,13 +4,13 @@ from typing import Literal
 
 import pydantic
 
-from nas.records import Record
+from nas.records import Record, Whole
 
 
 class ProbeRecord(Record):
     """Scores of some sub-networks on validation rows after `step`; null where one gave no number."""
 
-    step: int
+    step: Whole
     largest: float | None
     smallest: float | None
     random: list[float | None] = pydantic.Field(max_length=100)
@@ -24,7 +24,7 @@ class Finetuned(Record):
     """
 
     version: Literal[1] = 1
-    steps: int
+    steps: Whole
     loss: float
     metric: str
     validation_score: float | None

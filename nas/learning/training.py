@@ -63,6 +63,16 @@ class Resumable(Protocol):
         """Set the state to one that `state` returned."""
 
 
+def _restore(memory: Resumable, state: dict[str, Any]) -> None:
+    """Set the state to that of a checkpoint, whose JSON may be damaged although its tensors are whole."""
+    try:
+        memory.restore(state)
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the checkpoint is damaged ({str(error)[:200]}); remove it to start anew") from error
+
+
 @dataclass(frozen=True)
 class Step:
     """A completed optimizer step.
@@ -190,7 +200,7 @@ class _Run:
             with accelerator.main_process_first():
                 self.progress = load_checkpoint(checkpoint, module, self.optimizer, self.identity)
         if memory and self.progress.memory is not None:
-            memory.restore(self.progress.memory)
+            _restore(memory, self.progress.memory)
         # Last, because it marks the module, and a refused checkpoint must leave the module unchanged.
         self.forward = accelerator.prepare_model(module, device_placement=False)
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from nas.errors import UserError
 
+RAISED = (Exception, SystemExit)
+"""What the user's code may raise: anything, and `sys.exit` too, which must not end the command in silence."""
+
 
 @contextmanager
 def current_folder() -> Iterator[None]:
@@ -40,8 +43,8 @@ def own_function(spec: str) -> Callable[..., Any]:
     try:
         with current_folder():
             function = getattr(import_module(module_name), name)
-    except Exception as error:
-        # Importing runs the user's code, which may raise anything; --debug shows the traceback.
+    except RAISED as error:
+        # --debug shows the traceback.
         raise UserError(f"{spec} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise UserError(f"{spec} must be a function, it is {type(function).__name__}")

@@ -17,7 +17,7 @@ from nas.data.preprocessing import Channels, PlainImages
 from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import CLASSIFICATION, Task
 from nas.errors import UserError
-from nas.networks.own_code import current_folder
+from nas.networks.own_code import RAISED, current_folder
 from nas.networks.pretrained import load_preprocessor
 from nas.seeds import torch_seed
 
@@ -70,8 +70,8 @@ def _made(spec: str, outputs: int) -> tuple[nn.Module, bool]:
             factory = getattr(import_module(module_name), name)
             sized = _takes_one(factory)
             module = factory(outputs) if sized else factory()
-        except Exception as error:
-            # The user's code may raise anything; --debug shows the traceback.
+        except RAISED as error:
+            # --debug shows the traceback.
             line = (str(error).strip().splitlines() or [""])[0][:300]
             raise UserError(f"{spec} cannot make a network: {type(error).__name__}: {line}") from error
     if not isinstance(module, nn.Module):
@@ -220,7 +220,7 @@ def check_outputs(module: nn.Module, inputs: Mapping[str, Tensor], outputs: int,
     try:
         with torch.no_grad():
             found = tuple(logits_of(module(**inputs)).shape)
-    except Exception as error:
+    except RAISED as error:
         line = (str(error).strip().splitlines() or [""])[0][:300]
         remedy = f"; {remedy}" if remedy else ""
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())

@@ -19,9 +19,12 @@ from nas.data.preprocessing import ImagePreprocessor, PlainImages, TextPreproces
 from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import CLASSIFICATION, Classification, Regression, Task, TokenClassification
 from nas.errors import UserError
+from nas.files import expanded
+from nas.networks.described import check_image_processor, check_tokenizer
 from nas.networks.heads import order_head
 from nas.quiet import quiet
 from nas.seeds import torch_seed
+from search_spaces.supernets.described import MOST_NUMBERS, check_numbers, check_size
 
 _NUMBER = re.compile(r"\.\d+\.")
 # The project computes the loss itself; a pipeline reads from the exported config.json how to turn outputs into scores.
@@ -72,7 +75,9 @@ def load_pretrained(
     name = _checked(name_or_folder)
     auto = _auto_class(task, kind)
     with _quiet(), torch.random.fork_rng(devices=[]):
-        trained_for = _output_names(name)
+        config = _configuration(name)
+        trained_for = _output_names(config)
+        _check_described(auto, config, name)
         torch.manual_seed(torch_seed(seed, "head"))
         module, report = _from_hub(
             lambda: auto.from_pretrained(
@@ -102,13 +107,28 @@ def load_pretrained(
     return module, preprocessor
 
 
-def _output_names(name: str) -> Sequence[str]:
-    """The names of the outputs that a checkpoint was trained for, in their order."""
+def _configuration(name: str) -> Any:
     from transformers import AutoConfig
 
-    config: Any = _from_hub(lambda: AutoConfig.from_pretrained(name, trust_remote_code=False), name)
+    return _from_hub(lambda: AutoConfig.from_pretrained(name, trust_remote_code=False), name)
+
+
+def _output_names(config: Any) -> Sequence[str]:
+    """The names of the outputs that a checkpoint was trained for, in their order."""
     names = getattr(config, "id2label", None) or {}
     return [str(names[index]) for index in sorted(names)]
+
+
+def _check_described(auto: Any, config: Any, name: str) -> None:
+    """UserError where a configuration describes a network that is far larger than the weights beside it."""
+    # A weight takes half a byte at least; those of the hub are not here yet.
+    stored = sum(path.stat().st_size for path in Path(name).glob("*.safetensors"))
+    most = 2 * stored + 2**24 if stored else MOST_NUMBERS
+    try:
+        check_numbers(config.to_dict())
+        check_size(lambda: auto.from_config(config, trust_remote_code=False), most)
+    except ValueError as error:
+        raise UserError(f"the weights of {name} must fit its config.json: {error}") from error
 
 
 def _forget_former_task(config: Any) -> None:
@@ -132,6 +152,7 @@ def _agree(module: Any, tokenizer: Any, name: str) -> None:
     config = module.config.get_text_config()
     tokens = len(tokenizer)
     words = getattr(config, "vocab_size", tokens)
+    check_tokenizer(tokenizer, name, words if isinstance(words, int) else None)
     if tokens > words:
         raise UserError(
             f"the tokenizer of {name} must be that of its network: the network knows {words} tokens, the tokenizer has "
@@ -283,12 +304,15 @@ def load_preprocessor(name_or_folder: str | Path, kind: InputKind, task: Task = 
     with _quiet():
         if kind == "image":
             make = AutoImageProcessor.from_pretrained
-            return ImagePreprocessor(_from_hub(lambda: make(name, backend="pil", trust_remote_code=False), name))
+            processor = _from_hub(lambda: make(name, backend="pil", trust_remote_code=False), name)
+            check_image_processor(processor, name)
+            return ImagePreprocessor(processor)
         words = {"add_prefix_space": True} if isinstance(task, TokenClassification) else {}
         tokenizer = _from_hub(lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False, **words), name)
     # If its files are missing, transformers silently makes an empty tokenizer that knows special tokens only.
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
         raise UserError(f"{name} must hold the files of a tokenizer (tokenizer.json or a vocabulary), it has none")
+    check_tokenizer(tokenizer, name)
     tokenizer.padding_side = "right"
     return TextPreprocessor(tokenizer)
 
@@ -300,7 +324,7 @@ def save_preprocessor(preprocessor: Preprocessor, folder: Path) -> None:
 
 def _checked(name_or_folder: str | Path, *, weights: bool = True) -> str:
     """The name or folder to give to `transformers`; raises UserError for a folder that holds no model."""
-    folder = Path(name_or_folder).expanduser()
+    folder = expanded(name_or_folder)
     if folder.is_file():
         raise UserError(f"the model must be a folder or a hub name, {folder} is a file")
     if not folder.is_dir():
@@ -332,7 +356,10 @@ def _from_hub(load: Callable[[], Any], name: str) -> Any:
         if "couldn't connect" in str(error) or "is not a local folder" in str(error):
             raise UserError(f"there is no folder {name}, and no such model can be reached on the hub") from error
         raise UserError(f"{name} cannot be loaded with transformers: {_first_line(error)}") from error
-    except Exception as error:
+    except BaseException as error:
+        # What panics in Rust is no Exception, and neither is what a user or the system stops it by.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         # safetensors and tokenizers raise their own exceptions, which derive from Exception directly.
         raise UserError(f"{name} is damaged or not what its name says: {_first_line(error)}") from error
 

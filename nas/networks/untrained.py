@@ -1,15 +1,16 @@
 """Build a network of `transformers` from its configuration with random weights, which is enough to measure latency."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas.errors import UserError
+from nas.files import expanded
 from nas.networks.plain_layers import in_plain_layers
 from nas.networks.pretrained import most_tokens
 from nas.seeds import generator, torch_seed
+from search_spaces.supernets.described import built
 
 _USUAL_SIDE = 224
 
@@ -29,7 +30,7 @@ def untrained(name_or_folder: str, *, seed: int = 0) -> nn.Module:
     """
     import transformers
 
-    folder = Path(name_or_folder).expanduser()
+    folder = expanded(name_or_folder)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"the model folder {folder} must hold a config.json, it has none")
     try:
@@ -44,10 +45,12 @@ def untrained(name_or_folder: str, *, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "untrained"))
         try:
-            module: nn.Module = auto.from_config(config, trust_remote_code=False)
-        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+            module = built(config, lambda: auto.from_config(config, trust_remote_code=False))
+        except ValueError as error:
             line = (str(error).strip().splitlines() or [""])[0][:300]
-            raise UserError(f"{name_or_folder} has no classifier of texts or images: {line}") from error
+            raise UserError(
+                f"the config.json of {name_or_folder} must be that of a classifier of texts or images: {line}"
+            ) from error
     return in_plain_layers(module).eval()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -19,7 +19,7 @@ from hardware.machine import this_machine
 from hardware.profile import DeviceProfile
 from nas.console import Bar, say
 from nas.errors import NoFeasible, NotTaken, UserError
-from nas.objectives import SCORES, quantity
+from nas.objectives import SCORES, check_values, quantity
 from nas.profiling.bench import Bench, require
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.subject import Subject
@@ -33,7 +33,7 @@ from nas.profiling.verification import (
     offered,
     verify,
 )
-from nas.records import Record, Scalar, read_record, write_record
+from nas.records import Count, Record, Scalar, Whole, read_record, write_record
 from nas.searching.estimation import Hits
 from nas.searching.measurement import Measurement
 from nas.searching.objectives import on_every_device
@@ -64,8 +64,13 @@ class VerifiedRow(Record):
     unstable: list[str]
     refused: list[str] = pydantic.Field(default_factory=list)
     hits: str | None = None
-    rows: int = 0
-    searched_rows: int | None = None
+    rows: Whole = 0
+    searched_rows: Count | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _of_their_kind(self) -> Self:
+        check_values({**self.predicted, **self.measured})
+        return self
 
 
 class Verification(Record):
@@ -178,6 +183,8 @@ def read_verified(folder: Path, study: Study) -> list[Verified]:
     if not path.is_file():
         return []
     record = read_record(path, Verification, _MOST_BYTES)
+    if len({row.rows for row in record.rows if row.hits is not None}) > 1:
+        raise UserError(f"{path} is damaged: its hits must be of the same rows; begin anew with another search")
     try:
         return [
             Verified(

@@ -1,8 +1,10 @@
 """Training data of the latency predictors, from the rows of a profile."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from hardware.profile import DeviceProfile
+from hardware.profile import DeviceProfile, ProfileRow
 from nas.errors import UserError
 from nas.profiling.prediction import LatencyPredictor, PredictorKind
 from predictors import Quality, quality
@@ -35,13 +37,17 @@ def learned_rows(profile: DeviceProfile, space: Space) -> tuple[IntArray, FloatA
             "get stable; stop what else runs on that machine and repeat the command, which measures them anew"
         )
     found: dict[Candidate, list[float]] = {}
-    for row in stable:
-        try:
-            candidate = space.candidate(row.candidate)
-        except ValueError as error:
-            raise UserError(f"the rows of the profile must be of this network's sub-networks: {error}") from error
+    for row, candidate in zip(stable, candidates_of(stable, space), strict=True):
         found.setdefault(candidate, []).append(profile.ratio(row.timing))
     return space.encode(found), np.array([np.mean(each) for each in found.values()])
+
+
+def candidates_of(rows: Sequence[ProfileRow], space: Space) -> list[Candidate]:
+    """What was measured in the rows of a profile; UserError where that is not of this space."""
+    try:
+        return [space.candidate(row.candidate) for row in rows]
+    except ValueError as error:
+        raise UserError(f"the rows of the profile must be of this network's sub-networks: {error}") from error
 
 
 def fitted(

@@ -32,7 +32,7 @@ from nas.pruning.config import EmoPmsConfig
 from nas.pruning.detectors import FeatureDetector, detector_loss, untrained
 from nas.pruning.impairment import Base, Form
 from nas.pruning.inheritance import importance_orders
-from nas.records import Record, Scalar, read_record, write_record
+from nas.records import Record, Scalar, Share, read_record, write_record
 from nas.searching.kept import KeepingFront, KeptFiles
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.nsga2 import nsga2
@@ -63,7 +63,7 @@ class DetectorErrors(Record):
     """`detectors/errors.json`: the error (0..1) of the original through the detector of each sub-network."""
 
     version: Literal[1] = 1
-    errors: dict[str, float]
+    errors: dict[str, Share]
 
 
 class Stages:

@@ -74,11 +74,20 @@ def _picture(path: Path, title: str) -> Iterator[Any]:
     try:
         yield axes
         axes.set_title(title, loc="left", fontsize=12, color=_INK, pad=12)
+        _as_written(figure)
         beside = path.with_name(f".{path.name}.part.png")
         figure.savefig(beside, facecolor="white")
         beside.replace(path)
     finally:
         pyplot.close(figure)
+
+
+def _as_written(figure: Any) -> None:
+    """Names of models and devices are shown as they are: a dollar sign begins no mathematics."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
 
 
 def _finish(axes: Any) -> None:

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from hardware.deployment import Deployment
-from hardware.profile import BY_LAYER, DeviceProfile
+from hardware.profile import BY_LAYER, MOST_THREADS, DeviceProfile
 from nas.data.split import Split
-from nas.data.tasks import CLASSIFICATION, TASKS
 from nas.errors import UserError
 from nas.networks.networks import Networks
 from nas.networks.policies import joined_space
@@ -17,7 +16,8 @@ from nas.objectives import MEASURED, is_latency
 from nas.profiling.front import elsewhere
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.profiles import predictions, profiles_fingerprint, read_profiles, space_with, with_predictions
-from nas.records import Scalar, same_request
+from nas.ray_address import check_answers
+from nas.records import MOST, Scalar, same_request
 from nas.runs.folder import RunFolder
 from nas.runs.loaded_search import CALIBRATION_ROWS, search_deployment, study_at, usable
 from nas.runs.loading import LoadedRun, load_run
@@ -30,7 +30,7 @@ from nas.searching.nsga2 import nsga2
 from nas.searching.objectives import named_objectives, objective_names
 from nas.searching.random_search import random_search
 from nas.searching.relative_latency import LatencySettings
-from nas.searching.storage import Storage, is_url, shown
+from nas.searching.storage import Storage, is_url, resolved, shown
 from nas.searching.supernet_search import Algorithm
 from nas.seeds import generator
 from nas.settings import SearchSettings
@@ -41,6 +41,7 @@ _COUNTS = (
     *("budget", "rows", "tokens", "threads", "accuracy_threads"),
     *("workers", "lag", "patience", "verify", "calibration_rows"),
 )
+_AS_MANY_AS_THERE_ARE = ("budget", "patience", "lag", "verify")
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,8 @@ def checked_search(folder: RunFolder, request: SearchRequest, proposing: Proposi
     settings, limits = request.settings, request.limits.given()
     profiles = read_profiles(settings.profile)
     record = folder.read()
-    metric = TASKS.get(str(record.request.get("task")), CLASSIFICATION).metric
-    names = objective_names(settings.objectives, limits, metric, tuple(profiles))
-    settings = replace(settings, objectives=names)
+    names = objective_names(settings.objectives, limits, record.task.metric, tuple(profiles))
+    settings = _from_any_folder(replace(settings, objectives=names))
     objectives = named_objectives(names, limits, tuple(profiles))
     _check_numbers(settings)
     path = folder.search(settings.name)
@@ -137,6 +137,16 @@ def checked_search(folder: RunFolder, request: SearchRequest, proposing: Proposi
     )
 
 
+def _from_any_folder(settings: SearchSettings) -> SearchSettings:
+    """The settings with places that are the same from whatever folder the command is repeated."""
+    storage, warm = settings.storage, settings.warm_start
+    return replace(
+        settings,
+        storage=resolved(storage) if storage is not None and is_url(storage) else storage,
+        warm_start=resolved(warm) if warm is not None and is_url(warm) else warm,
+    )
+
+
 def _measurable_here(names: str, predicted: Mapping[str, PredictedLatency]) -> None:
     """UserError where energy or memory would be of this machine and the latencies of another."""
     first = next(iter(predicted.values()), None)
@@ -153,8 +163,13 @@ def _check_numbers(settings: SearchSettings) -> None:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        most = MOST_THREADS if "threads" in name else MOST
+        if value is not None and value > most and name not in _AS_MANY_AS_THERE_ARE:
+            raise UserError(f"--{name.replace('_', '-')} must be from 1 to {most}, got {value}")
     if settings.timeout_s is not None and not settings.timeout_s > 0:
         raise UserError(f"--timeout-s must be above 0, got {settings.timeout_s}")
+    if settings.ray_address is not None:
+        check_answers(settings.ray_address)
     if settings.storage is not None and not is_url(settings.storage):
         raise UserError(
             f"--storage must be the URL of a database, e.g. sqlite:///studies.db, got {settings.storage}; "

@@ -25,7 +25,8 @@ from nas.evolving.trials import LayerTrials
 from nas.files import located, replace_folder
 from nas.learning.preparation import prepared_rows, read_rows
 from nas.memory import peak_memory_mib
-from nas.records import Record, Scalar, read_record, same_request, write_record
+from nas.ray_address import check_answers
+from nas.records import Record, Scalar, Share, read_record, same_request, write_record
 from nas.runs.evolved import layer_files
 from nas.runs.folder import RunFolder, record_of, write_run
 from nas.runs.requests import EvolveRequest
@@ -137,6 +138,8 @@ def _config(request: EvolveRequest) -> EvoNormConfig:
         steps=settings.steps,
         longer_steps=settings.longer_steps,
     )
+    if settings.ray_address is not None:
+        check_answers(settings.ray_address)
     size = _SIZES[settings.size]
     training = replace(TRAINING, batch_size=size.batch_size, device=request.common.device)
     return EvoNormConfig(
@@ -176,7 +179,7 @@ class LeastAccuracy(Record):
     """`evolution/bound.json`: the accuracy (0..1) that a layer must have after the few first steps."""
 
     version: Literal[1] = 1
-    least_accuracy: float
+    least_accuracy: Share
 
 
 def _with_bound(folder: RunFolder, checked: _Checked, request: EvolveRequest) -> EvoNormConfig:
@@ -240,7 +243,7 @@ def _summary(request: EvolveRequest, found: EvolvedLayers) -> dict[str, Any]:
         "tried": len(measured),
         "accepted": sum(each.state == "measured" for each in measured),
         "rejected": dict(rejections(measured)),
-        "steps": sum(int(each.extras.get("steps", 0)) for each in measured),
+        "steps": sum(steps for each in measured if isinstance(steps := each.extras.get("steps", 0), int)),
         "layers": [{"formula": each.formula, "mean_accuracy": each.mean, **each.accuracies} for each in found.ranked],
         "files": str(layer_files(RunFolder(request.out))),
     }

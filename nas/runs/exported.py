@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pydantic
 
-from nas.records import Record, Scalar, read_record, write_record
+from nas.objectives import check_values
+from nas.records import Record, Scalar, Whole, read_record, write_record
 
 _NAME, _DIFFERENCE = "exported.json", "_difference_points"
 _Figures = dict[str, float | None]
@@ -24,11 +25,17 @@ class ExportedRecord(Record):
     chosen: _Figures
     points: float | None
     interval: list[float | None] = pydantic.Field(min_length=2, max_length=2)
-    test_rows: int
+    test_rows: Whole
     deployment: dict[str, Scalar]
     what_the_data_can_tell: str
     serving_int8: _Figures | None = None
     """The full network with all layers in INT8; only where precision goes by layer."""
+
+    @pydantic.model_validator(mode="after")
+    def _of_their_kind(self) -> Self:
+        for figures in (self.today, self.full, self.chosen, self.serving_int8 or {}):
+            check_values({name.removeprefix("test_"): value for name, value in figures.items() if value is not None})
+        return self
 
 
 def keep_exported(folder: Path, result: Mapping[str, Any]) -> None:

@@ -30,17 +30,19 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import pydantic
 from torch import nn
 
+from nas.console import say
 from nas.data.split import Data
+from nas.data.tasks import CLASSIFICATION, TASKS, Task
 from nas.errors import UserError
 from nas.files import recover_folder, replace_folder
 from nas.learning.checkpoint import model_fingerprint
 from nas.learning.finetuned import Finetuned
-from nas.records import Record, Scalar, read_record, recorded_versions, write_record
+from nas.records import Record, Request, Scalar, Whole, read_record, recorded_versions, write_record
 
 JOURNAL = "study.journal"
 
@@ -63,20 +65,32 @@ class RunRecord(Record):
 
     version: Literal[1] = 1
     product: Product = "super-network"
-    request: dict[str, Scalar] = pydantic.Field(validation_alias="asked", serialization_alias="asked")
+    request: Request = pydantic.Field(validation_alias="asked", serialization_alias="asked")
     versions: dict[str, str]
     model_fingerprint: str
     data_fingerprint: str
     kind: Literal["text", "image"]
     classes: list[str] = pydantic.Field(min_length=1, max_length=100_000)
-    rows: dict[Literal["train", "validation", "test"], int]
+    rows: dict[Literal["train", "validation", "test"], Whole]
+
+    @pydantic.model_validator(mode="after")
+    def _known_task(self) -> Self:
+        name = self.request.get("task", CLASSIFICATION.name)
+        if name not in TASKS:
+            raise ValueError(f"its task must be one of {', '.join(TASKS)}, got {str(name)[:40]}")
+        return self
+
+    @property
+    def task(self) -> Task:
+        """What the network is for."""
+        return TASKS[str(self.request.get("task", CLASSIFICATION.name))]
 
 
 class RequestRecord(Record):
     """`search.json` and `further.json`: the request of a search, or of refining one sub-network, by flag."""
 
     version: Literal[1] = 1
-    request: dict[str, Scalar] = pydantic.Field(validation_alias="asked", serialization_alias="asked")
+    request: Request = pydantic.Field(validation_alias="asked", serialization_alias="asked")
     versions: dict[str, str]
 
 
@@ -223,12 +237,13 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the run folder for one command; the system lets go of it however the command ends.
 
-        UserError when another command holds it; OSError when the folder cannot be written.
+        Where the command before did not end by itself, that is said. UserError when another command holds the folder;
+        OSError when it cannot be written.
         """
         self.check()
         self.path.mkdir(parents=True, exist_ok=True)
         lock = self.path / _LOCK
-        with lock.open("a") as file:
+        with lock.open("a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -244,9 +259,20 @@ class RunFolder:
             for left in self.path.rglob(".*.part*"):
                 if left.is_file():
                     left.unlink()
+            file.seek(0)
+            if file.read(1):
+                say(
+                    f"The command before in {self.path} did not end by itself: it was killed, or what it ran ended its "
+                    "process. What it had done is kept. A function of yours that ends its process needs --workers 2"
+                )
+            # What stands in the lock was at work: it is taken out however a command ends, unless its process dies.
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
             try:
                 yield
             finally:
+                file.truncate(0)
                 # What was refused before it began leaves no trace.
                 if {item.name for item in self.path.iterdir()} == {_LOCK}:
                     lock.unlink()

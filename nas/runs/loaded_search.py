@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import get_args
 
@@ -9,6 +10,7 @@ from hardware.deployment import Deployment
 from hardware.policy import PrecisionChoices
 from hardware.profile import BY_LAYER, DeviceProfile
 from hardware.profile import Precision as AnyPrecision
+from hardware.registry import NAMES
 from nas.errors import UserError
 from nas.objectives import LATENCY, SCORES
 from nas.profiling.front import choose, read_verified, say_unmeasured
@@ -121,6 +123,8 @@ def search_deployment(
         return Deployment.of_profile(next(iter(profiles.values())))
     tokens, threads = (_whole(request.get(name), getattr(LatencySettings, name)) for name in ("tokens", "threads"))
     runtime, precision = str(request.get("runtime", "pytorch")), request.get("precision", "float32")
+    if runtime not in NAMES:
+        raise UserError(f"the runtime of a search must be one of {', '.join(NAMES)}, got {runtime[:60]!r}")
     if QUANTIZE in request:
         return Deployment(runtime, BY_LAYER, threads, 1, tokens if text else None)
     known = next((each for each in get_args(Precision) if each == precision), None)
@@ -133,7 +137,11 @@ def conditions_of(deployment: Deployment, profiles: Mapping[str, DeviceProfile])
     """What the latencies of a search depend on: on the machine of its first profile, else on this one."""
     profile = next(iter(profiles.values()), None)
     if profile is None:
-        return deployment.conditions()
+        try:
+            return deployment.conditions()
+        except PackageNotFoundError:
+            # The run may come from another machine.
+            return deployment.conditions_on("another machine", "not installed here")
     machine = f"{profile.machine.processor}, {profile.machine.cores} cores"
     return deployment.conditions_on(machine, profile.runtime_version)
 

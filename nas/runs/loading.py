@@ -9,10 +9,11 @@ from hardware.deployment import Deployment
 from hardware.inputs import Inputs, device_of
 from hardware.policy import PrecisionChoices
 from hardware.profile import Device
+from nas.data.preprocessing import TextPreprocessor
 from nas.data.split import Preprocessor, Split
-from nas.data.tasks import CLASSIFICATION, TASKS
 from nas.errors import UserError
 from nas.learning.augmentation import augmented
+from nas.networks.described import check_tokenizer
 from nas.networks.loading import bare_network, device_name
 from nas.networks.networks import Networks
 from nas.networks.policies import joined_space
@@ -38,10 +39,17 @@ class LoadedRun:
     preprocessor: Preprocessor
 
     def split(self, name: str) -> Split:
-        """The rows of "train", "validation" or "test"; UserError when they are damaged."""
+        """The rows of "train", "validation" or "test"; UserError when they are damaged or not those of the run."""
         tokens = self.record.request.get("max_tokens")
-        length = tokens if isinstance(tokens, int) else 128
-        return Split.load(self.folder.data / f"{name}.parquet", self.preprocessor, max_tokens=length)
+        length, path = tokens if isinstance(tokens, int) else 128, self.folder.data / f"{name}.parquet"
+        rows = Split.load(path, self.preprocessor, max_tokens=length)
+        wanted = {str(part): count for part, count in self.record.rows.items()}.get(name, 0)
+        if len(rows) != wanted or rows.task.name != self.record.task.name:
+            raise UserError(
+                f"{path} must hold the {wanted} rows of this run's {self.record.task.name}, it holds {len(rows)} of "
+                f"{rows.task.name}; put a copy in its place, or begin anew in another folder"
+            )
+        return rows
 
     def calibration(self) -> Split | None:
         """Training rows as the network saw them, where sub-networks need them for their batch norms."""
@@ -122,5 +130,8 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
         raise UserError(f"the super-network of the run cannot be read: {error}") from error
     supernet.eval()
     supernet.to(device_name(device))
-    task = TASKS.get(str(record.request.get("task")), CLASSIFICATION)
-    return LoadedRun(folder, record, supernet, load_preprocessor(folder.supernet, record.kind, task))
+    preprocessor = load_preprocessor(folder.supernet, record.kind, record.task)
+    if isinstance(preprocessor, TextPreprocessor):
+        words = getattr(getattr(supernet.model, "config", None), "vocab_size", None)
+        check_tokenizer(preprocessor.tokenizer, str(folder.supernet), words if isinstance(words, int) else None)
+    return LoadedRun(folder, record, supernet, preprocessor)

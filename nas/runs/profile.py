@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from hardware.files import sweep
 from hardware.inputs import Inputs, device_of
 from hardware.machine import this_machine
-from hardware.profile import BY_LAYER, DeviceProfile, ProfileRow, noise_floor, write_profile
+from hardware.profile import BY_LAYER, MOST_THREADS, DeviceProfile, ProfileRow, noise_floor, write_profile
 from hardware.pytorch import runner
 from nas.console import Bar, say
 from nas.data.split import InputKind
@@ -27,9 +28,10 @@ from nas.networks.untrained import made_inputs, untrained
 from nas.profiling.bench import Bench
 from nas.profiling.collection import Effort, begin, checked_twice, grow, stable_reference
 from nas.profiling.profiles import profile_at
-from nas.profiling.rows import held_out
+from nas.profiling.rows import candidates_of, held_out
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject, differences
+from nas.records import MOST
 from nas.runs.folder import RunFolder
 from nas.runs.loading import load_run
 from nas.runs.precisions import check_by_layer, precision_choices
@@ -39,7 +41,6 @@ from predictors import Quality
 from search_spaces import Candidate, Supernet
 
 NOISY = 0.05
-_MOST = 2**20
 _OUTPUTS = 2
 
 
@@ -154,9 +155,10 @@ def _with_precisions(subject: Subject, settings: ProfileSettings, out: Path) -> 
 def check_ranges(settings: ProfileSettings | KitSettings) -> None:
     """UserError for a number out of its range."""
     for name in ("threads", "batch", "tokens", "budget", "multiple_of"):
-        if not 1 <= getattr(settings, name) <= _MOST:
+        most = MOST_THREADS if name == "threads" else MOST
+        if not 1 <= getattr(settings, name) <= most:
             flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be from 1 to {_MOST}, got {getattr(settings, name)}")
+            raise UserError(f"--{flag} must be from 1 to {most}, got {getattr(settings, name)}")
     for name in ("minutes", "tolerance"):
         value = getattr(settings, name, None)
         if value is not None and not 0 < value < math.inf:
@@ -239,11 +241,13 @@ def _profile_there(out: Path, subject: Subject, settings: ProfileSettings, bench
         wrong.append("it was measured with another --tolerance or by another clock")
     if wrong:
         raise UserError(f"{out} is another profile: {wrong[0]}; name another --out")
+    candidates_of(found.rows, subject.whole)
     return found
 
 
 def _begun(checked: _Checked, settings: ProfileSettings, out: Path) -> DeviceProfile:
     """The profile to go on with: the one there, or a new one that holds the full network alone."""
+    sweep(out)
     if checked.profile is None:
         profile = begin(checked.bench, settings.multiple_of)
         write_profile(profile, out)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 
 from hardware.inputs import map_inputs, split
 from hardware.profile import MOST_BYTES, VERSION, DeviceProfile, noise_floor, parse_profile, write_profile
@@ -19,12 +20,21 @@ from nas.profiling.bench import Bench
 from nas.profiling.collection import checked_twice, planned
 from nas.profiling.profiles import profile_at
 from nas.profiling.subject import Subject, differences
+from nas.records import MOST, Record, Scalar, Whole, read_record
 from nas.runs.profile import bench_of, check_ranges, open_subject, summary_of
 from nas.runs.requests import ProfileKitRequest, ProfileResultRequest
 from nas.settings import KitSettings
 from search_spaces import Candidate
 
 _SCRIPT, _PLAN, _RESULT = "measure.py", "plan.json", "result.json"
+
+
+class _Result(Record):
+    """What the script writes on the device: the plan, and the profile with a row for each measured network."""
+
+    planned: list[dict[str, Scalar]] = pydantic.Field(min_length=1, max_length=MOST)
+    order: list[Whole] = pydantic.Field(max_length=2 * MOST)
+    profile: dict[str, Any]
 
 
 def write_kit(request: ProfileKitRequest) -> dict[str, Any]:
@@ -139,16 +149,16 @@ def _complete(path: Path) -> DeviceProfile:
     if not path.is_file():
         raise UserError(f"RESULT must be the {_RESULT} that {_SCRIPT} wrote, there is no file {path}")
     try:
-        content = read_json(path, MOST_BYTES)
-        wanted = [dict(candidate) for candidate in content["planned"]]
-        order = [int(number) for number in content["order"]]
-        if not wanted or not set(range(len(wanted))) <= set(order):
-            raise ValueError("its plan names no networks, or not all of them")
-        profile = parse_profile(json.dumps(content["profile"]).encode())
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)[:300]
-        raise UserError(f"{path} is no result that can be used: {reason}; run {_SCRIPT} to its end") from error
-    there, times = [row.candidate for row in profile.rows], Counter(order)
+        result = read_record(path, _Result, MOST_BYTES)
+        wanted = result.planned
+        if not set(range(len(wanted))) <= set(result.order):
+            raise ValueError("its plan does not name all of its networks")
+        profile = parse_profile(json.dumps(result.profile).encode())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is no result that can be used: {str(error)[:300]}; run {_SCRIPT} to its end"
+        ) from error
+    there, times = [row.candidate for row in profile.rows], Counter(result.order)
     missing = [number for number, candidate in enumerate(wanted) if there.count(candidate) < times[number]]
     if missing:
         numbers = ", ".join(f"{number:03d}" for number in missing[:10]) + (" ..." if len(missing) > 10 else "")

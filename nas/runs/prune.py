@@ -33,6 +33,7 @@ from nas.pruning.candidates import WEIGHTS
 from nas.pruning.config import EmoPmsConfig, cnn_training
 from nas.pruning.emo_pms import Pruned, emo_pms, fine_tuned, parts_of
 from nas.pruning.impairment import Scheme
+from nas.ray_address import check_answers
 from nas.records import Scalar, same_request
 from nas.runs.checked_search import Proposing, checked_search
 from nas.runs.folder import JOURNAL, RunFolder, record_of, write_run
@@ -195,6 +196,8 @@ def _config(request: PruneRequest) -> EmoPmsConfig:
         population=settings.population,
         offspring=settings.offspring,
     )
+    if settings.ray_address is not None:
+        check_answers(settings.ray_address)
     for flag, least in (("form_rows", 2), ("detector_rows", 2), ("batch_size", 2)):
         value = getattr(settings, flag)
         if value is not None and value < least:

@@ -7,7 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import pydantic
+
 from hardware.inputs import device_of
+from nas.objectives import LATENCY, check_values
 from nas.pruning.emo_pms import Pruned
 from nas.pruning.impairment import Scheme
 from nas.records import Record, Scalar, read_record, same_request, write_record
@@ -22,6 +25,13 @@ class Latencies(Record):
     version: Literal[1] = 1
     latency_ms: dict[str, float]
     measured: dict[str, Scalar]
+
+    @pydantic.field_validator("latency_ms")
+    @classmethod
+    def _of_their_kind(cls, latency_ms: dict[str, float]) -> dict[str, float]:
+        for value in latency_ms.values():
+            check_values({LATENCY: value})
+        return latency_ms
 
 
 class SchemeLatency:

@@ -70,9 +70,9 @@ def searched(folder: RunFolder, request: SearchRequest, proposing: Proposing | N
         request: of the search.
         proposing: proposes the candidates; None: what the request names.
     """
-    settings = request.settings
     # 1. What is searched and for what, with the latencies that device profiles predict.
     made = checked_search(folder, request, proposing)
+    settings = made.settings
     path = folder.search(settings.name)
     new = not (path / "search.json").exists()
     if new:

@@ -175,7 +175,7 @@ def measure(evaluate: Evaluate[C], candidates: list[C], objectives: Sequence[Obj
     except UserError:
         # Wrong settings are not the fault of a candidate, and every other candidate would fail as well.
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a function of the user's own may call sys.exit
         # Nothing could be recorded on a full disk, so the search must stop instead of failing every candidate.
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise

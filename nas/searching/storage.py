@@ -23,8 +23,10 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from nas.bounded import loads
 from nas.console import say
 from nas.errors import UserError
 from nas.searching.domain import C, Domain
@@ -41,7 +43,7 @@ VERSION = 1
 _WRITER = f"{NAME}_writer"
 _LINE_START = b'{"op_code":'
 """Beginning of each line of a journal."""
-_WRONG = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError, OverflowError)
+_WRONG = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError, ArithmeticError)
 """Exceptions that Optuna raises for damaged content, which it does not check."""
 _UNREACHABLE = (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError)
 """Exceptions of a database that cannot be reached; ImportError when its driver is not installed."""
@@ -50,6 +52,28 @@ _UNREACHABLE = (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalE
 def is_url(storage: Storage) -> bool:
     """Whether a storage is the URL of a database rather than a file."""
     return isinstance(storage, str) and "://" in storage
+
+
+def resolved(storage: str) -> str:
+    """A storage as it is named from any folder: the path of an SQLite database is absolute.
+
+    Raises:
+        UserError: an SQLite database in memory, which would be gone with the process.
+    """
+    address, mark, name = storage.partition("#")
+    try:
+        url = make_url(address)
+    except ArgumentError:
+        # It is refused where it is opened.
+        return storage
+    if url.get_backend_name() != "sqlite":
+        return storage
+    prefix = "file:" if (url.database or "").startswith("file:") else ""
+    path = (url.database or "").removeprefix("file:")
+    if path in ("", ":memory:") or url.query.get("mode") == "memory":
+        raise UserError(f"{shown(storage)} must be a database that lasts, e.g. sqlite:///studies.db; it is in memory")
+    # In the text itself, because SQLAlchemy would write characters of a path in its own way.
+    return address.replace(f"/{url.database}", f"/{prefix}{Path(path).resolve()}", 1) + mark + name
 
 
 def shown(storage: Storage) -> str:
@@ -231,7 +255,7 @@ def _connected(storage: Storage, url: str) -> Iterator[RDBStorage]:
     try:
         with quiet_optuna():
             database = RDBStorage(url)
-    except (*_UNREACHABLE, *_WRONG, RuntimeError) as error:
+    except (*_UNREACHABLE, *_WRONG) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"the database {shown(storage)} cannot be reached: {shown(reason)}") from error
     try:
@@ -287,11 +311,21 @@ def _whole_length(path: Path) -> int:
     return length
 
 
+def _check_numbers(path: Path, length: int) -> None:
+    """Raise ValueError for a number out of bounds in a journal, of which Optuna checks none."""
+    for number, line in enumerate(path.read_bytes()[:length].splitlines(), 1):
+        try:
+            loads(line.decode("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"in line {number}: {error}") from None
+
+
 def _in_journal(path: Path, length: int) -> optuna.Study | None:
     """The study of this project in a journal, or None; raises UserError for a damaged journal."""
     if length == 0:
         return None
     try:
+        _check_numbers(path, length)
         with quiet_optuna():
             storage = _journal_storage(path)
     except _WRONG as error:

@@ -10,6 +10,7 @@ from torch import nn
 
 from search_spaces.families.plain_attention import plain_attention
 from search_spaces.space import Space
+from search_spaces.supernets.described import built
 from search_spaces.weights import save_weights
 
 _WEIGHTS, _SPACE, _CONFIG = "model.safetensors", "space.json", "config.json"
@@ -84,5 +85,9 @@ def _build(folder: Path) -> nn.Module:
         raise ValueError(f"{folder / _CONFIG} must be the configuration of a transformers model: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise ValueError(f"{folder / _CONFIG} must name a transformers model, got {names[0]!r}")
-    model: nn.Module = kind(config)
-    return model.eval()
+    # As many as its file has bytes, and some more for weights that share their memory.
+    most = 2**20 + (folder / _WEIGHTS).stat().st_size
+    try:
+        return built(config, lambda: kind(config), most).eval()
+    except ValueError as error:
+        raise ValueError(f"{folder / _CONFIG} must be that of the network: {error}") from error

@@ -279,7 +279,8 @@ def _check(model: nn.Module, space: Space) -> None:
     for choice, cut in cuts_of(space, AxisCut):
         shape = tuple(tensors[cut.parameter].shape) if cut.parameter in tensors else ()
         end = cut.start + cut.outer * cut.size * cut.unit
-        if min(cut.axis, cut.start) < 0 or cut.axis >= len(shape) or end > shape[cut.axis]:
+        sound = min(cut.axis, cut.start) >= 0 and min(cut.outer, cut.unit) >= 1
+        if not sound or cut.axis >= len(shape) or end > shape[cut.axis]:
             raise ValueError(
                 f"the model must have {cut.parameter} for {choice.name}, with {end} indices on axis "
                 f"{cut.axis}; it has {shape or 'no such parameter'}; make the space from this model"

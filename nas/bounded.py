@@ -1,0 +1,46 @@
+"""The bounds of every number that comes from a file, before it reaches a library.
+
+What lies outside overflows a sum of squares, a size in memory or a type in C, and no file of a run needs it.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+LARGEST, SMALLEST = 2.0**63, 1e-100
+"""Magnitudes of numbers in files; 0 is one too. Products and ratios of some of them are still finite."""
+
+
+def loads(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, nested too deeply, or holds a number out of bounds; the message names the field.
+    """
+    try:
+        value = json.loads(text)
+        for where, number in _numbers(value, ""):
+            if not in_bounds(number):
+                name = where.removeprefix(".") or "its value"
+                raise ValueError(f"{name[:200]} must be a number of usual size, got {str(number)[:40]}")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
+def in_bounds(number: float) -> bool:
+    """Whether a number is finite and neither too large nor, but for 0, too small."""
+    # Compared first, because an integer may be too large to be a float.
+    return number == 0 or SMALLEST <= abs(number) <= LARGEST
+
+
+def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:
+    """All numbers of a JSON value, each with the path to it."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _numbers(each, f"{where}.{key}")
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _numbers(each, f"{where}.{index}")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield where, value

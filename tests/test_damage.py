@@ -1,0 +1,297 @@
+"""Damaged and hostile files: a sentence and exit status 2, or the work done; never a crash, and nothing changed.
+
+Every file that a command reads is damaged in every way of `damage`, and the commands that read it are run on it, each
+case in a process of its own. A few cases of each file always run, all of them under `make exhaustive`.
+"""
+
+import json
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import damage
+import pytest
+from damaged_commands import Cases, cases
+from test_cli_evolve import command as evolve
+from test_cli_prune import command as prune
+from test_kill import finish, stop
+from tiny import write_model, write_reviews
+from toy_pyramid import FACTORY, write_inputs
+
+FEW = 3
+Damages = Callable[[bytes], Iterator[damage.Damage]]
+Snapshot = dict[str, tuple[int, int]]
+
+
+class File(NamedTuple):
+    """A file that commands read, below the folder of its kind of run, and how it is damaged.
+
+    Args:
+        path: a pattern; the first that fits is taken.
+        damages: of its form.
+        commands: the names in `Made.commands` of those that read it.
+    """
+
+    path: str
+    damages: Damages
+    commands: tuple[str, ...]
+
+
+class Made(NamedTuple):
+    """A folder with everything that commands read, not to be changed, and the commands by name, in a copy of it."""
+
+    folder: Path
+    commands: Callable[[Path], dict[str, list[object]]]
+
+
+TEXT = (
+    File("run/run.json", damage.of_json, ("report", "search")),
+    File("run/data/data.json", damage.of_json, ("finetune",)),
+    File("run/data/validation.parquet", damage.of_bytes, ("finetune", "plan a search")),
+    File("run/data/test.parquet", damage.of_bytes, ("export",)),
+    File("run/supernet/config.json", damage.of_json, ("plan a search",)),
+    File("run/supernet/tokenizer.json", damage.of_json, ("plan a search",)),
+    File("run/supernet/tokenizer_config.json", damage.of_json, ("plan a search",)),
+    File("run/supernet/model.safetensors", damage.of_bytes, ("plan a search",)),
+    File("run/supernet/space.json", damage.of_json, ("report", "plan a search")),
+    File("run/supernet/finetuned.json", damage.of_json, ("report",)),
+    File("run/searches/default/search.json", damage.of_json, ("report", "search")),
+    File("run/searches/default/study.journal", damage.of_lines, ("report", "search")),
+    File("run/searches/default/verified.json", damage.of_json, ("report", "search")),
+    File("run/searches/default/exported.json", damage.of_json, ("report",)),
+    File("run/searches/profiled/search.json", damage.of_json, ("report profiled",)),
+    File("run/searches/profiled/verified.json", damage.of_json, ("report profiled", "search profiled")),
+    File("run/searches/profiled/profiles/latency_ms.json", damage.of_json, ("report profiled",)),
+    File("run/further/*/further.json", damage.of_json, ("refine",)),
+    File("run/further/*/weights/finetuned.json", damage.of_json, ("refine",)),
+    File("run/further/*/weights/model.safetensors", damage.of_bytes, ("refine",)),
+    File("cut/checkpoint/state.json", damage.of_json, ("go on",)),
+    File("cut/checkpoint/state.safetensors", damage.of_bytes, ("go on",)),
+    File("laptop.json", damage.of_json, ("profile", "plan with a profile")),
+    File("result.json", damage.of_json, ("read a result",)),
+    File("candidate.json", damage.of_json, ("export a candidate",)),
+    File("front.csv", damage.of_bytes, ("warm start",)),
+    File("flags.json", damage.of_json, ("with a configuration",)),
+    File("model/config.json", damage.of_json, ("plan a finetuning", "plan a profile")),
+    File("model/tokenizer.json", damage.of_json, ("plan a finetuning",)),
+    File("model/tokenizer_config.json", damage.of_json, ("plan a finetuning",)),
+    File("model/model.safetensors", damage.of_bytes, ("plan a finetuning",)),
+)
+
+PRUNED = (
+    File("pruned/run.json", damage.of_json, ("report", "prune")),
+    File("pruned/pruning/pruning.json", damage.of_json, ("prune",)),
+    File("pruned/pruning/detectors/errors.json", damage.of_json, ("report", "prune")),
+    File("pruned/pruning/detectors/0.safetensors", damage.of_bytes, ("prune",)),
+    File("pruned/pruning/searches/1/study.journal", damage.of_lines, ("report", "prune")),
+    File("pruned/pruning/searches/1/kept/*/model.safetensors", damage.of_bytes, ("prune",)),
+    File("pruned/pruned/*/training.json", damage.of_json, ("prune",)),
+    File("pruned/pruned/*/model.safetensors", damage.of_bytes, ("export", "prune")),
+    File("pruned/supernet/preprocessor_config.json", damage.of_json, ("export", "prune")),
+    File("pruned/supernet/space.json", damage.of_json, ("report", "prune")),
+    File("pruned/searches/default/study.journal", damage.of_lines, ("report", "prune")),
+    File("pruned/searches/default/study.journal.latency.json", damage.of_json, ("prune",)),
+    File("pyramid.safetensors", damage.of_bytes, ("plan a pruning",)),
+    File("pictures.parquet", damage.of_bytes, ("plan a pruning",)),
+)
+EVOLVED = (
+    File("evolved/run.json", damage.of_json, ("report", "evolve")),
+    File("evolved/evolution/study.journal", damage.of_lines, ("report", "evolve")),
+    File("evolved/evolution/ranking.json", damage.of_json, ("evolve",)),
+    File("evolved/evolution/layers/1.json", damage.of_json, ("report", "export")),
+)
+JOINT = (
+    File("run/searches/joint/search.json", damage.of_json, ("report joint",)),
+    File("run/searches/joint/study.journal", damage.of_lines, ("report joint",)),
+    File("run/searches/joint/verified.json", damage.of_json, ("report joint",)),
+)
+
+
+def text_commands(original: Path, copy: Path) -> dict[str, list[object]]:
+    run, out, cheap = copy / "run", copy / "out", ["--objectives", "accuracy,macs"]
+    quick = ["--tolerance", 100, "--tokens", 16]
+    trained = [original / "model", "--data", original / "reviews.csv"]
+    plan = ["search", run, "--name", "new", *cheap, "--dry-run"]
+    return {
+        "report": ["report", run],
+        "report profiled": ["report", run, "--name", "profiled"],
+        "report joint": ["report", run, "--name", "joint"],
+        "search": ["search", run, *cheap, "--budget", 12],
+        "search profiled": ["search", run, "--name", "profiled", "--profile", copy / "laptop.json", "--budget", 8],
+        "plan a search": plan,
+        "plan with a profile": [*plan[:4], "--profile", copy / "laptop.json", "--dry-run"],
+        "warm start": [*plan[:-1], "--warm-start", copy / "front.csv", "--budget", 2],
+        "with a configuration": [*plan, "--config", copy / "flags.json"],
+        "export": ["export", run, "--out", out],
+        "export a candidate": ["export", run, "--candidate", copy / "candidate.json", "--out", out],
+        "refine": ["refine", run, "--candidate", "smallest", "--steps", 4, "--out", original / "refined"],
+        "finetune": ["finetune", *trained, "--out", run, "--steps", 40, "--learning-rate", "3e-3"],
+        "go on": ["finetune", *trained, "--out", copy / "cut", *CUT],
+        "profile": ["profile", run, "--out", copy / "laptop.json", "--budget", 8, *quick],
+        "read a result": ["profile-result", run, copy / "result.json", "--out", copy / "new.json"],
+        "plan a finetuning": ["finetune", copy / "model", *trained[1:], "--out", out, "--steps", 1, "--dry-run"],
+        "plan a profile": ["profile", copy / "model", "--out", copy / "p.json", "--budget", 2, *quick, "--dry-run"],
+    }
+
+
+CUT = ("--steps", 40, "--checkpoint-every-s", "0.02")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A run of a text network with everything beside it that a command may be given."""
+    folder = tmp_path_factory.mktemp("damaged")
+    write_model(folder / "model")
+    write_reviews(folder / "reviews.csv")
+    commands = partial(text_commands, folder)
+    made = commands(folder)
+    finish(words(made["finetune"]))
+    finish(words(made["search"]))
+    finish(words(made["profile"]))
+    finish(words(made["search profiled"]))
+    finish(words(made["export"]))
+    finish(words(made["refine"]))
+    stop(words(made["go on"]), (folder / "cut" / "checkpoint" / "state.json").exists, signal.SIGKILL)
+    profile = json.loads((folder / "laptop.json").read_text(encoding="utf-8"))
+    planned = [row["candidate"] for row in profile["rows"]]
+    result = {"planned": planned, "order": [*range(len(planned))], "profile": profile}
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    (folder / "candidate.json").write_text(json.dumps(planned[0]), encoding="utf-8")
+    shutil.copy(folder / "run" / "searches" / "default" / "front.csv", folder)
+    flags = {"budget": 3, "rows": 20, "seed": 1, "threads": 1, "max_macs": 1e9, "profile": []}
+    (folder / "flags.json").write_text(json.dumps(flags), encoding="utf-8")
+    for left in (folder / "out", folder / "refined"):
+        shutil.rmtree(left)
+    return Made(folder, commands)
+
+
+@pytest.fixture(scope="module")
+def joint(text: Made) -> Made:
+    """The same with a search over the precision of every layer."""
+    search = ["search", text.folder / "run", "--name", "joint", "--objectives", "accuracy,size_mib", "--budget", 6]
+    finish(words([*search, "--rows", 20, "--quantize", "--runtime", "openvino", "--verify", 2]))
+    return text
+
+
+def image_commands(original: Path, copy: Path) -> dict[str, list[object]]:
+    run = copy / "pruned"
+    return {
+        "report": ["report", run],
+        "prune": [*prune(original, run, "--rates", "0.2,0.4")],
+        "export": ["export", run, "--model", FACTORY, "--out", copy / "out"],
+        "plan a pruning": [*prune(copy, copy / "out", "--rates", "0.2"), "--dry-run"],
+    }
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A run of pruned networks."""
+    folder = tmp_path_factory.mktemp("damaged-pruned")
+    write_inputs(folder)
+    commands = partial(image_commands, folder)
+    finish(words(commands(folder)["prune"]))
+    return Made(folder, commands)
+
+
+def layer_commands(original: Path, copy: Path) -> dict[str, list[object]]:
+    run = copy / "evolved"
+    return {
+        "report": ["report", run],
+        "evolve": [*evolve(original, run)],
+        "export": ["export", run, "--out", copy / "out"],
+    }
+
+
+@pytest.fixture(scope="module")
+def evolved(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A run of evolved layers."""
+    folder = tmp_path_factory.mktemp("damaged-evolved")
+    write_inputs(folder)
+    commands = partial(layer_commands, folder)
+    finish(words(commands(folder)["evolve"]))
+    return Made(folder, commands)
+
+
+@pytest.fixture(scope="module")
+def forking() -> Iterator[Cases]:
+    with cases(Path(__file__).parent, Path(__file__).parent.parent) as made:
+        yield made
+
+
+def words(command: Sequence[object]) -> list[str]:
+    return [str(word) for word in command]
+
+
+def snapshot(folder: Path) -> Snapshot:
+    """What lies in a folder, but for locks, which every command touches."""
+    found = {}
+    for path in folder.rglob("*"):
+        told = path.stat()
+        size, time_ns = (told.st_size, told.st_mtime_ns) if path.is_file() else (0, 0)
+        if path.name != ".lock":
+            found[str(path.relative_to(folder))] = (size, time_ns)
+    return found
+
+
+def trouble(
+    forking: Cases, made: Made, file: File, tmp_path: Path, choose: Callable[[list[damage.Damage]], list[damage.Damage]]
+) -> tuple[int, list[str]]:
+    """How many cases of a file were run, and what went wrong in them."""
+    copy = tmp_path / "copy"
+    shutil.copytree(made.folder, copy)
+    path = next(copy.glob(file.path))
+    chosen, commands, bad = choose([*file.damages(path.read_bytes())]), made.commands(copy), []
+    for each in chosen:
+        for name in file.commands:
+            path.write_bytes(each.content)
+            before = snapshot(copy)
+            outcome = forking.outcome(commands[name])
+            unchanged = snapshot(copy) == before
+            wrong = outcome.trouble() or ("" if unchanged or outcome.status == 0 else "a refusal changed files")
+            if wrong:
+                bad.append(f"{file.path}, {each.name[:100]}, {name}: {wrong}")
+            if not unchanged:
+                shutil.rmtree(copy)
+                shutil.copytree(made.folder, copy)
+    return len(chosen) * len(file.commands), bad
+
+
+def name_of(value: object) -> str:
+    return value.path if isinstance(value, File) else str(value)
+
+
+KINDS = [("text", file) for file in TEXT]
+KINDS_SLOW = [("joint", each) for each in JOINT] + [("pruned", each) for each in PRUNED]
+KINDS_SLOW += [("evolved", each) for each in EVOLVED]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "file"), [*KINDS, *KINDS_SLOW], ids=name_of)
+def test_some_damage(forking: Cases, kind: str, file: File, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    rng = random.Random(file.path)
+    _, bad = trouble(
+        forking, request.getfixturevalue(kind), file, tmp_path, lambda all_of: rng.sample(all_of, min(FEW, len(all_of)))
+    )
+    assert not bad, "\n".join(bad)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("kind", "file"), [*KINDS, *KINDS_SLOW], ids=name_of)
+def test_every_damage(
+    forking: Cases,
+    kind: str,
+    file: File,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    count, bad = trouble(forking, request.getfixturevalue(kind), file, tmp_path, lambda all_of: all_of)
+    record_property("cases", count)
+    with capsys.disabled():
+        print(f"\n{file.path}: {count:,} cases, {len(bad)} bad")
+    assert not bad, "\n".join(bad)
