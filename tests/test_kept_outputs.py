@@ -17,6 +17,7 @@ from nas.learning.instatune import InstaTuneConfig, instatune
 from nas.learning.kept_outputs import KeptOutputs, TaughtRows, kept_bytes, taken
 from nas.learning.teaching import planned_bytes
 from nas.learning.training import Batch
+from search_spaces.weights import load_tensors, save_tensors
 from tests import toy_blocks, toy_images, toy_tags, toy_task
 
 HIGH = InstaTuneConfig(steps=12, batch_size=8, learning_rate=1e-3, distillation="high-cost", hidden_weight=10.0)
@@ -142,13 +143,19 @@ def of_other_rows(path: Path) -> None:
     path.with_name("000000.safetensors").write_bytes(path.with_name("000003.safetensors").read_bytes())
 
 
-@pytest.mark.parametrize("spoil", [cut_off, of_other_rows, Path.unlink])
+def of_other_tensors(path: Path) -> None:
+    tensors = load_tensors(path)
+    tensors["token:logits of somebody"] = tensors.pop("row:logits")
+    save_tensors({name: tensor.clone() for name, tensor in tensors.items()}, path)
+
+
+@pytest.mark.parametrize("spoil", [cut_off, of_other_rows, of_other_tensors, Path.unlink])
 def test_a_damaged_file_is_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     rows, model, teacher = texts()
     outputs = KeptOutputs(tmp_path / "k", rows, NAMED)
     outputs.fill(taught_by(teacher, model, rows))
     spoil(tmp_path / "k" / "000000.safetensors")
-    with pytest.raises(UserError, match=r"000000.safetensors .*; remove .*/k"):
+    with pytest.raises(UserError, match=r"000000.safetensors (is|cannot) .*; remove .*/k"):
         outputs.of(rows.batch(range(30)), np.arange(30))
 
 

@@ -5,6 +5,7 @@ with the files that are missing. Of texts only the tokens are kept, not the padd
 bfloat16: the error is a millionth of their variance.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _ROWS, _AT_ONCE = 256, 32
 """Rows of a file, and how many of them are run at once."""
 _IN_BATCH = "taught."
 _LENGTHS = "lengths"
+_NAME = re.compile(r"(row|token):(logits|\d+\.\d+)")
 Identity = Mapping[str, str]
 
 
@@ -36,10 +38,13 @@ def kept_bytes(taught: Taught, batch: Batch, rows: Split) -> int | None:
 
     Args:
         taught: what the teacher says about a batch.
-        batch: that batch.
+        batch: the first and the last row.
         rows: all rows.
     """
     total, lengths = 0, rows.inputs.lengths
+    mask = batch.get("attention_mask")
+    if mask is not None and mask.sum(1).tolist() != lengths[[0, -1]].tolist():
+        return None
     for tensor in _named(taught).values():
         kept = positions(tensor, batch)
         if kept is None and tensor.ndim > 2 and int(lengths.min()) != int(lengths.max()):
@@ -104,7 +109,7 @@ class KeptOutputs:
 
     def _file(self, number: int) -> "_File":
         if number not in self._open:
-            self._open[number] = _File(self._path(number), len(self._files[number]))
+            self._open[number] = _File(self._path(number), self._rows.inputs.lengths[self._files[number]])
         return self._open[number]
 
     def _path(self, number: int) -> Path:
@@ -156,22 +161,33 @@ class TaughtRows:
 
 
 class _File:
-    """Some rows of the outputs; its tensors are mapped into memory, and read where they are used."""
+    """Some rows of the outputs; its tensors are mapped into memory, and read where they are used.
 
-    def __init__(self, path: Path, rows: int) -> None:
+    Args:
+        path: of the file.
+        lengths: of the rows.
+
+    Raises:
+        UserError: the file is missing or damaged, or not of these rows.
+    """
+
+    def __init__(self, path: Path, lengths: IntArray) -> None:
         from safetensors import SafetensorError
 
         try:
             self._tensors = load_tensors(path)
-            lengths = self._tensors.pop(_LENGTHS)
-            self._ends = [0, *lengths.cumsum(0).tolist()]
-            whole = len(lengths) == rows and all(
-                len(tensor) == (self._ends[-1] if _by_token(name) else rows) for name, tensor in self._tensors.items()
-            )
-        except (OSError, SafetensorError, KeyError) as error:
+        except (OSError, SafetensorError) as error:
             raise UserError(f"{path} cannot be read ({str(error)[:200]}); remove {path.parent}") from error
-        if not whole:
-            raise UserError(f"{path} is damaged; remove {path.parent}")
+        found = self._tensors.pop(_LENGTHS, None)
+        self._lengths = lengths
+        self._ends: list[int] = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+        whole = found is not None and found.tolist() == lengths.tolist() and bool(self._tensors)
+        if not whole or not all(self._is_sound(name, tensor) for name, tensor in self._tensors.items()):
+            raise UserError(f"{path} is damaged or of other rows; remove {path.parent}")
+
+    def _is_sound(self, name: str, tensor: Tensor) -> bool:
+        units = self._ends[-1] if _by_token(name) else len(self._lengths)
+        return _NAME.fullmatch(name) is not None and tensor.ndim > 0 and len(tensor) == units
 
     def row(self, index: int) -> Iterator[tuple[str, Tensor]]:
         """Name and values of each tensor for a row."""
@@ -183,11 +199,9 @@ class _File:
 @torch.no_grad()
 def _outputs(taught: Callable[[Batch], Taught], rows: Split, indices: IntArray) -> dict[str, Tensor]:
     """The tensors of a file: by name what is kept of each row, one after the other."""
-    found: dict[str, list[Tensor]] = {}
+    found: dict[str, list[Tensor]] = {_LENGTHS: [torch.from_numpy(rows.inputs.lengths[indices].astype(np.int64))]}
     for part in np.array_split(indices, -(-len(indices) // _AT_ONCE)):
         batch = rows.batch(part)
-        mask = batch.get("attention_mask")
-        found.setdefault(_LENGTHS, []).append(torch.ones(len(part), dtype=torch.int64) if mask is None else mask.sum(1))
         for name, tensor in _named(taught(batch)).items():
             kept, values = positions(tensor, batch), tensor.cpu()
             found.setdefault(f"{'row' if kept is None else 'token'}:{name}", []).append(

@@ -178,9 +178,10 @@ def _checked(request: FinetuneRequest, config: InstaTuneConfig, begun: RunFolder
     teacher = None if path is None else given_teacher(path, prepared.data)
     if config.hidden_weight is not None:
         # A teacher of the run is a copy of the network, so the network stands for it.
-        supernet, train = prepared.supernet, prepared.data.train
-        hidden_distance(supernet.model, teacher or supernet.model, train, config.seed)
-        between_blocks(teacher or supernet.model, supernet.space)
+        supernet = prepared.supernet
+        teaching = supernet.model if teacher is None else teacher
+        hidden_distance(supernet.model, teaching, prepared.data.train, config.seed)
+        between_blocks(teaching, supernet.space)
     return _Checked(prepared, config, teacher)
 
 
