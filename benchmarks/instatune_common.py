@@ -5,6 +5,8 @@ share of saved multiply-accumulates, and the plain run to compare with are all c
 scored once, with the networks that were chosen.
 """
 
+import hashlib
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +32,10 @@ from nas.seeds import generator
 from search_spaces import Candidate, Space, Supernet, exact_costs, recalibrate
 
 SHARES = (0.3, 0.4, 0.5, 0.55, 0.6)
+"""Those of the tables; the networks trained alone with a fifth of the time each are of these sizes too."""
 CALIBRATED = 2048
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where networks are scored; trainings find it themselves."""
 Result = dict[str, Any]
 
 
@@ -55,6 +60,8 @@ class Problem:
         evaluations: budget of a search.
         scored: number of validation rows on which a search scores candidates.
         finalists: number of best candidates of a search, for each share, that are scored on all validation rows.
+        shares: what the chosen sub-networks save at least.
+        judges_hidden_states: whether a super-network is trained without hidden states too, to compare.
     """
 
     name: str
@@ -72,6 +79,13 @@ class Problem:
     evaluations: int
     scored: int
     finalists: int
+    shares: tuple[float, ...] = SHARES
+    judges_hidden_states: bool = False
+
+    @cached_property
+    def placed_example(self) -> dict[str, Tensor]:
+        """The example where networks are scored."""
+        return {name: tensor.to(DEVICE) for name, tensor in self.example.items()}
 
     @cached_property
     def searched(self) -> Split:
@@ -88,7 +102,8 @@ class Problem:
     def calibration(self) -> list[dict[str, Tensor]]:
         """Batches of inputs on which batch-norm statistics are measured."""
         rows = generator(0, "calibration").permutation(len(self.calibrating))[:CALIBRATED]
-        return [self.calibrating.batch(part) for part in np.array_split(rows, -(-CALIBRATED // 256))]
+        parts = (self.calibrating.batch(part) for part in np.array_split(rows, -(-CALIBRATED // 256)))
+        return [{name: tensor.to(DEVICE) for name, tensor in part.items()} for part in parts]
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,7 @@ class Bench:
 
     def ours(self) -> Result:
         """Result for a super-network with ordered units and blocks; see `_way`."""
-        return self._way("ours", self._ordered()["drop_order"])
+        return self._way("ours", self.ordered()["drop_order"])
 
     def prefix(self) -> Result:
         """Result without ordering, as in the paper: prefixes of the units as they are, last blocks dropped first."""
@@ -140,40 +155,62 @@ class Bench:
         steps = max(1, round(self.steps * seconds / self.equal_steps()["seconds"]))
         return self._plain(self._rate, steps, "plain_time")
 
-    def alone(self, share: float, pick: Sequence[int]) -> Result:
+    def alone(self, pick: Sequence[int]) -> Result:
         """Result of a sub-network that is extracted from the initial super-network and fine-tuned alone."""
 
         def compute() -> Result:
-            supernet = self._supernet("ours", self._ordered()["drop_order"])
-            candidate = supernet.space.decode(np.array([pick]))[0]
-            module = self._extract(supernet, candidate)
-            seconds = _spent(lambda: self._train_plain(module, self._shared_rate, self._second))
-            return self._judged(module) | {"seconds": seconds}
+            supernet = self.supernet("ours", self.ordered()["drop_order"])
+            return self._trained_alone(supernet, pick, self._second)
 
-        depends = {"pick": str(list(pick)), "rate": self._shared_rate, "config": self._config}
-        return self._stage(f"alone_{share:g}", compute, **depends)
+        return self.stage(f"alone_{_named(pick)}", compute, **self._alone_depends(pick))
 
-    def _ordered(self) -> Result:
+    def alone_in_a_fifth(self, pick: Sequence[int], seconds: float) -> Result:
+        """Result of a sub-network of the pre-trained network, fine-tuned alone in a fifth of some seconds.
+
+        Who wants five sizes and has no super-network divides the time among them. Units and blocks are in the order
+        that ours are in.
+        """
+        steps = max(1, round(self._second * seconds / 5 / self.alone(pick)["seconds"]))
+
+        def compute() -> Result:
+            ordered = self.ordered()
+            model = self.problem.network(self.seed)
+            supernet = Supernet(model, self.problem.space(model, _orders(ordered["drop_order"]))).to(DEVICE)
+            supernet.reorder({name: torch.tensor(order) for name, order in ordered["orders"].items()})
+            return self._trained_alone(supernet, pick, steps)
+
+        return self.stage(f"fifth_{_named(pick)}", compute, **self._alone_depends(pick), steps=steps)
+
+    def _trained_alone(self, supernet: Supernet, pick: Sequence[int], steps: int) -> Result:
+        module = self._extract(supernet, supernet.space.decode(np.array([pick]))[0])
+        seconds = _spent(lambda: self._train_plain(module, self._shared_rate, steps))
+        return self._judged(module) | {"seconds": seconds, "steps": steps}
+
+    def _alone_depends(self, pick: Sequence[int]) -> dict[str, float | str]:
+        return {"pick": str(list(pick)), "rate": self._shared_rate, "config": self._config}
+
+    def ordered(self) -> Result:
         """Find the drop orders, order the units, and store the ordered network."""
 
         def compute() -> Result:
             problem, train = self.problem, self.problem.splits["train"]
             model = self._start()
-            drop_order = block_order(Supernet(model, problem.space(model, None)), train, problem.importance)
-            supernet = Supernet(model, problem.space(model, drop_order))
-            order_by_importance(supernet, train, problem.importance)
+            # Spaces are made where example inputs are by default, on the CPU.
+            last_first = Supernet(model, problem.space(model, None)).to(DEVICE)
+            drop_order = block_order(last_first, train, problem.importance)
+            supernet = Supernet(model.cpu(), problem.space(model, drop_order)).to(DEVICE)
+            orders = order_by_importance(supernet, train, problem.importance)
             self._keep("ordered", model)
-            return {"drop_order": drop_order}
+            return {"drop_order": drop_order, "orders": {name: order.tolist() for name, order in orders.items()}}
 
-        return self._stage("ordered", compute, importance=repr(self.problem.importance))
+        return self.stage("ordered", compute, importance=repr(self.problem.importance))
 
-    def _supernet(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Supernet:
+    def supernet(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Supernet:
         """The initial super-network, with ordered units or not."""
         model = self._start()
         if way == "ours":
-            self._restore("ordered", model)
-        orders = drop_order and {name: tuple(order) for name, order in drop_order.items()}
-        return Supernet(model, self.problem.space(model, orders))
+            self.restore("ordered", model)
+        return Supernet(model, self.problem.space(model, _orders(drop_order))).to(DEVICE)
 
     def _way(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Result:
         """Fine-tune a super-network, search it, choose sub-networks and score them on test rows.
@@ -181,27 +218,42 @@ class Bench:
         Returns:
             `front` as [saved share, accuracy] pairs, `picks` by share, the largest network, and `seconds`.
         """
-        tuned = self._tune(way, drop_order)
-        supernet = self._supernet(way, drop_order)
-        self._restore(way, supernet.model)
+        tuned = self.tuned(way, drop_order)
+        supernet = self.supernet(way, drop_order)
+        self.restore(way, supernet.model)
         supernet.eval()
-        common = {"evaluations": self.problem.evaluations, "scored": self.problem.scored, "rate": self._shared_rate}
-        found = self._stage(f"{way}_search", lambda: self._search(supernet), **common)
+        common = {
+            "evaluations": self.problem.evaluations,
+            "scored": self.problem.scored,
+            "rate": self._shared_rate,
+            "config": self._config,
+        }
+        found = self.stage(f"{way}_search", lambda: self._search(supernet), **common)
         finalists = self.problem.finalists
-        picked = self._stage(f"{way}_picks", lambda: self._picks(supernet, found), **common, finalists=finalists)
+        picked = self.stage(f"{way}_picks", lambda: self._picks(supernet, found), **common, finalists=finalists)
         return tuned | found | picked
 
-    def _tune(self, way: str, drop_order: Mapping[str, Sequence[int]] | None) -> Result:
-        config = replace(self.problem.config, learning_rate=self._shared_rate, seed=self.seed)
+    def tuned(
+        self, way: str, drop_order: Mapping[str, Sequence[int]] | None, settings: InstaTuneConfig | None = None
+    ) -> Result:
+        config = replace(settings or self.problem.config, learning_rate=self._shared_rate, seed=self.seed)
+        ordered = "prefix" if way == "prefix" else "ours"
 
         def compute() -> Result:
-            supernet = self._supernet(way, drop_order)
-            teacher = None if config.distillation == "low-cost" else self._start()
-            seconds = _spent(lambda: instatune(supernet, self.problem.splits["train"], config, teacher=teacher))
+            supernet = self.supernet(ordered, drop_order)
+            # The teacher is a copy of the network as the training begins, with its units in the same order.
+            teacher = None if config.distillation == "low-cost" else self.supernet(ordered, drop_order).model
+            with tempfile.TemporaryDirectory() as kept:
+                seconds = _spent(lambda: self._instatuned(supernet, config, teacher, Path(kept)))
             self._keep(way, supernet.model)
-            return {"seconds": self._first()["seconds"] + seconds}
+            return {"seconds": self._first()["seconds"] + seconds, "second_seconds": seconds}
 
-        return self._stage(way, compute, config=repr(config))
+        return self.stage(way, compute, config=repr(config))
+
+    def _instatuned(
+        self, supernet: Supernet, config: InstaTuneConfig, teacher: nn.Module | None, folder: Path
+    ) -> History:
+        return instatune(supernet, self.problem.splits["train"], config, teacher=teacher, kept=folder / "outputs")
 
     def _first(self) -> Result:
         """Result of the plain fine-tuning that comes before the super-network's."""
@@ -213,7 +265,7 @@ class Bench:
         """The network that the super-network starts from, and its strong teacher, in evaluation mode."""
         model = self.problem.network(self.seed)
         if self.problem.first:
-            self._restore(f"first_{self._first()['rate']:g}", model)
+            self.restore(f"first_{self._first()['rate']:g}", model)
         return model.eval()
 
     def _plain(self, rate: float, steps: int, name: str) -> Result:
@@ -223,22 +275,24 @@ class Bench:
             self._keep(f"{name}_{rate:g}", module)
             return self._judged(module) | {"seconds": seconds}
 
-        found = self._stage(f"{name}_{rate:g}", compute, steps=steps, config=self._config)
+        found = self.stage(f"{name}_{rate:g}", compute, steps=steps, config=self._config)
         return found | {"rate": rate, "steps": steps}
 
     def _train_plain(self, module: nn.Module, rate: float, steps: int) -> History:
         """Fine-tune plainly: InstaTune without sub-networks, so that both use the same loop."""
         alone = Supernet(module, Space(()))
         config = replace(self.problem.config, learning_rate=rate, seed=self.seed, steps=steps)
-        plain = replace(config, samples=0, sampling="uniform", full_weight=1.0, distillation="low-cost")
+        plain = replace(
+            config, samples=0, sampling="uniform", full_weight=1.0, distillation="low-cost", hidden_weight=None
+        )
         return instatune(alone, self.problem.splits["train"], plain)
 
     def _judged(self, module: nn.Module) -> Result:
-        module.eval()
+        module.eval().to(DEVICE)
         validation, test = self.problem.splits["validation"], self.problem.splits["test"]
         return {
-            "validation_accuracy": accuracy(predict(module, validation), validation.labels),
-            "test_correct": _correct(predict(module, test), test),
+            "validation_accuracy": accuracy(predict(module, validation, device=DEVICE), validation.labels),
+            "test_correct": hits(predict(module, test, device=DEVICE), test),
         }
 
     def _search(self, supernet: Supernet) -> Result:
@@ -250,10 +304,10 @@ class Bench:
             ["accuracy", "macs"],
             budget=problem.evaluations,
             seed=self.seed,
-            example_inputs=problem.example,
+            example_inputs=problem.placed_example,
             calibration=problem.calibrating,
         )
-        macs = exact_costs(supernet, problem.example)["macs"]
+        macs = exact_costs(supernet, problem.placed_example)["macs"]
         full = float(macs(supernet.space.encode([supernet.space.largest()]))[0])
         measured = [each for each in study.measurements if each.state == "measured"]
         return {
@@ -267,9 +321,9 @@ class Bench:
     def _picks(self, supernet: Supernet, found: Result) -> Result:
         """Test results of the best sub-network on validation rows for each share, and of the largest one."""
         known: dict[int, Result] = {}
-        picks = {f"{share:g}": self._pick(supernet, found, share, known) for share in SHARES}
+        picks = {f"{share:g}": self._pick(supernet, found, share, known) for share in self.problem.shares}
         test = self.problem.splits["test"]
-        largest = _correct(self._logits(supernet, supernet.space.largest(), test), test)
+        largest = hits(self.logits(supernet, supernet.space.largest(), test), test)
         return {"picks": picks, "largest_test_correct": largest}
 
     def _pick(self, supernet: Supernet, found: Result, share: float, known: dict[int, Result]) -> Result:
@@ -285,22 +339,22 @@ class Bench:
         for index in finalists:
             if index not in known:
                 candidate = supernet.space.decode(encoded[[index]])[0]
-                logits = self._logits(supernet, candidate, validation)
+                logits = self.logits(supernet, candidate, validation)
                 known[int(index)] = {
                     "probability": probability(logits, validation.labels),
                     "accuracy": accuracy(logits, validation.labels),
                 }
         best = max(map(int, finalists), key=lambda index: float(known[index]["probability"]))
-        logits = self._logits(supernet, supernet.space.decode(encoded[[best]])[0], test)
+        logits = self.logits(supernet, supernet.space.decode(encoded[[best]])[0], test)
         return {
             "encoded": encoded[best].tolist(),
             "saved": float(saved[best]),
             "validation_accuracy": known[best]["accuracy"],
-            "test_correct": _correct(logits, test),
+            "test_correct": hits(logits, test),
         }
 
-    def _logits(self, supernet: Supernet, candidate: Candidate, split: Split) -> Any:
-        return predict(self._extract(supernet, candidate), split)
+    def logits(self, supernet: Supernet, candidate: Candidate, split: Split) -> Any:
+        return predict(self._extract(supernet, candidate), split, device=DEVICE)
 
     def _extract(self, supernet: Supernet, candidate: Candidate) -> nn.Module:
         return supernet.extract(candidate, recalibrate(supernet, candidate, self.problem.calibration)).eval()
@@ -309,14 +363,24 @@ class Bench:
         self.folder.mkdir(parents=True, exist_ok=True)
         save_file(model.state_dict(), self._path(name))
 
-    def _restore(self, name: str, model: nn.Module) -> None:
+    def restore(self, name: str, model: nn.Module) -> None:
         model.load_state_dict(load_file(self._path(name)))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}_seed{self.seed}.safetensors"
 
-    def _stage(self, name: str, compute: Callable[[], Result], **settings: float | str) -> Result:
+    def stage(self, name: str, compute: Callable[[], Result], **settings: float | str) -> Result:
         return self.harness.stage(f"{name}_seed{self.seed}", compute, **self.problem.key, **settings)
+
+
+def _orders(drop_order: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]] | None:
+    """Drop orders as they are before they are stored as JSON."""
+    return drop_order and {name: tuple(order) for name, order in drop_order.items()}
+
+
+def _named(pick: Sequence[int]) -> str:
+    """A short name of an encoded sub-network, the same for every share that it was chosen for."""
+    return hashlib.sha256(str(list(pick)).encode()).hexdigest()[:8]
 
 
 def probability(logits: Any, labels: Any) -> float:
@@ -325,7 +389,7 @@ def probability(logits: Any, labels: Any) -> float:
     return float((shares[np.arange(len(shares)), labels] / shares.sum(axis=1)).mean())
 
 
-def _correct(logits: Any, split: Split) -> list[bool]:
+def hits(logits: Any, split: Split) -> list[bool]:
     return [bool(value) for value in logits.argmax(1) == split.labels]
 
 

@@ -135,6 +135,10 @@ class InstaTuneSettings:
     """How they are drawn: all alike; the smallest at every step too; more near the predicted front of loss and cost."""
     distillation: Literal["low-cost", "high-cost", "hybrid"] = "low-cost"
     """Who teaches sub-networks: the full network of the same step; a strong teacher; the teacher, then the other."""
+    hidden_weight: float | None = None
+    """Weight of a strong teacher's hidden states as a second teacher, 10 to begin with; None: its outputs alone."""
+    teacher_gib: float = 8.0
+    """At most so much disk, in GiB, for a strong teacher's outputs where rows repeat; with more it runs every step."""
 
 
 @dataclass(frozen=True)

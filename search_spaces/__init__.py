@@ -10,10 +10,12 @@ from search_spaces.families import beit3, bert, resnet, vit
 from search_spaces.families.drop_order import last_first, spread
 from search_spaces.families.plain_attention import plain_attention
 from search_spaces.families.recognition import space
+from search_spaces.families.stages import stages_of
 from search_spaces.families.structure import NotElastic
 from search_spaces.space import Candidate, Choice, Space
 from search_spaces.supernets.batch_norm import has_batch_norms
 from search_spaces.supernets.costs import exact_costs
+from search_spaces.supernets.hidden_states import recorded
 from search_spaces.supernets.kernels import Kernels, kernels
 from search_spaces.supernets.recalibration import recalibrate
 from search_spaces.supernets.supernet import Supernet
@@ -39,8 +41,10 @@ __all__ = [
     "pruning",
     "quantization",
     "recalibrate",
+    "recorded",
     "resnet",
     "space",
     "spread",
+    "stages_of",
     "vit",
 ]

@@ -6,8 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Command
 from test_bad_input import refused
+from torch import nn
+
+from nas.data.split import Split
+from nas.errors import UserError
+from nas.learning.hidden_states import hidden_distance
+from nas.learning.instatune import InstaTuneConfig
+from search_spaces import Supernet, recorded
 
 
 def finetune(inputs: Path, run: Path, *flags: object) -> list[object]:
@@ -53,6 +61,57 @@ def test_the_estimate_counts_the_teacher(nas_command: Command, inputs: Path, tmp
     assert estimate["steps"] == estimate["teacher"]["steps"] == 6
     assert estimate["teacher"]["seconds"] > 0
     assert not (tmp_path / "run").exists()
+
+
+def test_the_estimate_says_what_is_kept_of_the_teacher(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
+    def mib(*flags: object) -> float:
+        answer = nas_command(*finetune(inputs, tmp_path / "run", "--distillation", "high-cost", "--dry-run", *flags))
+        assert answer.status == 0, answer.err
+        return float(json.loads(answer.out)["teacher_outputs_mib"])
+
+    outputs, states = mib("--epochs", 3), mib("--epochs", 3, "--hidden-weight", 10)
+    assert 0 < outputs < 0.01 < states
+    assert mib("--epochs", 3, "--teacher-gib", 0) == mib("--epochs", 1) == 0
+
+
+def test_hidden_states_teach(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
+    run, flags = tmp_path / "run", ["--epochs", 3, "--distillation", "high-cost", "--hidden-weight", 10]
+    answer = nas_command(*finetune(inputs, run, *flags))
+    assert answer.status == 0, answer.err
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["asked"]["hidden_weight"] == 10
+    assert not (run / "teacher-outputs").exists()
+    refused(nas_command(*finetune(inputs, run, *flags[:-2])), "was begun with hidden-weight 10")
+
+
+def test_the_teacher_has_the_order_of_the_features_between_blocks(
+    nas_command: Command, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distances = []
+
+    def look(supernet: Supernet, train: Split, config: InstaTuneConfig, *, teacher: nn.Module, **rest: object) -> None:
+        of, batch = hidden_distance(supernet.model, teacher, train, 0), train.batch(range(8))
+        with recorded(supernet.model, of.stages) as own, recorded(teacher, of.stages) as other, torch.no_grad():
+            supernet.model(**batch), teacher(**batch)
+        distances.append(float(of(own[0], other[0], batch)))
+        raise UserError("seen")
+
+    monkeypatch.setattr("nas.runs.finetune.instatune", look)
+    flags = ["--distillation", "high-cost", "--hidden-weight", 10, "--width", "0.5,1.0", "--steps", 4]
+    refused(nas_command(*finetune(inputs, tmp_path / "run", *flags, "--learning-rate", "1e-6")), "seen")
+    assert distances[0] < 0.01
+
+
+def test_a_run_of_the_version_before_goes_on(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
+    """Its record and its checkpoint know nothing of hidden states."""
+    run, flags = tmp_path / "run", ["--steps", 3, "--distillation", "high-cost", "--order", "none"]
+    assert nas_command(*finetune(inputs, run, *flags)).status == 0
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    for name in ("hidden_weight", "teacher_gib"):
+        assert record["asked"].pop(name) is None
+    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    again = nas_command(*finetune(inputs, run, *flags))
+    assert again.status == 0, again.err
+    refused(nas_command(*finetune(inputs, run, *flags, "--hidden-weight", 10)), "was begun with hidden-weight None")
 
 
 def test_a_teacher_of_ones_own(nas_command: Command, inputs: Path, finished: Path, tmp_path: Path) -> None:
@@ -143,6 +202,9 @@ def test_flags_are_part_of_the_request(nas_command: Command, inputs: Path, tmp_p
         (["--accumulate", 33], "accumulate must be at most batch_size"),
         (["--warmup-share", 2], "warmup_share must be at most 1"),
         (["--teacher", "somewhere"], "--teacher needs --distillation high-cost or hybrid"),
+        (["--hidden-weight", 10], "hidden_weight needs a strong teacher"),
+        (["--hidden-weight", 0, "--distillation", "hybrid"], "hidden_weight must be above 0"),
+        (["--teacher-gib", -1], "teacher_gib must be at least 0"),
         (["--augment"], "the data holds texts"),
         (["--samples", -1], "samples must be at least 0"),
         (["--patience", 0], "patience must be at least 1"),

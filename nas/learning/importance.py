@@ -67,7 +67,7 @@ class ImportanceConfig:
                 raise UserError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
 
 
-def order_by_importance(supernet: Supernet, train: Split, config: ImportanceConfig | None = None) -> None:
+def order_by_importance(supernet: Supernet, train: Split, config: ImportanceConfig | None = None) -> dict[str, Tensor]:
     """Sort the units of each choice in place, most important first; the full network computes the same outputs.
 
     Args:
@@ -75,12 +75,17 @@ def order_by_importance(supernet: Supernet, train: Split, config: ImportanceConf
         train: training rows for the scores; never pass validation or test rows.
         config: the settings; None: the defaults.
 
+    Returns:
+        Choice name -> indices of its units (units,) in their new order.
+
     Raises:
         UserError: there are no rows, or the activations of a unit cannot be observed.
         TrainingFailed: the loss of the warm-up is not finite.
     """
     scores = importance(supernet, train, config or ImportanceConfig())
-    supernet.reorder({name: torch.argsort(score, descending=True, stable=True) for name, score in scores.items()})
+    orders = {name: torch.argsort(score, descending=True, stable=True) for name, score in scores.items()}
+    supernet.reorder(orders)
+    return orders
 
 
 def importance(supernet: Supernet, train: Split, config: ImportanceConfig) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ full network of the same step is the teacher of the sub-networks. With gamma = 1
 was fine-tuned separately and is frozen, teaches the full network and the sub-networks. "hybrid" uses gamma = 1 for the
 first steps and gamma = 0 for the rest.
 
+Beyond the paper, the hidden states of a strong teacher can teach too (`hidden_weight`, `nas.learning.hidden_states`).
+
 Differs: the distillation term is multiplied by the squared temperature, and the temperature is 5, as in the authors'
 code for BEiT-3 (the equation has a temperature, but the paper gives neither). The full network's cross-entropy has
 weight 1 where the equation has alpha: with alpha, a short fine-tuning can end in another minimum of the distillation,
@@ -13,10 +15,11 @@ the same output for each row. `nas.learning.sampling` has further ways to draw s
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +30,10 @@ from nas.data.tasks import Task
 from nas.errors import UserError
 from nas.learning.augmentation import augmented
 from nas.learning.checkpoint import model_fingerprint
+from nas.learning.hidden_states import NO_HIDDEN_STATES
 from nas.learning.probes import Probe, Probes
 from nas.learning.sampling import Pareto, Sampling, Sandwich, Uniform
-from nas.learning.teacher import strong_teacher
+from nas.learning.teaching import Lessons, Plan, teaching
 from nas.learning.training import Batch, History, Step, TrainingConfig, fit
 from nas.settings import InstaTuneSettings
 from search_spaces import Supernet, exact_costs
@@ -49,6 +53,12 @@ class InstaTuneConfig(InstaTuneSettings, TrainingConfig):
     Raises:
         UserError: a setting is out of its range.
     """
+
+    once_constant: ClassVar[Mapping[str, Any]] = {
+        **TrainingConfig.once_constant,
+        "hidden_weight": None,
+        "teacher_gib": 8.0,
+    }
 
     hybrid_share: float = 0.5
     """Share (0..1) of the steps with the strong teacher for hybrid distillation (the paper: 10 of 20 epochs)."""
@@ -72,12 +82,26 @@ class InstaTuneConfig(InstaTuneSettings, TrainingConfig):
             raise UserError(f"alpha must be above 0 and at most 1, got {self.alpha}")
         if not self.full_weight > 0:
             raise UserError(f"full_weight must be above 0, got {self.full_weight}")
+        if not self.teacher_gib >= 0:
+            raise UserError(f"teacher_gib must be at least 0, got {self.teacher_gib}")
         if not self.temperature > 0:
             raise UserError(f"temperature must be above 0, got {self.temperature}")
+        if self.hidden_weight is not None and not 0 < self.hidden_weight < math.inf:
+            raise UserError(f"hidden_weight must be above 0, got {self.hidden_weight}; leave it out for none")
+        if self.hidden_weight is not None and self.distillation == "low-cost":
+            raise UserError(
+                "hidden_weight needs a strong teacher (distillation high-cost or hybrid): with the full network of "
+                "the same step as the teacher, every output would become one constant"
+            )
 
     def strong_steps(self, steps: int) -> int:
         """Number of first steps, out of `steps`, that use the strong teacher (gamma = 1)."""
         return round(steps * {"low-cost": 0.0, "high-cost": 1.0, "hybrid": self.hybrid_share}[self.distillation])
+
+    def plan(self, rows: int) -> Plan:
+        """What is asked of the strong teacher of a training on so many rows."""
+        strong_steps = self.strong_steps(self.total_steps(rows))
+        return Plan(self, self.hidden_weight is not None, strong_steps, self.teacher_gib)
 
 
 _SAMPLING = ("uniform", "sandwich", "pareto")
@@ -106,6 +130,7 @@ def instatune(
     validation: Split | None = None,
     costs: Costs | None = None,
     tracking: Path | None = None,
+    kept: Path | None = None,
 ) -> InstaTuneHistory:
     """Fine-tune a super-network in place, so that its sub-networks can be used without further training.
 
@@ -114,7 +139,8 @@ def instatune(
         train: the training rows.
         config: the settings; None: the defaults.
         teacher: a network that was fine-tuned on the same data and takes the same inputs, for high-cost and hybrid
-            distillation. It is not changed.
+            distillation. It is not changed. With `config.hidden_weight`, its features between the blocks stand in the
+            order of the network's: where their order was changed, change the teacher's with `order_alike`.
         checkpoint: folder from which to resume and to which to write checkpoints. A resumed run ends with the same bits
             as one that was not interrupted.
         on_step: called in the main process after each new step.
@@ -123,6 +149,8 @@ def instatune(
             score of the others.
         costs: encoded candidates (n, k) -> cost (n,) for pareto sampling; None: multiply-accumulates of a training row.
         tracking: folder for trackers that write files.
+        kept: folder for the outputs of the strong teacher where rows repeat, so that each of them runs through it once
+            (`config.teacher_gib`); to be removed afterwards. None: it runs at every step.
 
     Returns:
         All steps, evaluations and probes, including those before a resume.
@@ -139,9 +167,11 @@ def instatune(
     # Probes measure batch-norm statistics on images augmented as in training, see `augmented`.
     shown = augmented(train) if config.augment else train
     probes = Probes(supernet, shown, validation, config.seed) if validation is not None else None
-    strong_steps = config.strong_steps(config.total_steps(len(train)))
     with contextlib.ExitStack() as stack:
-        teach = None if teacher is None else stack.enter_context(strong_teacher(teacher, supernet.model, train))
+        lessons = Lessons(train)
+        if teacher is not None:
+            plan = config.plan(len(train))
+            lessons = stack.enter_context(teaching(supernet.model, teacher, train, plan, kept))
 
         def loss_of(forward: Callable[..., Any], batch: Batch, targets: Tensor, step: int) -> Tensor:
             # 1. Draw the sub-networks, the same on all processes, because gradients are averaged over them.
@@ -150,17 +180,22 @@ def instatune(
             #    full network and all sub-networks in one call: data-parallel training allows only one forward per
             #    backward. They share one backward too, since the gradient of the sum is the sum of their gradients
             #    and the full network's logits, the targets of the distillation, are needed by all of them.
-            strong = teach(batch) if teach and step <= strong_steps else None
-            outputs = [logits_of(output).float() for output in forward(candidates, **batch)]
-            # 3. Compute equation 1, and pass the losses of the sub-networks to the sampling.
-            loss, own = equation_one(task, outputs, strong, targets, config)
+            inputs, strong = lessons.of(batch, step)
+            with (NO_HIDDEN_STATES if strong is None else lessons.distance).recorded(supernet.model) as states:
+                outputs = [logits_of(output).float() for output in forward(candidates, **inputs)]
+            # 3. Compute equation 1, add the distances of the hidden states, and pass the losses of the sub-networks to
+            #    the sampling.
+            loss, own = equation_one(task, outputs, None if strong is None else strong.logits, targets, config)
+            if strong is not None and config.hidden_weight is not None:
+                distances = [lessons.distance(state, strong.hidden, inputs) for state in states]
+                loss = loss + config.hidden_weight * torch.stack(distances).sum()
             if sampling.learns:
                 sampling.observe(step, candidates[1:], _excess(own, len(targets)))
             return loss
 
         history = fit(
             supernet,
-            train,
+            lessons.rows,
             loss_of,
             config,
             checkpoint=checkpoint,

@@ -1,8 +1,9 @@
 """How to train: the settings of a training run, checked, and what follows from them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from nas.errors import UserError
 from nas.learning.optimizer import AdamW, Optimizer
@@ -27,8 +28,6 @@ _HIGHEST = {"warmup_share": 1, "layer_decay": 1}
 _KINDS = {"optimizer": get_args(Optimizer), "schedule": get_args(Schedule)}
 _WITHOUT_INFLUENCE = ("checkpoint_every_s", "device", "trackers")
 """Settings that may change when a run is resumed."""
-_ONCE_CONSTANT = {"optimizer": AdamW(), "schedule": Linear()}
-"""What all runs had before these were settings; the identity of a run says them only where they are others."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,9 @@ class TrainingConfig(TrainingSettings):
     Raises:
         UserError: a number is out of its range, or the optimizer or the schedule is not one of this package.
     """
+
+    once_constant: ClassVar[Mapping[str, Any]] = {"optimizer": AdamW(), "schedule": Linear()}
+    """What all runs had before these were settings; the identity of a run says them only where they are others."""
 
     clip_norm: float = 1.0
     """Largest norm of the gradient; `math.inf`: any."""
@@ -88,7 +90,7 @@ class TrainingConfig(TrainingSettings):
     def identity(self) -> str:
         """The settings that decide the outcome of a run, as JSON."""
         kept = {name: value for name, value in vars(self).items() if name not in _WITHOUT_INFLUENCE}
-        for name, constant in _ONCE_CONSTANT.items():
+        for name, constant in self.once_constant.items():
             value = kept.pop(name)
             if value != constant:
                 kept[name] = repr(value)

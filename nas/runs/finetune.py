@@ -17,6 +17,7 @@ from nas.console import Bar, say
 from nas.errors import UserError
 from nas.files import located, replace_folder
 from nas.learning.finetuned import Finetuned, ProbeRecord
+from nas.learning.hidden_states import between_blocks, hidden_distance, order_alike
 from nas.learning.importance import ImportanceConfig, order_by_importance
 from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
 from nas.learning.plain_training import ended, estimate_of, naming_checkpoint, noting_seconds, score
@@ -33,6 +34,7 @@ from nas.learning.probes import Probe
 from nas.learning.processes import check_trackers
 from nas.learning.progress import TrainingFigures
 from nas.learning.strong_teacher import given_teacher, own_teacher
+from nas.learning.teaching import planned_bytes
 from nas.learning.training import fine_tune
 from nas.networks.pretrained import save_preprocessor
 from nas.records import Scalar, same_request, write_record
@@ -80,12 +82,15 @@ def finetune_run(request: FinetuneRequest) -> dict[str, Any]:
             if order != "none":
                 say("Ordering the units by importance")
                 how = ImportanceConfig(kind=order, seed=request.common.seed)
-                order_by_importance(prepared.supernet, prepared.data.train, how)
+                orders = order_by_importance(prepared.supernet, prepared.data.train, how)
+                if teacher is not None and config.hidden_weight is not None:
+                    order_alike(teacher, prepared.supernet.space, orders)
             # 4. Fine-tuning, from the checkpoint where there is one.
             history = _instatune(folder, prepared, teacher, config)
             # 5. The result, as a whole or not at all.
             replace_folder(folder.supernet, partial(_save, prepared, _finetuned(prepared, history)))
-        shutil.rmtree(folder.checkpoint, ignore_errors=True)
+        for left in (folder.checkpoint, folder.teacher_outputs):
+            shutil.rmtree(left, ignore_errors=True)
     return _summary(folder)
 
 
@@ -100,20 +105,26 @@ def estimate(request: FinetuneRequest) -> dict[str, Any]:
     second = copy.deepcopy(supernet)
     few = replace(config, steps=min(_ESTIMATED_STEPS, steps), patience=None, trackers=())
     teacher = second.model if checked.needs_teacher else checked.teacher
+    found: dict[str, Any] = {"sub_networks": str(supernet.space.size()), "rows": len(train)}
+    if teacher is not None:
+        kept = planned_bytes(supernet.model, teacher, train, config.plan(len(train)))
+        found["teacher_outputs_mib"] = kept / 2**20
     seconds: list[float] = []
     instatune(supernet, train, few, teacher=teacher, on_step=noting_seconds(seconds))
-    found = {"sub_networks": str(supernet.space.size()), "rows": len(train), **estimate_of(seconds, steps)}
+    found |= estimate_of(seconds, steps)
     if checked.needs_teacher:
         plain = replace(training_config(request.training, request.common), steps=few.steps, patience=None, trackers=())
         seconds = []
         fine_tune(second.model, train, plain, on_step=noting_seconds(seconds))
-        found = {**found, "teacher": estimate_of(seconds, steps)}
+        found["teacher"] = estimate_of(seconds, steps)
     return found
 
 
 def request_record(request: FinetuneRequest) -> dict[str, Scalar]:
     """What decides the outcome of a fine-tuning, by flag: a repeated command must say the same."""
     own, data, recipe = request.own, request.data, request.recipe
+    # A run that was begun before these were settings has no value of them, which reads as None.
+    as_before = InstaTuneConfig.once_constant
     return {
         "model": located(request.model),
         **asdict(own),
@@ -123,7 +134,7 @@ def request_record(request: FinetuneRequest) -> dict[str, Scalar]:
         "data": located(str(data.data)),
         **asdict(request.elastic),
         **outcome_settings(request.training),
-        **asdict(recipe),
+        **{name: None if value == as_before.get(name) else value for name, value in asdict(recipe).items()},
         "teacher": None if recipe.teacher is None else located(str(recipe.teacher)),
         "seed": request.common.seed,
     }
@@ -164,7 +175,14 @@ def _checked(request: FinetuneRequest, config: InstaTuneConfig, begun: RunFolder
         raise UserError("--augment mirrors and shifts images, and the data holds texts; leave it out")
     check_trackers(config.trackers, RunFolder(request.out).tracking)
     path = request.recipe.teacher
-    return _Checked(prepared, config, None if path is None else given_teacher(path, prepared.data))
+    teacher = None if path is None else given_teacher(path, prepared.data)
+    if config.hidden_weight is not None:
+        # A teacher of the run is a copy of the network, so the network stands for it.
+        supernet = prepared.supernet
+        teaching = supernet.model if teacher is None else teacher
+        hidden_distance(supernet.model, teaching, prepared.data.train, config.seed)
+        between_blocks(teaching, supernet.space)
+    return _Checked(prepared, config, teacher)
 
 
 def _instatune(
@@ -185,6 +203,7 @@ def _instatune(
             on_step=TrainingFigures(bar),
             validation=probed,
             tracking=folder.tracking,
+            kept=folder.teacher_outputs,
         )
 
 

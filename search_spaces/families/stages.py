@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from search_spaces.tracing.coupling import Coupling
+from search_spaces.inputs import Inputs
+from search_spaces.supernets.hidden_states import Stages
+from search_spaces.tracing.coupling import Coupling, analyse
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,19 @@ class Stage:
     def blocks(self) -> tuple[str, ...]:
         """Paths of the blocks in the model."""
         return tuple(f"{self.path}.{name}" if self.path else name for name in self.names)
+
+
+def stages_of(model: nn.Module, example_inputs: Inputs) -> Stages:
+    """The paths of the blocks of every stage of a network, in the order of its modules.
+
+    Args:
+        model: the full network; it is left as it is.
+        example_inputs: a tuple of positional or a mapping of keyword tensors, batch above 1.
+
+    Raises:
+        ValueError: the network cannot be traced with these inputs.
+    """
+    return tuple(stage.blocks for stage in find_stages(model, analyse(model, example_inputs)))
 
 
 def find_stages(model: nn.Module, coupling: Coupling) -> tuple[Stage, ...]:

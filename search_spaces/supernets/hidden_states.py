@@ -1,0 +1,78 @@
+"""The hidden states of a network at its seams: what flows from one of its repeated blocks to the next.
+
+The seams of a stage of n blocks are before each of its blocks but the first (numbered 1 .. n - 1 by the block behind
+them) and at its end (n). A sub-network has the seams before the blocks that it keeps, but the first of these, and the
+end, so seams of sub-networks of any depth can be compared with those of the full network, by number.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+Stages = tuple[tuple[str, ...], ...]
+"""The paths of the blocks of every stage, in execution order."""
+Seam = tuple[int, int]
+"""(index of the stage, number of the seam in it)."""
+HiddenStates = dict[Seam, Tensor]
+"""Hidden state by seam, (rows, ...)."""
+
+
+@contextmanager
+def recorded(
+    model: nn.Module, stages: Sequence[Sequence[str]], turned: Collection[Seam] = ()
+) -> Iterator[list[HiddenStates]]:
+    """Context in which every forward of a network appends its hidden states to the list that is given.
+
+    The forwards of a super-network's sub-networks are forwards of its model: their shells share its hooks. Blocks that
+    are lists of modules are not called themselves, so there is no hidden state before them.
+
+    Args:
+        model: the network; only hooks are added, and removed at the end.
+        stages: its blocks, see `stages_of`.
+        turned: seams at which the rows are the second axis; their hidden states are transposed.
+    """
+    found: list[HiddenStates] = []
+    handles = [model.register_forward_pre_hook(lambda module, args: found.append({}))]
+    for stage, paths in enumerate(stages):
+        for number, path in enumerate(paths):
+            block = model.get_submodule(path)
+            seam, end = (stage, number), (stage, len(paths))
+            before = partial(_before, found, seam, end, seam in turned)
+            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(block.register_forward_hook(partial(_after, found, end, end in turned)))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _before(
+    found: list[HiddenStates],
+    seam: Seam,
+    end: Seam,
+    turned: bool,
+    block: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    """Record the input of a block, unless it is the first of its stage that runs (or the only one, run again)."""
+    states = found[-1]
+    if end in states and seam[1] > 0:
+        states[seam] = _placed(args[0] if args else next(iter(kwargs.values())), turned)
+
+
+def _after(
+    found: list[HiddenStates], end: Seam, turned: bool, block: nn.Module, args: tuple[Any, ...], output: Any
+) -> None:
+    """Record the output of a block as the end of its stage; the last block that runs overwrites the others."""
+    if isinstance(output, Mapping):
+        output = next(iter(output.values()))
+    found[-1][end] = _placed(output[0] if isinstance(output, tuple) else output, turned)
+
+
+def _placed(state: Tensor, turned: bool) -> Tensor:
+    return state.transpose(0, 1) if turned else state
