@@ -7,7 +7,7 @@ from nas.bounded import in_bounds
 from nas.data.preprocessing import MOST_PIXELS
 from nas.errors import UserError
 
-_MOST_ID = 2**31
+_MOST_TOKENS = 2**31
 _SIZES = ("size", "crop_size", "pad_size", "image_size")
 
 
@@ -22,13 +22,14 @@ def check_tokenizer(tokenizer: Any, name: str, words: int | None = None) -> None
     longest = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, (int, float)) or not longest >= 1:
         raise UserError(f"the tokenizer of {name} must have a model_max_length of at least 1, got {str(longest)[:40]}")
-    most = max(tokenizer.get_vocab().values(), default=0)
-    if most >= (words or _MOST_ID):
-        known = "ids below" if words is None else "the tokens of its network, which knows"
+    tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
+    if words is not None and tokens > words:
         raise UserError(
-            f"the tokenizer of {name} must be that of its network: it must have {known} {words or _MOST_ID}, it has "
-            f"the id {most}; take the files of one model"
+            f"the tokenizer of {name} must be that of its network: the network knows {words} tokens, the tokenizer has "
+            f"{tokens}; take the files of one model"
         )
+    if tokens > _MOST_TOKENS:
+        raise UserError(f"the tokenizer of {name} must have ids below {_MOST_TOKENS}, it has the id {tokens - 1}")
 
 
 def check_image_processor(processor: Any, name: str) -> None:
