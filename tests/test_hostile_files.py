@@ -259,8 +259,8 @@ def test_configurations_of_a_run(nas_command: Command, run: Path, values: dict[s
     [
         ("tokenizer_config.json", {"model_max_length": -1}, "must have a model_max_length of at least 1, got -1"),
         ("tokenizer_config.json", {"model_max_length": "long"}, "must have a model_max_length of at least 1, got long"),
-        ("tokenizer.json", {"model__vocab__very": 4_000_000_000}, "it has the id 4000000000"),
-        ("tokenizer.json", {"model__vocab__very": 1000}, "it has the id 1000"),
+        ("tokenizer.json", {"model__vocab__very": 4_000_000_000}, "the tokenizer has 4000000001"),
+        ("tokenizer.json", {"model__vocab__very": 1000}, "the tokenizer has 1001"),
         ("tokenizer.json", {"model__vocab": {}}, ""),
     ],
 )
