@@ -1,7 +1,10 @@
 """Conversion to ONNX and the check of the converted file (the only home of onnxscript)."""
 
+import inspect
 import io
 import logging
+import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -18,6 +21,7 @@ from hardware.files import replacing_file
 from hardware.inputs import Inputs, batch_size, is_tokens, map_inputs, split
 from hardware.onnx_operators import input_shapes
 from hardware.quantized import quantized
+from hardware.selecting import LastSelected
 
 # Since opset 23 attention is a single operator, which ONNX Runtime and OpenVINO execute 5 to 15 % faster than separate
 # matrix products and softmax. Some of its forms (such as keys shared by several heads) give wrong outputs there; the
@@ -32,6 +36,8 @@ _RSUB_FAILS = "compatible OpOverload for aten.sub"
 _MOST_BYTES = 2 * 2**30 - 64 * 2**20
 EXTREME_INPUTS = 256
 """Number of inputs of `extreme_product`."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_LONGEST_REASON = 300
 _NOISY = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir")
 
 
@@ -118,15 +124,20 @@ def export(module: nn.Module, inputs: Inputs, path: Path, opset: int) -> None:
         # The exporter wraps the reason in an error of its own, whose first line is advice in colours.
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        first_line = str(cause).strip().partition("\n")[0]
-        raise ConversionError(f"torch cannot export this network to ONNX: {first_line}") from error
+        raise ConversionError(f"torch cannot export this network to ONNX: {_reason(cause)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in a line: without colours, and without advice to those who develop the exporter."""
+    plain = _COLOURS.sub("", str(error)).strip() or type(error).__name__
+    return plain.partition("\n")[0].partition(" Next steps:")[0][:_LONGEST_REASON]
 
 
 def _export(network: nn.Module | torch.export.ExportedProgram, inputs: Inputs, path: Path, opset: int) -> None:
     args, kwargs = split(inputs)
     rows = batch_size(inputs)
     axes = [_free_axes(value, rows) for value in [*args, *kwargs.values()]]
-    with _quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad(), LastSelected():
         torch.onnx.export(
             network,
             args,
@@ -137,7 +148,7 @@ def _export(network: nn.Module | torch.export.ExportedProgram, inputs: Inputs, p
             # Inputs keep the names of the keywords, so that a loaded file is called like the module.
             input_names=list(kwargs) or None,
             output_names=["logits"],
-            dynamic_shapes=dict(zip(kwargs, axes, strict=True)) if kwargs else tuple(axes),
+            dynamic_shapes=_by_argument(network, dict(zip(kwargs, axes, strict=True))) if kwargs else tuple(axes),
             external_data=False,
             opset_version=opset,
         )
@@ -148,8 +159,8 @@ def _without_rsub(module: nn.Module, inputs: Inputs) -> torch.export.ExportedPro
     args, kwargs = split(inputs)
     rows = batch_size(inputs)
     free = [dict.fromkeys(_free_axes(value, rows), torch.export.Dim.DYNAMIC) for value in [*args, *kwargs.values()]]
-    shapes: Any = dict(zip(kwargs, free, strict=True)) if kwargs else tuple(free)
-    with _quiet(), torch.no_grad():
+    shapes: Any = _by_argument(module, dict(zip(kwargs, free, strict=True))) if kwargs else tuple(free)
+    with _quiet(), torch.no_grad(), LastSelected():
         program = torch.export.export(module, args, kwargs=kwargs, dynamic_shapes=shapes, strict=False)
         sums: torch.export.ExportedProgram = program.run_decompositions({torch.ops.aten.rsub.Scalar: _taken_from})
         return sums
@@ -157,6 +168,18 @@ def _without_rsub(module: nn.Module, inputs: Inputs) -> torch.export.ExportedPro
 
 def _taken_from(tensor: torch.Tensor, number: float, alpha: float = 1) -> torch.Tensor:
     return torch.neg(tensor) * alpha + number
+
+
+def _by_argument(network: nn.Module | torch.export.ExportedProgram, axes: Mapping[str, Any]) -> dict[str, Any]:
+    """The free axes of keyword inputs as the exporter wants them: what the forward does not name is in `**kwargs`."""
+    if not isinstance(network, nn.Module):
+        return dict(axes)
+    parameters = inspect.signature(network.forward).parameters
+    rest = next((name for name, each in parameters.items() if each.kind == inspect.Parameter.VAR_KEYWORD), None)
+    unnamed = {name: value for name, value in axes.items() if name not in parameters}
+    if rest is None or not unnamed:
+        return dict(axes)
+    return {**{name: value for name, value in axes.items() if name in parameters}, rest: unnamed}
 
 
 def _free_axes(value: torch.Tensor, rows: int) -> dict[int, str]:
@@ -235,14 +258,14 @@ def extreme_product() -> bytes:
 
 
 def other_size(inputs: Inputs) -> Inputs:
-    """The inputs with one more row and, for token inputs, about half of the length."""
+    """The inputs with one more row and, for token inputs, about half of the length: the end, by which some decide."""
     rows = batch_size(inputs)
 
     def change(value: torch.Tensor) -> torch.Tensor:
         if value.ndim and value.shape[0] == rows:
             value = torch.cat([value, value[:1]])
         if is_tokens(value):
-            value = value[:, : value.shape[1] // 2 + 1]
+            value = value[:, -(value.shape[1] // 2 + 1) :]
         return value.contiguous()
 
     return map_inputs(inputs, change)

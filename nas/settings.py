@@ -36,7 +36,7 @@ class ModelSettings:
     image_size: str | None = None
     """Side of the images in pixels, or height,width; None: its attribute image_size."""
     mean: str | None = None
-    """Mean of red, green and blue, of pixels scaled to 0..1, e.g. 0.49,0.48,0.45; None: 0.5 each."""
+    """Mean of red, green and blue, or of grey, of pixels scaled to 0..1, e.g. 0.49,0.48,0.45; None: 0.5 each."""
     std: str | None = None
     """Their standard deviation; None: 0.5 each."""
     tokenizer: str | None = None

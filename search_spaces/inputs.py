@@ -17,6 +17,24 @@ def split_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
 
 
+def end_texts(ids: torch.Tensor, config: Any, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Token ids that end with the token of the end where a network decides by it, as encoder-decoders do.
+
+    Args:
+        ids: (rows, tokens); left as they are.
+        config: of transformers.
+        mask: 0 where a row is padding; None: nowhere.
+    """
+    end = getattr(config, "eos_token_id", None)
+    if not getattr(config, "is_encoder_decoder", False) or not isinstance(end, int):
+        return ids
+    # It must be in every text once.
+    ended = torch.where(ids == end, (end + 1) % config.vocab_size, ids)
+    last = torch.full((len(ids),), ids.shape[1]) if mask is None else mask.sum(1)
+    ended[torch.arange(len(ids)), last - 1] = end
+    return ended
+
+
 def default_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
     """Small example inputs of batch 2, with padding in the second text.
 
@@ -45,7 +63,7 @@ def default_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
         ids = torch.arange(2 * tokens).reshape(2, tokens) % max(1, config.vocab_size - 4) + 3
         mask = torch.ones(2, tokens, dtype=torch.long)
         mask[1, tokens - tokens // 3 :] = 0
-        return {"input_ids": ids % config.vocab_size, "attention_mask": mask}
+        return {"input_ids": end_texts(ids % config.vocab_size, config, mask), "attention_mask": mask}
     # Models of images and texts (CLIP, SigLIP) keep the configuration of their image encoder in `vision_config`.
     image = getattr(config, "vision_config", config)
     if name == "pixel_values" and hasattr(image, "num_channels"):

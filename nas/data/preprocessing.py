@@ -23,9 +23,13 @@ from nas.errors import UserError
 from nas.files import read_json
 from search_spaces.arrays import IntArray
 
-Channels = tuple[float, float, float]
+Channels = tuple[float, ...]
+"""One number for each channel of an image: red, green and blue, or grey alone."""
+MODES = {1: "L", 3: "RGB"}
+"""How Pillow calls images of so many channels."""
 MOST_PIXELS = 2**14
 """Along one side of the images that a network reads."""
+_TEXT_INPUTS = ("input_ids", "attention_mask")
 _ORIENTATION = 0x0112
 
 
@@ -80,9 +84,18 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TextPreprocessor:
-    """Tokenises texts or lists of words with a tokenizer of `transformers`; padding is on the right."""
+    """Tokenises texts or lists of words with a tokenizer of `transformers`; padding is on the right.
+
+    Args:
+        tokenizer: made to give a network's inputs alone: many give token types, for which an ONNX file has no place.
+    """
 
     tokenizer: Any
+
+    def __post_init__(self) -> None:
+        self.tokenizer.model_input_names = list(_TEXT_INPUTS)
+        # What `save_pretrained` writes.
+        self.tokenizer.init_kwargs["model_input_names"] = list(_TEXT_INPUTS)
 
     @property
     def kind(self) -> InputKind:
@@ -106,13 +119,13 @@ class TextPreprocessor:
                 "token classification needs a tokenizer that knows its words (a tokenizer.json), it has none"
             )
         encoded = self._encoded(rows, limit)
-        ids: list[list[int]] = encoded["input_ids"] if rows else []
+        ids = [row or [self._only_token()] for row in encoded["input_ids"]] if rows else []
         # A row of exactly `limit` tokens may be complete or cut off. Tokenising only these again with room for one
         # more token tells which, without tokenising the whole data set twice.
         full = [row for row, tokens in zip(rows, ids, strict=True) if len(tokens) == limit]
         truncated = sum(len(tokens) > limit for tokens in self._encoded(full, limit + 1)["input_ids"]) if full else 0
         offsets = np.concatenate([[0], np.cumsum([len(tokens) for tokens in ids])]).astype(np.int64)
-        words = _flat([_first_words(encoded.word_ids(i)) for i in range(len(ids))]) if of_words else None
+        words = _flat([_first_words(encoded.word_ids(i)) or [-1] for i in range(len(ids))]) if of_words else None
         return Tokens(_flat(ids), offsets, int(self.tokenizer.pad_token_id or 0), words, truncated)
 
     def _encoded(self, rows: Sequence[RawRow], limit: int) -> Any:
@@ -121,6 +134,11 @@ class TextPreprocessor:
         given = [list(row) if isinstance(row, tuple) else row for row in rows]
         split = isinstance(rows[0], tuple)
         return self.tokenizer(given, is_split_into_words=split, truncation=True, max_length=limit, padding=False)
+
+    def _only_token(self) -> int:
+        """The token of a text that has none, as an empty one with a tokenizer that marks no beginning and no end."""
+        special = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk"))
+        return next((int(token) for token in special if token is not None), 0)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files into `folder`."""
@@ -143,13 +161,15 @@ class Images:
 
     Args:
         rows: the encoded images.
-        transform: decoded RGB images of Pillow -> pixels (rows, channels, height, width).
+        transform: decoded images of Pillow -> pixels (rows, channels, height, width).
         name: keyword under which the module's forward takes the pixels.
+        mode: of the decoded images, "RGB" or "L" for grey.
     """
 
     rows: tuple[bytes, ...]
     transform: Callable[[list[Any]], Tensor]
     name: str
+    mode: str = "RGB"
 
     @property
     def lengths(self) -> IntArray:
@@ -162,7 +182,7 @@ class Images:
         Raises:
             UserError: an image cannot be decoded.
         """
-        return {self.name: self.transform([_decoded(self.rows[i], int(i)) for i in np.asarray(indices)])}
+        return {self.name: self.transform([_decoded(self.rows[i], int(i), self.mode) for i in np.asarray(indices)])}
 
 
 def undecodable(rows: Sequence[RawRow]) -> list[int]:
@@ -198,16 +218,16 @@ def _unreadable() -> tuple[type[Exception], ...]:
     return (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
-def _decoded(row: bytes, number: int) -> Any:
+def _decoded(row: bytes, number: int, mode: str) -> Any:
     try:
         with _opened(row) as image:
-            return _shown(image)
+            return _shown(image, mode)
     except _unreadable() as error:
         raise UserError(f"every image must be readable by Pillow, image {number + 1} is not: {error}") from error
 
 
-def _shown(image: Any) -> Any:
-    """The image in RGB as a viewer shows it: turned as its EXIF data says, grey of 16 bits scaled by its range.
+def _shown(image: Any, mode: str = "RGB") -> Any:
+    """The image in a mode, as a viewer shows it: turned as its EXIF data says, grey of 16 bits scaled by its range.
 
     Raises:
         ValueError: the range of its pixels is not known, so that they cannot be read faithfully.
@@ -224,7 +244,7 @@ def _shown(image: Any) -> Any:
     if sixteen:
         # `convert` would clip at 255.
         turned = Image.fromarray(np.rint(np.asarray(turned, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
-    return turned.convert("RGB")
+    return turned.convert(mode)
 
 
 def _orientation(image: Any) -> int:
@@ -249,9 +269,28 @@ def _checked_images(rows: Sequence[RawRow]) -> tuple[bytes, ...]:
 
 @dataclass(frozen=True)
 class ImagePreprocessor:
-    """Resizes and normalises images with the Pillow image processor of `transformers`."""
+    """Resizes and normalises images with the Pillow image processor of `transformers`.
+
+    Args:
+        processor: its `image_mean` has one number for each channel that the network reads; see `of`.
+    """
 
     processor: Any
+
+    @classmethod
+    def of(cls, processor: Any, channels: int) -> "ImagePreprocessor":
+        """Make the preprocessing for a network that reads so many channels, 1 or 3; changes the processor.
+
+        Processors are often saved with three means whatever their network reads.
+        """
+        for name in ("image_mean", "image_std"):
+            given = getattr(processor, name, None)
+            values = np.ravel(0.5 if given is None else given).astype(float)
+            if len(values) != channels or channels == 1:
+                setattr(processor, name, [float(values.mean())] * channels)
+        if channels == 1:
+            processor.do_convert_rgb = False
+        return cls(processor)
 
     @property
     def kind(self) -> InputKind:
@@ -260,7 +299,11 @@ class ImagePreprocessor:
 
     def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> Images:
         """Check the header of each image; `max_tokens` has no effect. Raises UserError for an unreadable image."""
-        return Images(_checked_images(rows), self._pixels, "pixel_values")
+        mean = getattr(self.processor, "image_mean", None)
+        channels = 3 if mean is None else len(np.ravel(mean))
+        if channels not in MODES:
+            raise UserError(f"the image processor must have three means, or one of grey, it has {channels}")
+        return Images(_checked_images(rows), self._pixels, "pixel_values", MODES[channels])
 
     def _pixels(self, images: list[Any]) -> Tensor:
         pixels: Tensor = self.processor(images=images, return_tensors="pt")["pixel_values"]
@@ -278,8 +321,8 @@ class PlainImages:
     Args:
         name: keyword under which the module's forward takes the pixels.
         size: (height, width) in pixels that images are resized to.
-        mean: mean of red, green and blue; with the defaults the pixels range from -1 to 1.
-        std: standard deviation of red, green and blue, above 0.
+        mean: mean of red, green and blue, or of grey; with the defaults the pixels range from -1 to 1.
+        std: standard deviation of as many, above 0.
 
     Raises:
         UserError: a size below 1, a `std` that is not positive, or a wrong number of values.
@@ -293,8 +336,11 @@ class PlainImages:
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise UserError(f"the size of images must be two numbers of at least 1 (height, width), got {self.size}")
-        if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
-            raise UserError(f"mean and std must be three numbers each, std above 0, got {self.mean} and {self.std}")
+        if len(self.mean) not in MODES or len(self.std) != len(self.mean) or not min(self.std) > 0:
+            raise UserError(
+                "mean and std must be three numbers each, or one for grey images, std above 0, got "
+                f"{self.mean} and {self.std}"
+            )
 
     @property
     def kind(self) -> InputKind:
@@ -303,13 +349,14 @@ class PlainImages:
 
     def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> Images:
         """Check the header of each image; `max_tokens` has no effect. Raises UserError for an unreadable image."""
-        return Images(_checked_images(rows), self._pixels, self.name)
+        return Images(_checked_images(rows), self._pixels, self.name, MODES[len(self.mean)])
 
     def _pixels(self, images: list[Any]) -> Tensor:
         height, width = self.size
         sized = [image if image.size == (width, height) else image.resize((width, height)) for image in images]
-        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in sized])).permute(0, 3, 1, 2)
-        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (self.mean, self.std))
+        arrays = np.stack([np.asarray(image).reshape(height, width, -1) for image in sized])
+        pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2)
+        mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (self.mean, self.std))
         return (pixels.float() / 255 - mean) / std
 
     def save(self, folder: Path) -> None:
@@ -335,14 +382,9 @@ class PlainImages:
             if values is None:
                 return None
             height, width = (int(side) for side in values["size"])
-            means = (float(each) for each in values["mean"])
-            stds = [float(each) for each in values["std"]]
-            if not (1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS and all(each > 0 for each in stds)):
+            mean, std = (tuple(float(each) for each in values[name]) for name in ("mean", "std"))
+            if not (1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS and all(each > 0 for each in std)):
                 raise ValueError(f"its sides must be from 1 to {MOST_PIXELS}, and its deviations above 0")
-            return cls(str(values["name"]), (height, width), _channels(*means), _channels(*stds))
+            return cls(str(values["name"]), (height, width), mean, std)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} must be the JSON of an image processor, but it cannot be read: {error}") from error
-
-
-def _channels(red: float, green: float, blue: float) -> Channels:
-    return red, green, blue

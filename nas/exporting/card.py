@@ -15,6 +15,7 @@ from nas.exporting.network_files import NetworkClass
 from nas.objectives import quantity
 
 RUNTIME_NAMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+_TOKENIZER = "tokenizer_config.json"
 _HEADS = {
     "today": "full network today",
     "full": "full network",
@@ -172,13 +173,11 @@ def _torch_part(source: NetworkClass, inputs: Inputs, files: Sequence[str]) -> l
 
 
 def _torch_example(inputs: Inputs, files: Sequence[str]) -> str:
-    if "tokenizer_config.json" in files:
+    if _TOKENIZER in files:
         return (
             "from transformers import AutoTokenizer\n\n"
-            "model = load()\n"
-            'inputs = AutoTokenizer.from_pretrained(".")(["A sentence.", "Another one, somewhat longer."], '
-            'padding=True, return_tensors="pt")\n'
-            f"with torch.no_grad():\n    logits = model(**{{name: inputs[name] for name in {_names(inputs)}}}).logits\n"
+            f"model = load()\n{_tokenized('pt')}"
+            "with torch.no_grad():\n    logits = model(**inputs).logits\n"
         )
     args, kwargs = split(inputs)
     tensors = {**{f"input_{i}": value for i, value in enumerate(args)}, **kwargs}
@@ -187,12 +186,26 @@ def _torch_example(inputs: Inputs, files: Sequence[str]) -> str:
     return "\n".join(["model = load()", *made, "with torch.no_grad():", f"    logits = model({given}).logits"]) + "\n"
 
 
-def _names(inputs: Inputs) -> str:
-    return repr(tuple(split(inputs)[1]))
+def _tokenized(library: str) -> str:
+    """Lines that make `inputs` of two sentences; the exported tokenizer gives the inputs of the network alone."""
+    return (
+        'tokenizer = AutoTokenizer.from_pretrained(".")\n'
+        'texts = ["A sentence.", "Another one, somewhat longer."]\n'
+        f'inputs = tokenizer(texts, padding=True, return_tensors="{library}")\n'
+    )
 
 
 def _onnx_part(inputs: Inputs, files: Sequence[str]) -> str:
     args, kwargs = split(inputs)
+    if _TOKENIZER in files:
+        code = (
+            "import onnxruntime\nfrom transformers import AutoTokenizer\n\n"
+            'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
+            f"{_tokenized('np')}"
+            'logits = session.run(["logits"], dict(inputs))[0]\n'
+        )
+        needs = "Needs onnxruntime, and transformers for the numbers of the words, which come from its tokenizer."
+        return f"{needs} Batch and length are free.\n\n{_block(code)}"
     lines = ["import numpy", "import onnxruntime", ""]
     lines += ['session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])']
     if kwargs:
@@ -206,8 +219,7 @@ def _onnx_part(inputs: Inputs, files: Sequence[str]) -> str:
     free = (
         "Batch and length are free." if any(is_tokens(v) for v in (*args, *kwargs.values())) else "The batch is free."
     )
-    ids = " The numbers of the words come from `tokenizer.json`." if "tokenizer.json" in files else ""
-    return f"Needs onnxruntime only. {free}{ids}\n\n{_block(chr(10).join(lines) + chr(10))}"
+    return f"Needs onnxruntime only. {free}\n\n{_block(chr(10).join(lines) + chr(10))}"
 
 
 def _made(value: torch.Tensor, library: str) -> str:

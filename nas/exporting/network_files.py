@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,7 @@ def _config(network: nn.Module, factory: Factory | None, source: NetworkClass) -
     if not source.is_transformers:
         fresh = None if factory is None else _on_meta(factory)
         return {"architectures": [source.name], _KEY: _record(network, fresh)}
-    config: Any = copy.deepcopy(network.config)
-    kind: Any = type(network)
-    fresh = _on_meta(lambda: kind(copy.deepcopy(config)))
-    for path, names in _kept(network, copy.deepcopy(fresh)).items():
-        full = getattr(fresh.get_submodule(path), "__len__", lambda: 0)()
-        if getattr(config, "num_hidden_layers", None) == full:
-            config.num_hidden_layers = len(names)
-            fresh = _on_meta(lambda: kind(copy.deepcopy(config)))
-            break
+    config, fresh = _shortened(network, copy.deepcopy(network.config))
     config.architectures = [source.name]
     data = json.loads(config.to_json_string(use_diff=False))
     # Where the full network came from may be a path of this machine.
@@ -111,6 +104,30 @@ def _config(network: nn.Module, factory: Factory | None, source: NetworkClass) -
         for key in ("stage_names", "out_features", "out_indices"):
             data.pop(key, None)
     return {**data, _KEY: _record(network, fresh)}
+
+
+def _shortened(network: nn.Module, config: Any) -> tuple[Any, nn.Module]:
+    """The configuration with the number of blocks that the network has, if it says one, and what the class makes of it.
+
+    A network of stages counts something else by that name.
+    """
+    kind: Any = type(network)
+    fresh = _on_meta(partial(kind, copy.deepcopy(config)))
+    shorter = _kept(network, copy.deepcopy(fresh))
+    for path, names in shorter.items():
+        if getattr(config, "num_hidden_layers", None) != len(list(fresh.get_submodule(path).children())):
+            continue
+        fewer = copy.deepcopy(config)
+        fewer.num_hidden_layers = len(names)
+        try:
+            made = _on_meta(partial(kind, copy.deepcopy(fewer)))
+            left = _kept(network, copy.deepcopy(made))
+        except Exception:  # whatever the class raises for a number of something else
+            continue
+        rest = {other: kept for other, kept in shorter.items() if other != path}
+        if left == rest and dict(network.named_modules()).keys() <= dict(made.named_modules()).keys():
+            return fewer, made
+    return config, fresh
 
 
 def _on_meta(make: Factory) -> nn.Module:

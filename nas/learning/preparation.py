@@ -203,12 +203,17 @@ def elastic_supernet(
     if elastic.drop_order != "importance":
         return supernet_of(module, example, elastic)
     say("Finding out which blocks matter least")
-    first = supernet_of(module, example, elastic, last_first)
+    first = supernet_of(module, example, elastic, last_first, say=None)
     return supernet_of(module, example, elastic, block_order(first, data.train, ImportanceConfig(seed=seed)))
 
 
 def supernet_of(
-    module: nn.Module, example: Inputs | None, elastic: SpaceSettings, order: DropOrder | None = None
+    module: nn.Module,
+    example: Inputs | None,
+    elastic: SpaceSettings,
+    order: DropOrder | None = None,
+    *,
+    say: Callable[[str], None] | None = say,
 ) -> Supernet:
     """The super-network of a module with the sizes that `elastic` names; UserError where it has none.
 
@@ -217,10 +222,12 @@ def supernet_of(
         example: inputs of batch above 1; None for a network of transformers.
         elastic: the sizes, and the order in which blocks drop.
         order: that order, where `elastic` does not say it.
+        say: called with a sentence on what keeps its size.
     """
     sizes = {name: _sizes(name, getattr(elastic, name)) for name in _SIZES}
     try:
-        return Supernet(module, space(module, example, drop_order=order or _DROP_ORDERS[elastic.drop_order], **sizes))
+        order = order or _DROP_ORDERS[elastic.drop_order]
+        return Supernet(module, space(module, example, drop_order=order, say=say, **sizes))
     except ValueError as error:
         raise UserError(str(error)) from error
 

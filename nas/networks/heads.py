@@ -40,12 +40,12 @@ def order_head(
         return
     if sorted(theirs) != sorted(ours) or len(set(ours)) != len(ours):
         if say and not all(_is_default(name) for name in theirs):
-            say(f"The head of {source}, trained for {_shown(names)}, begins with its weights for {_shown(classes)}")
+            say(f"The head of {source}, trained for {shown(names)}, begins with its weights for {shown(classes)}")
         return
     if not heads:
         raise UserError(
-            f"the outputs of {source} must be in the order of the data's classes, {_shown(classes)}, they are "
-            f"{_shown(names)}, and its head is no linear layer whose rows could be put in order"
+            f"the outputs of {source} must be in the order of the data's classes, {shown(classes)}, they are "
+            f"{shown(names)}, and its head is no linear layer whose rows could be put in order"
         )
     order = torch.tensor([theirs.index(name) for name in ours])
     with torch.no_grad():
@@ -54,7 +54,7 @@ def order_head(
                 if isinstance(parameter, Tensor):
                     parameter.copy_(parameter[order])
     if say:
-        say(f"The outputs of {source} are put in the order of the data's classes: {_shown(classes)}")
+        say(f"The outputs of {source} are put in the order of the data's classes: {shown(classes)}")
 
 
 def _heads(module: nn.Module, body: str, outputs: int) -> dict[str, nn.Linear]:
@@ -77,5 +77,6 @@ def _is_default(name: str) -> bool:
     return name.removeprefix("label_").isdigit()
 
 
-def _shown(names: Sequence[str]) -> str:
+def shown(names: Sequence[str]) -> str:
+    """The first few of many names."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

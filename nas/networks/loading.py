@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nas.console import say
-from nas.data.preprocessing import Channels, TextPreprocessor
+from nas.data.preprocessing import MODES, Channels, TextPreprocessor
 from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import Task
 from nas.errors import UserError
@@ -54,7 +54,8 @@ def load_network(
         module,
         kind,
         image_size=image_size(settings.image_size),
-        **{name: value for name in ("mean", "std") if (value := _channels(name, getattr(settings, name))) is not None},
+        mean=_channels("mean", settings.mean),
+        std=_channels("std", settings.std),
         tokenizer=settings.tokenizer,
         task=task,
     )
@@ -105,7 +106,11 @@ def _channels(name: str, text: str | None) -> Channels | None:
     if text is None:
         return None
     try:
-        red, green, blue = (float(part) for part in text.split(","))
+        values = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UserError(f"--{name} must be three numbers in 0..1, e.g. 0.49,0.48,0.45, got {text!r}") from None
-    return red, green, blue
+        values = ()
+    if len(values) not in MODES:
+        raise UserError(
+            f"--{name} must be three numbers in 0..1, or one for grey images, e.g. 0.49,0.48,0.45, got {text!r}"
+        )
+    return values

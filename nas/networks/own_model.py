@@ -17,12 +17,12 @@ from nas.data.preprocessing import Channels, PlainImages
 from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import CLASSIFICATION, Task
 from nas.errors import UserError
+from nas.networks.channels import probed_channels
 from nas.networks.own_code import RAISED, current_folder
 from nas.networks.pretrained import load_preprocessor
 from nas.seeds import torch_seed
 
 Say = Callable[[str], None]
-_MIDDLE: Channels = (0.5, 0.5, 0.5)
 
 
 def own_model(spec: str, weights: Path | None, outputs: int, *, seed: int = 0, say: Say | None = None) -> nn.Module:
@@ -161,8 +161,8 @@ def own_preprocessor(
     kind: InputKind,
     *,
     image_size: int | tuple[int, int] | None = None,
-    mean: Channels = _MIDDLE,
-    std: Channels = _MIDDLE,
+    mean: Channels | None = None,
+    std: Channels | None = None,
     tokenizer: str | Path | None = None,
     task: Task = CLASSIFICATION,
 ) -> Preprocessor:
@@ -174,7 +174,8 @@ def own_preprocessor(
         module: the network.
         kind: texts or images.
         image_size: side or (height, width) in pixels; None: the attribute `image_size` of the network.
-        mean, std: mean and standard deviation of red, green and blue in 0..1; by default pixels range from -1 to 1.
+        mean, std: mean and standard deviation of red, green and blue in 0..1, or of grey; None: 0.5 each, pixels
+            range from -1 to 1 then. Where neither is given, the network is asked whether it reads grey.
         tokenizer: folder or hub name of the tokenizer for texts.
         task: the kind of labels.
 
@@ -202,7 +203,9 @@ def own_preprocessor(
         height, width = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise UserError(f"an image size is a side or (height, width) in pixels, got {size!r}") from error
-    return PlainImages(first.name, (height, width), mean, std)
+    given = mean or std
+    middle = (0.5,) * (len(given) if given else probed_channels(module, first.name, (height, width)))
+    return PlainImages(first.name, (height, width), mean or middle, std or middle)
 
 
 def check_outputs(module: nn.Module, inputs: Mapping[str, Tensor], outputs: int, remedy: str = "") -> None:

@@ -20,10 +20,13 @@ from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import CLASSIFICATION, Classification, Regression, Task, TokenClassification
 from nas.errors import UserError
 from nas.files import expanded
+from nas.networks.adapters import TRAINED_HEADS, refuse_adapter_folder, refuse_adapters
+from nas.networks.channels import configured_channels
 from nas.networks.described import check_image_processor, check_tokenizer
-from nas.networks.heads import order_head
+from nas.networks.heads import order_head, shown
 from nas.quiet import quiet
 from nas.seeds import torch_seed
+from search_spaces.inputs import end_texts
 from search_spaces.supernets.described import MOST_NUMBERS, check_numbers, check_size
 
 _NUMBER = re.compile(r"\.\d+\.")
@@ -91,6 +94,7 @@ def load_pretrained(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 problem_type=_PROBLEMS.get(type(task)),
+                key_mapping=TRAINED_HEADS,
             ),
             name,
         )
@@ -98,11 +102,17 @@ def load_pretrained(
     replaced = _refuse_new_weights(module, report, name)
     if replaced and say:
         say(f"{name} was trained for {replaced} outputs: its head is made new for {len(classes)}")
+    elif report["missing_keys"] and report["unexpected_keys"] and say:
+        say(
+            f"The head of {name} is made new: its weights {shown(sorted(report['unexpected_keys']))} are of other heads"
+        )
     if not replaced and not isinstance(task, Regression):
         order_head(module, _body(module), report["missing_keys"], trained_for, classes, name, say)
     preprocessor = load_preprocessor(name, kind, task)
     if isinstance(preprocessor, TextPreprocessor):
         _agree(module, preprocessor.tokenizer, name)
+    elif isinstance(preprocessor, ImagePreprocessor):
+        preprocessor = ImagePreprocessor.of(preprocessor.processor, configured_channels(module, name))
     module.eval()
     return module, preprocessor
 
@@ -210,6 +220,7 @@ def _refuse_new_weights(module: nn.Module, report: Mapping[str, Any], name: str)
     missing = [key for key in own if key in absent and key.startswith(prefix) and "pooler" not in key]
     if missing:
         raise UserError(f"the weights of {name} must fit its config.json: {missing[0]} is missing ({len(missing)} are)")
+    refuse_adapters(report["unexpected_keys"], name)
     surplus = _surplus(report["unexpected_keys"], own, prefix)
     if surplus:
         raise UserError(
@@ -328,6 +339,7 @@ def _checked(name_or_folder: str | Path, *, weights: bool = True) -> str:
         return str(name_or_folder)
     if not weights:
         return str(folder)
+    refuse_adapter_folder(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"the model folder {folder} must hold a config.json, it has none")
     if not any(folder.glob("*.safetensors")):
@@ -390,7 +402,7 @@ def example_inputs(
     width = min(tokens, most_tokens(module) or tokens)
     words = int(getattr(config, "vocab_size", 0) or len(getattr(preprocessor, "tokenizer", ())))
     ids = torch.from_numpy(rng.integers(min(1000, words // 2), words, size=(batch, width)))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {"input_ids": end_texts(ids, config), "attention_mask": torch.ones_like(ids)}
 
 
 def most_tokens(module: nn.Module) -> int | None:

@@ -47,8 +47,8 @@ class ParameterLocations:
         return next((path for n in range(len(parts)) if (path := ".".join(parts[:n])) in self._blocks), None)
 
     def convolutional(self, dimension: Dimension) -> bool:
-        """Whether the units are channels of a convolution."""
-        return any(self._rank.get(cut.parameter, 0) > 2 for cut in dimension.cuts)
+        """Whether a convolution makes the units. Depthwise ones, which only pass them on, do not."""
+        return self._rank.get(self._first(dimension), 0) > 2
 
     def producer(self, dimension: Dimension) -> str:
         """The path of the first module whose outputs the units are."""

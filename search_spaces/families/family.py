@@ -10,7 +10,7 @@ from torch import nn
 
 from search_spaces.families import structure
 from search_spaces.families.drop_order import DropOrder, last_first
-from search_spaces.families.structure import Ranges, Sizes
+from search_spaces.families.structure import Ranges, Say, Sizes
 from search_spaces.inputs import Inputs
 from search_spaces.space import Space
 
@@ -38,6 +38,7 @@ class Family:
         ffn: Sizes | None = None,
         width: Sizes | None = None,
         channels: Sizes | None = None,
+        say: Say | None = None,
     ) -> Space:
         """Find the space of a model by its structure, with the family's ranges.
 
@@ -58,16 +59,21 @@ class Family:
             ffn: likewise for the feed-forward features of a block.
             width: likewise for the residual stream; the families of transformers have no options for it.
             channels: likewise for the channels between two layers.
+            say: called with a sentence on what has options and cannot be narrowed; None: where options were given for
+                such a kind, this is an error.
 
         Raises:
             NotElastic: nothing in the model can be narrowed; the message says what was looked for and found.
             ValueError: example inputs are missing, weights are not finite, options or the drop order do not fit, or
-                options were given for a kind of which the model has nothing that can be narrowed.
+                options were given and the model has nothing that can be narrowed of all their kinds, or of one of them
+                and there is no `say`.
         """
         given = {"depth": depth, "heads": heads, "ffn": ffn, "width": width, "channels": channels}
         chosen = {kind: sizes for kind, sizes in given.items() if sizes is not None}
         ranges = replace(self.ranges, **chosen)
-        return structure.space(model, example_inputs, drop_order=drop_order, ranges=ranges, requested=tuple(chosen))
+        return structure.space(
+            model, example_inputs, drop_order=drop_order, ranges=ranges, requested=tuple(chosen), say=say
+        )
 
 
 def reads(name: str) -> Callable[[nn.Module], bool]:

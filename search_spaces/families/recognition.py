@@ -5,7 +5,7 @@ from torch import nn
 from search_spaces.families import beit3, bert, resnet, vit
 from search_spaces.families.drop_order import DropOrder, last_first
 from search_spaces.families.family import Family
-from search_spaces.families.structure import Sizes
+from search_spaces.families.structure import Say, Sizes
 from search_spaces.inputs import Inputs
 from search_spaces.space import Space
 
@@ -33,6 +33,7 @@ def space(
     ffn: Sizes | None = None,
     width: Sizes | None = None,
     channels: Sizes | None = None,
+    say: Say | None = None,
 ) -> Space:
     """Find the space of a model by its structure; names, arguments and errors are those of `Family.space`."""
     return family_of(model).space(
@@ -44,4 +45,5 @@ def space(
         ffn=ffn,
         width=width,
         channels=channels,
+        say=say,
     )

@@ -87,10 +87,15 @@ def _residual_kinds(lists: Mapping[str, Mapping[str, nn.Module]], coupling: Coup
     """The types of the residual blocks, without those that contain residual blocks in lists of their own."""
     found: dict[str, type[nn.Module]] = {}
     for path, children in lists.items():
-        for name, child in children.items():
-            block = f"{path}.{name}" if path else name
-            if _composite(child) and _droppable(block, child, coupling):
-                found[block] = type(child)
+        residual = {
+            block: type(child)
+            for name, child in children.items()
+            if _composite(child) and _droppable(block := f"{path}.{name}" if path else name, child, coupling)
+        }
+        # Layers of as many types, in a block, are its parts: T5 lists the attention and the feed-forward layer of each.
+        parts = len(residual) > 1 and len(set(residual.values())) == len(residual)
+        if not (parts and any(path.startswith(f"{block}.") for block in found)):
+            found |= residual
     # A stage of a hierarchical network is residual as a whole if all of its blocks are; the blocks are what may drop.
     outer = {
         kind for block, kind in found.items() if any(other.startswith(f"{block}.") for other in found if other != block)

@@ -6,7 +6,7 @@ units or blocks in question. The steps are those of `space`.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from torch import nn
@@ -29,6 +29,14 @@ from search_spaces.tracing.coupling import Coupling, analyse
 
 Sizes = Sequence[int | float]
 """Options as a user gives them: absolute numbers (int), or shares of the full size (float, above 0 and up to 1)."""
+
+
+Say = Callable[[str], None]
+"""Takes a sentence for the user."""
+# The shares of a family are those of one long stage of blocks. Networks of several stages have short ones, of which
+# these leave out some: OFA (arXiv 1908.09791).
+_DEPTHS_OF_SHORT_STAGES: Sizes = (0.5, 0.75)
+_MOST_NAMES = 6
 
 
 class NotElastic(ValueError):
@@ -61,6 +69,7 @@ def space(
     drop_order: DropOrder = last_first,
     ranges: Ranges,
     requested: Sequence[str] = (),
+    say: Say | None = None,
 ) -> Space:
     """Find the space of a model: its depths, then heads by block, features by block, and the rest in network order.
 
@@ -70,19 +79,22 @@ def space(
             configuration of a transformers model.
         drop_order: the order in which blocks are dropped.
         ranges: the options of each kind.
-        requested: the kinds whose options the user gave. Where the model has nothing of such a kind, this is an error;
-            of other kinds, nothing is said.
+        requested: the kinds whose options the user gave.
+        say: called with a sentence on what keeps its size although there are options for it; None: where the user gave
+            options of a kind of which the model has nothing, this is an error.
 
     Raises:
         NotElastic: none of the model's dimensions can be narrowed.
-        ValueError: weights are not finite, options or the drop order do not fit, or the model has nothing of a
-            requested kind.
+        ValueError: weights are not finite, options or the drop order do not fit, or the model has nothing of all
+            requested kinds, or of one and there is no `say`.
     """
     check_finite(model)
     inputs = default_inputs(model) if example_inputs is None else example_inputs
     coupling, judge = analyse(model, inputs), Judge(model, inputs)
     stages = find_stages(model, coupling)
     depths = _depths(stages, judge, drop_order, ranges.depth)
+    if not depths and ranges.depth and "depth" not in requested and len(stages) > 1:
+        depths = _depths(stages, judge, drop_order, _DEPTHS_OF_SHORT_STAGES)
     present = _named_dimensions(model, coupling, stages)
     offered = [(each, options) for each in present if (options := _options_of(each, ranges))]
     conditions = {block: condition for stage in stages for block, condition in _conditions(stage, depths)}
@@ -93,26 +105,58 @@ def space(
         raise NotElastic(_nothing_found(model, stages, len(offered), coupling))
     full = {("depth", len(stage.members)) for stage in stages}
     full |= {(_kind(each.name), each.dimension.size) for each in present}
-    _check_requested(choices, {kind: getattr(ranges, kind) for kind in requested}, full)
+    absent = _absent(choices, {kind: getattr(ranges, kind) for kind in requested}, full, said=say is not None)
+    if say:
+        names = {choice.name for choice in choices}
+        _say_kept([each.name for each, _ in offered if each.name not in names], absent, say)
     return Space(choices)
 
 
-def _check_requested(choices: Sequence[Choice], requested: Mapping[str, Sizes], full: Set[tuple[str, int]]) -> None:
-    """Raise ValueError for a kind of which the user gave smaller sizes, but of which there is no choice.
+def _absent(
+    choices: Sequence[Choice], requested: Mapping[str, Sizes], full: Set[tuple[str, int]], *, said: bool
+) -> list[str]:
+    """The kinds of which the user gave smaller sizes, but of which there is no choice.
 
     Args:
         choices: those that were found.
         requested: the sizes that the user gave, by kind.
         full: (kind, full size) of all that the model has; to give just that size is no request to narrow anything.
+        said: the user is told of them.
+
+    Raises:
+        ValueError: there are such kinds, and the user is not told, or there is nothing of what was wished at all.
     """
     found = sorted({_kind(choice.name) for choice in choices})
-    for kind, sizes in requested.items():
-        other = [size for size in sizes if size != 1.0 and (kind, size) not in full]
-        if other and kind not in found:
-            raise ValueError(
-                f"sizes of {kind} must be given for something that the model can narrow, {other[0]} gives nothing to "
-                f"choose here: there are choices of {', '.join(found)}; give other sizes, or leave {kind} out"
-            )
+    other = {
+        kind: smaller
+        for kind, sizes in requested.items()
+        if (smaller := [size for size in sizes if size != 1.0 and (kind, size) not in full])
+    }
+    absent = [kind for kind in other if kind not in found]
+    if absent and (len(absent) == len(other) or not said):
+        kind = absent[0]
+        raise ValueError(
+            f"sizes of {kind} must be given for something that the model can narrow, {other[kind][0]} gives nothing to "
+            f"choose here: there are choices of {', '.join(found)}; give other sizes, or leave {kind} out"
+        )
+    return absent
+
+
+def _say_kept(names: Sequence[str], kinds: Sequence[str], say: Say) -> None:
+    """Say which dimensions, and of which kinds all, keep their size.
+
+    Args:
+        names: of dimensions for which there were options.
+        kinds: of which the user gave options, and of which there is no choice.
+        say: takes the sentence.
+    """
+    listed = [*kinds, *(name for name in names if _kind(name) not in kinds)]
+    if listed:
+        more = f" and {len(listed) - _MOST_NAMES} more" if len(listed) > _MOST_NAMES else ""
+        say(
+            f"Left at full size, since the network has no part of it that could be left out rightly: "
+            f"{', '.join(listed[:_MOST_NAMES])}{more}"
+        )
 
 
 def _kind(name: str) -> str:
@@ -173,14 +217,14 @@ def _named_dimensions(model: nn.Module, coupling: Coupling, stages: Sequence[Sta
         if len(dimension.cuts) < 2 or dimension.size < 2:
             continue
         stage = next((n for n, each in enumerate(stages) if _on_stream(index, each, coupling)), None)
-        # The order of the tests matters: the residual stream has channels of convolutions too, and heads are inside of
-        # blocks like features.
+        # The order of the tests matters: the residual stream has channels of convolutions too, heads are inside of
+        # blocks like features, and blocks may hand on what they add to the scores of each head (T5).
         inside = {names.block_of(cut.parameter) for cut in dimension.cuts}
         block = inside.pop() if len(inside) == 1 else None
-        if stage is not None:
-            name = "width" if len(stages) == 1 else f"width.{stage}"
-        elif dimension.heads:
+        if dimension.heads:
             name = "heads" if block is None else f"heads.{blocks[block]}"
+        elif stage is not None:
+            name = "width" if len(stages) == 1 else f"width.{stage}"
         elif block is not None and not names.convolutional(dimension):
             name = f"ffn.{blocks[block]}"
         else:

@@ -20,6 +20,11 @@ def _constant(walk: Walk, call: Call) -> Tensor:
     return walk.fixed(call.shape, "is a constant")
 
 
+def _made(walk: Walk, call: Call) -> Tensor:
+    """`zeros` and its relatives: of a shape that Python says, which may follow an attribute; the oracle finds out."""
+    return Tensor(tuple(walk.axes.fresh(size) for size in call.shape))
+
+
 def _linear(walk: Walk, call: Call) -> Tensor:
     x, weight, bias = call["input"], call["weight"], call["bias"]
     walk.axes.unify(x.axes[-1], weight.axes[1])
@@ -222,6 +227,7 @@ RULES: dict[str, Rule] = {
         elementwise,
     ),
     **dict.fromkeys(("aten::new_zeros", "aten::new_ones", "aten::new_full", "aten::new_empty"), _constant),
+    **dict.fromkeys(("aten::zeros", "aten::ones", "aten::full"), _made),
     "aten::linear": _linear,
     "aten::addmm": _addmm,
     **dict.fromkeys(("aten::matmul", "aten::bmm", "aten::mm"), _matmul),
@@ -234,7 +240,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         (
             *("aten::view", "aten::reshape", "aten::_unsafe_view", "aten::flatten", "aten::unflatten"),
-            *("aten::squeeze", "aten::unsqueeze"),
+            *("aten::squeeze", "aten::unsqueeze", "aten::reshape_as", "aten::view_as"),
         ),
         _reshape,
     ),

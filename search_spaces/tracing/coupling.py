@@ -229,7 +229,8 @@ class _Reader:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
             return Call(arguments, tuple(value.shape))
-        shapes = tuple(tuple(item.shape) for item in value if isinstance(item, torch.Tensor)) if value else ()
+        items = value if isinstance(value, (tuple, list)) else ()
+        shapes = tuple(tuple(item.shape) for item in items if isinstance(item, torch.Tensor))
         return Call(arguments, (), shapes)
 
     def _result(self) -> Coupling:

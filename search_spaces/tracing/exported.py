@@ -15,6 +15,7 @@ from torch import nn
 
 from search_spaces.evaluating import evaluating
 from search_spaces.inputs import Inputs, split_inputs
+from search_spaces.selecting import LastSelected
 
 # Frames of these folders are those of the exporter and ours, not those of the user's code.
 _NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parents[1])
@@ -42,7 +43,13 @@ def exported(
     for tensor in (*args, *kwargs.values()) if runnable else ():
         shapes[tensor] = {0: torch.export.Dim.DYNAMIC}
     try:
-        with torch.set_grad_enabled(runnable), evaluating(model), warnings.catch_warnings(), _unlogged():
+        with (
+            torch.set_grad_enabled(runnable),
+            evaluating(model),
+            LastSelected(),
+            warnings.catch_warnings(),
+            _unlogged(),
+        ):
             warnings.simplefilter("ignore")
             # Not strict: the module runs as ordinary Python, which takes the forwards of far more models.
             return torch.export.export(

@@ -1,0 +1,47 @@
+"""How many channels a network reads from an image: three, or one of grey."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas.data.preprocessing import MODES
+from nas.errors import UserError
+
+
+def configured_channels(module: nn.Module, name: str) -> int:
+    """The channels that the configuration of a network of transformers names, 3 where it names none.
+
+    Args:
+        module: the network.
+        name: of the model, for the message.
+
+    Raises:
+        UserError: pictures have neither three channels nor one of these.
+    """
+    config: Any = getattr(module, "config", None)
+    # Models of images and texts keep the configuration of their image encoder in `vision_config`.
+    channels = getattr(getattr(config, "vision_config", config), "num_channels", None)
+    if channels is None:
+        return 3
+    if channels not in MODES:
+        raise UserError(f"a network for images must read 3 channels, or 1 of grey, {name} reads {channels}")
+    return int(channels)
+
+
+def probed_channels(module: nn.Module, name: str, size: tuple[int, int]) -> int:
+    """The channels that a network of the user's own takes: 3, or 1 where it takes these alone.
+
+    Args:
+        module: the network, in evaluation mode.
+        name: keyword of its pixels.
+        size: (height, width) of its images.
+    """
+    for channels in sorted(MODES, reverse=True):
+        try:
+            with torch.no_grad():
+                module(**{name: torch.zeros(2, channels, *size)})
+        except Exception:  # whatever the user's forward raises; a network that takes neither is refused later
+            continue
+        return channels
+    return 3
