@@ -3,7 +3,6 @@
 import inspect
 import io
 import logging
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
