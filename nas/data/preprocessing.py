@@ -386,7 +386,7 @@ class PlainImages:
             if not (1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS and all(each > 0 for each in std)):
                 raise ValueError(f"its sides must be from 1 to {MOST_PIXELS}, and its deviations above 0")
             if len(mean) != len(std) or len(mean) not in MODES:
-                raise ValueError(f"it must have a mean and a deviation for 1 or 3 channels, has {len(mean)}, {len(std)}")
+                raise ValueError(f"it must have as many means as deviations, 1 or 3, has {len(mean)} and {len(std)}")
             return cls(str(values["name"]), (height, width), mean, std)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} must be the JSON of an image processor, but it cannot be read: {error}") from error
