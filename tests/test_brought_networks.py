@@ -133,7 +133,7 @@ def test_a_network_of_three_channels_with_one_mean_reads_colours(tmp_path: Path)
 
 def test_a_network_of_other_channels_is_refused(tmp_path: Path) -> None:
     folder = _grey_vit(tmp_path / "vit", [0.5, 0.5, 0.5], channels=4)
-    with pytest.raises(UserError, match="must read 3 channels, or 1 of grey, .*vit reads 4"):
+    with pytest.raises(UserError, match=r"must read 3 channels, or 1 of grey, .*vit reads 4"):
         load_pretrained(folder, ("a", "b"), "image")
     assert configured_channels(torch.nn.Linear(2, 2), "own") == 3
 
