@@ -10,22 +10,32 @@ from torch import nn
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
+    BartConfig,
+    BartForSequenceClassification,
     BeitConfig,
     BeitForImageClassification,
     CLIPVisionConfig,
     CLIPVisionModel,
+    ConvNextV2Config,
+    ConvNextV2ForImageClassification,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
+    LevitConfig,
+    LevitForImageClassification,
+    PvtV2Config,
+    PvtV2ForImageClassification,
     Qwen2Config,
     Qwen2ForSequenceClassification,
     ResNetConfig,
     ResNetForImageClassification,
     SwinConfig,
     SwinForImageClassification,
+    T5Config,
+    T5ForSequenceClassification,
 )
 
 from search_spaces import Supernet, plain_attention, space, spread
@@ -39,6 +49,7 @@ from tests.networks import Concatenation, CountingBlock, FusedBlock, PlainTransf
 _SIZE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 _TEXT = {**_SIZE, "vocab_size": 50, "max_position_embeddings": 32, "pad_token_id": 0}
 _DECODER = {**_TEXT, "num_key_value_heads": 2}
+_SIDE = {"layers": 2, "attention_heads": 4, "ffn_dim": 48}
 _IMAGE = {**_SIZE, "image_size": 16, "patch_size": 4}
 _BEIT3 = Beit3Config(image_size=16, patch_size=4, vocabulary=40, width=32, layers=3, heads=4, ffn=48, text_rows=20)
 
@@ -104,6 +115,33 @@ def _gpt2() -> GPT2ForSequenceClassification:
     return GPT2ForSequenceClassification(GPT2Config(**sizes, pad_token_id=0))
 
 
+def _bart() -> BartForSequenceClassification:
+    sides = {f"{side}_{size}": number for side in ("encoder", "decoder") for size, number in _SIDE.items()}
+    marks = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    config = BartConfig(vocab_size=50, d_model=32, max_position_embeddings=32, **sides, **marks)
+    return BartForSequenceClassification(config)
+
+
+def _t5() -> T5ForSequenceClassification:
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    return T5ForSequenceClassification(T5Config(vocab_size=50, **sizes, decoder_start_token_id=0))
+
+
+def _convnext() -> ConvNextV2ForImageClassification:
+    sizes = {"hidden_sizes": [8, 16], "depths": [2, 3], "num_stages": 2, "image_size": 16}
+    return ConvNextV2ForImageClassification(ConvNextV2Config(**sizes))
+
+
+def _pvt() -> PvtV2ForImageClassification:
+    sizes = {"hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 2, 3, 4], "mlp_ratios": [2, 2, 2, 2]}
+    return PvtV2ForImageClassification(PvtV2Config(image_size=32, depths=[2, 2, 2, 2], **sizes))
+
+
+def _levit() -> LevitForImageClassification:
+    sizes = {"hidden_sizes": [16, 24, 32], "num_attention_heads": [2, 3, 4], "key_dim": [8, 8, 8]}
+    return LevitForImageClassification(LevitConfig(image_size=32, depths=[2, 2, 2], **sizes))
+
+
 def _swin() -> SwinForImageClassification:
     sizes = {"image_size": 16, "patch_size": 2, "embed_dim": 16, "window_size": 4}
     return SwinForImageClassification(SwinConfig(**sizes, depths=[2, 3], num_heads=[2, 4]))
@@ -124,6 +162,10 @@ _TEXT_CASES = {
     # Heads are those of the keys and values, with the queries that share them.
     "qwen2": _library(lambda: Qwen2ForSequenceClassification(Qwen2Config(**_DECODER)), _blocks(1, 3, 3)),
     "gpt2": _library(_gpt2, _blocks(1, 3, 3)),
+    # Blocks of both sides; those of the decoder have heads of their own in the attention to the encoder.
+    "bart": _library(_bart, _blocks(2, 6, 4)),
+    # What is added to the scores is made once for all blocks of a side, so that these lose the same heads.
+    "t5": _library(_t5, _blocks(2, 3, 4)),
 }
 _IMAGE_CASES = {
     "vit": _family("vit", 4),
@@ -135,6 +177,10 @@ _IMAGE_CASES = {
         lambda: BeitForImageClassification(BeitConfig(**_IMAGE, use_relative_position_bias=True)), _blocks(1, 3, 3)
     ),
     "swin": _library(_swin, _blocks(2, 5, 5)),
+    # Its features are normalised by all of them, so none can be left out.
+    "convnext-v2": _library(_convnext, _blocks(2, 0, 0)),
+    "pvt-v2": _library(_pvt, _blocks(4, 0, 8)),
+    "levit": _library(_levit, _blocks(3, 0, 8)),
     "clip": _library(lambda: CLIPVisionModel(CLIPVisionConfig(**_IMAGE)), _blocks(1, 3, 3)),
     "beit3": _network(lambda: Beit3ForImageClassification(_BEIT3, 5), _blocks(1, 3, 3)),
     # The answer is read off the class token, so nothing comes of the last block's text tokens.
