@@ -96,13 +96,14 @@ def known_quantity(name: str) -> Quantity:
     return quantity(name)
 
 
-def check_values(values: Mapping[str, float]) -> None:
+def check_values(values: Mapping[str, float], most_score: float = _MOST_SCORE) -> None:
     """Raise ValueError unless numbers that come from a file can be values of the quantities that they are named after.
 
-    A latency, a size or a count of operations is above 0, so that ratios of them are numbers. A score is at most 1.
+    A latency, a size or a count of operations is above 0, so that ratios of them are numbers. A score is at most
+    `most_score`: evaluations of your own may have percentages.
     """
     for name, value in values.items():
         source, least = quantity(name).source, _LEAST.get(LATENCY if is_latency(name) else name, -LARGEST)
-        most = _MOST_SCORE if source == "score" else LARGEST
+        most = most_score if source == "score" else LARGEST
         if not (in_bounds(value) and least <= value <= most):
             raise ValueError(f"{name[:60]} must be a number of its kind, got {str(value)[:40]}")

@@ -38,7 +38,10 @@ def check_answers(address: str) -> None:
 def _resolved(address: str) -> str:
     from ray._private.services import canonicalize_bootstrap_address
 
-    found = canonicalize_bootstrap_address(address)
+    try:
+        found = canonicalize_bootstrap_address(address)
+    except ConnectionError:
+        found = None
     if not found:
         raise UserError(
             "--ray-address auto needs a session of Ray on this machine, there is none; `ray start` begins one"

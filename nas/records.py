@@ -58,9 +58,19 @@ _AnyRecord = TypeVar("_AnyRecord", bound=Record)
 
 
 def write_record(path: Path, record: Record, *, indent: int | None = 2) -> None:
-    """Write a record atomically, without white space where `indent` is None; raises OSError."""
+    """Write a record atomically, without white space where `indent` is None.
+
+    Raises:
+        UserError: it holds a number that could not be read again; nothing is written.
+        OSError: it cannot be written.
+    """
+    text = record.model_dump_json(indent=indent, by_alias=True) + "\n"
+    try:
+        loads(text)
+    except ValueError as error:
+        raise UserError(f"{path.name} cannot hold this: {error}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(path, record.model_dump_json(indent=indent, by_alias=True) + "\n")
+    write_text_atomic(path, text)
 
 
 def recorded_versions() -> dict[str, str]:

@@ -62,7 +62,7 @@ class DataSettings:
     separator: str | None = None
     """Character between the fields of a CSV file, or the word tab; None: found out where that is certain."""
     encoding: str | None = None
-    """Encoding of a CSV or JSON file, e.g. cp1252; None: UTF-8, or UTF-16 where that is certain."""
+    """Encoding of a CSV or JSON file, e.g. cp1252; None: UTF-8, or UTF-16 and UTF-32 where that is certain."""
     max_tokens: int = 128
     """Texts are cut off here."""
 

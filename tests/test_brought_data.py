@@ -425,6 +425,31 @@ def test_a_configuration_of_a_folder(tmp_path: Path) -> None:
 # Labels ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "classes"),
+    [
+        (("true", "false", "unknown"), ("true", "false"), ("false", "true", "unknown")),
+        (("true", "false"), ("True",), ("False", "True")),
+        (("1.0", "x"), ("1.0",), ("1.0", "x")),
+        (("1.0", "2.0"), ("2.0",), ("1", "2")),
+    ],
+)
+def test_the_classes_of_all_splits_together_say_how_they_are_written(
+    tmp_path: Path, train: tuple[str, ...], test: tuple[str, ...], classes: tuple[str, ...]
+) -> None:
+    for name, labels in (("train", train), ("test", test)):
+        written(tmp_path / f"{name}.csv", "text,label\n" + "".join(f"{name} {each},{each}\n" for each in labels))
+    assert table(tmp_path).classes == classes
+
+
+def test_the_number_of_one_file_is_the_word_of_another(tmp_path: Path) -> None:
+    import pandas
+
+    written(tmp_path / "train.csv", "text,label\na,1\nb,2\n")
+    pandas.DataFrame({"text": ["c", "d"], "label": [1, 2]}).to_parquet(tmp_path / "test.parquet")
+    assert table(tmp_path).classes == ("1", "2")
+
+
 def test_exact_decimal_numbers(tmp_path: Path) -> None:
     import pandas
 

@@ -140,6 +140,11 @@ def test_what_was_not_measured_again_is_expected_to_change_as_the_others_did() -
     found = expected(study, verified)
     assert [m.values["latency_ms"] for m in found] == pytest.approx([1.1 * m.values["latency_ms"] for m in members])
     assert [m.values["accuracy"] for m in found] == pytest.approx([0.8] * 8, abs=0.002)
+    # A size that shrinks to a fifth in its files does not fall below 0, whatever the median difference is.
+    sized = [replace(m, values={**m.values, "size_mib": 10.0 + 90.0 * (m.candidate["a"] < 4)}) for m in members]
+    small = [replace(each, measured={**each.measured, "size_mib": 20.0}) for each in verified]
+    sizes = [m.values["size_mib"] for m in expected(Study(SPACE, (*objectives, Objective("size_mib")), sized), small)]
+    assert sizes == pytest.approx([20.0] * 4 + [2.0] * 4)
     # With two only, nothing is known of the others.
     few = expected(study, verified[:2])
     assert few[5].values["latency_ms"] == members[5].values["latency_ms"]

@@ -20,7 +20,7 @@ from nas.command.demo import _profiled
 from nas.errors import UserError
 from nas.evolving.evonorm import read_layer
 from nas.objectives import check_values
-from nas.records import MOST, read_record
+from nas.records import MOST, read_record, write_record
 from nas.runs.folder import RequestRecord
 from nas.runs.requests import ProfileRequest
 from search_spaces import Space
@@ -310,3 +310,12 @@ def test_image_processors(nas_command: Command, tmp_path: Path, values: dict[str
     spoil(model / "preprocessor_config.json", **values)
     args = ["finetune", model, "--data", tmp_path / "pictures.parquet", "--out", tmp_path / "run", "--dry-run"]
     refused(nas_command(*args), words)
+
+
+def test_a_record_is_written_only_where_it_can_be_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "search.json"
+    with pytest.raises(UserError, match=r"search.json cannot hold this: asked.seed must be a number of usual size"):
+        write_record(path, RequestRecord(asked={"seed": 2**64}, versions={}))
+    assert not path.parent.exists()
+    write_record(path, RequestRecord(asked={"seed": 2**62}, versions={}))
+    assert read_record(path, RequestRecord).request == {"seed": 2**62}

@@ -98,9 +98,14 @@ def test_what_is_no_address() -> None:
 def test_the_session_on_this_machine_that_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address", lambda _: f"127.0.0.1:{free_port()}")
     refused_within("auto", "no Ray cluster answers at auto", 2)
-    monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address", lambda _: None)
-    with pytest.raises(UserError, match="there is none"):
-        check_answers("auto")
+
+    def nothing(address: str) -> None:
+        raise ConnectionError(f"no session at {address}")
+
+    for absent in (nothing, lambda _: None):
+        monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address", absent)
+        with pytest.raises(UserError, match="there is none"):
+            check_answers("auto")
 
 
 def test_a_search_says_it_before_it_begins(nas_command: Command, run: Path) -> None:

@@ -93,6 +93,21 @@ def test_the_journal_holds_one_finished_trial_a_candidate_in_order(tmp_path: Pat
     assert load_study(path).space == SPACE
 
 
+def test_a_study_holds_what_can_be_read_again(tmp_path: Path) -> None:
+    """Scores of one's own may be percentages; what is no usual number has failed."""
+    values = iter([87.5, 1e-120, -1e20, 99.0])
+    study = random_search(
+        SPACE,
+        lambda candidates: np.array([[next(values)] for _ in candidates]),
+        [Objective("accuracy", "maximize")],
+        budget=4,
+        seed=0,
+        storage=tmp_path / "study.journal",
+    )
+    assert [m.state for m in study.measurements] == ["measured", "failed", "failed", "measured"]
+    assert _told(load_study(tmp_path / "study.journal")) == _told(study)
+
+
 def test_a_killed_search_resumes_to_the_same_study(tmp_path: Path) -> None:
     whole = _search()
     for killed_after in (0, 1, 7, 8, 20):

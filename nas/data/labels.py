@@ -65,16 +65,6 @@ def raw_classes(part: Part, label: str) -> list[Any]:
                 f"{part.cell(row, label)} must hold one class (a whole number or a word), got {quoted(value)}; numbers "
                 "to predict are the task regression, lists of tags token-classification"
             )
-    return _plain_classes(values, there)
-
-
-def _plain_classes(values: list[Any], there: Sequence[Any]) -> list[Any]:
-    """Whole numbers that are all written as 1.0, and truth values, under the names that they have in other files."""
-    if there and all(isinstance(value, str) for value in there):
-        if all(value.endswith(".0") and _NUMERAL.fullmatch(value) for value in there):
-            return [value.removesuffix(".0") if value else value for value in values]
-        if {value.lower() for value in there} <= {"true", "false"}:
-            return [value.capitalize() if value else value for value in values]
     return values
 
 
@@ -156,9 +146,27 @@ def class_names(feature: Any) -> Sequence[str] | None:
 
 def of_classes(labels: RawLabels, names: Sequence[str] | None, column: str, location: str) -> Indexed:
     """The classes, and the labels of each split as indices into them."""
+    labels = labels if names is not None else _plain_classes(labels)
     ordered = _ordered((value for values in labels.values() for value in values), names, location)
     index = {value: number for number, value in enumerate(ordered)}
     return ordered, {name: [index[value] for value in values] for name, values in labels.items()}
+
+
+def _plain_classes(labels: RawLabels) -> RawLabels:
+    """Classes under the names that they have in other files, by what all splits hold together.
+
+    Whole numbers that are all written as 1.0 are numbers, truth values begin with a capital letter, and the number of
+    one file is the word `1` of another.
+    """
+    there = {value for values in labels.values() for value in values}
+    words = {value for value in there if isinstance(value, str)}
+    if not words:
+        return labels
+    if words == there and all(value.endswith(".0") and _NUMERAL.fullmatch(value) for value in words):
+        return {name: [value.removesuffix(".0") for value in values] for name, values in labels.items()}
+    if words == there and {value.lower() for value in words} <= {"true", "false"}:
+        return {name: [value.capitalize() for value in values] for name, values in labels.items()}
+    return {name: [str(value) for value in values] for name, values in labels.items()}
 
 
 def of_numbers(labels: RawLabels, names: Sequence[str] | None, column: str, location: str) -> Indexed:

@@ -88,7 +88,7 @@ def _load(location: str, config: str | None, form: TextForm, cache: str) -> Foun
     if path.is_dir() and not described:
         return _saved(path) if _is_saved(path) else _load_folder(path, form, cache)
     if not described and (
-        path.suffix in {*SUFFIXES, ".gz"} or location.startswith((".", "/", "~")) or len(path.parts) > 2
+        path.suffix.lower() in {*SUFFIXES, ".gz"} or location.startswith((".", "/", "~")) or len(path.parts) > 2
     ):
         raise UserError(f"the data must be a file, a folder or the name of a hub data set, there is no {path}")
     source = str(path.resolve()) if described else location

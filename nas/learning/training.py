@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.bounded import in_bounds
 from nas.data.accuracy import logits_of
 from nas.data.rows import Rows
 from nas.data.split import Split
@@ -306,7 +307,8 @@ class _Run:
         # Loss and norm are the same in all processes, so all of them stop at the same step. One transfer for both
         # numbers, because each makes the program wait for the GPU.
         value, size = torch.stack([loss, norm]).tolist()
-        if not math.isfinite(value) or not math.isfinite(size):
+        # A checkpoint holds usual numbers only.
+        if not in_bounds(value) or not math.isfinite(size):
             raise TrainingFailed(
                 f"the loss or its gradient is not finite at step {step} of {self.steps}; lower the learning rate"
             )

@@ -7,6 +7,7 @@ from torch import nn
 
 from nas.data.preprocessing import MODES
 from nas.errors import UserError
+from nas.networks.own_code import RAISED
 
 
 def configured_channels(module: nn.Module, name: str) -> int:
@@ -41,7 +42,7 @@ def probed_channels(module: nn.Module, name: str, size: tuple[int, int]) -> int:
         try:
             with torch.no_grad():
                 module(**{name: torch.zeros(2, channels, *size)})
-        except Exception:  # whatever the user's forward raises; a network that takes neither is refused later
+        except RAISED:  # a network that takes neither is refused later
             continue
         return channels
     return 3

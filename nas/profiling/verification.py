@@ -7,7 +7,7 @@ import numpy as np
 
 from hardware.backend import Runner
 from nas.errors import NotTaken
-from nas.objectives import is_latency
+from nas.objectives import SCORES, is_latency
 from nas.searching import pareto
 from nas.searching.estimation import Estimate, Hits
 from nas.searching.measurement import Measurement, Objective
@@ -156,8 +156,8 @@ def expected(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
 
     The best of many scores or predictions is the best by luck too, so what a search says of those not yet measured
     again looks better than what was. Accuracies are therefore estimates for new rows, of all candidates; where there
-    are none, values are moved by the median difference of measured to searched ones, and latencies are multiplied by
-    the median ratio, once three are known.
+    are none, scores are moved by the median difference of measured to searched ones, and costs are multiplied by the
+    median ratio, once three are known.
     """
     searched = {member.candidate: member.values for member in study.measurements}
     changes = _changes([(searched[each.candidate], each.measured) for each in verified if each.candidate in searched])
@@ -178,7 +178,8 @@ def _changes(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -
         known = [(before[name], after[name]) for before, after in pairs if name in before and name in after]
         if len(known) < _ENOUGH:
             return value
-        if is_latency(name):
+        # Costs by ratios, so that none of them falls below 0.
+        if name not in SCORES and all(before > 0 and after > 0 for before, after in known):
             return value * float(np.median([after / before for before, after in known]))
         return value + float(np.median([after - before for before, after in known]))
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import TypeVar
 
+from nas.bounded import in_bounds
 from nas.errors import UserError
 from nas.files import FULL_DISK
 from nas.searching.domain import C
@@ -213,7 +214,7 @@ def _measurement(
     candidate: C, row: list[float], objectives: Sequence[Objective], seconds: float, extras: Mapping[str, Any]
 ) -> Measurement[C]:
     named = {objective.name: value for objective, value in zip(objectives, row, strict=True)}
-    bad = [f"{name} is {value}" for name, value in named.items() if not math.isfinite(value)]
+    bad = [f"{name} is {value}" for name, value in named.items() if not in_bounds(value)]
     if bad:
         return Measurement(candidate, {}, "failed", ", ".join(bad), seconds, extras=extras)
     return Measurement(candidate, named, "measured", None, seconds, extras=extras)

@@ -60,7 +60,8 @@ def _before(
     kwargs: Mapping[str, Any],
 ) -> None:
     """Record the input of a block, unless it is the first of its stage that runs (or the only one, run again)."""
-    states = found[-1]
+    # A block may be called outside the network's forward.
+    states = found[-1] if found else {}
     if end in states and seam[1] > 0:
         states[seam] = _placed(args[0] if args else next(iter(kwargs.values())), turned)
 
@@ -69,6 +70,8 @@ def _after(
     found: list[HiddenStates], end: Seam, turned: bool, block: nn.Module, args: tuple[Any, ...], output: Any
 ) -> None:
     """Record the output of a block as the end of its stage; the last block that runs overwrites the others."""
+    if not found:
+        return
     if isinstance(output, Mapping):
         output = next(iter(output.values()))
     found[-1][end] = _placed(output[0] if isinstance(output, tuple) else output, turned)
