@@ -310,3 +310,13 @@ def test_image_processors(nas_command: Command, tmp_path: Path, values: dict[str
     spoil(model / "preprocessor_config.json", **values)
     args = ["finetune", model, "--data", tmp_path / "pictures.parquet", "--out", tmp_path / "run", "--dry-run"]
     refused(nas_command(*args), words)
+
+
+def test_a_report_that_is_refused_draws_nothing(nas_command: Command, run: Path) -> None:
+    spoil(run / "searches" / "default" / "search.json", asked__threads=0)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
+    refused(nas_command("report", run), "threads must be from 1 to 1024")
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
+    assert {path: time for path, time in after.items() if path.is_file()} == {
+        path: time for path, time in before.items() if path.is_file()
+    }
