@@ -320,3 +320,12 @@ def test_a_report_that_is_refused_draws_nothing(nas_command: Command, run: Path)
     assert {path: time for path, time in after.items() if path.is_file()} == {
         path: time for path, time in before.items() if path.is_file()
     }
+
+
+def test_a_search_that_is_refused_goes_on_with_nothing(nas_command: Command, run: Path) -> None:
+    folder = run / "searches" / "default"
+    spoil(folder / "verified.json", rows__0__candidate={"depth": 99})
+    journal = (folder / "study.journal").read_bytes()
+    flags = ["--objectives", "accuracy,macs", "--budget", 13]
+    refused(nas_command("search", run, *flags), "verified.json is damaged: depth must be one of")
+    assert (folder / "study.journal").read_bytes() == journal
