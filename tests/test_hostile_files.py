@@ -171,7 +171,7 @@ def test_the_latency_that_the_demo_begins_with(tmp_path: Path, latency: object) 
         ({"order": [-1]}, "order.0: Input should be greater than or equal to 0"),
         ({"order": [1]}, "its plan does not name all of its networks"),
         ({"planned": []}, "planned: List should have at least 1 item"),
-        ({"profile": None}, "profile: Input should be a valid dictionary"),
+        ({"profile": None}, "profile: Input should be an object"),
         ({}, "schema_version: Field required"),
     ],
 )
