@@ -152,12 +152,12 @@ def _agree(module: Any, tokenizer: Any, name: str) -> None:
     config = module.config.get_text_config()
     tokens = len(tokenizer)
     words = getattr(config, "vocab_size", tokens)
-    check_tokenizer(tokenizer, name, words if isinstance(words, int) else None)
     if tokens > words:
         raise UserError(
             f"the tokenizer of {name} must be that of its network: the network knows {words} tokens, the tokenizer has "
             f"{tokens}; take the files of one model"
         )
+    check_tokenizer(tokenizer, name, words if isinstance(words, int) else None)
     # A classifier generates no text, so keys and values need not be cached for a next token.
     config.use_cache = False
     known = config.pad_token_id if isinstance(config.pad_token_id, int) else -1
