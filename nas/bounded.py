@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-LARGEST, SMALLEST = 2.0**63, 1e-100
-"""Magnitudes of numbers in files; 0 is one too. Products and ratios of some of them are still finite."""
+_LARGEST, _SMALLEST, _MOST_WHOLE = 1e100, 1e-100, 2**63
+# Products, ratios and squares of such numbers are numbers still, and the whole ones fit into a type in C.
 
 
 def loads(text: str) -> Any:
@@ -30,8 +30,9 @@ def loads(text: str) -> Any:
 
 def in_bounds(number: float) -> bool:
     """Whether a number is finite and neither too large nor, but for 0, too small."""
-    # Compared first, because an integer may be too large to be a float.
-    return number == 0 or SMALLEST <= abs(number) <= LARGEST
+    if isinstance(number, int):
+        return abs(number) <= _MOST_WHOLE
+    return number == 0 or _SMALLEST <= abs(number) <= _LARGEST
 
 
 def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:

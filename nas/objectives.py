@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from nas.bounded import LARGEST, in_bounds
+from nas.bounded import in_bounds
 from nas.errors import UserError
 
 Direction = Literal["minimize", "maximize"]
@@ -50,7 +50,7 @@ class Quantity:
 
 
 ACCURACY, LATENCY = "accuracy", "latency_ms"
-_ABOVE_ZERO, _MOST_SCORE = 1e-12, 1 + 1e-9
+_ABOVE_ZERO, _MOST_SCORE, _MOST = 1e-12, 1 + 1e-9, 1e20
 _LEAST = {
     **dict.fromkeys((LATENCY, "macs", "parameters", "size_mib"), _ABOVE_ZERO),
     **dict.fromkeys((ACCURACY, "energy_mj", "memory_mib"), 0.0),
@@ -103,7 +103,7 @@ def check_values(values: Mapping[str, float], most_score: float = _MOST_SCORE) -
     `most_score`: evaluations of your own may have percentages.
     """
     for name, value in values.items():
-        source, least = quantity(name).source, _LEAST.get(LATENCY if is_latency(name) else name, -LARGEST)
-        most = most_score if source == "score" else LARGEST
+        source, least = quantity(name).source, _LEAST.get(LATENCY if is_latency(name) else name, -_MOST)
+        most = most_score if source == "score" else _MOST
         if not (in_bounds(value) and least <= value <= most):
             raise ValueError(f"{name[:60]} must be a number of its kind, got {str(value)[:40]}")

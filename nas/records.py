@@ -103,16 +103,19 @@ def same_request(
             raise UserError(f"{path} was begun with {flag} {quoted(old)}, now it is {quoted(new)}; {remedy}")
 
 
-def read_record(path: Path, schema: type[_AnyRecord], most_bytes: int = MAX_JSON_BYTES) -> _AnyRecord:
+def read_record(
+    path: Path, schema: type[_AnyRecord], most_bytes: int = MAX_JSON_BYTES, remedy: str = "begin anew in another folder"
+) -> _AnyRecord:
     """Read a record that `write_record` wrote; raises UserError if it is missing, damaged or of another version.
 
     Args:
         path: the file.
         schema: of the record.
         most_bytes: a larger file is refused unread.
+        remedy: what to do where it is missing or damaged.
     """
     if not path.is_file():
-        raise UserError(f"{path} must be there, it is not; begin anew in another folder")
+        raise UserError(f"{path} must be there, it is not; {remedy}")
     if path.stat().st_size > most_bytes:
         raise UserError(
             f"{path} must be at most {most_bytes} bytes, it has {path.stat().st_size}; it is not what nas wrote"
@@ -122,7 +125,7 @@ def read_record(path: Path, schema: type[_AnyRecord], most_bytes: int = MAX_JSON
         loads(text)
         return schema.model_validate_json(text)
     except UnicodeDecodeError:
-        raise UserError(f"{path} is damaged (not UTF-8 text); begin anew in another folder") from None
+        raise UserError(f"{path} is damaged (not UTF-8 text); {remedy}") from None
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -131,8 +134,6 @@ def read_record(path: Path, schema: type[_AnyRecord], most_bytes: int = MAX_JSON
                 f"{path} is of version {str(first['input'])[:40]}, this nas reads version {VERSION}; use the nas that "
                 "made it"
             ) from None
-        raise UserError(
-            f"{path} is damaged ({where + ': ' if where else ''}{first['msg']}); begin anew in another folder"
-        ) from None
+        raise UserError(f"{path} is damaged ({where + ': ' if where else ''}{first['msg']}); {remedy}") from None
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); begin anew in another folder") from None
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from None

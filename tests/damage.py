@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 FOREIGN = "\x1b[31m$\\frac{[red]<script>alert(1)</script>\r\n\u202e" + "x" * 5000
@@ -27,15 +28,23 @@ _MOST_ALIKE = 3
 
 
 class Damage(NamedTuple):
-    """What is wrong, and the content of the file then."""
+    """What is wrong, and what makes the content of the file then: most damages of a large file are never looked at."""
 
     name: str
-    content: bytes
+    make: Callable[[], bytes]
+
+    @property
+    def content(self) -> bytes:
+        return self.make()
+
+
+Change = tuple[str, Callable[[], Any]]
 
 
 def of_json(content: bytes) -> Iterator[Damage]:
     """Damages of a file that holds one JSON value."""
-    yield from _of_value(json.loads(content), lambda value: json.dumps(value).encode())
+    for name, changed in _changes(json.loads(content)):
+        yield Damage(name, partial(_dumped, changed))
     yield from of_bytes(content)
 
 
@@ -43,18 +52,17 @@ def of_lines(content: bytes) -> Iterator[Damage]:
     """Damages of a file that holds a JSON value on every line."""
     lines = content.splitlines(keepends=True)
     for number in _told_apart([json.loads(line) for line in lines]):
-        before, after = b"".join(lines[:number]), b"".join(lines[number + 1 :])
-
-        def joined(value: Any, before: bytes = before, after: bytes = after) -> bytes:
-            return before + json.dumps(value, separators=(",", ":")).encode() + b"\n" + after
-
-        for damage in _of_value(json.loads(lines[number]), joined):
-            yield Damage(f"line {number} {damage.name}", damage.content)
-        yield Damage(f"line {number} missing", before + after)
-        yield Damage(f"line {number} twice", before + 2 * lines[number] + after)
-        yield Damage(f"line {number} first", lines[number] + before + after)
-        yield Damage(f"line {number} last", before + after + lines[number])
-    yield Damage("lines reversed", b"".join(reversed(lines)))
+        before, line, after = b"".join(lines[:number]), lines[number], b"".join(lines[number + 1 :])
+        for name, changed in _changes(json.loads(line)):
+            yield Damage(f"line {number} {name}", partial(_between, before, changed, after))
+        for name, parts in (
+            ("missing", (before, after)),
+            ("twice", (before, line, line, after)),
+            ("first", (line, before, after)),
+            ("last", (before, after, line)),
+        ):
+            yield Damage(f"line {number} {name}", partial(b"".join, parts))
+    yield Damage("lines reversed", lambda: b"".join(reversed(lines)))
     yield from of_bytes(content)
 
 
@@ -62,51 +70,72 @@ def of_bytes(content: bytes) -> Iterator[Damage]:
     """Damages of any file."""
     size = len(content)
     for share in (0, 1, size // 4, size // 2, size - 2):
-        yield Damage(f"cut off at {share}", content[: max(0, share)])
+        yield Damage(f"cut off at {share}", partial(bytes, content[: max(0, share)]))
     for place in (0, 8, size // 3, size // 2, size - 4):
-        spoiled = bytearray(content)
-        spoiled[place : place + 4] = b"\xff\xfe\x00\x7f"
-        yield Damage(f"other bytes at {place}", bytes(spoiled))
-    yield Damage("no file of this kind", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8)
-    yield Damage("nested deeply", b"[" * 100_000)
-    yield Damage("followed by more", content + content)
-    yield Damage("only zeros", bytes(max(64, size // 2)))
+        yield Damage(f"other bytes at {place}", partial(_spoiled, content, place))
+    yield Damage("no file of this kind", lambda: b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8)
+    yield Damage("nested deeply", lambda: b"[" * 100_000)
+    yield Damage("followed by more", lambda: content + content)
+    yield Damage("only zeros", lambda: bytes(max(64, size // 2)))
 
 
-def _of_value(value: Any, joined: Callable[[Any], bytes]) -> Iterator[Damage]:
-    """A JSON value with one part of it damaged, as `joined` makes a file of it."""
-    for name, changed in _changes(value):
-        yield Damage(name or "the whole", joined(changed))
+def _spoiled(content: bytes, place: int) -> bytes:
+    return content[:place] + b"\xff\xfe\x00\x7f" + content[place + 4 :]
 
 
-def _changes(value: Any) -> Iterator[tuple[str, Any]]:
+def _dumped(changed: Callable[[], Any]) -> bytes:
+    return json.dumps(changed()).encode()
+
+
+def _between(before: bytes, changed: Callable[[], Any], after: bytes) -> bytes:
+    return before + json.dumps(changed(), separators=(",", ":")).encode() + b"\n" + after
+
+
+def _changes(value: Any) -> Iterator[Change]:
+    """A JSON value with one part of it damaged."""
     for name, wrong in VALUES.items():
         if type(wrong) is not type(value) or wrong != value:
-            yield f"= {name}", wrong
+            yield f"= {name}", partial(_given, wrong)
     if isinstance(value, dict):
-        for key in _parts(value):
-            rest = {other: each for other, each in value.items() if other != key}
-            yield f"{key} missing", rest
-            for name, changed in _changes(value[key]):
-                yield f"{key}.{name}", {**value, key: changed}
-        yield "with a key of nobody", {**value, "nobody": 1}
+        yield from _changes_of_object(value)
     elif isinstance(value, list):
-        for index in _told_apart(value):
-            yield f"{index} missing", [*value[:index], *value[index + 1 :]]
-            for name, changed in _changes(value[index]):
-                yield f"{index}.{name}", [*value[:index], changed, *value[index + 1 :]]
-        if len(value) > 1:
-            yield "reversed", value[::-1]
-            yield "the first again", [*value, value[0]]
-            yield "a thousand times", (value * 1000)[:20_000]
-    elif isinstance(value, str) and value[:1] in "{[":
-        # JSON within JSON.
-        try:
-            inner = json.loads(value)
-        except ValueError:
-            return
-        for name, changed in _changes(inner):
-            yield f"inside {name}", json.dumps(changed)
+        yield from _changes_of_list(value)
+    elif isinstance(value, str) and value[:1] in ("{", "["):
+        yield from _changes_inside(value)
+
+
+def _given(value: Any) -> Any:
+    return value
+
+
+def _changes_of_object(value: dict[str, Any]) -> Iterator[Change]:
+    for key in _parts(value):
+        yield f"{key} missing", lambda key=key: {other: each for other, each in value.items() if other != key}
+        for name, changed in _changes(value[key]):
+            yield f"{key}.{name}", lambda key=key, changed=changed: {**value, key: changed()}
+    yield "with a key of nobody", lambda: {**value, "nobody": 1}
+
+
+def _changes_of_list(value: list[Any]) -> Iterator[Change]:
+    for index in _told_apart(value):
+        before, after = value[:index], value[index + 1 :]
+        yield f"{index} missing", partial(_given, [*before, *after])
+        for name, changed in _changes(value[index]):
+            yield f"{index}.{name}", lambda before=before, changed=changed, after=after: [*before, changed(), *after]
+    if len(value) > 1:
+        yield "reversed", lambda: value[::-1]
+        yield "the first again", lambda: [*value, value[0]]
+        yield "a thousand times", lambda: (value * 1000)[:20_000]
+
+
+def _changes_inside(text: str) -> Iterator[Change]:
+    """Those of the JSON within a string."""
+    try:
+        inner = json.loads(text)
+    except ValueError:
+        return
+    for name, changed in _changes(inner):
+        yield f"inside {name}", lambda changed=changed: json.dumps(changed())
 
 
 def _parts(value: Mapping[str, Any]) -> list[str]:

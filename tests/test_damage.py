@@ -251,7 +251,7 @@ def trouble(
             before = snapshot(copy)
             outcome = forking.outcome(commands[name])
             unchanged = snapshot(copy) == before
-            wrong = outcome.trouble() or ("" if unchanged or outcome.status == 0 else "a refusal changed files")
+            wrong = outcome.trouble() or ("" if unchanged or outcome.status != 2 else "a refusal changed files")
             if wrong:
                 bad.append(f"{file.path}, {each.name[:100]}, {name}: {wrong}")
             if not unchanged:

@@ -319,3 +319,22 @@ def test_a_record_is_written_only_where_it_can_be_read_again(tmp_path: Path) -> 
     assert not path.parent.exists()
     write_record(path, RequestRecord(asked={"seed": 2**62}, versions={}))
     assert read_record(path, RequestRecord).request == {"seed": 2**62}
+
+
+def test_a_report_that_is_refused_draws_nothing(nas_command: Command, run: Path) -> None:
+    spoil(run / "searches" / "default" / "search.json", asked__threads=0)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
+    refused(nas_command("report", run), "threads must be from 1 to 1024")
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
+    assert {path: time for path, time in after.items() if path.is_file()} == {
+        path: time for path, time in before.items() if path.is_file()
+    }
+
+
+def test_a_search_that_is_refused_goes_on_with_nothing(nas_command: Command, run: Path) -> None:
+    folder = run / "searches" / "default"
+    spoil(folder / "verified.json", rows__0__candidate={"depth": 99})
+    journal = (folder / "study.journal").read_bytes()
+    flags = ["--objectives", "accuracy,macs", "--budget", 13]
+    refused(nas_command("search", run, *flags), "verified.json is damaged: depth must be one of")
+    assert (folder / "study.journal").read_bytes() == journal

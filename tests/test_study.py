@@ -95,7 +95,7 @@ def test_the_journal_holds_one_finished_trial_a_candidate_in_order(tmp_path: Pat
 
 def test_a_study_holds_what_can_be_read_again(tmp_path: Path) -> None:
     """Scores of one's own may be percentages; what is no usual number has failed."""
-    values = iter([87.5, 1e-120, -1e20, 99.0])
+    values = iter([87.5, 1e-120, -1e120, 99.0])
     study = random_search(
         SPACE,
         lambda candidates: np.array([[next(values)] for _ in candidates]),

@@ -40,7 +40,7 @@ from nas.searching.objectives import on_every_device
 from nas.searching.selection import select
 from nas.searching.study import Study
 from nas.settings import SearchSettings
-from search_spaces import Candidate
+from search_spaces import Candidate, Space
 
 _FILE_NAME = "verified.json"
 _MOST_BYTES = 1 << 26
@@ -102,8 +102,8 @@ def verify_front(
         UserError: the record is damaged.
     """
     if not again.measures:
-        return read_verified(folder, study)
-    found = {each.candidate: each for each in read_verified(folder, study)}
+        return read_verified(folder, study.space)
+    found = {each.candidate: each for each in read_verified(folder, study.space)}
 
     def missing(candidate: Candidate) -> Remeasuring:
         before = found.get(candidate)
@@ -177,8 +177,8 @@ def latency_of(bench: Bench, profile: DeviceProfile, run: Callable[[Candidate], 
     return latency_ms
 
 
-def read_verified(folder: Path, study: Study) -> list[Verified]:
-    """Read the verified candidates of the search in `folder`; raises UserError if the record is damaged."""
+def read_verified(folder: Path, space: Space) -> list[Verified]:
+    """Read the verified candidates of the search of `space` in a folder; raises UserError if the record is damaged."""
     path = folder / _FILE_NAME
     if not path.is_file():
         return []
@@ -188,7 +188,7 @@ def read_verified(folder: Path, study: Study) -> list[Verified]:
     try:
         return [
             Verified(
-                study.space.candidate(row.candidate),
+                space.candidate(row.candidate),
                 row.predicted,
                 row.measured,
                 frozenset(row.unstable),

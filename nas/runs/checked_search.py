@@ -13,7 +13,7 @@ from nas.networks.networks import Networks
 from nas.networks.policies import joined_space
 from nas.networks.quantized import QuantizedNetworks
 from nas.objectives import MEASURED, is_latency
-from nas.profiling.front import elsewhere
+from nas.profiling.front import elsewhere, read_verified
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.profiles import predictions, profiles_fingerprint, read_profiles, space_with, with_predictions
 from nas.ray_address import check_answers
@@ -118,6 +118,8 @@ def checked_search(folder: RunFolder, request: SearchRequest, proposing: Proposi
     rows = loaded.split("validation")
     if settings.rows is not None:
         rows = rows.take(settings.rows, generator(request.common.seed, "search rows"))
+    # What the front was measured as is read now, so that a damaged record is refused before the study goes on.
+    read_verified(path, space)
     quantized = None if precisions is None else loaded.quantized_networks()
     warm = None if settings.warm_start is None else study_at(settings.warm_start, besides=path)
     return CheckedSearch(

@@ -96,7 +96,7 @@ def load_search(folder: RunFolder, name: str) -> LoadedSearch:
     _check_of_run(study, folder, path)
     text = folder.read().kind == "text"
     deployment = search_deployment(request, profiles, text=text)
-    verified = read_verified(path, study)
+    verified = read_verified(path, study.space)
     return LoadedSearch(path, name, request, study, verified, profiles, deployment, recorded_precisions(request))
 
 

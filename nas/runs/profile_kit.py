@@ -148,9 +148,9 @@ def _complete(path: Path) -> DeviceProfile:
     """The profile in a result; UserError, naming what is missing, unless every planned network was measured."""
     if not path.is_file():
         raise UserError(f"RESULT must be the {_RESULT} that {_SCRIPT} wrote, there is no file {path}")
+    result = read_record(path, _Result, MOST_BYTES, f"run {_SCRIPT} to its end")
+    wanted = result.planned
     try:
-        result = read_record(path, _Result, MOST_BYTES)
-        wanted = result.planned
         if not set(range(len(wanted))) <= set(result.order):
             raise ValueError("its plan does not name all of its networks")
         profile = parse_profile(json.dumps(result.profile).encode())

@@ -41,11 +41,16 @@ def report_run(request: ReportRequest) -> dict[str, Any]:
     record = folder.read()
     with folder.locked():
         training = _training(folder, record)
-        drawn = _draw_training(folder, record, training)
         only_training = not folder.searches() and request.name == SearchSettings.name and not request.limits.given()
-        if drawn and only_training:
-            return {"run": str(run), **drawn}
-        return {**_report_search(request, record, training), **drawn}
+        if training.probes and only_training:
+            return {"run": str(run), **_draw_training(folder, record, training)}
+        # What is refused, because a file of the search is damaged, changes nothing.
+        try:
+            found = _report_search(request, record, training)
+        except NoFeasible:
+            _draw_training(folder, record, training)
+            raise
+        return {**found, **_draw_training(folder, record, training)}
 
 
 def _draw_training(folder: RunFolder, record: RunRecord, training: Training) -> dict[str, str]:

@@ -88,7 +88,7 @@ def searched(folder: RunFolder, request: SearchRequest, proposing: Proposing | N
     # 3. The front measured again as it is delivered, and on the devices that are here; as the search has it, it is
     # there to be read already.
     marks, table = Marks(study.find(made.space.full()), None), path / "front.csv"
-    write_front(study, marks, table, read_verified(path, study))
+    write_front(study, marks, table, read_verified(path, study.space))
     verified = _verified(made, study, path)
     write_front(study, marks, table, verified)
     if made.proposing.goes_on:

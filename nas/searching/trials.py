@@ -1,5 +1,6 @@
 """Convert measurements to finished trials of Optuna and back, in a form that Optuna's dashboard and plots can read."""
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,6 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.bounded import LARGEST
 from nas.objectives import check_values
 from nas.searching.domain import C, Domain
 from nas.searching.measurement import Measurement, Objective
@@ -135,5 +135,5 @@ def from_trial(domain: Domain[C], objectives: Sequence[Objective], trial: Frozen
     if len(values) != len(objectives) or not np.isfinite(values).all():
         raise ValueError(f"trial {trial.number} must have {len(objectives)} finite values, got {values}")
     named = {objective.name: value for objective, value in zip(objectives, values, strict=True)}
-    check_values(named, most_score=LARGEST)
+    check_values(named, most_score=math.inf)
     return Measurement(candidate, named, "measured", None, seconds, known, extras)
