@@ -251,7 +251,8 @@ def test_a_whole_run_ends_as_that_of_one_process(folder: Path) -> None:
 def test_hidden_states_teach_alike(folder: Path, name: str) -> None:
     main, other = found(folder, name)
     assert toy_task.same(main, other)
-    torch.testing.assert_close(main, taught(), rtol=1e-3, atol=1e-4)
+    # On disk the outputs are in bfloat16, and Adam makes full steps of gradients that are nearly 0.
+    torch.testing.assert_close(main, taught(), rtol=1e-3, atol=1e-4 if name == "taught" else 1e-3)
 
 
 def test_processes_draw_alike_where_draws_follow_from_losses(folder: Path) -> None:
