@@ -8,11 +8,13 @@ from typing import Any
 
 import pandas
 import pytest
+import torch
 from conftest import Command
 from profiles import profile, subject, timing
+from safetensors.torch import load_file, save_file
 from test_bad_input import refused
 from tiny import write_model, write_reviews
-from toy_pyramid import write_inputs
+from toy_pyramid import FACTORY, write_inputs
 
 from hardware.profile import DeviceProfile, ProfileRow, parse_profile
 from nas.bounded import loads
@@ -338,3 +340,19 @@ def test_a_search_that_is_refused_goes_on_with_nothing(nas_command: Command, run
     flags = ["--objectives", "accuracy,macs", "--budget", 13]
     refused(nas_command("search", run, *flags), "verified.json is damaged: depth must be one of")
     assert (folder / "study.journal").read_bytes() == journal
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e38])
+def test_weights(nas_command: Command, inputs_here: Path, run: Path, number: float) -> None:
+    sentence = "must be numbers of usual size, "
+    for path in (inputs_here / "model" / "model.safetensors", run / "supernet" / "model.safetensors"):
+        tensors = load_file(path)
+        next(each for name, each in tensors.items() if name.endswith("query.weight"))[0, 0] = number
+        save_file(tensors, path, metadata={"format": "pt"})
+    data = ["--data", inputs_here / "reviews.csv", "--out", inputs_here / "new", "--dry-run"]
+    refused(nas_command("finetune", inputs_here / "model", *data), sentence)
+    refused(nas_command("search", run, "--name", "new", "--objectives", "macs", "--dry-run"), sentence)
+    factory = [FACTORY, "--weights", inputs_here / "odd.safetensors", "--data", inputs_here / "pictures.parquet"]
+    write_inputs(inputs_here)
+    save_file({**load_file(inputs_here / "pyramid.safetensors"), "head.bias": torch.full((3,), number)}, factory[2])
+    refused(nas_command("finetune", *factory, "--out", inputs_here / "new"), "head.bias has others")

@@ -1,13 +1,15 @@
-"""What the files of a model say of it, checked before a library goes by it: its tokenizer and its image processor."""
+"""What the files of a model hold, checked before a library goes by it: weights, tokenizer and image processor."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from torch import nn
 
 from nas.bounded import in_bounds
 from nas.data.preprocessing import MOST_PIXELS
 from nas.errors import UserError
 
-_MOST_TOKENS = 2**31
+_MOST_TOKENS, _LARGEST_WEIGHT = 2**31, 1e15
 _SIZES = ("size", "crop_size", "pad_size", "image_size")
 
 
@@ -30,6 +32,15 @@ def check_tokenizer(tokenizer: Any, name: str, words: int | None = None) -> None
         )
     if tokens > _MOST_TOKENS:
         raise UserError(f"the tokenizer of {name} must have ids below {_MOST_TOKENS}, it has the id {tokens - 1}")
+
+
+def check_weights(module: nn.Module, name: str) -> None:
+    """UserError for weights that are no numbers, or so large that their products are none."""
+    for path, parameter in module.named_parameters():
+        if not (parameter.detach().abs().amax() <= _LARGEST_WEIGHT if parameter.numel() else True):
+            raise UserError(
+                f"the weights of {name} must be numbers of usual size, {path} has others; take another copy"
+            )
 
 
 def check_image_processor(processor: Any, name: str) -> None:

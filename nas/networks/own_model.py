@@ -18,6 +18,7 @@ from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import CLASSIFICATION, Task
 from nas.errors import UserError
 from nas.networks.channels import probed_channels
+from nas.networks.described import check_weights
 from nas.networks.own_code import RAISED, current_folder
 from nas.networks.pretrained import load_preprocessor
 from nas.seeds import torch_seed
@@ -49,6 +50,8 @@ def own_model(spec: str, weights: Path | None, outputs: int, *, seed: int = 0, s
         torch.manual_seed(torch_seed(seed, "own model"))
         module, sized = _made(spec, outputs)
         replaced = None if weights is None else _load(module, weights, spec)
+        if weights is not None:
+            check_weights(module, str(weights))
         heads = _heads(module)
         made = next((head.out_features for head in heads.values()), outputs)
         # A factory that takes the number of outputs is responsible for its head; `check_outputs` verifies it later.

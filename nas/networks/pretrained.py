@@ -22,7 +22,7 @@ from nas.errors import UserError
 from nas.files import expanded
 from nas.networks.adapters import TRAINED_HEADS, refuse_adapter_folder, refuse_adapters
 from nas.networks.channels import configured_channels
-from nas.networks.described import check_image_processor, check_tokenizer
+from nas.networks.described import check_image_processor, check_tokenizer, check_weights
 from nas.networks.heads import order_head, shown
 from nas.quiet import quiet
 from nas.seeds import torch_seed
@@ -99,6 +99,7 @@ def load_pretrained(
             name,
         )
     _forget_former_task(module.config)
+    check_weights(module, name)
     replaced = _refuse_new_weights(module, report, name)
     if replaced and say:
         say(f"{name} was trained for {replaced} outputs: its head is made new for {len(classes)}")

@@ -13,7 +13,7 @@ from nas.data.preprocessing import TextPreprocessor
 from nas.data.split import Preprocessor, Split
 from nas.errors import UserError
 from nas.learning.augmentation import augmented
-from nas.networks.described import check_tokenizer
+from nas.networks.described import check_tokenizer, check_weights
 from nas.networks.loading import bare_network, device_name
 from nas.networks.networks import Networks
 from nas.networks.policies import joined_space
@@ -128,6 +128,7 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
         supernet = Supernet.load(folder.supernet, module)
     except ValueError as error:
         raise UserError(f"the super-network of the run cannot be read: {error}") from error
+    check_weights(supernet, str(folder.supernet))
     supernet.eval()
     supernet.to(device_name(device))
     preprocessor = load_preprocessor(folder.supernet, record.kind, record.task)
