@@ -21,6 +21,7 @@ from nas.learning.finetuned import Finetuned
 from nas.learning.progress import TrainingFigures
 from nas.learning.training import History, Step, TrainingConfig, TrainingFailed, fine_tune
 from nas.memory import peak_memory_mib
+from nas.networks.described import check_weights
 from nas.records import read_record, write_record
 from search_spaces.weights import save_weights
 
@@ -63,6 +64,7 @@ def train_in(
         replace_folder(weights, partial(_save, module, finetuned))
     shutil.rmtree(checkpoint, ignore_errors=True)
     _load(module, weights)
+    check_weights(module, str(weights))
     module.eval()
     return read_record(weights / "finetuned.json", Finetuned)
 
