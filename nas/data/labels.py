@@ -162,8 +162,8 @@ def _plain_classes(labels: RawLabels) -> RawLabels:
     words = {value for value in there if isinstance(value, str)}
     if not words:
         return labels
-    if words == there and all(value.endswith(".0") and _NUMERAL.fullmatch(value) for value in words):
-        return {name: [value.removesuffix(".0") for value in values] for name, values in labels.items()}
+    if all(_NUMERAL.fullmatch(value) for value in words) and any(value.endswith(".0") for value in words):
+        return {name: [str(value).removesuffix(".0") for value in values] for name, values in labels.items()}
     if words == there and {value.lower() for value in words} <= {"true", "false"}:
         return {name: [value.capitalize() for value in values] for name, values in labels.items()}
     return {name: [str(value) for value in values] for name, values in labels.items()}
