@@ -146,14 +146,15 @@ def test_a_replaced_network_trains_and_is_copied(name: str) -> None:
     losses = []
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for _ in range(15):
+        for _ in range(30):
             optimizer.zero_grad()
             loss = F.cross_entropy(new(x), targets)
             loss.backward()
             assert all(parameter.grad is not None for parameter in new.parameters())
             optimizer.step()
             losses.append(loss.item())
-    assert losses[-1] < losses[0]
+    # Dropout makes single losses noisy.
+    assert sum(losses[-5:]) < sum(losses[:5])
     twin = copy.deepcopy(new).eval()
     assert torch.equal(twin(x), new.eval()(x))
     assert not {id(each) for each in twin.parameters()} & {id(each) for each in new.parameters()}

@@ -116,7 +116,8 @@ def test_reordering_units_keeps_the_full_network_and_moves_the_prefix(name: str)
         full, small = call(supernet.model, inputs), call(supernet, inputs, smallest)
         supernet.reorder(orders)
         assert difference(call(supernet.model, inputs), full) <= 1e-5
-        assert difference(call(supernet, inputs, smallest), small) > 1e-3
+        # Where depth alone is elastic there is nothing to move.
+        assert (difference(call(supernet, inputs, smallest), small) > 1e-3) == bool(orders)
 
 
 @pytest.mark.parametrize("name", ("bert", "vit", "hf-resnet", "cifar-resnet", "post-norm", "beit3", "beit3-vqa"))
