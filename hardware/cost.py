@@ -18,6 +18,7 @@ from hardware.backend import PRECISIONS
 from hardware.evaluating import evaluating
 from hardware.inputs import Inputs, device_of, first_row, map_inputs, split
 from hardware.memory import Memory
+from hardware.selecting import LastSelected
 
 _MIB = 2**20
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -97,7 +98,7 @@ def _traced(module: nn.Module, example_inputs: Inputs) -> tuple[int, int]:
     counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU)
     memory = Memory(inputs=[*args, *kwargs.values()])
     # Costs describe inference; besides, a batch norm in training mode rejects a single row.
-    with torch.no_grad(), evaluating(module), mode, memory, counter:
+    with torch.no_grad(), evaluating(module), LastSelected(), mode, memory, counter:
         output = functional_call(module, fake_state, args, kwargs)
     # FLOPs count the multiplication and the addition of a MAC separately.
     return int(counter.get_total_flops()) // 2, memory.peak(output)

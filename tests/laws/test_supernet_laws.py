@@ -101,7 +101,7 @@ def test_gradients_land_in_the_slice_and_nowhere_else(name: str) -> None:
     supernet.zero_grad()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if set(case.choices) != {"depth"}])
 def test_reordering_units_keeps_the_full_network_and_moves_the_prefix(name: str) -> None:
     original, inputs = made(name)
     supernet = Supernet(copy.deepcopy(original.model), original.space)
