@@ -111,6 +111,7 @@ def export(module: nn.Module, inputs: Inputs, path: Path, opset: int) -> None:
     Raises:
         ConversionError: torch cannot export the module.
     """
+    _check_named(module, inputs)
     try:
         try:
             _export(module, inputs, path, opset)
@@ -147,7 +148,7 @@ def _export(network: nn.Module | torch.export.ExportedProgram, inputs: Inputs, p
             # Inputs keep the names of the keywords, so that a loaded file is called like the module.
             input_names=list(kwargs) or None,
             output_names=["logits"],
-            dynamic_shapes=_by_argument(network, dict(zip(kwargs, axes, strict=True))) if kwargs else tuple(axes),
+            dynamic_shapes=dict(zip(kwargs, axes, strict=True)) if kwargs else tuple(axes),
             external_data=False,
             opset_version=opset,
         )
@@ -158,7 +159,7 @@ def _without_rsub(module: nn.Module, inputs: Inputs) -> torch.export.ExportedPro
     args, kwargs = split(inputs)
     rows = batch_size(inputs)
     free = [dict.fromkeys(_free_axes(value, rows), torch.export.Dim.DYNAMIC) for value in [*args, *kwargs.values()]]
-    shapes: Any = _by_argument(module, dict(zip(kwargs, free, strict=True))) if kwargs else tuple(free)
+    shapes: Any = dict(zip(kwargs, free, strict=True)) if kwargs else tuple(free)
     with _quiet(), torch.no_grad(), LastSelected():
         program = torch.export.export(module, args, kwargs=kwargs, dynamic_shapes=shapes, strict=False)
         sums: torch.export.ExportedProgram = program.run_decompositions({torch.ops.aten.rsub.Scalar: _taken_from})
@@ -169,16 +170,14 @@ def _taken_from(tensor: torch.Tensor, number: float, alpha: float = 1) -> torch.
     return torch.neg(tensor) * alpha + number
 
 
-def _by_argument(network: nn.Module | torch.export.ExportedProgram, axes: Mapping[str, Any]) -> dict[str, Any]:
-    """The free axes of keyword inputs as the exporter wants them: what the forward does not name is in `**kwargs`."""
-    if not isinstance(network, nn.Module):
-        return dict(axes)
-    parameters = inspect.signature(network.forward).parameters
-    rest = next((name for name, each in parameters.items() if each.kind == inspect.Parameter.VAR_KEYWORD), None)
-    unnamed = {name: value for name, value in axes.items() if name not in parameters}
-    if rest is None or not unnamed:
-        return dict(axes)
-    return {**{name: value for name, value in axes.items() if name in parameters}, rest: unnamed}
+def _check_named(module: nn.Module, inputs: Inputs) -> None:
+    """Raise ConversionError for an input that the forward does not name: the exporter cannot free its axes."""
+    named = inspect.signature(module.forward).parameters
+    unnamed = next((name for name in split(inputs)[1] if name not in named), None)
+    if unnamed is not None:
+        raise ConversionError(
+            f"the forward of {type(module).__name__} must name its inputs for an ONNX file, it does not name {unnamed}"
+        )
 
 
 def _free_axes(value: torch.Tensor, rows: int) -> dict[int, str]:

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import Command
+from torch import nn
 
+from hardware.backend import ConversionError
 from hardware.onnx import _reason, other_size
+from hardware.onnxruntime import OnnxRuntimeBackend
 from hardware.selecting import LastSelected as InHardware
 from nas.exporting.folder import check_exportable
 from nas.learning.preparation import supernet_of
@@ -102,6 +105,16 @@ def test_a_kind_that_cannot_be_narrowed_is_named_and_left_out() -> None:
 def test_networks_of_short_stages_have_sub_networks_by_default(name: str) -> None:
     model = zoo.CASES[name].build()
     assert any(choice.name.startswith("depth") for choice in space(model).choices)
+
+
+def test_an_input_that_a_forward_does_not_name_is_named(tmp_path: Path) -> None:
+    class Unnamed(nn.Linear):
+        def forward(self, input: torch.Tensor, **more: torch.Tensor) -> torch.Tensor:
+            return super().forward(input)
+
+    inputs = {"input": torch.randn(2, 3), "attention_mask": torch.ones(2, 3)}
+    with pytest.raises(ConversionError, match=r"forward of Unnamed must name its inputs .* not name attention_mask"):
+        OnnxRuntimeBackend().convert(Unnamed(3, 2), inputs, tmp_path)
 
 
 def test_a_reason_is_one_line_without_colours_or_advice() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from nas.files import read_json
 from search_spaces.families.plain_attention import fused_attention
@@ -145,7 +146,8 @@ def _record(network: nn.Module, fresh: nn.Module | None) -> dict[str, Any]:
     there = dict(fresh.named_modules())
     for path, part in network.named_modules():
         made = there.get(path)
-        if made is None or type(made) is not type(part):
+        # A module with a parametrization, such as a weight norm, has a class of its own.
+        if made is None or type_before_parametrizations(made) is not type_before_parametrizations(part):
             raise ExportError(
                 f"the network must have the modules that its class makes: {path or 'the top'} is "
                 f"{type(part).__name__}, made is {type(made).__name__}"

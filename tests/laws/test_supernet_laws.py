@@ -101,7 +101,7 @@ def test_gradients_land_in_the_slice_and_nowhere_else(name: str) -> None:
     supernet.zero_grad()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if set(case.choices) != {"depth"}])
 def test_reordering_units_keeps_the_full_network_and_moves_the_prefix(name: str) -> None:
     original, inputs = made(name)
     supernet = Supernet(copy.deepcopy(original.model), original.space)
@@ -116,8 +116,7 @@ def test_reordering_units_keeps_the_full_network_and_moves_the_prefix(name: str)
         full, small = call(supernet.model, inputs), call(supernet, inputs, smallest)
         supernet.reorder(orders)
         assert difference(call(supernet.model, inputs), full) <= 1e-5
-        # Where depth alone is elastic there is nothing to move.
-        assert (difference(call(supernet, inputs, smallest), small) > 1e-3) == bool(orders)
+        assert difference(call(supernet, inputs, smallest), small) > 1e-3
 
 
 @pytest.mark.parametrize("name", ("bert", "vit", "hf-resnet", "cifar-resnet", "post-norm", "beit3", "beit3-vqa"))
