@@ -33,6 +33,7 @@ _BOTH_SIDES = {
     for size, number in (("layers", 3), ("attention_heads", 4), ("ffn_dim", 48))
 }
 _SEQ2SEQ = {**_BOTH_SIDES, "vocab_size": 50, "d_model": 32, "max_position_embeddings": 64, "pad_token_id": 0}
+_CONVNEXT = {"hidden_sizes": [16, 24], "depths": [2, 3], "num_stages": 2}
 _RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}
 _SOUND = {"conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3), "num_conv_pos_embeddings": 8}
 
@@ -94,13 +95,7 @@ _IMAGES = (
     ),
     _family("CLIPForImageClassification", vision_config=_IMAGE, text_config={**_SIZE, "vocab_size": 50}),
     _family("ResNetForImageClassification", embedding_size=8, hidden_sizes=[16, 24], depths=[2, 2], layer_type="basic"),
-    _family(
-        "ConvNextV2ForImageClassification",
-        _normal("pixel_values", 3, 32, 32),
-        hidden_sizes=[16, 24],
-        depths=[2, 3],
-        num_stages=2,
-    ),
+    _family("ConvNextV2ForImageClassification", _normal("pixel_values", 3, 32, 32), **_CONVNEXT),
     _family(
         "PvtV2ForImageClassification",
         image_size=64,
@@ -165,13 +160,7 @@ LARGER: Mapping[str, Family] = dict(
         _family("GPTNeoXForSequenceClassification", **_TEXT),
         _family("GemmaForSequenceClassification", **_DECODER, head_dim=8),
         _family("SiglipForImageClassification", vision_config=_IMAGE, text_config={**_SIZE, "vocab_size": 50}),
-        _family(
-            "ConvNextForImageClassification",
-            _normal("pixel_values", 3, 32, 32),
-            hidden_sizes=[16, 24],
-            depths=[2, 3],
-            num_stages=2,
-        ),
+        _family("ConvNextForImageClassification", _normal("pixel_values", 3, 32, 32), **_CONVNEXT),
         _family(
             "SegformerForImageClassification",
             _normal("pixel_values", 3, 32, 32),

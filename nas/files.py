@@ -37,17 +37,12 @@ def write_text_atomic(path: Path, text: str) -> None:
 
     Folders above `path` that are missing are made.
     """
+    # Imported here, because `hardware` loads torch, and a command that only reads files does not need it.
+    from hardware.files import replacing_file
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, because renaming is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json_atomic(path: Path, value: Any) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from nas.data.reading import Source, load_data, read_table
 from nas.data.split import Data, make_split
@@ -17,6 +16,7 @@ from nas.data.tasks import Regression, TokenClassification
 from nas.errors import UserError
 from nas.sentences import LONGEST
 from tests import toy_task
+from tests.toy_pictures import picture, pictures
 
 ROWS = [("good, really", "yes"), ("bad; no", "no"), ("fine", "yes"), ("na\u00efve \u4e2d\u6587", "no")]
 TEXTS, LABELS = [text for text, _ in ROWS], [0 if label == "no" else 1 for _, label in ROWS]
@@ -45,18 +45,6 @@ def refused(path: Path, **named: Any) -> str:
 def lines(separator: str, rows: Sequence[Sequence[str]] = ROWS, header: Sequence[str] = ("text", "label")) -> str:
     quoted = [[f'"{cell}"' if separator in cell else cell for cell in row] for row in (header, *rows)]
     return "\n".join(separator.join(row) for row in quoted) + "\n"
-
-
-def picture(path: Path, shade: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 4), (shade, shade, shade)).save(path)
-    return path
-
-
-def pictures(folder: Path, names: Sequence[str]) -> Path:
-    for number, name in enumerate(names):
-        picture(folder / name, number)
-    return folder
 
 
 # Separators -----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from nas.errors import UserError
 from nas.exporting.folder import export
 from nas.networks.channels import configured_channels, probed_channels
 from nas.networks.pretrained import example_inputs, load_preprocessor, load_pretrained
+from nas.runs.folder import RunFolder
+from nas.runs.loading import load_run
 from tests import toy_task
 from tests.tiny import write_model
 
@@ -129,6 +131,18 @@ def test_a_network_of_three_channels_with_one_mean_reads_colours(tmp_path: Path)
     module, preprocessor = load_pretrained(_grey_vit(tmp_path / "vit", [0.5], channels=3), ("a", "b"), "image")
     assert preprocessor.prepare([_picture("L")], 0).batch([0])["pixel_values"].shape == (1, 3, 16, 16)
     assert module(**example_inputs(module, "image", preprocessor)).logits.shape == (2, 2)
+
+
+@pytest.mark.slow
+def test_a_run_whose_processor_was_saved_with_one_mean_reads_colours(nas_command: Command, tmp_path: Path) -> None:
+    data, run = write_images(tmp_path / "images"), tmp_path / "run"
+    vit = _grey_vit(tmp_path / "vit", [0.5], channels=3)
+    answer = nas_command("finetune", vit, "--data", data, "--out", run, "--steps", 1, "--order", "none")
+    assert answer.status == 0, answer.err
+    path = run / "supernet" / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.5], "image_std": [0.5]}))
+    rows = load_run(RunFolder(run), "cpu").split("test")
+    assert rows.batch([0])["pixel_values"].shape == (1, 3, 16, 16)
 
 
 def test_a_network_of_other_channels_is_refused(tmp_path: Path) -> None:

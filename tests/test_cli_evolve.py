@@ -110,6 +110,26 @@ def test_the_bound_is_measured_where_none_is_given(nas_command: Command, folder:
     refused(few, "1 steps must suffice for batch norms and ReLU to learn a little in each network")
 
 
+def test_the_first_step_judges_where_known_layers_pass_it(
+    nas_command: Command, folder: Path, done: Path, tmp_path: Path
+) -> None:
+    assert json.loads((done / "evolution" / "first-step.json").read_text())["judged"]
+    run = tmp_path / "run"
+    loud = ["--networks", "toy_layers:loud", "--least-accuracy", 0, "--reranked", 1]
+    answer = nas_command(*command(folder, run, *loud, "--budget", 12))
+    assert answer.status == 0 and "which batch norms and ReLU fail: the first loss is" in answer.err, answer.err
+    assert not json.loads((run / "evolution" / "first-step.json").read_text())["judged"]
+    # It is decided once.
+    again = nas_command(*command(folder, run, *loud, "--budget", 14))
+    assert again.status == 0 and "first step" not in again.err, again.err
+
+
+def test_a_network_without_convolutions_is_refused(nas_command: Command, folder: Path, tmp_path: Path) -> None:
+    answer = nas_command(*command(folder, tmp_path / "run", "--networks", "toy_layers:flat"))
+    refused(answer, "must have convolutions")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_another_early_stop_is_another_run(nas_command: Command, folder: Path, done: Path, tmp_path: Path) -> None:
     shutil.copytree(done, tmp_path / "run")
     answer = nas_command(*command(folder, tmp_path / "run", "--stop-below", 0.3))

@@ -282,9 +282,9 @@ def test_a_folder_for_another_device(nas_command: Command, run: Path, tmp_path: 
     result.write_text(json.dumps(other), encoding="utf-8")
     assert "are missing (00" in nas_command(*read).err, "one that is to be measured twice was measured once"
     for text, sentence in (
-        ("{", "is no result that can be used"),
+        ("{", "is damaged"),
         (whole.replace('"multiple_of": 1', '"multiple_of": 4'), "multiple_of is 4 in the profile and 1 is requested"),
-        ("[" * 100_000, "is no result that can be used"),
+        ("[" * 100_000, "is damaged"),
     ):
         result.write_text(text, encoding="utf-8")
         answer = nas_command(*read, "--multiple-of", 1)

@@ -16,6 +16,7 @@ from nas.data.split import make_split
 from nas.data.table import Table
 from nas.data.text_files import TextForm
 from nas.errors import UserError
+from tests.toy_pictures import picture, pictures
 
 
 def table(path: Path, **columns: str) -> Table:
@@ -26,18 +27,6 @@ def lines(path: Path, rows: Sequence[str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return path
-
-
-def picture(path: Path, shade: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 4), (shade, shade, shade)).save(path)
-    return path
-
-
-def pictures(folder: Path, names: Sequence[str]) -> Path:
-    for number, name in enumerate(names):
-        picture(folder / name, number)
-    return folder
 
 
 def rows_of(found: Table) -> dict[str, int]:

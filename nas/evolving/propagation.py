@@ -2,7 +2,7 @@
 
 This test is not in the paper. A layer may be of use alone (`usable`) and still make activations or gradients vanish or
 explode where many of them follow each other, and then a network learns nothing, however long it is trained (Schoenholz
-et al. 2017, arXiv 1611.01232). Four numbers on one batch at the initial weights tell:
+et al. 2017, arXiv 1611.01232). Three numbers on one batch at the initial weights tell:
 
 - the loss is finite, and not far above that of guessing;
 - the logits differ between the rows;
@@ -27,7 +27,7 @@ from nas.evolving.verdict import Verdict
 from nas.seeds import generator
 from search_spaces.graphs import LayerGraph
 
-__all__ = ["propagation"]
+__all__ = ["first_convolution", "propagation"]
 
 _MOST_LOSS = 2.0
 """As a multiple of the loss of guessing."""
@@ -75,11 +75,17 @@ def propagation(
     return Verdict(steps=len(networks))
 
 
+def first_convolution(module: nn.Module) -> nn.Conv2d:
+    """The first convolution of a network, whose gradient is measured; UserError where it has none."""
+    found = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
+    if found is None:
+        raise UserError("the network must have convolutions, whose gradient is measured; it has none")
+    return found
+
+
 def _fault(module: nn.Module, inputs: Sequence[Tensor], targets: Tensor) -> str:
     """What is wrong at the initial weights; empty if nothing is."""
-    weight = next((layer.weight for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
-    if weight is None:
-        raise UserError("the network must have convolutions, whose gradient is measured; it has none")
+    weight = first_convolution(module).weight
     logits = logits_of(module(*inputs))
     loss = nn.functional.cross_entropy(logits, targets)
     first, guessing = float(loss.detach()), math.log(logits.shape[1])

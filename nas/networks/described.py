@@ -9,7 +9,7 @@ from nas.bounded import in_bounds
 from nas.data.preprocessing import MOST_PIXELS
 from nas.errors import UserError
 
-_MOST_TOKENS, _LARGEST_WEIGHT = 2**31, 1e15
+_MOST_IDS, _LARGEST_WEIGHT = 2**31, 1e15
 _SIZES = ("size", "crop_size", "pad_size", "image_size")
 
 
@@ -30,8 +30,8 @@ def check_tokenizer(tokenizer: Any, name: str, words: int | None = None) -> None
             f"the tokenizer of {name} must be that of its network: the network knows {words} tokens, the tokenizer has "
             f"{tokens}; take the files of one model"
         )
-    if tokens > _MOST_TOKENS:
-        raise UserError(f"the tokenizer of {name} must have ids below {_MOST_TOKENS}, it has the id {tokens - 1}")
+    if tokens > _MOST_IDS:
+        raise UserError(f"the tokenizer of {name} must have ids below {_MOST_IDS}, it has the id {tokens - 1}")
 
 
 def check_weights(module: nn.Module, name: str) -> None:

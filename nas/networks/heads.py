@@ -6,6 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import UserError
+from nas.sentences import listed
+
+_FEW = 5
+"""Names that a sentence shows at most."""
 
 
 def order_head(
@@ -34,18 +38,19 @@ def order_head(
         UserError: the outputs have another order, and the layer that makes them is not known.
     """
     theirs, ours = [name.lower() for name in names], [name.lower() for name in classes]
+    trained, wanted = listed(names, _FEW), listed(classes, _FEW)
     heads = _heads(module, body, len(classes))
     new = set(made_new)
     if theirs == ours or len(theirs) != len(ours) or any(f"{name}.weight" in new for name in heads):
         return
     if sorted(theirs) != sorted(ours) or len(set(ours)) != len(ours):
         if say and not all(_is_default(name) for name in theirs):
-            say(f"The head of {source}, trained for {shown(names)}, begins with its weights for {shown(classes)}")
+            say(f"The head of {source}, trained for {trained}, begins with its weights for {wanted}")
         return
     if not heads:
         raise UserError(
-            f"the outputs of {source} must be in the order of the data's classes, {shown(classes)}, they are "
-            f"{shown(names)}, and its head is no linear layer whose rows could be put in order"
+            f"the outputs of {source} must be in the order of the data's classes, {wanted}, they are "
+            f"{trained}, and its head is no linear layer whose rows could be put in order"
         )
     order = torch.tensor([theirs.index(name) for name in ours])
     with torch.no_grad():
@@ -54,7 +59,7 @@ def order_head(
                 if isinstance(parameter, Tensor):
                     parameter.copy_(parameter[order])
     if say:
-        say(f"The outputs of {source} are put in the order of the data's classes: {shown(classes)}")
+        say(f"The outputs of {source} are put in the order of the data's classes: {wanted}")
 
 
 def _heads(module: nn.Module, body: str, outputs: int) -> dict[str, nn.Linear]:
@@ -75,8 +80,3 @@ def _heads(module: nn.Module, body: str, outputs: int) -> dict[str, nn.Linear]:
 
 def _is_default(name: str) -> bool:
     return name.removeprefix("label_").isdigit()
-
-
-def shown(names: Sequence[str]) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -23,9 +23,10 @@ from nas.files import expanded
 from nas.networks.adapters import TRAINED_HEADS, refuse_adapter_folder, refuse_adapters
 from nas.networks.channels import configured_channels
 from nas.networks.described import check_image_processor, check_tokenizer, check_weights
-from nas.networks.heads import order_head, shown
+from nas.networks.heads import order_head
 from nas.quiet import quiet
 from nas.seeds import torch_seed
+from nas.sentences import listed
 from search_spaces.inputs import end_texts
 from search_spaces.supernets.described import check_numbers, check_size
 
@@ -104,9 +105,8 @@ def load_pretrained(
     if replaced and say:
         say(f"{name} was trained for {replaced} outputs: its head is made new for {len(classes)}")
     elif report["missing_keys"] and report["unexpected_keys"] and say:
-        say(
-            f"The head of {name} is made new: its weights {shown(sorted(report['unexpected_keys']))} are of other heads"
-        )
+        others = listed(sorted(report["unexpected_keys"]), 5)
+        say(f"The head of {name} is made new: its weights {others} are of other heads")
     if not replaced and not isinstance(task, Regression):
         order_head(module, _body(module), report["missing_keys"], trained_for, classes, name, say)
     preprocessor = load_preprocessor(name, kind, task)

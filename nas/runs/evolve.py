@@ -18,7 +18,7 @@ from nas.evolving.anchors import PAPER, SMALL, AnchorSize, Network, OwnNetwork, 
 from nas.evolving.config import EvoNormConfig
 from nas.evolving.evonorm import EvolvedLayers, evonorm, rejections, write_layer
 from nas.evolving.layer_makers import batch_norm_relu
-from nas.evolving.propagation import propagation
+from nas.evolving.propagation import first_convolution, propagation
 from nas.evolving.quality import LEAST_ACCURACY, TRAINING, half_way
 from nas.evolving.rejection import RejectionConfig
 from nas.evolving.trials import LayerTrials
@@ -62,6 +62,7 @@ def evolve_run(request: EvolveRequest) -> dict[str, Any]:
             write_run(folder, record_of("evolved-layers", _record(request), first, checked.data), checked.data)
         # 2. The evolution, and the best layers trained for longer.
         config = _with_bound(folder, checked, request)
+        config = _with_first_step(folder, checked, config)
         with Bar("Trying layers", settings.budget) as bar:
             found = evonorm(
                 checked.networks,
@@ -84,7 +85,7 @@ def estimate(request: EvolveRequest) -> dict[str, Any]:
     folder = RunFolder(request.out)
     folder.check()
     checked, settings = _checked(folder, request), request.settings
-    easy = replace(checked.config, rejection=replace(checked.config.rejection, least_accuracy=0.0))
+    easy = replace(checked.config, rejection=replace(checked.config.rejection, least_accuracy=0.0, first_step=False))
     trials = LayerTrials(checked.networks, checked.data.train, _validation(checked.data, request), easy)
     began = time.monotonic()
     trials.tried(published(_KNOWN))
@@ -116,7 +117,7 @@ def _checked(folder: RunFolder, request: EvolveRequest) -> _Checked:
     if data.task is not CLASSIFICATION:
         raise UserError(f"an evolution of layers needs classes, the rows are of {data.task.metric}")
     made = _networks(request, size, len(data.classes))
-    return _Checked(data, made, _with_first_step(config, made, data))
+    return _Checked(data, made, config)
 
 
 def _networks(request: EvolveRequest, size: AnchorSize, outputs: int) -> dict[str, Network]:
@@ -126,7 +127,7 @@ def _networks(request: EvolveRequest, size: AnchorSize, outputs: int) -> dict[st
         return networks(size, outputs)
     found: dict[str, Network] = {spec: OwnNetwork(spec, outputs) for spec in named.replace(" ", "").split(",")}
     for network in found.values():
-        network(batch_norm_relu)
+        first_convolution(network(batch_norm_relu))
     return found
 
 
@@ -158,23 +159,6 @@ def _config(request: EvolveRequest) -> EvoNormConfig:
     )
 
 
-def _with_first_step(config: EvoNormConfig, made: Mapping[str, Network], data: Data) -> EvoNormConfig:
-    """The settings without the test of the first step where even batch norms and ReLU do not pass it."""
-    rejection = config.rejection
-    known = propagation(
-        published(_KNOWN),
-        made,
-        data.train,
-        seed=config.seed,
-        groups=rejection.groups,
-        batch_size=rejection.training.batch_size,
-    )
-    if known.accepted:
-        return config
-    say(f"Layers are not judged by a first step, which batch norms and ReLU fail: {known.reason}")
-    return replace(config, rejection=replace(rejection, first_step=False))
-
-
 class LeastAccuracy(Record):
     """`evolution/bound.json`: the accuracy (0..1) that a layer must have after the few first steps."""
 
@@ -201,6 +185,31 @@ def _with_bound(folder: RunFolder, checked: _Checked, request: EvolveRequest) ->
         write_record(path, LeastAccuracy(least_accuracy=least))
     least = read_record(path, LeastAccuracy).least_accuracy
     return replace(checked.config, rejection=replace(rejection, least_accuracy=least))
+
+
+class FirstStep(Record):
+    """`evolution/first-step.json`: whether layers are judged by a first step in each network."""
+
+    version: Literal[1] = 1
+    judged: bool
+
+
+def _with_first_step(folder: RunFolder, checked: _Checked, config: EvoNormConfig) -> EvoNormConfig:
+    """The settings without the test of the first step where even batch norms and ReLU do not pass it, tried once."""
+    path, rejection = folder.evolution / "first-step.json", config.rejection
+    if not path.is_file():
+        known = propagation(
+            published(_KNOWN),
+            checked.networks,
+            checked.data.train,
+            seed=config.seed,
+            groups=rejection.groups,
+            batch_size=rejection.training.batch_size,
+        )
+        if not known.accepted:
+            say(f"Layers are not judged by a first step, which batch norms and ReLU fail: {known.reason}")
+        write_record(path, FirstStep(judged=known.accepted))
+    return replace(config, rejection=replace(rejection, first_step=read_record(path, FirstStep).judged))
 
 
 def _validation(data: Data, request: EvolveRequest) -> Split:

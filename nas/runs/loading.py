@@ -9,10 +9,11 @@ from hardware.deployment import Deployment
 from hardware.inputs import Inputs, device_of
 from hardware.policy import PrecisionChoices
 from hardware.profile import Device
-from nas.data.preprocessing import TextPreprocessor
+from nas.data.preprocessing import ImagePreprocessor, TextPreprocessor
 from nas.data.split import Preprocessor, Split
 from nas.errors import UserError
 from nas.learning.augmentation import augmented
+from nas.networks.channels import configured_channels
 from nas.networks.described import check_tokenizer, check_weights
 from nas.networks.loading import bare_network, device_name
 from nas.networks.networks import Networks
@@ -135,4 +136,8 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
     if isinstance(preprocessor, TextPreprocessor):
         words = getattr(getattr(supernet.model, "config", None), "vocab_size", None)
         check_tokenizer(preprocessor.tokenizer, str(folder.supernet), words if isinstance(words, int) else None)
+    elif isinstance(preprocessor, ImagePreprocessor):
+        preprocessor = ImagePreprocessor.of(
+            preprocessor.processor, configured_channels(supernet.model, str(folder.supernet))
+        )
     return LoadedRun(folder, record, supernet, preprocessor)
