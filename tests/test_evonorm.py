@@ -23,6 +23,7 @@ from nas.evolving.verdict import Test
 from nas.searching.ageing import AgeingConfig
 from nas.searching.measurement import Measurement
 from nas.searching.study import load_study
+from nas.settings import EvolveSettings
 from nas.workers import Workers
 from search_spaces.graphs import LayerGraph, Node, published
 
@@ -214,6 +215,21 @@ def test_random_layers_are_sparse_and_rejections_are_said(found: EvolvedLayers) 
 def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         EvoNormConfig(**settings)
+
+
+def test_library_and_command_have_one_set_of_defaults() -> None:
+    config, settings = EvoNormConfig(), EvolveSettings()
+    assert (config.ageing.population, config.ageing.tournament_share) == (
+        settings.population,
+        settings.tournament_share,
+    )
+    trainings = (config.rejection.training.steps, config.proxy.steps, config.longer.steps)
+    assert trainings == (settings.quality_steps, settings.steps, settings.longer_steps)
+    assert (config.series, config.stop_below, config.reranked) == (
+        settings.series,
+        settings.stop_below,
+        settings.reranked,
+    )
 
 
 def test_no_networks(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from search_spaces.graphs.operations import SERIES, Series
 
 @dataclass(frozen=True)
 class EvoNormConfig:
-    """Settings of EvoNorm; the evolution is the paper's, the trainings are for two cores.
+    """Settings of EvoNorm, for slim networks on two cores as the command's; the paper's are in brackets.
 
     Args:
         series: `batch` for layers that may normalize over the batch, `sample` for those that may not.
-        ageing: the evolution (the paper: a window of 2,500, tournaments of 5 %, half of all proposals random).
+        ageing: the evolution (a window of 2,500, tournaments of 5 %, half of all proposals random).
         rejection: the tests of a layer before it is scored, and into how many groups layers divide channels.
-        proxy: training whose accuracies are what the evolution sees.
+        proxy: training whose accuracies are what the evolution sees (about 2,000 steps).
         stop_below: a layer is trained in no further network when its accuracy is below those of all but this share
             (0..1) of the layers before it, see `nas.evolving.behind`; 0: every layer is trained in all. A larger share
             saves more, and loses more layers of the Pareto front.
@@ -36,13 +36,13 @@ class EvoNormConfig:
     """
 
     series: Series = "batch"
-    ageing: AgeingConfig = field(default_factory=AgeingConfig)
+    ageing: AgeingConfig = field(default_factory=lambda: AgeingConfig(population=100))
     rejection: RejectionConfig = field(default_factory=RejectionConfig)
-    proxy: TrainingConfig = field(default_factory=lambda: replace(TRAINING, steps=2000))
+    proxy: TrainingConfig = field(default_factory=lambda: replace(TRAINING, steps=400))
     stop_below: float = 0.1
     stop_after: int = 20
-    reranked: int = 10
-    longer: TrainingConfig = field(default_factory=lambda: replace(TRAINING, steps=8000))
+    reranked: int = 5
+    longer: TrainingConfig = field(default_factory=lambda: replace(TRAINING, steps=2000))
     seed: int = 0
 
     def __post_init__(self) -> None:

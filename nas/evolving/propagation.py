@@ -24,7 +24,7 @@ from nas.data.rows import Rows
 from nas.errors import UserError
 from nas.evolving.anchors import Network, with_layer
 from nas.evolving.verdict import Verdict
-from nas.seeds import generator
+from nas.seeds import generator, torch_seed
 from search_spaces.graphs import LayerGraph
 
 __all__ = ["first_convolution", "propagation"]
@@ -69,7 +69,11 @@ def propagation(
     indices = generator(seed, "propagation").permutation(len(rows))[:batch_size]
     inputs, targets = tuple(rows.batch(indices).values()), rows.targets(indices)
     for steps, (name, network) in enumerate(networks.items(), 1):
-        fault = _fault(with_layer(network, graph, seed, groups).train(), inputs, targets)
+        module = with_layer(network, graph, seed, groups).train()
+        with torch.random.fork_rng(devices=[]):
+            # For networks that draw while they run, as those with dropout.
+            torch.manual_seed(torch_seed(seed, "propagation"))
+            fault = _fault(module, inputs, targets)
         if fault:
             return Verdict("propagation", f"{fault} in {name}", steps=steps)
     return Verdict(steps=len(networks))

@@ -53,9 +53,9 @@ def tested(
     config: RejectionConfig | None = None,
     standings: Standings | None = None,
 ) -> Verdict:
-    """Test a layer without training, then by a short training in every network, then for stability in the first.
+    """Test a layer alone, by a first step and a short training in every network, and for stability in the first one.
 
-    Without training means alone, and by one forward and backward in every network.
+    The first step is one forward and backward at the initial weights.
 
     Args:
         graph: the layer.

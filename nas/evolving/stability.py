@@ -18,7 +18,7 @@ from nas.data.rows import Rows
 from nas.errors import UserError
 from nas.evolving.anchors import Network, with_layer
 from nas.evolving.verdict import Verdict
-from nas.seeds import generator
+from nas.seeds import generator, torch_seed
 from search_spaces.graphs import LayerGraph
 
 __all__ = ["LARGEST_NORM", "STEP", "stability"]
@@ -79,12 +79,15 @@ def stability(
     indices = generator(seed, "stability").permutation(len(rows))[:batch_size]
     inputs, targets = tuple(rows.batch(indices).values()), rows.targets(indices)
     norms: list[float] = []
-    for step in range(steps + 1):
-        norm = _norm(module, inputs, targets, weights)
-        norms.append(float(norm.detach()))
-        reason = _fault(norms[-1], largest_norm)
-        if reason or step == steps or not _climb(norm, weights, length):
-            break
+    with torch.random.fork_rng(devices=[]):
+        for step in range(steps + 1):
+            # Networks that draw while they run, as with dropout, do so alike in each step: one function is climbed.
+            torch.manual_seed(torch_seed(seed, "stability"))
+            norm = _norm(module, inputs, targets, weights)
+            norms.append(float(norm.detach()))
+            reason = _fault(norms[-1], largest_norm)
+            if reason or step == steps or not _climb(norm, weights, length):
+                break
     return Verdict("stability" if reason else None, reason, _measured(norms), len(norms) - 1)
 
 

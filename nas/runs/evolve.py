@@ -199,7 +199,7 @@ def _with_first_step(folder: RunFolder, checked: _Checked, config: EvoNormConfig
     path, rejection = folder.evolution / "first-step.json", config.rejection
     if not path.is_file():
         known = propagation(
-            published(_KNOWN),
+            published("BN-ReLU"),
             checked.networks,
             checked.data.train,
             seed=config.seed,
