@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from hardware.backend import PRECISIONS, Backend, Runner, Writer
-from hardware.inputs import Inputs
 from hardware.machine import processor, usable_cores
 from hardware.onnx import convert
 from hardware.policy import Policy
 from hardware.profile import BY_LAYER, Device, DeviceProfile, Precision
 from hardware.registry import backend, library_of, runtime
+from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from torch import nn
 
 from hardware.backend import Runner, Writer, arrange, precision_name
 from hardware.grafting import Graph, LastNetwork
-from hardware.inputs import Inputs
 from hardware.layers import check_layers
 from hardware.onnx import (
     EXTREME_INPUTS,
@@ -28,6 +27,7 @@ from hardware.onnx_layers import read_graph
 from hardware.policy import Policy
 from hardware.profile import BY_LAYER
 from hardware.quantized import single_rows
+from search_spaces.inputs import Inputs
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

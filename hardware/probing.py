@@ -11,12 +11,14 @@ from torch import nn
 
 from hardware import onnxruntime, openvino
 from hardware.backend import Backend, ConversionError, Runner
-from hardware.inputs import Inputs, call
+from hardware.inputs import call
 from hardware.latency import measure_latency
 from hardware.layers import Kind, kind_of
-from hardware.policy import LayerPrecision, Policy
+from hardware.policy import Policy
 from hardware.quantized import SEVEN_BITS
 from hardware.registry import backend
+from search_spaces.inputs import Inputs
+from search_spaces.quantization import LayerPrecision
 
 PROBED = ("int8", "int8-asymmetric", "int8-weights", "int4-weights", "bfloat16")
 # A precision is worth offering from this speed-up on, or from this share of the float32 file downwards.

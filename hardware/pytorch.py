@@ -10,9 +10,10 @@ from safetensors.torch import save_model
 from torch import nn
 
 from hardware.backend import Runner, first_output
-from hardware.inputs import Inputs, device_of
+from hardware.inputs import device_of
 from hardware.latency import fixed_threads
 from hardware.policy import Policy
+from search_spaces.inputs import Inputs
 
 
 class PyTorchBackend:

@@ -12,7 +12,7 @@ PACKAGES = ("search_spaces", "predictors", "hardware", "nas")
 MAY_IMPORT = {
     "search_spaces": {"search_spaces"},
     "predictors": {"predictors"},
-    "hardware": {"hardware"},
+    "hardware": {"hardware", "search_spaces"},
     "nas": {"nas", "search_spaces", "predictors", "hardware"},
 }
 # The parts of `nas`, each of which may use those before it; modules outside of them are used by all.

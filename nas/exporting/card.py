@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, is_tokens, split
+from hardware.inputs import is_tokens, split
 from hardware.policy import Policy
 from nas.exporting.loaders import deployment_loader, torch_loader
 from nas.exporting.markdown import as_it_is, code_span
 from nas.exporting.network_files import NetworkClass
 from nas.objectives import quantity
+from search_spaces.inputs import Inputs
 
 RUNTIME_NAMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _TOKENIZER = "tokenizer_config.json"

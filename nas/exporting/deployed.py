@@ -19,12 +19,13 @@ from torch import nn
 
 from hardware.backend import PRECISIONS, Backend, Runner
 from hardware.deployment import Deployment, loaded_files
-from hardware.inputs import Inputs, map_inputs, split
+from hardware.inputs import map_inputs, split
 from hardware.policy import Policy
 from hardware.pytorch import runner
 from nas.errors import UserError
 from nas.exporting.loaders import deployment_loader, relative, torch_loader
 from nas.exporting.network_files import Factory, NetworkClass, network_class, write_network
+from search_spaces.inputs import Inputs
 
 _MEMORY_TIMEOUT_S = 300
 _MIB = 2**20

@@ -9,7 +9,7 @@ import torch
 
 from hardware.backend import Backend, ConversionError, Runner
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, device_of, map_inputs
+from hardware.inputs import device_of, map_inputs
 from hardware.policy import Policy
 from hardware.profile import MeasurementProtocol, Timing
 from hardware.protocol import measure_beside
@@ -18,6 +18,7 @@ from nas.errors import NotTaken, UserError
 from nas.profiling.subject import Subject
 from nas.settings import ProfileSettings
 from search_spaces import Candidate
+from search_spaces.inputs import Inputs
 
 RATIO_TOLERANCE = ProfileSettings.tolerance
 """A row is stable if the half-width of the 95 % interval of its ratio, relative to the ratio, is at most this."""

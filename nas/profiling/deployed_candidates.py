@@ -11,7 +11,6 @@ from torch import nn
 
 from hardware.backend import ConversionError, Runner
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs
 from hardware.resizing import Resizer
 from nas.data.split import Split
 from nas.errors import NotTaken, UserError
@@ -23,6 +22,7 @@ from nas.profiling.verification import MeasureAgain, Remeasuring
 from nas.searching.estimation import Hits
 from nas.searching.rescoring import Scorer
 from search_spaces import Candidate
+from search_spaces.inputs import Inputs
 from search_spaces.quantization import architecture
 
 

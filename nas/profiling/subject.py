@@ -8,13 +8,14 @@ from functools import cached_property
 import torch
 
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, batch_size, device_of, is_tokens, map_inputs, split
+from hardware.inputs import batch_size, device_of, is_tokens, map_inputs, split
 from hardware.policy import Policy, PrecisionChoices
 from hardware.profile import Device, DeviceProfile, Precision, ProfiledModel, differs
 from nas.errors import UserError
 from nas.networks.policies import joined_space, policy_of
 from search_spaces import Candidate, Kernels, Space, Supernet, kernels
 from search_spaces.families.recognition import family_name
+from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)

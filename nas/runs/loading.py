@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, device_of
+from hardware.inputs import device_of
 from hardware.policy import PrecisionChoices
 from hardware.profile import Device
 from nas.data.preprocessing import ImagePreprocessor, TextPreprocessor
@@ -28,6 +28,7 @@ from nas.runs.products import PRODUCTS, Meaning
 from nas.searching.relative_latency import LatencySettings
 from nas.settings import SearchSettings
 from search_spaces import Candidate, Supernet, has_batch_norms
+from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)

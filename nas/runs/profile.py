@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from hardware.files import sweep
-from hardware.inputs import Inputs, device_of
+from hardware.inputs import device_of
 from hardware.machine import this_machine
 from hardware.profile import BY_LAYER, MOST_THREADS, DeviceProfile, ProfileRow, noise_floor, write_profile
 from hardware.pytorch import runner
@@ -39,6 +39,7 @@ from nas.runs.requests import ProfileRequest, SubjectRequest
 from nas.settings import KitSettings, ModelSettings, ProfileSettings, SpaceSettings
 from predictors import Quality
 from search_spaces import Candidate, Supernet
+from search_spaces.inputs import Inputs
 
 NOISY = 0.05
 _OUTPUTS = 2

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, is_tokens, split
+from hardware.inputs import is_tokens, split
 from hardware.latency import measure_latency
 from hardware.profile import Device, Precision
 from hardware.protocol import Runnable
@@ -28,6 +28,7 @@ from nas.files import read_json, write_json_atomic
 from nas.searching.runners import Runners
 from search_spaces import Candidate
 from search_spaces.arrays import FloatArray
+from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)

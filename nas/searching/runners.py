@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from hardware.counters import energy_meter
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, call, device_of, map_inputs
+from hardware.inputs import call, device_of, map_inputs
 from hardware.latency import undisturbed
 from hardware.protocol import Runnable
 from hardware.resizing import Resizer
@@ -16,6 +16,7 @@ from nas.exporting.deployed import deploy, memory_mib
 from nas.exporting.network_files import network_class
 from nas.networks.networks import Networks
 from search_spaces import Candidate, Supernet
+from search_spaces.inputs import Inputs
 
 _ENERGY_CALLS = 20
 

@@ -14,13 +14,13 @@ from torch import nn
 
 from hardware import Backend, ConversionError, OnnxRuntimeBackend, PyTorchBackend
 from hardware.backend import PRECISIONS, Runner, Writer, first_output, relative_difference
-from hardware.inputs import Inputs
 from hardware.layers import kind_of
 from hardware.onnx import OPSETS, convert, other_size
 from hardware.openvino import OpenVinoBackend
 from hardware.policy import Policy
 from hardware.quantized import quantized, single_rows
 from hardware.registry import NAMES, backend, backends
+from search_spaces.inputs import Inputs
 from tests.zoo import CASES
 
 BACKENDS: list[Callable[[], Backend]] = [PyTorchBackend, OnnxRuntimeBackend, OpenVinoBackend]
