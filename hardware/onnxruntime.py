@@ -1,4 +1,4 @@
-"""The backend of ONNX Runtime (the only home of onnxruntime)."""
+"""The backend of ONNX Runtime. Only this file imports its library, and the script of devices without this project."""
 
 import tempfile
 from collections.abc import Sequence

@@ -163,7 +163,7 @@ def test_no_cycles() -> None:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_libraries_have_one_home(name: str) -> None:
+def test_libraries_are_imported_in_their_homes(name: str) -> None:
     for library in {module.split(".")[0] for module in IMPORTS[name]}:
         if library == "sklearn":
             assert name.startswith("predictors.")
