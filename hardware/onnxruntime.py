@@ -31,6 +31,19 @@ from search_spaces.inputs import Inputs
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+RUN_LINES = """\
+import onnxruntime
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = <threads>
+session = onnxruntime.InferenceSession("<file>", options, providers=["CPUExecutionProvider"])
+
+
+def run(inputs):  # arrays by name
+    return session.run(["logits"], {each.name: inputs[each.name] for each in session.get_inputs()})[0]
+"""
+"""Python that loads it without this project, see `RuntimeKind.run_lines`."""
+
 
 class OnnxRuntimeBackend:
     """ONNX Runtime on the CPU or on the first CUDA device, which needs the build `onnxruntime-gpu`.

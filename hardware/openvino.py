@@ -26,6 +26,22 @@ from search_spaces.inputs import Inputs
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}
 _KIND = ["supersieve", "precision"]
 
+RUN_LINES = """\
+import openvino
+
+settings = {
+    "INFERENCE_NUM_THREADS": <threads>,
+    "INFERENCE_PRECISION_HINT": "<floating>",  # left alone, OpenVINO computes in bfloat16 where the processor can
+    "PERFORMANCE_HINT": "LATENCY",
+}
+network = openvino.Core().compile_model("<file>", "CPU", settings)
+
+
+def run(inputs):  # arrays by name
+    return network({port.any_name: inputs[port.any_name] for port in network.inputs})[0]
+"""
+"""Python that loads it without this project, see `RuntimeKind.run_lines`."""
+
 
 class OpenVinoBackend:
     """OpenVINO on the CPU, configured for the latency of single calls.

@@ -216,7 +216,7 @@ def test_a_deployment_whose_runtime_is_not_installed(monkeypatch: pytest.MonkeyP
     def version(library: str) -> str:
         raise PackageNotFoundError(library)
 
-    monkeypatch.setattr("hardware.registry.version", version)
+    monkeypatch.setattr("hardware.runtimes.version", version)
     with pytest.raises(ValueError, match=r"openvino cannot be used here: it is not installed; pip install"):
         Deployment("openvino", "int8").check()
 

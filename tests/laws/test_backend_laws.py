@@ -190,7 +190,7 @@ def test_a_runtime_that_is_not_installed(name: str, install: str, monkeypatch: p
     def version(library: str) -> str:
         raise PackageNotFoundError(library)
 
-    monkeypatch.setattr("hardware.registry.version", version)
+    monkeypatch.setattr("hardware.runtimes.version", version)
     with pytest.raises(ValueError, match=f"{name} cannot be used here: it is not installed; .*{install}"):
         backend(name)
     assert not any(runtime.usable for runtime in backends())
