@@ -113,8 +113,11 @@ class Bench:
         return self._full
 
     def _inputs(self) -> Inputs:
-        device = device_of(self.subject.supernet)
+        device = self._device()
         return map_inputs(self.subject.inputs, lambda value: value.to(device))
+
+    def _device(self) -> torch.device:
+        return self.deployment.near(device_of(self.subject.supernet))
 
     def convert(self, candidate: Candidate, folder: Path) -> tuple[Backend, Path]:
         """Convert a candidate into an existing folder.
@@ -125,7 +128,7 @@ class Bench:
         Raises:
             NotTaken: the runtime does not support the candidate.
         """
-        module = self.subject.supernet.extract(candidate).eval()
+        module = self.subject.supernet.extract(candidate).eval().to(self._device())
         deployment = self.deployment
         # A new backend for each candidate: a PyTorch backend keeps every network that it has converted in memory.
         converter = deployment.backend(self._write)

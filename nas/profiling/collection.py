@@ -68,7 +68,7 @@ def begin(bench: Bench, multiple_of: int = 1) -> DeviceProfile:
         UserError: the latency of the full network does not become stable.
     """
     header, version = bench.header(multiple_of), bench.deployment.version()
-    machine = this_machine(bench.subject.accelerator)
+    machine = this_machine(bench.subject.accelerator(bench.deployment.runtime))
     return DeviceProfile(**header, machine=machine, runtime_version=version, reference=stable_reference(bench), rows=())
 
 

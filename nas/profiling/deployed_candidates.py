@@ -109,7 +109,8 @@ class DeployedCandidates:
         # A backend quantizes a network once for all policies of it.
         shape = architecture(candidate)
         if self._extracted is None or self._extracted[0] != shape:
-            self._extracted = (shape, self.networks.extract(candidate))
+            # Files are written from the processor, where the example is, wherever the super-network may be.
+            self._extracted = (shape, self.networks.extract(candidate).cpu())
         return self._extracted[1]
 
     def close(self) -> None:
