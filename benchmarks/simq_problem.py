@@ -10,7 +10,7 @@ from runs_of_data import OwnNetwork, Part, balanced_halves, images, texts
 
 from hardware.backend import Backend
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, first_row, split
+from hardware.inputs import first_row, split
 from hardware.policy import PrecisionChoices
 from hardware.profile import BY_LAYER, DeviceProfile, Precision
 from hardware.resizing import Resizer
@@ -29,6 +29,7 @@ from nas.searching.measurement import Exact
 from nas.seeds import generator
 from nas.settings import PrecisionSettings, SpaceSettings, TrainingSettings
 from search_spaces import Candidate, Space, Supernet, exact_costs
+from search_spaces.inputs import Inputs
 from search_spaces.quantization import is_precision
 
 SEED, TOKENS = 0, 128

@@ -12,7 +12,7 @@ from simq_problem import SEED, Problem
 from torch import Tensor, nn
 
 from hardware.backend import Backend
-from hardware.inputs import Inputs, call
+from hardware.inputs import call
 from hardware.latency import fixed_threads
 from hardware.policy import Policy
 from hardware.profile import BY_LAYER
@@ -21,6 +21,7 @@ from nas.networks.fake_quantization import shared_copy
 from nas.networks.policies import policy_of
 from nas.seeds import generator
 from search_spaces import Candidate
+from search_spaces.inputs import Inputs
 from search_spaces.quantization import architecture, is_precision, quantizable_layers
 
 

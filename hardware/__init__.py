@@ -3,7 +3,6 @@
 from hardware.backend import Backend, ConversionError, Runner
 from hardware.cost import Cost, cost
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs
 from hardware.latency import Latency, measure_latency
 from hardware.machine import this_machine
 from hardware.onnxruntime import OnnxRuntimeBackend
@@ -23,6 +22,7 @@ from hardware.protocol import UnstableError, measure_beside, require_stable
 from hardware.pytorch import PyTorchBackend
 from hardware.registry import Runtime, backend, backends
 from hardware.resizing import Resizer
+from search_spaces.inputs import Inputs
 
 __all__ = [
     "Backend",

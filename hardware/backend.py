@@ -7,9 +7,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from hardware.evaluating import evaluating
-from hardware.inputs import Inputs, call
+from hardware.inputs import call
 from hardware.policy import Policy
+from search_spaces.evaluating import evaluating
+from search_spaces.inputs import Inputs
 
 Runner = Callable[..., torch.Tensor]
 OUTPUT_TOLERANCE = 1e-4

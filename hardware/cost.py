@@ -15,10 +15,11 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from hardware.backend import PRECISIONS
-from hardware.evaluating import evaluating
-from hardware.inputs import Inputs, device_of, first_row, map_inputs, split
+from hardware.inputs import device_of, first_row, map_inputs, split
 from hardware.memory import Memory
-from hardware.selecting import LastSelected
+from search_spaces.evaluating import evaluating
+from search_spaces.inputs import Inputs
+from search_spaces.selecting import LastSelected
 
 _MIB = 2**20
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)

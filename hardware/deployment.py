@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from hardware.backend import PRECISIONS, Backend, Runner, Writer
-from hardware.inputs import Inputs
 from hardware.machine import processor, usable_cores
 from hardware.onnx import convert
 from hardware.policy import Policy
 from hardware.profile import BY_LAYER, Device, DeviceProfile, Precision
-from hardware.registry import backend, library_of, runtime
+from hardware.registry import backend, runtime, runtime_kind
+from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,13 @@ class Deployment:
         """Whether its files hold quantized layers, which need rows for their calibration."""
         return self.precision in ("int8", BY_LAYER)
 
+    def near(self, device: torch.device) -> torch.device:
+        """Where inputs and modules belong, of a super-network on `device`: there, or on the processor."""
+        return device if self.device == "cuda" else torch.device("cpu")
+
     def version(self) -> str:
         """Version of the runtime's library; raises PackageNotFoundError where it is not installed."""
-        return version(library_of(self.runtime))
+        return version(runtime_kind(self.runtime).library)
 
     def conditions(self) -> dict[str, str | int]:
         """The conditions that figures of this deployment depend on, for JSON and cards; `tokens` only for text."""

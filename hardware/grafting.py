@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from hardware.backend import ConversionError, Runner, check_quantized
-from hardware.inputs import Inputs, split
+from hardware.inputs import split
 from hardware.layers import Layers, quantized_layers
-from hardware.policy import LayerPrecision, Policy
+from hardware.policy import Policy
+from search_spaces.inputs import Inputs
+from search_spaces.quantization import LayerPrecision
 
 
 class Graph(Protocol):

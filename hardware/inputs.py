@@ -1,18 +1,19 @@
-"""Example inputs of a module: a tuple of positional tensors, or a mapping of keyword tensors."""
+"""What is asked of example inputs, and how they are changed, whether they are passed by position or by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-Inputs = tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
+from search_spaces.inputs import Inputs, split_inputs
+
 Result = TypeVar("Result")
 
 
 def split(inputs: Inputs) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
     """Split inputs into positional and keyword tensors; raises ValueError if there are none or they are not tensors."""
-    args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
+    args, kwargs = split_inputs(inputs)
     tensors = [*args, *kwargs.values()]
     wrong = next((value for value in tensors if not isinstance(value, torch.Tensor)), None)
     if not tensors or wrong is not None:

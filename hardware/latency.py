@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hardware.inputs import Inputs, call, split
+from hardware.inputs import call, split
+from search_spaces.inputs import Inputs
 
 Clock = Callable[[], float]
 

@@ -7,7 +7,8 @@ from typing import Literal
 from torch import nn
 
 from hardware.backend import ConversionError
-from hardware.policy import LayerPrecision, Policy
+from hardware.policy import Policy
+from search_spaces.quantization import LayerPrecision
 
 Kind = Literal["linear", "convolution", "embedding"]
 

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from hardware.backend import ConversionError, Runner, check_outputs
-from hardware.evaluating import evaluating
 from hardware.files import replacing_file
-from hardware.inputs import Inputs, batch_size, is_tokens, map_inputs, split
+from hardware.inputs import batch_size, is_tokens, map_inputs, split
 from hardware.onnx_operators import input_shapes
 from hardware.quantized import quantized
-from hardware.selecting import LastSelected
+from search_spaces.evaluating import evaluating
+from search_spaces.inputs import Inputs
+from search_spaces.selecting import LastSelected
 
 # Since opset 23 attention is a single operator, which ONNX Runtime and OpenVINO execute 5 to 15 % faster than separate
 # matrix products and softmax. Some of its forms (such as keys shared by several heads) give wrong outputs there; the

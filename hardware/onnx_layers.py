@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from hardware.backend import ConversionError
-from hardware.inputs import Inputs
 from hardware.layers import Layers
 from hardware.onnx_int8 import Int8, MadeUp, Reader
 from hardware.onnx_operators import (
@@ -28,9 +27,10 @@ from hardware.onnx_operators import (
     weight_of,
     with_shown_gates,
 )
-from hardware.policy import LayerPrecision
 from hardware.quantized import quantized
 from hardware.rounding import GROUP, Array, eight_bits, four_bits, grouped, packed
+from search_spaces.inputs import Inputs
+from search_spaces.quantization import LayerPrecision
 
 # Since this version of ONNX's operators, DequantizeLinear accepts 4 bits.
 _OPSET_INT4 = 21

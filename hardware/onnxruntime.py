@@ -1,4 +1,4 @@
-"""The backend of ONNX Runtime (the only home of onnxruntime)."""
+"""The backend of ONNX Runtime. Only this file imports its library, and the script of devices without this project."""
 
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from torch import nn
 
 from hardware.backend import Runner, Writer, arrange, precision_name
 from hardware.grafting import Graph, LastNetwork
-from hardware.inputs import Inputs
 from hardware.layers import check_layers
 from hardware.onnx import (
     EXTREME_INPUTS,
@@ -28,8 +27,22 @@ from hardware.onnx_layers import read_graph
 from hardware.policy import Policy
 from hardware.profile import BY_LAYER
 from hardware.quantized import single_rows
+from search_spaces.inputs import Inputs
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+RUN_LINES = """\
+import onnxruntime
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = <threads>
+session = onnxruntime.InferenceSession("<file>", options, providers=["CPUExecutionProvider"])
+
+
+def run(inputs):  # arrays by name
+    return session.run(["logits"], {each.name: inputs[each.name] for each in session.get_inputs()})[0]
+"""
+"""Python that loads it without this project, see `RuntimeKind.run_lines`."""
 
 
 class OnnxRuntimeBackend:

@@ -11,7 +11,6 @@ from torch import nn
 
 from hardware.backend import PRECISIONS, Runner, Writer, arrange, precision_name
 from hardware.grafting import LastNetwork
-from hardware.inputs import Inputs
 from hardware.layers import check_layers
 from hardware.onnx import EXTREME_INPUTS, convert
 from hardware.onnx_layers import read_layers
@@ -20,11 +19,28 @@ from hardware.openvino_operators import extreme_product, keep_reduced_axes, shap
 from hardware.policy import Policy
 from hardware.profile import BY_LAYER
 from hardware.quantized import quantized, single_rows
+from search_spaces.inputs import Inputs
 
 # The precision hint is always set: by default OpenVINO silently computes in BF16 on processors that support it, so that
 # a "float32" figure would be one of BF16. The layers of int8 files that are not quantised compute in float32.
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}
 _KIND = ["supersieve", "precision"]
+
+RUN_LINES = """\
+import openvino
+
+settings = {
+    "INFERENCE_NUM_THREADS": <threads>,
+    "INFERENCE_PRECISION_HINT": "<floating>",  # left alone, OpenVINO computes in bfloat16 where the processor can
+    "PERFORMANCE_HINT": "LATENCY",
+}
+network = openvino.Core().compile_model("<file>", "CPU", settings)
+
+
+def run(inputs):  # arrays by name
+    return network({port.any_name: inputs[port.any_name] for port in network.inputs})[0]
+"""
+"""Python that loads it without this project, see `RuntimeKind.run_lines`."""
 
 
 class OpenVinoBackend:

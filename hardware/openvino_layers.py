@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from hardware.inputs import Inputs
 from hardware.layers import Layers
 from hardware.openvino_operators import (
     LEVELS,
@@ -29,9 +28,10 @@ from hardware.openvino_operators import (
     source_of,
     weight_port,
 )
-from hardware.policy import LayerPrecision
 from hardware.quantized import has_attention, quantized
 from hardware.rounding import Array, eight_bits, four_bits, grouped, packed, symmetric
+from search_spaces.inputs import Inputs
+from search_spaces.quantization import LayerPrecision
 
 
 @dataclass(frozen=True)

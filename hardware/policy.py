@@ -2,17 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 import pydantic
 
-LayerPrecision = Literal["int4-weights", "int8", "int8-weights", "float32"]
-"""`int8`: weights and inputs; `int8-weights`, `int4-weights`: weights alone, kept small and widened when they are used.
-
-In this order a later one never takes less memory than an earlier one.
-"""
-LAYER_PRECISIONS: tuple[LayerPrecision, ...] = get_args(LayerPrecision)
-FloatPrecision = Literal["bfloat16", "float32"]
+from search_spaces.quantization import FLOATING_PRECISIONS, PRECISIONS, FloatPrecision, LayerPrecision
 
 
 @dataclass(frozen=True)
@@ -35,10 +29,10 @@ class Policy:
 
     def __post_init__(self) -> None:
         for path, precision in self.layers.items():
-            if precision not in LAYER_PRECISIONS:
-                raise ValueError(f"{path} must be in one of {', '.join(LAYER_PRECISIONS)}, got {precision}")
-        if self.floating not in get_args(FloatPrecision):
-            raise ValueError(f"the rest of a network must be in {' or '.join(get_args(FloatPrecision))}")
+            if precision not in PRECISIONS:
+                raise ValueError(f"{path} must be in one of {', '.join(PRECISIONS)}, got {precision}")
+        if self.floating not in FLOATING_PRECISIONS:
+            raise ValueError(f"the rest of a network must be in {' or '.join(FLOATING_PRECISIONS)}")
         odd = [path for path in sorted(self.asymmetric) if self.layers.get(path) != "int8"]
         if odd:
             raise ValueError(f"only layers in int8 have asymmetric weights, {odd[0]} is not in int8")

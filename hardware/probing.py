@@ -9,23 +9,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hardware import onnxruntime, openvino
 from hardware.backend import Backend, ConversionError, Runner
-from hardware.inputs import Inputs, call
+from hardware.inputs import call
 from hardware.latency import measure_latency
 from hardware.layers import Kind, kind_of
-from hardware.policy import LayerPrecision, Policy
+from hardware.policy import Policy
 from hardware.quantized import SEVEN_BITS
-from hardware.registry import backend
+from hardware.registry import backend, runtime_kind
+from search_spaces.inputs import Inputs
+from search_spaces.quantization import LayerPrecision
 
 PROBED = ("int8", "int8-asymmetric", "int8-weights", "int4-weights", "bfloat16")
 # A precision is worth offering from this speed-up on, or from this share of the float32 file downwards.
 _FASTER, _SMALLER = 1.05, 0.8
 _ROUNDS, _WARM_UP = 15, 4
-_SATURATES: Mapping[str, Callable[[], bool]] = {
-    "openvino": openvino.saturates,
-    "onnxruntime": onnxruntime.saturates,
-}
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ def _probes(runtime: str, kind: Kind) -> Mapping[str, Probe]:
     times = _cpu_times(runs, inputs)
     found = {precision: Probe(False, 0.0, 1.0, False, note) for precision, note in notes.items()}
     for precision in runs.keys() - {"float32"}:
-        saturates = precision.startswith("int8") and precision != "int8-weights" and _SATURATES[runtime]()
+        saturates = precision.startswith("int8") and precision != "int8-weights" and runtime_kind(runtime).saturates()
         speed_up, size_ratio = times["float32"] / times[precision], sizes[precision] / sizes["float32"]
         found[precision] = Probe(True, speed_up, size_ratio, saturates, SEVEN_BITS if saturates else "")
     return found

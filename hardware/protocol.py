@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from hardware.counters import energy_meter, peak_memory_mib
-from hardware.inputs import Inputs, call, split
+from hardware.inputs import call, split
 from hardware.latency import Clock, undisturbed, waiter
 from hardware.profile import MeasurementProtocol, Timing
+from search_spaces.inputs import Inputs
 
 Runnable = Callable[..., object]
 # Wall and CPU time of one call, in milliseconds.

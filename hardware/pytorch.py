@@ -10,9 +10,25 @@ from safetensors.torch import save_model
 from torch import nn
 
 from hardware.backend import Runner, first_output
-from hardware.inputs import Inputs, device_of
+from hardware.inputs import device_of
 from hardware.latency import fixed_threads
 from hardware.policy import Policy
+from search_spaces.inputs import Inputs
+
+RUN_LINES = """\
+torch.set_num_threads(<threads>)
+network = load(<arguments>).to(torch.<floating>)
+
+
+def run(inputs):  # arrays by name
+    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    for name, value in tensors.items():
+        tensors[name] = value.to(torch.<floating>) if value.is_floating_point() else value
+    with torch.inference_mode():
+        output = network(**tensors)
+    return getattr(output, "logits", output).float().numpy()
+"""
+"""Python that loads it without this project, see `RuntimeKind.run_lines`."""
 
 
 class PyTorchBackend:

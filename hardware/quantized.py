@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from hardware.backend import ConversionError, arrange
-from hardware.inputs import Inputs, batch_size, map_inputs, split
+from hardware.inputs import batch_size, map_inputs, split
+from search_spaces.inputs import Inputs
 
 # The sizes of the axes of an input; None for one that varies.
 Shape = tuple[int | None, ...]

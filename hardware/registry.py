@@ -1,23 +1,15 @@
-"""The runtimes by name: which precisions each supports on this machine, and how to enable those that are missing."""
+"""The runtimes here: which precisions each supports, where it computes, and how to enable what is missing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from importlib.metadata import version
 
-from hardware import onnxruntime, openvino
+import torch
+
 from hardware.backend import Backend, Writer
-from hardware.machine import processor
 from hardware.onnx import convert
-from hardware.onnxruntime import OnnxRuntimeBackend
-from hardware.openvino import OpenVinoBackend, capabilities
-from hardware.profile import BY_LAYER
-from hardware.pytorch import PyTorchBackend
-from hardware.quantized import SEVEN_BITS, silent
-
-# Processor features that execute bfloat16 natively; PyTorch emulates it elsewhere.
-_FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+from hardware.profile import Device
+from hardware.runtimes import RUNTIMES, RuntimeKind
 
 
 @dataclass(frozen=True)
@@ -43,14 +35,14 @@ class Runtime:
         return bool(self.precisions)
 
 
-NAMES = ("pytorch", "onnxruntime", "openvino")
-_LIBRARY = {"pytorch": "torch"}
-_INSTALL = {"openvino": "pip install 'supersieve[openvino]'"}
+NAMES = tuple(RUNTIMES)
 
 
-def library_of(name: str) -> str:
-    """The name of the package that provides a runtime."""
-    return _LIBRARY.get(name, name)
+def runtime_kind(name: str) -> RuntimeKind:
+    """What is known of a runtime whatever the machine; raises ValueError for a name that is not in `NAMES`."""
+    if name not in RUNTIMES:
+        raise ValueError(f"the runtime must be one of {', '.join(NAMES)}, got {name}")
+    return RUNTIMES[name]
 
 
 def backends() -> tuple[Runtime, ...]:
@@ -69,97 +61,31 @@ def backend(name: str, *, device: str = "cpu", write: Writer = convert) -> Backe
     Raises:
         ValueError: an unknown name, a library that is not installed, or a device that the runtime does not support.
     """
-    if name not in NAMES:
-        raise ValueError(f"the runtime must be one of {', '.join(NAMES)}, got {name}")
-    missing = _missing(name)
+    found = runtime_kind(name)
+    missing = found.missing()
     if missing:
         raise ValueError(f"{name} cannot be used here: {missing}")
-    if name == "onnxruntime":
-        return OnnxRuntimeBackend(device, write)
-    if name == "openvino":
-        if device != "cpu":
-            raise ValueError(f"openvino computes on the processor only here, got device {device}")
-        return OpenVinoBackend(write)
-    return PyTorchBackend()
+    return found.make(device, write)
 
 
 def runtime(name: str) -> Runtime:
     """What a runtime supports on this machine's processor; raises ValueError for a name that is not in `NAMES`."""
-    if name not in NAMES:
-        raise ValueError(f"the runtime must be one of {', '.join(NAMES)}, got {name}")
-    missing = _missing(name)
+    found = runtime_kind(name)
+    missing = found.missing()
     if missing:
         return Runtime(name, None, (), {"all": missing})
-    support = _PRECISIONS_OF[name]()
+    support = found.support()
     notes = {precision: note for precision, (_, note) in support.items() if note}
     usable = tuple(precision for precision, (works, _) in support.items() if works)
-    return Runtime(name, version(library_of(name)), usable, notes)
+    return Runtime(name, version(found.library), usable, notes)
 
 
-# For each precision, whether it is supported, and a note where it is not or is slow.
-_Support = dict[str, tuple[bool, str]]
+def device_for(name: str, module: torch.device) -> Device:
+    """Where a runtime computes the sub-networks of a super-network on the device `module`.
 
+    All that measures, verifies or delivers sub-networks asks here, so that their figures are of one device.
 
-def _pytorch() -> _Support:
-    fast = _FAST_BFLOAT16 & set(processor()[1])
-    return {
-        "float32": (True, ""),
-        "bfloat16": (True, "" if fast else "this processor has no instructions for it, so it is slower than float32"),
-        "int8": (False, "PyTorch alone does not compute in it; use openvino or onnxruntime"),
-        BY_LAYER: (False, "PyTorch alone has one precision for all layers; use openvino or onnxruntime"),
-    }
-
-
-def _onnxruntime() -> _Support:
-    return {
-        "float32": (True, ""),
-        "bfloat16": (False, "ONNX Runtime does not compute in it on a processor; use openvino or pytorch"),
-        **_int8(onnxruntime.saturates),
-    }
-
-
-def _openvino() -> _Support:
-    has = "BF16" in capabilities()
-    return {
-        "float32": (True, ""),
-        "bfloat16": (has, "" if has else "this processor has no instructions for it"),
-        **_int8(openvino.saturates),
-    }
-
-
-def _int8(saturates: Callable[[], bool]) -> _Support:
-    missing = _missing("nncf")
-    note = f"it needs nncf: {missing}" if missing else SEVEN_BITS if saturates() else ""
-    return dict.fromkeys(("int8", BY_LAYER), (not missing, note))
-
-
-_PRECISIONS_OF: dict[str, Callable[[], _Support]] = {
-    "pytorch": _pytorch,
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-}
-
-
-def _missing(name: str) -> str:
-    """Why the library of a runtime cannot be imported and how to fix it; empty if it can."""
-    library = library_of(name)
-    install = _INSTALL.get(name, f"pip install {library}")
-    try:
-        version(library)
-        with silent():
-            import_module(library)
-    except PackageNotFoundError:
-        return f"it is not installed; {install}"
-    except Exception as error:  # a broken library can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"{reason}; {install if _has_home() else 'set HOME to a folder'}"
-    return ""
-
-
-def _has_home() -> bool:
-    """Whether this user has a home folder, which several libraries need to be imported."""
-    try:
-        Path.home()
-    except RuntimeError:
-        return False
-    return True
+    Raises:
+        ValueError: a name that is not in `NAMES`.
+    """
+    return "cuda" if runtime_kind(name).follows_module and module.type == "cuda" else "cpu"

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from hardware.backend import ConversionError, Runner, check_outputs
-from hardware.evaluating import evaluating
 from hardware.files import replacing_file
-from hardware.inputs import Inputs, first_row, split
+from hardware.inputs import first_row, split
 from hardware.onnx import OPSETS, convert, export, two_rows
 from hardware.template import Template
+from search_spaces.evaluating import evaluating
+from search_spaces.inputs import Inputs
 
 
 class Resizer:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nas.compared import HEADS
 from nas.objectives import is_latency, quantity
 from nas.sentences import one_line, printable
 
@@ -131,7 +132,6 @@ def _plain(value: Any) -> str:
 
 
 _ROWS = ("latency_ms", "macs", "parameters", "size_mib")
-_HEADS = {"today": "full, today", "full": "full", "serving_int8": "full, all INT8", "chosen": "chosen"}
 
 
 def print_export(result: Mapping[str, Any], out: TextIO) -> None:
@@ -143,7 +143,7 @@ def print_comparison(result: Mapping[str, Any], out: TextIO) -> None:
     """Print the result of an export: the full network, today and in the deployment, and the chosen one."""
     metric = "accuracy" if "test_accuracy" in result["chosen"] else "r2"
     # If the deployment is eager PyTorch, the two columns of the full network are equal, and one is enough.
-    names = [n for n in _HEADS if n in result and (n != "full" or result["full"] != result["today"])]
+    names = [n for n in HEADS if n in result and (n != "full" or result["full"] != result["today"])]
     networks = [result[name] for name in names]
     today, chosen = result["today"], result["chosen"]
     score = quantity(metric)
@@ -166,7 +166,7 @@ def print_comparison(result: Mapping[str, Any], out: TextIO) -> None:
         ]
         change = f"{result['full']['predicted_latency_ms'] / chosen['predicted_latency_ms']:.2f}x faster"
         rows["latency predicted"] = [*shown, change]
-    print_table("Full and chosen network", [*(_HEADS[name] for name in names), "difference"], rows, out)
+    print_table("Full and chosen network", [*(HEADS[name] for name in names), "difference"], rows, out)
     how = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["deployment"].items())
     print(f"{result['what_the_data_can_tell']}\nMeasured interleaved in one process: {how}.", file=out)
     print(f"Exported to {result['export']}; its README.md says how to load it.", file=out)

@@ -1,7 +1,4 @@
-"""Example inputs of a module: their type, how they are passed, and defaults for models of transformers.
-
-`hardware.inputs.Inputs` is the same type. It is defined twice because neither package may import the other.
-"""
+"""Example inputs of a module: their type, how they are passed, and defaults for models of transformers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -12,7 +12,7 @@ the paper kept the bits of dropped blocks as features, and shifted all features 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import overload
+from typing import Literal, get_args, overload
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -21,14 +21,15 @@ from search_spaces.space import Candidate, Choice, Space
 from search_spaces.supernets.blocks import Blocks
 from search_spaces.supernets.supernet import Supernet
 
-PRECISIONS = ("int4-weights", "int8", "int8-weights", "float32")
-"""Those of a layer: `int8` computes in INT8, the others keep small weights and widen them when they are used.
+LayerPrecision = Literal["int4-weights", "int8", "int8-weights", "float32"]
+"""`int8`: weights and inputs; `int8-weights`, `int4-weights`: weights alone, kept small and widened when they are used.
 
-In this order a later one never takes less memory than an earlier one. `hardware.policy.LayerPrecision` has the same
-words; they are written twice because neither package may import the other.
+In this order a later one never takes less memory than an earlier one.
 """
-EMBEDDING_PRECISIONS = ("int8-weights", "float32")
-FLOATING_PRECISIONS = ("bfloat16", "float32")
+PRECISIONS: tuple[LayerPrecision, ...] = get_args(LayerPrecision)
+EMBEDDING_PRECISIONS: tuple[LayerPrecision, ...] = ("int8-weights", "float32")
+FloatPrecision = Literal["bfloat16", "float32"]
+FLOATING_PRECISIONS: tuple[FloatPrecision, ...] = get_args(FloatPrecision)
 FULL = "float32"
 EMBEDDINGS = "precision.embeddings"
 """The one choice for all large tables of embeddings."""

@@ -13,8 +13,6 @@ class LastSelected(TorchFunctionMode):
     The encoder-decoders of transformers select the end-of-text tokens, check that all rows have equally many, and
     classify a row by its last one. Their number is a value of the inputs, so that the shapes behind it are not known
     while a graph is made. Of the last token alone, the same forward gives the same outputs.
-
-    `hardware.selecting` is the same context. It is defined twice because neither package may import the other.
     """
 
     def __torch_function__(

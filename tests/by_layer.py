@@ -10,11 +10,13 @@ from torch import nn
 
 from hardware import Backend, OnnxRuntimeBackend, OpenVinoBackend
 from hardware.backend import Runner, first_output
-from hardware.inputs import Inputs, call
+from hardware.inputs import call
 from hardware.layers import kind_of
 from hardware.onnx import OPSETS, convert
-from hardware.policy import LayerPrecision, Policy
+from hardware.policy import Policy
 from hardware.quantized import single_rows
+from search_spaces.inputs import Inputs
+from search_spaces.quantization import LayerPrecision
 
 RUNTIMES = {"openvino": OpenVinoBackend, "onnxruntime": OnnxRuntimeBackend}
 

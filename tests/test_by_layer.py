@@ -16,8 +16,9 @@ from hardware import OpenVinoBackend
 from hardware.onnx_layers import read_layers
 from hardware.openvino_layers import Graph
 from hardware.openvino_operators import shapes
-from hardware.policy import LAYER_PRECISIONS, Policy
+from hardware.policy import Policy
 from hardware.quantized import quantized, silent
+from search_spaces.quantization import PRECISIONS
 from tests.by_layer import Case, case, error, everywhere, size
 
 NETWORKS = ("text", "images")
@@ -66,14 +67,14 @@ def test_weights_alone(known: Case, tmp_path: Path) -> None:
 
 
 def test_precisions_side_by_side(known: Case, tmp_path: Path) -> None:
-    layers = dict(zip(known.products, itertools.cycle(LAYER_PRECISIONS), strict=False))
+    layers = dict(zip(known.products, itertools.cycle(PRECISIONS), strict=False))
     assert error(known.expected(), known.outputs(Policy(layers), tmp_path, known.rows)) < 0.1
 
 
 def test_a_file_never_grows_when_the_precision_of_a_layer_falls(known: Case, tmp_path: Path) -> None:
     large = [path for path in known.layers if known.module.get_submodule(path).weight.numel() >= 1024]
     for path in large:
-        options = [each for each in LAYER_PRECISIONS if each != "int8" or path in known.products]
+        options = [each for each in PRECISIONS if each != "int8" or path in known.products]
         sizes = {each: size(known.convert(Policy({path: each}), tmp_path)) for each in options}
         if path == "unused":
             assert len(set(sizes.values())) == 1

@@ -9,10 +9,10 @@ from torch import nn
 
 from hardware import Backend, ConversionError, OnnxRuntimeBackend, OpenVinoBackend, PyTorchBackend, Resizer
 from hardware.backend import Runner
-from hardware.inputs import Inputs
 from hardware.onnx import convert
 from hardware.onnx_layers import read_layers
 from hardware.policy import Policy
+from search_spaces.inputs import Inputs
 from search_spaces.quantization import quantizable_layers
 from tests.by_layer import Case, Text, case, case_of, error, everywhere, size
 from tests.zoo import CASES, example_inputs, made

@@ -19,7 +19,6 @@ from test_cli_tasks import OWN, write_images
 from tiny import write_model
 
 import hardware.onnx
-from hardware.inputs import Inputs
 from hardware.profile import DeviceProfile, write_profile
 from nas.data.accuracy import predict
 from nas.data.split import Split
@@ -30,6 +29,7 @@ from nas.runs.export import Chosen
 from nas.runs.folder import RunFolder
 from nas.runs.loading import LoadedRun, load_run
 from search_spaces import Candidate
+from search_spaces.inputs import Inputs
 
 INT8 = ("--runtime", "onnxruntime", "--precision", "int8")
 CONDITIONS = ["machine", "runtime", "runtime_version", "precision", "threads", "batch"]

@@ -13,7 +13,7 @@ from torch import nn
 
 from hardware.backend import Runner, Writer, first_output, relative_difference
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, call
+from hardware.inputs import call
 from hardware.onnx import OPSETS, convert
 from hardware.registry import backends
 from nas.data.split import Split
@@ -26,6 +26,7 @@ from nas.profiling.subject import Subject
 from nas.searching.runners import Runners
 from nas.searching.supernet_search import search
 from search_spaces import Supernet
+from search_spaces.inputs import Inputs
 from tests import toy_images, toy_task
 from tests.laws.test_backend_laws import TOLERANCES
 from tests.profiles import profile
@@ -215,7 +216,7 @@ def test_a_deployment_whose_runtime_is_not_installed(monkeypatch: pytest.MonkeyP
     def version(library: str) -> str:
         raise PackageNotFoundError(library)
 
-    monkeypatch.setattr("hardware.registry.version", version)
+    monkeypatch.setattr("hardware.runtimes.version", version)
     with pytest.raises(ValueError, match=r"openvino cannot be used here: it is not installed; pip install"):
         Deployment("openvino", "int8").check()
 

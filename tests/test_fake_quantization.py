@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hardware.inputs import Inputs, call
+from hardware.inputs import call
 from hardware.openvino import OpenVinoBackend
-from hardware.policy import LAYER_PRECISIONS, Policy
+from hardware.policy import Policy
 from hardware.rounding import eight_bits, four_bits, grouped
 from nas.networks.fake_quantization import Arithmetic, Ranges, calibrate, quantize
 from nas.networks.rounding import in_4_bits, in_8_bits
-from search_spaces.quantization import quantizable_layers
+from search_spaces.inputs import Inputs
+from search_spaces.quantization import PRECISIONS, quantizable_layers
 from tests import zoo
 
 every = pytest.mark.parametrize("name", ["bert", "deberta", "albert", "mobilenet", "swin"])
@@ -151,7 +152,7 @@ def test_a_policy_of_floats_changes_no_bit_and_no_policy_changes_the_module(name
     hooks = [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules()]
     paths = _layers(name)
     assert torch.equal(_outputs(quantize(module, None, Policy(dict.fromkeys(paths, "float32"))), rows), before)
-    mixed = Policy({path: LAYER_PRECISIONS[i % 4] for i, path in enumerate(paths)})
+    mixed = Policy({path: PRECISIONS[i % 4] for i, path in enumerate(paths)})
     assert not torch.equal(_outputs(quantize(module, calibrate(module, rows), mixed), rows), before)
     assert torch.equal(_outputs(module, rows), before)
     assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())

@@ -180,7 +180,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     def broken(_: str) -> object:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr("hardware.registry.import_module", broken)
+    monkeypatch.setattr("hardware.runtimes.import_module", broken)
     assert runtime("openvino").notes["all"].endswith("; set HOME to a folder")
 
 

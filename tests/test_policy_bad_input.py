@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from hardware import Backend, ConversionError, OnnxRuntimeBackend, OpenVinoBackend
-from hardware.inputs import Inputs
-from hardware.policy import LayerPrecision, Policy
+from hardware.policy import Policy
+from search_spaces.inputs import Inputs
+from search_spaces.quantization import LayerPrecision
 from tests.by_layer import Text
 
 BACKENDS = [OpenVinoBackend, OnnxRuntimeBackend]

@@ -10,9 +10,10 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from hardware.policy import LAYER_PRECISIONS, LayerPrecision, Policy
+from hardware.policy import Policy
 from nas.networks.fake_quantization import Ranges, calibrate, quantize
 from nas.networks.sensitivity import sensitivities
+from search_spaces.quantization import PRECISIONS, LayerPrecision
 from tests import toy_task
 
 _ROWS = 192
@@ -37,7 +38,7 @@ def _batches(size: int = 32) -> list[tuple[dict[str, Tensor], Tensor]]:
     return [(split.batch(rows), split.targets(rows)) for rows in np.array_split(np.arange(_ROWS), _ROWS // size)]
 
 
-def _scores(precisions: Sequence[LayerPrecision] = LAYER_PRECISIONS, size: int = 32) -> dict[str, dict[str, float]]:
+def _scores(precisions: Sequence[LayerPrecision] = PRECISIONS, size: int = 32) -> dict[str, dict[str, float]]:
     module, ranges = _trained()
     return sensitivities(module, _batches(size), cross_entropy, ranges, precisions)
 
@@ -50,7 +51,7 @@ def _loss(module: nn.Module) -> float:
 def test_they_rank_layers_and_precisions_as_the_loss_does() -> None:
     module, ranges = _trained()
     scores, exact = _scores(), _loss(module)
-    assert list(scores) == list(ranges.of) and all(list(each) == list(LAYER_PRECISIONS) for each in scores.values())
+    assert list(scores) == list(ranges.of) and all(list(each) == list(PRECISIONS) for each in scores.values())
     assert all(each["float32"] == 0 and min(each.values()) >= 0 for each in scores.values())
     told, rises = [], []
     for path, options in scores.items():

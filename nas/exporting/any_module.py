@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hardware.inputs import Inputs
 from hardware.onnxruntime import OnnxRuntimeBackend
+from search_spaces.inputs import Inputs
 from search_spaces.weights import save_tensors
 
 __all__ = ["WEIGHTS", "write_module"]

@@ -7,21 +7,17 @@ from pathlib import Path
 import torch
 
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, is_tokens, split
+from hardware.inputs import is_tokens, split
 from hardware.policy import Policy
+from hardware.registry import runtime_kind
+from nas.compared import HEADS
 from nas.exporting.loaders import deployment_loader, torch_loader
 from nas.exporting.markdown import as_it_is, code_span
 from nas.exporting.network_files import NetworkClass
 from nas.objectives import quantity
+from search_spaces.inputs import Inputs
 
-RUNTIME_NAMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _TOKENIZER = "tokenizer_config.json"
-_HEADS = {
-    "today": "full network today",
-    "full": "full network",
-    "serving_int8": "full network, all INT8",
-    "chosen": "this network",
-}
 
 
 @dataclass(frozen=True)
@@ -78,12 +74,12 @@ def write_card(
     if card.chosen_by:
         known = "; ".join(f"{name} {_number(name, value)}" for name, value in card.chosen_by.items())
         parts += [f"It was chosen by what the search knew of it: {known}."]
-    if deployed is not None and deployed[0].runtime != "pytorch":
+    if deployed is not None and not runtime_kind(deployed[0].runtime).runs_modules:
         parts += [f"## Load it as it was measured: {_described(deployed[0])}", *_deployed_part(*deployed, source)]
     if deployed is not None and deployed[2] is not None:
         parts += ["## Precision of its layers", *_precisions(deployed[2])]
     parts += ["## Load it with PyTorch", *_torch_part(source, inputs, files)]
-    if deployed is not None and deployed[0].runtime == "pytorch" and source.loadable:
+    if deployed is not None and runtime_kind(deployed[0].runtime).runs_modules and source.loadable:
         lines = deployment_loader(deployed[0], deployed[1], source)
         after = "the first block" if source.is_transformers else "the first block and with your own `build`"
         parts += [f"As it was measured ({_described(deployed[0])}), after {after}:", _block(lines)]
@@ -107,7 +103,7 @@ def _what(card: Card, source: NetworkClass) -> str:
 def _table(card: Card) -> str:
     figures = card.figures
     names = dict.fromkeys(name for values in figures.values() for name in values)
-    columns = {network: _HEADS.get(network, network) for network in figures}
+    columns = {network: HEADS.get(network, network) for network in figures}
     rows = [f"| | {' | '.join(columns.values())} |", f"|---{'|---' * len(columns)}|"]
     for name in names:
         cells = [_exact(name, values[name], card.judged) if name in values else "" for values in figures.values()]
@@ -133,12 +129,12 @@ def _number(name: str, value: float) -> str:
 
 
 def _described(deployment: Deployment) -> str:
-    return f"{RUNTIME_NAMES[deployment.runtime]}, {deployment.precision}"
+    return f"{runtime_kind(deployment.runtime).title}, {deployment.precision}"
 
 
 def _deployed_part(deployment: Deployment, file: str, policy: Policy | None, source: NetworkClass) -> list[str]:
-    needs = "openvino" if deployment.runtime == "openvino" else "onnxruntime"
-    return [f"Needs {needs} only.", _block(deployment_loader(deployment, file, source, policy))]
+    lines = deployment_loader(deployment, file, source, policy)
+    return [f"Needs {runtime_kind(deployment.runtime).library} only.", _block(lines)]
 
 
 def _precisions(policy: Policy) -> list[str]:

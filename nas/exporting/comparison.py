@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from hardware import measure_latency
 from hardware.cost import Cost
-from hardware.inputs import Inputs
 from nas.data.accuracy import Logits, PairedDifference, paired_difference, predict
 from nas.data.split import Split
 from nas.data.tasks import Labels, Regression
 from nas.exporting.deployed import Deployed
 from nas.seeds import generator
+from search_spaces.inputs import Inputs
 
 REPEATS, WARMUP = 30, 5
 _RESAMPLES = 2000

@@ -19,12 +19,15 @@ from torch import nn
 
 from hardware.backend import PRECISIONS, Backend, Runner
 from hardware.deployment import Deployment, loaded_files
-from hardware.inputs import Inputs, map_inputs, split
+from hardware.inputs import map_inputs, split
 from hardware.policy import Policy
 from hardware.pytorch import runner
+from hardware.registry import runtime_kind
+from hardware.runtimes import RUNTIMES
 from nas.errors import UserError
 from nas.exporting.loaders import deployment_loader, relative, torch_loader
 from nas.exporting.network_files import Factory, NetworkClass, network_class, write_network
+from search_spaces.inputs import Inputs
 
 _MEMORY_TIMEOUT_S = 300
 _MIB = 2**20
@@ -36,12 +39,14 @@ class Deployed:
 
     Args:
         deployment: how it runs.
+        folder: the exported folder that its files are in.
         path: the file that the runtime opens.
         run: computes the network, from tensors by name to logits.
         policy: the precision of its layers, where precision goes by layer.
     """
 
     deployment: Deployment
+    folder: Path
     path: Path
     run: Runner
     policy: Policy | None = None
@@ -73,9 +78,9 @@ def deploy(
     Args:
         network: in evaluation mode; it is left as it is.
         deployment: how it will run.
-        folder: gets `config.json` and `model.safetensors` (PyTorch), `model.onnx`, `model-int8.onnx` (ONNX Runtime) or
-            `openvino/model.xml` with its weights (OpenVINO in INT8 or by layer). A `model.safetensors` or `model.onnx`
-            that is there is used as it is.
+        folder: gets `config.json` and `model.safetensors` where the runtime runs modules, else `model.onnx`, or the
+            backend's file of a quantized network, in the runtime's folder for these. A `model.safetensors` or
+            `model.onnx` that is there is used as it is.
         inputs: an example, by name.
         policy: the precision of its layers, where precision goes by layer.
         factory: makes the full network of a class that transformers does not have.
@@ -87,7 +92,8 @@ def deploy(
         ExportError: the network's class makes other modules.
         ValueError: the runtime does not have this precision.
     """
-    if deployment.runtime == "pytorch":
+    runtime = runtime_kind(deployment.runtime)
+    if runtime.runs_modules:
         weights = folder / "model.safetensors"
         if not weights.is_file():
             write_network(network, folder, factory)
@@ -95,19 +101,20 @@ def deploy(
     converter, precision = backend or deployment.backend(), deployment.numbers(policy)
     whole = folder / "model.onnx"
     if deployment.is_quantized:
-        part = folder / "openvino" if deployment.runtime == "openvino" else folder
-        part.mkdir(exist_ok=True)
+        part = folder / runtime.quantized_folder
+        part.mkdir(parents=True, exist_ok=True)
         path = converter.convert(network, inputs, part, precision=precision, calibration=calibration)
     else:
-        # ONNX Runtime and OpenVINO read the same file, and bfloat16 is a setting of the latter.
+        # All runtimes of files read the same one, and bfloat16 is a setting of the runtime.
         path = whole if whole.is_file() else converter.convert(network, inputs, folder, precision=precision)
-    return Deployed(deployment, path, converter.load(path, threads=deployment.threads, precision=precision), policy)
+    run = converter.load(path, threads=deployment.threads, precision=precision)
+    return Deployed(deployment, folder, path, run, policy)
 
 
 def load_deployed(
     path: Path, deployment: Deployment, network: nn.Module, source: NetworkClass, factory: Factory | None
 ) -> Deployed:
-    """What `deploy` wrote for PyTorch, built anew from its files where a loader can build its class."""
+    """What `deploy` wrote of a module, built anew from its files where a loader can build its class."""
     if source.loadable:
         lines: dict[str, Any] = {}
         # Our own template, filled with the name of a class of transformers.
@@ -116,9 +123,8 @@ def load_deployed(
     else:
         loaded = _with_weights(network, path)
     module = loaded.to(deployment.device)
-    return Deployed(
-        deployment, path, runner(module, threads=deployment.threads, precision=PRECISIONS[deployment.precision])
-    )
+    run = runner(module, threads=deployment.threads, precision=PRECISIONS[deployment.precision])
+    return Deployed(deployment, path.parent, path, run)
 
 
 def _with_weights(network: nn.Module, path: Path) -> nn.Module:
@@ -136,22 +142,23 @@ def memory_mib(deployed: Deployed, inputs: Inputs, source: NetworkClass) -> floa
     Args:
         deployed: its files stay where they are.
         inputs: of the deployment's batch, by name.
-        source: the class of the network; only PyTorch has to build it.
+        source: the class of the network, which has to be built where the runtime runs modules.
 
     Raises:
-        UserError: a class of the user's own in PyTorch, which a fresh process cannot build.
+        UserError: a class of the user's own where it has to be built, which a fresh process cannot.
         RuntimeError: the process failed; the message has its last line.
     """
-    deployment, folder = deployed.deployment, _folder_of(deployed.path)
-    if deployment.runtime == "pytorch" and not source.is_transformers:
+    deployment, runtime = deployed.deployment, runtime_kind(deployed.deployment.runtime)
+    if runtime.runs_modules and not source.is_transformers:
+        others = " or ".join(name for name, each in RUNTIMES.items() if not each.runs_modules)
         raise UserError(
-            "memory_mib in PyTorch needs a network of transformers, which a fresh process can build; "
-            "choose --runtime onnxruntime or openvino for a network of your own"
+            f"memory_mib in {runtime.title} needs a network of transformers, which a fresh process can build; "
+            f"choose --runtime {others} for a network of your own"
         )
-    first = torch_loader(source) + "\n\n" if deployment.runtime == "pytorch" else ""
+    first = torch_loader(source) + "\n\n" if runtime.runs_modules else ""
     program = (
         first
-        + deployment_loader(deployment, relative(deployed.path, folder), source, deployed.policy)
+        + deployment_loader(deployment, relative(deployed.path, deployed.folder), source, deployed.policy)
         + _MEASURE_MEMORY
     )
     _, arrays = split(map_inputs(inputs, lambda value: value.detach().cpu()))
@@ -159,7 +166,7 @@ def memory_mib(deployed: Deployed, inputs: Inputs, source: NetworkClass) -> floa
         file = Path(scratch) / "inputs.npz"
         np.savez(file, **{name: value.numpy() for name, value in arrays.items()})  # type: ignore[arg-type]
         command = [sys.executable, "-I", "-c", program, str(file)]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_MEMORY_TIMEOUT_S)
+        done = subprocess.run(command, cwd=deployed.folder, capture_output=True, text=True, timeout=_MEMORY_TIMEOUT_S)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise RuntimeError(f"a fresh process could not run the files: {last}")
@@ -184,8 +191,3 @@ else:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(peak / 2**20)
 """
-
-
-def _folder_of(path: Path) -> Path:
-    """The exported folder that a deployment's file belongs to."""
-    return path.parent.parent if path.suffix == ".xml" else path.parent

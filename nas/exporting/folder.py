@@ -18,7 +18,7 @@ from torch import nn
 from hardware.backend import OUTPUT_TOLERANCE, ConversionError, first_output, relative_difference
 from hardware.cost import cost
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, call, map_inputs
+from hardware.inputs import call, map_inputs
 from hardware.onnx import other_size
 from hardware.onnxruntime import OnnxRuntimeBackend
 from hardware.policy import Policy
@@ -35,6 +35,7 @@ from nas.exporting.network_files import (
     write_network,
 )
 from nas.files import FULL_DISK, replacing_folder
+from search_spaces.inputs import Inputs
 
 
 class Saves(Protocol):

@@ -1,13 +1,14 @@
 """The Python lines that load an exported network without this project: for its card, and for fresh processes.
 
-Every block defines `run(inputs)`, from arrays by name to logits, except the one of PyTorch, which defines `load` first:
-the network stays a module that can be trained.
+Every block defines `run(inputs)`, from arrays by name to logits, in the lines of its runtime. Where that runs the
+module itself, `load` comes first: the network stays a module that can be trained.
 """
 
 from pathlib import Path
 
 from hardware.deployment import Deployment
 from hardware.policy import Policy
+from hardware.registry import runtime_kind
 from nas.exporting.network_files import NetworkClass
 
 _APPLY = """\
@@ -53,47 +54,6 @@ def load(build, folder="."):  # build: your own function that makes the full net
         model = build()
 """
 
-_PYTORCH = """\
-torch.set_num_threads(<threads>)
-network = load(<arguments>).to(torch.<precision>)
-
-
-def run(inputs):  # arrays by name
-    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    for name, value in tensors.items():
-        tensors[name] = value.to(torch.<precision>) if value.is_floating_point() else value
-    with torch.inference_mode():
-        output = network(**tensors)
-    return getattr(output, "logits", output).float().numpy()
-"""
-
-_ONNXRUNTIME = """\
-import onnxruntime
-
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = <threads>
-session = onnxruntime.InferenceSession("<file>", options, providers=["CPUExecutionProvider"])
-
-
-def run(inputs):  # arrays by name
-    return session.run(["logits"], {each.name: inputs[each.name] for each in session.get_inputs()})[0]
-"""
-
-_OPENVINO = """\
-import openvino
-
-settings = {
-    "INFERENCE_NUM_THREADS": <threads>,
-    "INFERENCE_PRECISION_HINT": "<hint>",  # left alone, OpenVINO computes in bfloat16 where the processor can
-    "PERFORMANCE_HINT": "LATENCY",
-}
-network = openvino.Core().compile_model("<file>", "CPU", settings)
-
-
-def run(inputs):  # arrays by name
-    return network({port.any_name: inputs[port.any_name] for port in network.inputs})[0]
-"""
-
 
 def torch_loader(source: NetworkClass) -> str:
     """Python that defines `load(folder=".")`, or `load(build, folder=".")` for a class of the user's own."""
@@ -102,7 +62,7 @@ def torch_loader(source: NetworkClass) -> str:
 
 
 def deployment_loader(deployment: Deployment, file: str, source: NetworkClass, policy: Policy | None = None) -> str:
-    """Python that defines `run(inputs)` for a deployment; that of PyTorch stands behind `torch_loader`.
+    """Python that defines `run(inputs)` for a deployment; where its runtime runs modules, after `torch_loader`.
 
     Args:
         deployment: whose settings the lines hold.
@@ -110,15 +70,18 @@ def deployment_loader(deployment: Deployment, file: str, source: NetworkClass, p
         source: the class of the network; one of the user's own needs `build`, as `torch_loader` says.
         policy: what its layers compute in, where precision goes by layer.
     """
-    if deployment.runtime == "pytorch":
-        arguments = "" if source.is_transformers else "build"
-        lines = _PYTORCH.replace("<precision>", deployment.precision).replace("<arguments>", arguments)
-    elif deployment.runtime == "onnxruntime":
-        lines = _ONNXRUNTIME
-    else:
-        floating = deployment.precision if policy is None else policy.floating
-        lines = _OPENVINO.replace("<hint>", "bf16" if floating == "bfloat16" else "f32")
-    return lines.replace("<threads>", str(deployment.threads)).replace("<file>", file)
+    runtime, precision = runtime_kind(deployment.runtime), deployment.precision if policy is None else policy.floating
+    floating = precision if precision == "bfloat16" else "float32"
+    values = {
+        "<file>": file,
+        "<threads>": str(deployment.threads),
+        "<floating>": runtime.floating.get(floating, floating),
+        "<arguments>": "" if source.is_transformers else "build",
+    }
+    lines = runtime.run_lines
+    for name, value in values.items():
+        lines = lines.replace(name, value)
+    return lines
 
 
 def relative(path: Path, folder: Path) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hardware.inputs import Inputs
 from nas.console import say
 from nas.data.reading import Source, read_table
 from nas.data.split import Data, InputKind, Preprocessor
@@ -28,6 +27,7 @@ from nas.records import Scalar
 from nas.settings import Common, DataSettings, ModelSettings, SpaceSettings, SupernetSettings, TrainingSettings
 from search_spaces import Supernet, last_first, space, spread
 from search_spaces.families.drop_order import DropOrder
+from search_spaces.inputs import Inputs
 
 _SIZES = ("depth", "heads", "ffn", "width", "channels")
 _WITHOUT_INFLUENCE = ("checkpoint_every_s", "trackers")

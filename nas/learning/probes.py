@@ -1,4 +1,4 @@
-"""Scores of the largest, the smallest and some fixed random sub-networks on validation rows during the fine-tuning."""
+"""Scores of the full, the smallest and some fixed random sub-networks on validation rows during the fine-tuning."""
 
 import math
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ class Probes:
         self._supernet, self._validation = supernet, validation
         self._networks = SubNetworks(supernet, train, seed)
         rng, space = generator(seed, "probes"), supernet.space
-        self._candidates = [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(_RANDOM))]
+        self._candidates = [space.full(), space.smallest(), *(space.sample(rng) for _ in range(_RANDOM))]
         self._found: dict[int, Probe] = {}
 
     @property

@@ -33,9 +33,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from hardware.policy import LayerPrecision, Policy
+from hardware.policy import Policy
 from nas.networks.ranges import Ranges, calibrate, plain_convolution, version
 from nas.networks.rounding import EPS, Bounds, Rounding, in_4_bits, in_8_bits, symmetric, with_zero_point
+from search_spaces.quantization import LayerPrecision
 
 __all__ = ["Arithmetic", "Quantized", "Ranges", "calibrate", "quantize", "shared_copy"]
 

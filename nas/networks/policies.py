@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import cast
 
-from hardware.policy import FloatPrecision, LayerPrecision, Policy, PrecisionChoices
+from hardware.policy import Policy, PrecisionChoices
 from nas.errors import UserError
 from search_spaces import Candidate, Space, Supernet, quantization
+from search_spaces.quantization import FloatPrecision, LayerPrecision
 
 
 def joined_space(supernet: Supernet, precisions: PrecisionChoices | None) -> Space:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hardware.inputs import Inputs, device_of, map_inputs
+from hardware.inputs import device_of, map_inputs
 from hardware.policy import Policy
 from nas.data.accuracy import logits_of
 from nas.data.split import Split
@@ -18,6 +18,7 @@ from nas.networks.policies import policy_of
 from nas.seeds import generator
 from search_spaces import Candidate, Supernet
 from search_spaces.arrays import IntArray
+from search_spaces.inputs import Inputs
 
 ROWS, LEAST_ROWS = 32, 8
 """Training rows from which the ranges of activations are taken, and how many there must be at least."""

@@ -16,7 +16,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from hardware.inputs import Inputs, batch_size, call, map_inputs, split
+from hardware.inputs import batch_size, call, map_inputs, split
+from search_spaces.inputs import Inputs
 
 _MASK = "attention_mask"
 

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from hardware.inputs import Inputs, device_of, map_inputs
+from hardware.inputs import device_of, map_inputs
 from hardware.policy import Policy
 from nas.data.split import Split
 from nas.errors import UserError
 from nas.seeds import generator
 from search_spaces import Candidate, Supernet, has_batch_norms, recalibrate
+from search_spaces.inputs import Inputs
 
 ROWS, BATCH = 256, 64
 """Number of training rows on which statistics are measured, and rows per batch."""

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hardware.inputs import Inputs, batch_size, call
-from hardware.policy import LayerPrecision, Policy
+from hardware.inputs import batch_size, call
+from hardware.policy import Policy
 from nas.data.accuracy import logits_of
 from nas.networks.fake_quantization import Ranges, quantize
+from search_spaces.inputs import Inputs
+from search_spaces.quantization import LayerPrecision
 
 Scores = dict[str, dict[str, float]]
 """By the path of a layer and its precision."""

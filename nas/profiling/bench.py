@@ -9,7 +9,7 @@ import torch
 
 from hardware.backend import Backend, ConversionError, Runner
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, device_of, map_inputs
+from hardware.inputs import device_of, map_inputs
 from hardware.policy import Policy
 from hardware.profile import MeasurementProtocol, Timing
 from hardware.protocol import measure_beside
@@ -18,6 +18,7 @@ from nas.errors import NotTaken, UserError
 from nas.profiling.subject import Subject
 from nas.settings import ProfileSettings
 from search_spaces import Candidate
+from search_spaces.inputs import Inputs
 
 RATIO_TOLERANCE = ProfileSettings.tolerance
 """A row is stable if the half-width of the 95 % interval of its ratio, relative to the ratio, is at most this."""
@@ -112,8 +113,11 @@ class Bench:
         return self._full
 
     def _inputs(self) -> Inputs:
-        device = device_of(self.subject.supernet)
+        device = self._device()
         return map_inputs(self.subject.inputs, lambda value: value.to(device))
+
+    def _device(self) -> torch.device:
+        return self.deployment.near(device_of(self.subject.supernet))
 
     def convert(self, candidate: Candidate, folder: Path) -> tuple[Backend, Path]:
         """Convert a candidate into an existing folder.
@@ -124,7 +128,7 @@ class Bench:
         Raises:
             NotTaken: the runtime does not support the candidate.
         """
-        module = self.subject.supernet.extract(candidate).eval()
+        module = self.subject.supernet.extract(candidate).eval().to(self._device())
         deployment = self.deployment
         # A new backend for each candidate: a PyTorch backend keeps every network that it has converted in memory.
         converter = deployment.backend(self._write)

@@ -16,7 +16,6 @@ from typing import Literal
 
 import numpy as np
 
-from hardware.inputs import Inputs
 from hardware.machine import this_machine
 from hardware.profile import DeviceProfile, Precision, ProfileRow, Timing, noise_floor, write_profile
 from hardware.protocol import UnstableError, require_stable
@@ -30,6 +29,7 @@ from nas.searching.translation import translation
 from nas.seeds import generator
 from nas.settings import ProfileSettings
 from search_spaces import Candidate, Supernet
+from search_spaces.inputs import Inputs
 
 LEAST = 20
 # Largest number of sub-networks that are measured twice, and the number that one fit of the predictor chooses.
@@ -68,7 +68,7 @@ def begin(bench: Bench, multiple_of: int = 1) -> DeviceProfile:
         UserError: the latency of the full network does not become stable.
     """
     header, version = bench.header(multiple_of), bench.deployment.version()
-    machine = this_machine(bench.subject.accelerator)
+    machine = this_machine(bench.subject.accelerator(bench.deployment.runtime))
     return DeviceProfile(**header, machine=machine, runtime_version=version, reference=stable_reference(bench), rows=())
 
 

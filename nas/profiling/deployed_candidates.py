@@ -11,7 +11,6 @@ from torch import nn
 
 from hardware.backend import ConversionError, Runner
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs
 from hardware.resizing import Resizer
 from nas.data.split import Split
 from nas.errors import NotTaken, UserError
@@ -23,6 +22,7 @@ from nas.profiling.verification import MeasureAgain, Remeasuring
 from nas.searching.estimation import Hits
 from nas.searching.rescoring import Scorer
 from search_spaces import Candidate
+from search_spaces.inputs import Inputs
 from search_spaces.quantization import architecture
 
 
@@ -109,7 +109,8 @@ class DeployedCandidates:
         # A backend quantizes a network once for all policies of it.
         shape = architecture(candidate)
         if self._extracted is None or self._extracted[0] != shape:
-            self._extracted = (shape, self.networks.extract(candidate))
+            # Files are written from the processor, where the example is, wherever the super-network may be.
+            self._extracted = (shape, self.networks.extract(candidate).cpu())
         return self._extracted[1]
 
     def close(self) -> None:

@@ -14,7 +14,6 @@ import pydantic
 
 from hardware.backend import Runner
 from hardware.deployment import Deployment
-from hardware.inputs import device_of
 from hardware.machine import this_machine
 from hardware.profile import DeviceProfile
 from nas.console import Bar, say
@@ -302,15 +301,14 @@ def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
     """A bench for the device of a profile; None, with a message, if that is not this machine."""
     profile, subject = predicted.profile, predicted.subject
     deployment = Deployment.of_profile(profile)
-    why = elsewhere(profile, subject)
-    if why is None:
-        try:
-            require(deployment)
-            # Another version of a runtime may execute the same network with other kernels.
-            if deployment.version() != profile.runtime_version:
-                why = f"{profile.runtime} is of version {deployment.version()} here, {profile.runtime_version} there"
-        except UserError as error:
-            why = str(error)
+    try:
+        require(deployment)
+        why = elsewhere(profile, subject)
+        # Another version of a runtime may execute the same network with other kernels.
+        if why is None and deployment.version() != profile.runtime_version:
+            why = f"{profile.runtime} is of version {deployment.version()} here, {profile.runtime_version} there"
+    except UserError as error:
+        why = str(error)
     if why is not None:
         say(f"{name} is not measured again: {why}")
         return None
@@ -319,7 +317,8 @@ def _bench(name: str, predicted: PredictedLatency) -> Bench | None:
 
 def elsewhere(profile: DeviceProfile, subject: Subject) -> str | None:
     """Why latencies measured on this machine do not compare with those of a profile; None if they do."""
-    here, there, device = this_machine(subject.accelerator), profile.machine, device_of(subject.supernet).type
+    here, there = this_machine(subject.accelerator(profile.runtime)), profile.machine
+    device = subject.device(profile.runtime)
     if device != profile.device:
         remedy = "--device cpu" if profile.device == "cpu" else "--device auto on a machine with a GPU"
         return f"it is of a network on {profile.device}, this one is on {device}; search with {remedy}"

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from hardware.inputs import Inputs
 from hardware.profile import DeviceProfile, digest
 from nas.errors import UserError
 from nas.networks.policies import joined_space
@@ -13,6 +12,7 @@ from nas.searching.measurement import Objective
 from nas.searching.translation import translation
 from search_spaces import Candidate, Space, Supernet
 from search_spaces.arrays import FloatArray, IntArray
+from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ All four predictors learn the ratio of a candidate's latency to the full network
   (`benchmarks/latency_predictors.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 import numpy as np
@@ -36,10 +37,9 @@ class LatencyPredictor:
     """
 
     def __init__(self, space: Space, kernels: Kernels, kind: PredictorKind = "combined") -> None:
-        self._kernels = _shares(space, kernels)
-        self._choices = one_hot_features(space) if kind == "table" else contrast_features(space)
-        self._kind = kind
-        self._predictor: Predictor = self._made()
+        self._kind = _KINDS[kind]
+        self._work, self._choices = _shares(space, kernels), self._kind.choices(space)
+        self._predictor = self._kind.make(self._work, self._choices)
 
     @property
     def predictor(self) -> Predictor:
@@ -48,16 +48,12 @@ class LatencyPredictor:
 
     def features(self, encoded: IntArray) -> FloatArray:
         """Features (n, f) of encoded candidates (n, k), the inputs of the model."""
-        rows = np.asarray(encoded, dtype=np.int64)
-        if self._kind == "kernels":
-            return self._kernels(rows)
-        if self._kind == "combined":
-            return np.concatenate([self._kernels(rows), self._choices.of(rows)], axis=1)
-        return self._choices.of(rows)
+        return self._kind.features(self._work, self._choices, np.asarray(encoded, dtype=np.int64))
 
     def fit(self, encoded: IntArray, ratios: npt.ArrayLike) -> Self:
         """Learn from encoded candidates (n, k) and their ratios (n,); raises ValueError if there are none."""
-        self._predictor = self._made().fit(self.features(encoded), ratios)
+        predictor = self._kind.make(self._work, self._choices)
+        self._predictor = predictor.fit(self.features(encoded), ratios)
         return self
 
     def predict(self, encoded: IntArray) -> tuple[FloatArray, FloatArray]:
@@ -67,13 +63,6 @@ class LatencyPredictor:
     def mean(self, encoded: IntArray) -> FloatArray:
         """Predicted ratios (n,) without standard deviations, which is faster; raises ValueError before `fit`."""
         return self._predictor.mean(self.features(encoded))
-
-    def _made(self) -> Predictor:
-        if self._kind == "candidates":
-            return GaussianProcess(self._choices.groups)
-        if self._kind == "combined":
-            return Corrected(self._kernels.width, self._choices.groups)
-        return Additive()
 
 
 class _Shares:
@@ -90,10 +79,57 @@ class _Shares:
         return np.asarray(self._of(encoded)[:, self._varies] / self._most)
 
 
+def _of_work(work: _Shares, choices: Features, rows: IntArray) -> FloatArray:
+    return work(rows)
+
+
+def _of_choices(work: _Shares, choices: Features, rows: IntArray) -> FloatArray:
+    return choices.of(rows)
+
+
+def _of_both(work: _Shares, choices: Features, rows: IntArray) -> FloatArray:
+    return np.concatenate([work(rows), choices.of(rows)], axis=1)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of predictor.
+
+    Args:
+        choices: how it encodes the choices of a space.
+        features: its features (n, f), of shares of work, encoded choices and encoded candidates (n, k).
+        make: the unfitted model of these features.
+    """
+
+    choices: Callable[[Space], Features]
+    features: Callable[[_Shares, Features, IntArray], FloatArray]
+    make: Callable[[_Shares, Features], Predictor]
+
+
+def _additive(work: _Shares, choices: Features) -> Predictor:
+    return Additive()
+
+
+def _process(work: _Shares, choices: Features) -> Predictor:
+    return GaussianProcess(choices.groups)
+
+
+def _corrected(work: _Shares, choices: Features) -> Predictor:
+    return Corrected(work.width, choices.groups)
+
+
+_KINDS: Mapping[PredictorKind, _Kind] = {
+    "combined": _Kind(contrast_features, _of_both, _corrected),
+    "kernels": _Kind(contrast_features, _of_work, _additive),
+    "candidates": _Kind(contrast_features, _of_choices, _process),
+    "table": _Kind(one_hot_features, _of_choices, _additive),
+}
+
+
 def _shares(space: Space, kernels: Kernels) -> _Shares:
-    # Work grows with every size, so without precisions the largest and the smallest network are enough. With them the
-    # full network has no work at all in most precisions, and random candidates have some in each.
-    ends = space.encode([space.largest(), space.smallest()])
+    # Work grows with every size, so without precisions the full and the smallest network are enough. With them the full
+    # network has no work at all in most precisions, and random candidates have some in each.
+    ends = space.encode([space.full(), space.smallest()])
     sums = kernels.of(np.concatenate([ends, space.random(_DRAWN, np.random.default_rng(0))]))
     varies = np.ptp(sums, axis=0) > 0
     return _Shares(kernels.of, sums[:, varies].max(axis=0), varies)

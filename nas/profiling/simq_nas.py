@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Unpack
 
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, device_of
+from hardware.inputs import device_of
 from hardware.policy import PrecisionChoices
 from hardware.profile import BY_LAYER
 from nas.data.split import Split
@@ -37,6 +37,7 @@ from nas.searching.rescoring import rivals
 from nas.searching.study import Running, Study
 from nas.searching.supernet_search import search
 from search_spaces import Supernet
+from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)

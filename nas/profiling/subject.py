@@ -8,13 +8,15 @@ from functools import cached_property
 import torch
 
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, batch_size, device_of, is_tokens, map_inputs, split
+from hardware.inputs import batch_size, device_of, is_tokens, map_inputs, split
 from hardware.policy import Policy, PrecisionChoices
 from hardware.profile import Device, DeviceProfile, Precision, ProfiledModel, differs
+from hardware.registry import device_for
 from nas.errors import UserError
 from nas.networks.policies import joined_space, policy_of
 from search_spaces import Candidate, Kernels, Space, Supernet, kernels
 from search_spaces.families.recognition import family_name
+from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,16 @@ class Subject:
         return tuple(next(iter((*args, *kwargs.values()))).shape)
 
     def deployment(self, runtime: str, precision: Precision, threads: int) -> Deployment:
-        """The deployment with these inputs, on the device of the super-network."""
-        device: Device = "cuda" if device_of(self.supernet).type == "cuda" else "cpu"
-        return Deployment(runtime, precision, threads, self.batch, self.tokens, device)
+        """The deployment with these inputs, where the runtime computes networks of this super-network."""
+        return Deployment(runtime, precision, threads, self.batch, self.tokens, self.device(runtime))
 
-    @property
-    def accelerator(self) -> str | None:
-        """Name of the GPU that holds the super-network; None on a processor."""
-        device = device_of(self.supernet)
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    def device(self, runtime: str) -> Device:
+        """Where a runtime computes networks of this super-network."""
+        return device_for(runtime, device_of(self.supernet))
+
+    def accelerator(self, runtime: str) -> str | None:
+        """Name of the GPU that a runtime computes on; None on a processor."""
+        return torch.cuda.get_device_name(device_of(self.supernet)) if self.device(runtime) == "cuda" else None
 
     @cached_property
     def model(self) -> ProfiledModel:

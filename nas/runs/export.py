@@ -11,7 +11,6 @@ from torch import nn
 
 from hardware.cost import cost
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs
 from nas.console import say
 from nas.errors import UserError
 from nas.exporting.card import Card
@@ -29,6 +28,7 @@ from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import ExportRequest
 from nas.settings import Limits, ModelSettings, SearchSettings
 from search_spaces import Candidate, Space
+from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)

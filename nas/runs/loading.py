@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, device_of
+from hardware.inputs import device_of
 from hardware.policy import PrecisionChoices
-from hardware.profile import Device
+from hardware.registry import device_for
 from nas.data.preprocessing import ImagePreprocessor, TextPreprocessor
 from nas.data.split import Preprocessor, Split
 from nas.errors import UserError
@@ -28,6 +28,7 @@ from nas.runs.products import PRODUCTS, Meaning
 from nas.searching.relative_latency import LatencySettings
 from nas.settings import SearchSettings
 from search_spaces import Candidate, Supernet, has_batch_norms
+from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,8 @@ class LoadedRun:
         return self.on_its_device(Deployment(tokens=tokens))
 
     def on_its_device(self, deployment: Deployment) -> Deployment:
-        """The same deployment; PyTorch computes where the super-network is."""
-        on: Device = "cuda" if device_of(self.supernet).type == "cuda" else "cpu"
-        return replace(deployment, device=on) if deployment.runtime == "pytorch" else deployment
+        """The same deployment where its runtime computes networks of this super-network."""
+        return replace(deployment, device=device_for(deployment.runtime, device_of(self.supernet)))
 
     def example(self, tokens: int, batch: int = 2) -> dict[str, Tensor]:
         """Inputs without padding, texts of that many tokens."""

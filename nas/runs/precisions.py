@@ -11,7 +11,7 @@ import pydantic
 from torch import nn
 
 from hardware.layers import kind_of
-from hardware.policy import LAYER_PRECISIONS, FloatPrecision, LayerPrecision, PrecisionChoices
+from hardware.policy import PrecisionChoices
 from hardware.probing import offered, probe
 from hardware.profile import BY_LAYER
 from hardware.registry import runtime as runtime_here
@@ -21,7 +21,7 @@ from nas.profiling.profiles import Profiles
 from nas.records import Scalar
 from nas.searching.relative_latency import LatencySettings
 from nas.settings import PrecisionSettings, SearchSettings
-from search_spaces.quantization import large_tables, quantizable_layers
+from search_spaces.quantization import PRECISIONS, FloatPrecision, LayerPrecision, large_tables, quantizable_layers
 
 QUANTIZE = "quantize"
 """The entry of a search's record that holds its `PrecisionChoices` as JSON."""
@@ -137,9 +137,9 @@ def _named(text: str | None) -> tuple[LayerPrecision, ...]:
     if text is None:
         return _USUAL
     names = {name.strip() for name in text.split(",")}
-    unknown = sorted(names - set(LAYER_PRECISIONS))
+    unknown = sorted(names - set(PRECISIONS))
     if unknown:
-        raise UserError(f"--precisions must be some of {', '.join(LAYER_PRECISIONS)}, got {unknown[0]!r}")
+        raise UserError(f"--precisions must be some of {', '.join(PRECISIONS)}, got {unknown[0]!r}")
     if names <= {"float32"}:
         raise UserError("--precisions must name one besides float32, e.g. int8,float32")
-    return tuple(each for each in LAYER_PRECISIONS if each in names | {"float32"})
+    return tuple(each for each in PRECISIONS if each in names | {"float32"})

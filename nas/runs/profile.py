@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from hardware.files import sweep
-from hardware.inputs import Inputs, device_of
 from hardware.machine import this_machine
 from hardware.profile import BY_LAYER, MOST_THREADS, DeviceProfile, ProfileRow, noise_floor, write_profile
 from hardware.pytorch import runner
+from hardware.registry import device_for
 from nas.console import Bar, say
 from nas.data.split import InputKind
 from nas.errors import NotTaken, UserError
@@ -39,6 +40,7 @@ from nas.runs.requests import ProfileRequest, SubjectRequest
 from nas.settings import KitSettings, ModelSettings, ProfileSettings, SpaceSettings
 from predictors import Quality
 from search_spaces import Candidate, Supernet
+from search_spaces.inputs import Inputs
 
 NOISY = 0.05
 _OUTPUTS = 2
@@ -107,12 +109,12 @@ def _grown(checked: _Checked, request: ProfileRequest) -> DeviceProfile:
 
 
 def estimate(request: ProfileRequest) -> dict[str, Any]:
-    """Time of `profile_device`, from the smallest and the largest sub-network; writes nothing, errors as there."""
+    """Time of `profile_device`, from the smallest sub-network and the full network; writes nothing, errors as there."""
     checked, settings = _checked(request), request.settings
     space = checked.subject.space
     checked.bench.reference()
     started = time.monotonic()
-    for candidate in (space.smallest(), space.largest()):
+    for candidate in (space.smallest(), space.full()):
         # What the runtime does not take is left out of a profile, and takes its time too.
         with suppress(NotTaken):
             checked.bench.measure(candidate)
@@ -130,8 +132,9 @@ def _checked(request: ProfileRequest) -> _Checked:
     """Everything that can be refused before anything is measured or written."""
     settings = request.settings
     check_ranges(settings)
-    # OpenVINO computes nowhere but on the processor.
-    device = "cpu" if settings.runtime == "openvino" else request.common.device
+    asked = request.common.device
+    # The super-network is where its networks are computed, so that eager PyTorch is measured beside them there.
+    device = asked if device_for(settings.runtime, torch.device(device_name(asked))) == "cuda" else "cpu"
     subject = open_subject(request, device, settings.tokens, settings.batch, settings.multiple_of)
     if settings.quantize:
         subject = _with_precisions(subject, settings, request.out)
@@ -222,13 +225,13 @@ def _profile_there(out: Path, subject: Subject, settings: ProfileSettings, bench
         if not out.parent.is_dir():
             raise UserError(f"the profile needs a folder to be in, there is no {out.parent}; make it first")
         return None
-    machine, version = this_machine(subject.accelerator), bench.deployment.version()
+    machine, version = this_machine(subject.accelerator(settings.runtime)), bench.deployment.version()
     found = profile_at(out)
     expected = {
         **subject.fingerprint,
         "multiple_of": settings.multiple_of,
         "runtime": settings.runtime,
-        "device": device_of(subject.supernet).type,
+        "device": bench.deployment.device,
         "precision": bench.deployment.precision,
         "threads": settings.threads,
     }

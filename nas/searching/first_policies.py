@@ -12,8 +12,7 @@ from typing import Unpack
 import numpy as np
 from torch import Tensor
 
-from hardware.inputs import Inputs, device_of, map_inputs
-from hardware.policy import LAYER_PRECISIONS
+from hardware.inputs import device_of, map_inputs
 from nas.networks.quantized import QuantizedNetworks
 from nas.networks.sensitivity import sensitivities
 from nas.objectives import is_latency
@@ -26,7 +25,8 @@ from nas.searching.study import Running, Study
 from nas.seeds import generator
 from search_spaces import Candidate, Space
 from search_spaces.arrays import FloatArray, IntArray
-from search_spaces.quantization import choices_of, is_precision
+from search_spaces.inputs import Inputs
+from search_spaces.quantization import PRECISIONS, choices_of, is_precision
 
 Scores = Mapping[str, Mapping[str, float]]
 """By the name of a choice of precision and its option: by how much the loss rises, see `nas.networks.sensitivity`."""
@@ -95,7 +95,7 @@ def layer_scores(networks: QuantizedNetworks, space: Space, seed: int) -> Scores
     options = {choice.name: {str(option) for option in choice.options} for choice in space.choices}
     names = choices_of(module)
     wanted = set().union(*(options.get(name, set()) for name in names.values()))
-    precisions = [each for each in LAYER_PRECISIONS if each in wanted]
+    precisions = [each for each in PRECISIONS if each in wanted]
     found = sensitivities(module, batches(), train.task.loss, networks.ranges(full), precisions)
     return {
         names[path]: {option: score for option, score in scores.items() if option in options[names[path]]}

@@ -18,16 +18,17 @@ import numpy as np
 import torch
 
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, is_tokens, split
+from hardware.inputs import is_tokens, split
 from hardware.latency import measure_latency
-from hardware.profile import Device, Precision
+from hardware.profile import Precision
 from hardware.protocol import Runnable
-from hardware.registry import NAMES
+from hardware.registry import NAMES, device_for
 from nas.errors import UserError
 from nas.files import read_json, write_json_atomic
 from nas.searching.runners import Runners
 from search_spaces import Candidate
 from search_spaces.arrays import FloatArray
+from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ class LatencySettings:
             row: an input of one row. Its length is used in place of `tokens`, which may exceed what the model accepts.
             device: device of the super-network.
         """
-        # OpenVINO computes on the processor here, even if the super-network is on a GPU.
-        on: Device = "cuda" if device.type == "cuda" and self.runtime != "openvino" else "cpu"
+        on = device_for(self.runtime, device)
         return Deployment(self.runtime, self.precision, self.threads, 1, _tokens(row), on)
 
 

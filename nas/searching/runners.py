@@ -5,9 +5,11 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from torch import nn
+
 from hardware.counters import energy_meter
 from hardware.deployment import Deployment
-from hardware.inputs import Inputs, call, device_of, map_inputs
+from hardware.inputs import call, device_of, map_inputs
 from hardware.latency import undisturbed
 from hardware.protocol import Runnable
 from hardware.resizing import Resizer
@@ -16,6 +18,7 @@ from nas.exporting.deployed import deploy, memory_mib
 from nas.exporting.network_files import network_class
 from nas.networks.networks import Networks
 from search_spaces import Candidate, Supernet
+from search_spaces.inputs import Inputs
 
 _ENERGY_CALLS = 20
 
@@ -30,13 +33,15 @@ class Runners:
         deployment: how the networks are executed.
 
     Attributes:
-        row: the input on the device of the super-network.
+        row: the input on the device that the deployment computes on.
         deployment: as given.
     """
 
     def __init__(self, supernet: Supernet, networks: Networks, row: Inputs, deployment: Deployment) -> None:
         self.deployment, self._networks = deployment, networks
-        self.row = map_inputs(row, lambda value: value.to(device_of(supernet)))
+        # Inputs that lay elsewhere would be copied in every call, which would count as latency.
+        self._device = deployment.near(device_of(supernet))
+        self.row = map_inputs(row, lambda value: value.to(self._device))
         self._supernet, self._write = supernet, Resizer()
         self._full_network: Runnable | None = None
         # Latency and energy of a candidate are measured in succession: converting it once serves both.
@@ -56,17 +61,20 @@ class Runners:
         return self._full_network
 
     def _load(self, candidate: Candidate) -> Runnable:
-        module = self._supernet.extract(candidate).eval()
+        module = self._extracted(candidate)
         if self.deployment.is_eager_float32:
             return module
         return self.deployment.runner(module, self.row, policy=self._networks.policy(candidate), write=self._write)
+
+    def _extracted(self, candidate: Candidate) -> nn.Module:
+        return self._supernet.extract(candidate).eval().to(self._device)
 
     def memory_mib(self, candidate: Candidate) -> float:
         """Peak resident memory in MiB of a new process that loads a candidate's files and runs one input.
 
         A new process, because the peak of this one includes the super-network and the data.
         """
-        module = self._supernet.extract(candidate).eval()
+        module = self._extracted(candidate)
         with TemporaryDirectory() as scratch:
             policy, backend = self._networks.policy(candidate), self.deployment.backend(self._write)
             deployed = deploy(module, self.deployment, Path(scratch), self.row, policy=policy, backend=backend)

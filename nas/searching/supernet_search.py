@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hardware.inputs import Inputs, device_of, first_row, is_tokens, map_inputs
+from hardware.inputs import device_of, first_row, is_tokens, map_inputs
 from hardware.latency import fixed_threads
 from hardware.profile import Precision
 from nas.data.accuracy import predict
@@ -38,6 +38,7 @@ from nas.searching.warm_start import known_results
 from nas.workers import Workers
 from search_spaces import Candidate, Space, Supernet, exact_costs
 from search_spaces.arrays import FloatArray
+from search_spaces.inputs import Inputs
 from search_spaces.quantization import is_precision
 
 

@@ -14,13 +14,13 @@ from torch import nn
 
 from hardware import Backend, ConversionError, OnnxRuntimeBackend, PyTorchBackend
 from hardware.backend import PRECISIONS, Runner, Writer, first_output, relative_difference
-from hardware.inputs import Inputs
 from hardware.layers import kind_of
 from hardware.onnx import OPSETS, convert, other_size
 from hardware.openvino import OpenVinoBackend
 from hardware.policy import Policy
 from hardware.quantized import quantized, single_rows
 from hardware.registry import NAMES, backend, backends
+from search_spaces.inputs import Inputs
 from tests.zoo import CASES
 
 BACKENDS: list[Callable[[], Backend]] = [PyTorchBackend, OnnxRuntimeBackend, OpenVinoBackend]
@@ -190,7 +190,7 @@ def test_a_runtime_that_is_not_installed(name: str, install: str, monkeypatch: p
     def version(library: str) -> str:
         raise PackageNotFoundError(library)
 
-    monkeypatch.setattr("hardware.registry.version", version)
+    monkeypatch.setattr("hardware.runtimes.version", version)
     with pytest.raises(ValueError, match=f"{name} cannot be used here: it is not installed; .*{install}"):
         backend(name)
     assert not any(runtime.usable for runtime in backends())
