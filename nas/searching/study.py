@@ -19,7 +19,16 @@ from nas.searching import pareto
 from nas.searching.domain import C, Domain
 from nas.searching.estimation import Estimate
 from nas.searching.evaluation import Evaluations, OnResult, check_counts
-from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, WithContext, violations
+from nas.searching.measurement import (
+    Evaluate,
+    Measurement,
+    Objective,
+    Staged,
+    WithContext,
+    refused_extras,
+    refused_values,
+    violations,
+)
 from nas.searching.selection import select, with_estimates
 from nas.searching.space_domain import SpaceDomain, as_domain, space_of
 from nas.searching.storage import Storage, open_study, read_study
@@ -350,6 +359,11 @@ def _checked_size(
         raise UserError(str(error)) from error
     if len(set(domain.keys(domain.encode(each.candidate for each in known)))) != len(known):
         raise UserError("known results must name each candidate once")
+    for each in known:
+        if bad := refused_values(each.values):
+            raise UserError(f"known results must have values that a study can hold: {', '.join(bad)}")
+        if why := refused_extras(each.extras):
+            raise UserError(f"known results must have extras that a study can hold: {why}")
     if size is not None and size <= _LISTED:
         _can_be_met(domain, objectives)
     return size
