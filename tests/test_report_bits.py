@@ -20,7 +20,7 @@ from nas.reporting.bits import KINDS
 from nas.reporting.chosen import Exported
 from nas.reporting.columns import short_names
 from nas.reporting.page import drawn
-from nas.reporting.precisions import Precisions, offered
+from nas.reporting.precisions import Precisions, precisions_in_words
 from nas.reporting.search_page import Reported, search_page
 from nas.reporting.strips import Strips
 from nas.reporting.table import Marks, write_front
@@ -359,11 +359,11 @@ def test_records_of_exports_without_it_are_read(tmp_path: Path) -> None:
 
 def test_choices_in_words() -> None:
     plain = PrecisionChoices(("int8", "float32"))
-    assert offered(plain) == "layers int8 or float32; rest float32"
+    assert precisions_in_words(plain) == "layers int8 or float32; rest float32"
     many = PrecisionChoices(
         ("int8", "float32"), ("int8-weights", "float32"), ("bfloat16", "float32"), True, ("head.*",)
     )
-    assert offered(many) == (
+    assert precisions_in_words(many) == (
         "layers int8 or float32; embeddings int8-weights or float32; rest bfloat16 or float32; "
         "weights of convolutions symmetric or asymmetric; in floating point stay head.*"
     )
