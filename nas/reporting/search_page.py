@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from hardware.profile import DeviceProfile
 from nas.learning.finetuned import ProbeRecord
 from nas.objectives import is_latency, quantity
-from nas.profiling.verification import Verified, agreements
+from nas.profiling.agreement import agreements
+from nas.profiling.verification import Verified
 from nas.records import Scalar
 from nas.reporting.bits import bits_of
 from nas.reporting.channels import channels_of

@@ -8,7 +8,7 @@ from typing import Any
 from hardware.profile import BY_LAYER
 from nas.console import say
 from nas.errors import NoFeasible
-from nas.profiling.front import agreement_record
+from nas.profiling.agreement import agreement_record
 from nas.records import Scalar
 from nas.reporting.chosen import Exported
 from nas.reporting.page import write_page

@@ -29,7 +29,7 @@ from nas.searching.measurement import (
     refused_values,
     violations,
 )
-from nas.searching.selection import select, with_estimates
+from nas.searching.selection import comparable, select
 from nas.searching.space_domain import SpaceDomain, as_domain, space_of
 from nas.searching.storage import Storage, open_study, read_study
 from nas.searching.trials import in_memory
@@ -77,6 +77,9 @@ class Study(Generic[C]):
         domain: the candidates.
         quality: for each round, how well the latest candidates were predicted before the predictors learned from them,
             by the name of the objective. Empty for searches without predictors; it is not stored.
+        estimates: the accuracy to expect on new rows, of candidates that were scored again. `nas.search` sets them at
+            its end. They are not stored: a study that is loaded has none, and `select` then goes by accuracies as the
+            search measured them, unless the same search is called again or they are set.
     """
 
     def __init__(
@@ -128,6 +131,8 @@ class Study(Generic[C]):
     def select(self, limits: Mapping[str, float] | None = None, **named: float) -> Measurement[C]:
         """Choose the best candidate in the first objective (ties by the next ones) that meets all limits.
 
+        Where there are `estimates`, the choice and limits on accuracy go by them, among the candidates that have one.
+
         Args:
             limits: bounds on raw values by `max_` or `min_` and the objective's name, e.g. `{"max_latency_ms": 8}`. The
                 limits of the objectives themselves apply too.
@@ -137,8 +142,8 @@ class Study(Generic[C]):
             UserError: a limit does not name an objective of this study, or is not a finite number.
             NoFeasible: no measured candidate meets the limits; the message names the nearest one.
         """
-        known = with_estimates([m for m in self._measurements if m.candidate in self.estimates], self.estimates)
-        return select(known or self._measurements, self.objectives, {**(limits or {}), **named})
+        members = comparable(self._measurements, self.estimates)
+        return select(members, self.objectives, {**(limits or {}), **named})
 
     def hypervolume(self, reference: Sequence[float]) -> float:
         """Hypervolume of the measured candidates.
