@@ -170,7 +170,7 @@ def usable(deployment: Deployment) -> Deployment:
 
 
 def _say_unmeasured(
-    study: Study, verified: Sequence[Verified], profiled: Collection[str], of_files: Collection[str] = ()
+    study: Study, verified: Sequence[Verified], profiled: Collection[str], of_files: Collection[str]
 ) -> None:
     """Print how many members of the front have only predicted latencies for the objectives `profiled`."""
     done = {each.candidate: each.done for each in verified}
