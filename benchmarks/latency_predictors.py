@@ -39,13 +39,14 @@ from transformers import (
 from hardware.profile import DeviceProfile, ProfileRow, parse_profile, read_profile
 from nas import Objective, nsga2
 from nas.networks.untrained import made_inputs
+from nas.profiling.agreement import agreements
 from nas.profiling.bench import RATIO_TOLERANCE, Bench
 from nas.profiling.collection import Effort, begin, grow
-from nas.profiling.front import latency_of
+from nas.profiling.device_latency import latency_of
 from nas.profiling.objective import latency_objective, predicted_latency
 from nas.profiling.rows import learned_rows
 from nas.profiling.subject import Subject
-from nas.profiling.verification import Remeasuring, agreements, verify
+from nas.profiling.verification import Remeasuring, verify
 from nas.seeds import generator
 from predictors import mape
 from search_spaces import Candidate, Space, Supernet, exact_costs, space, spread

@@ -8,7 +8,7 @@ from hardware.machine import this_machine
 from hardware.onnxruntime import OnnxRuntimeBackend
 from hardware.openvino import OpenVinoBackend
 from hardware.policy import Policy
-from hardware.probing import Offer, Probe, offered, probe
+from hardware.probing import Offer, Probe, gaining_precisions, probe
 from hardware.profile import (
     DeviceProfile,
     MeasurementProtocol,
@@ -49,9 +49,9 @@ __all__ = [
     "backends",
     "cost",
     "differs",
+    "gaining_precisions",
     "measure_beside",
     "measure_latency",
-    "offered",
     "probe",
     "read_profile",
     "require_stable",

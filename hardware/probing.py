@@ -65,7 +65,7 @@ class Offer:
         return "; ".join(dict.fromkeys(each.note for each in self.kinds.values() if each.note))
 
 
-def offered(runtime: str, kinds: Collection[Kind]) -> dict[str, Offer]:
+def gaining_precisions(runtime: str, kinds: Collection[Kind]) -> dict[str, Offer]:
     """The precisions that make layers of these kinds faster by 5 % or smaller by 20 % in a runtime on this machine.
 
     The first call for a kind takes seconds, later ones in the process nothing.
@@ -96,7 +96,7 @@ def probe(runtime: str, kind: Kind, precision: str) -> Probe:
     Args:
         runtime: one of `hardware.registry.NAMES`.
         kind: of layer.
-        precision: as in the result of `offered`.
+        precision: as in the result of `gaining_precisions`.
 
     Raises:
         ValueError: an unknown runtime or precision, or a runtime that is not installed.

@@ -150,8 +150,8 @@ def print_comparison(result: Mapping[str, Any], out: TextIO) -> None:
     difference, (low, high) = result[f"{metric}_difference_points"], result[f"{metric}_difference_interval"]
     rows = {
         f"test {score.label}": [
-            *(score.shown(network[f"test_{metric}"]) for network in networks),
-            f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}]",
+            *("no number" if (value := n[f"test_{metric}"]) is None else score.shown(value) for n in networks),
+            "no number" if None in (difference, low, high) else f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}]",
         ]
     }
     for name in _ROWS:

@@ -96,14 +96,19 @@ def known_quantity(name: str) -> Quantity:
     return quantity(name)
 
 
-def check_values(values: Mapping[str, float], most_score: float = _MOST_SCORE) -> None:
-    """Raise ValueError unless numbers that come from a file can be values of the quantities that they are named after.
+def of_its_kind(name: str, value: float, most_score: float = _MOST_SCORE) -> bool:
+    """Whether a number can be a value of the quantity `name`.
 
     A latency, a size or a count of operations is above 0, so that ratios of them are numbers. A score is at most
     `most_score`: evaluations of your own may have percentages.
     """
+    least = _LEAST.get(LATENCY if is_latency(name) else name, -_MOST)
+    most = most_score if quantity(name).source == "score" else _MOST
+    return in_bounds(value) and least <= value <= most
+
+
+def check_values(values: Mapping[str, float]) -> None:
+    """Raise ValueError unless each number is `of_its_kind`, as those must be that come from a file."""
     for name, value in values.items():
-        source, least = quantity(name).source, _LEAST.get(LATENCY if is_latency(name) else name, -_MOST)
-        most = most_score if source == "score" else _MOST
-        if not (in_bounds(value) and least <= value <= most):
+        if not of_its_kind(name, value):
             raise ValueError(f"{name[:60]} must be a number of its kind, got {str(value)[:40]}")

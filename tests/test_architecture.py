@@ -70,7 +70,7 @@ HOMES = {
         "hardware.profile",
         "nas.command.config_file",
         "nas.learning.finetuned",
-        "nas.profiling.front",
+        "nas.profiling.verified_record",
         "nas.records",
         "nas.runs.exported",
         "nas.runs.folder",

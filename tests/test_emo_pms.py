@@ -1,5 +1,6 @@
 """EMO-PMS on a small trained network: stages that go on, laws of what it makes, and its losses."""
 
+import copy
 import pickle
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from nas.learning.optimizer import Sgd
 from nas.learning.schedule import Cosine
 from nas.learning.training import TrainingConfig
 from nas.pruning.boundaries import INPUT, OUTPUT, around, cached_features
-from nas.pruning.candidates import constrained_loss
+from nas.pruning.candidates import constrained_loss, judged
 from nas.pruning.emo_pms import OutOfReach, Pruned, emo_pms, fine_tuned, parts_of
 from nas.pruning.inheritance import inherited, random_orders
 from nas.searching.measurement import Measurement
@@ -92,6 +93,20 @@ def test_the_loss_of_equation_9() -> None:
     expected = 0.5 * (sum(norms) / 5 + entropy)
     torch.testing.assert_close(constrained_loss(detector, True, lambda x: made, batch, targets, 1), expected)
     torch.testing.assert_close(constrained_loss(detector, False, lambda x: made, batch, targets, 1), entropy)
+
+
+def test_features_that_are_no_numbers_have_no_error(tmp_path: Path) -> None:
+    """A class is found for them too, and it may be the right one."""
+    model, rows = trained(), split(40)
+    parts = parts_of(model, rows, CONFIG)
+    cached, each = cached_features(parts, rows, tmp_path, "weights")[0], parts.subnetworks[0]
+    detector = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+    detector(cached.batch([0])[OUTPUT])
+    error, change = judged(each.module, detector, cached)
+    assert 0 <= error <= 1 and change == pytest.approx(0, abs=1e-5)
+    spoiled = copy.deepcopy(each.module)
+    next(spoiled.parameters()).data[0] = torch.nan
+    assert np.isnan(judged(spoiled, detector, cached)).all()
 
 
 def test_random_channels_follow_from_the_candidate() -> None:

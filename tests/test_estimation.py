@@ -1,17 +1,24 @@
 """Accuracies that hold on new rows: estimates against a known truth, rivals of a front, and the choice by them."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from toy_pyramid import split
 
-from nas.errors import UserError
-from nas.profiling.verification import Verified, expected
+from nas.errors import NoFeasible, UserError
+from nas.profiling.choice import choosable, choose, expected
+from nas.profiling.verification import Verified
 from nas.searching.estimation import Hits, Others, estimated
 from nas.searching.measurement import Measurement, Objective
-from nas.searching.rescoring import MOST_RIVALS, estimates, rivals
-from nas.searching.study import Study
+from nas.searching.random_search import random_search
+from nas.searching.rescoring import MOST_RIVALS, Scorer, change, estimates, rivals
+from nas.searching.selection import select
+from nas.searching.study import Study, load_study
 from search_spaces import Candidate, Choice, Space
 from search_spaces.arrays import BoolArray, FloatArray
 
@@ -148,6 +155,110 @@ def test_what_was_not_measured_again_is_expected_to_change_as_the_others_did() -
     # With two only, nothing is known of the others.
     few = expected(study, verified[:2])
     assert few[5].values["latency_ms"] == members[5].values["latency_ms"]
+
+
+def by_size(rng: np.random.Generator, rows: int = 1500) -> tuple[list[Measurement], dict[Candidate, Hits], FloatArray]:
+    """Candidates scored on 400 of the rows, the hits on all rows of every third one, and the true accuracies."""
+    macs = np.linspace(1.0, 2.0, 30)
+    truth = 0.75 + 0.1 * np.log(macs)
+    right = rng.random((len(macs), rows)) < truth[:, None]
+    members = measured([(float(each[:400].mean()), cost) for each, cost in zip(right, macs, strict=True)])
+    return members, {m.candidate: Hits.of(right[n]) for n, m in enumerate(members) if n % 3 == 0}, truth
+
+
+def again(hits: dict[Candidate, Hits], searched_rows: int | None = 400) -> list[Verified]:
+    return [
+        Verified(candidate, {}, {"accuracy": float(each.array().mean())}, hits=each, searched_rows=searched_rows)
+        for candidate, each in hits.items()
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_luck_on_few_rows_is_not_chosen_before_what_was_scored_on_all(seed: int) -> None:
+    """One member of the front was not scored again, and looks four points better than it is."""
+    members, hits, truth = by_size(np.random.default_rng(seed))
+    lucky = members[-1]
+    assert lucky.candidate not in hits
+    raw = float(truth[-1]) + 0.04
+    members[-1] = replace(lucky, values={**lucky.values, "accuracy": raw})
+    study = Study(SPACE, OBJECTIVES, members)
+    assert study.front()[0].candidate == lucky.candidate
+    verified = again(hits)
+    found = {m.candidate: m.values["accuracy"] for m in choosable(study, verified)}
+    assert set(found) == {m.candidate for m in study.front()} | set(hits)
+    every = estimates(members, OBJECTIVES, hits, 400)
+    assert found == {candidate: pytest.approx(every[candidate].value) for candidate in found}
+    assert choose(study, verified, {}).values["accuracy"] == pytest.approx(truth[-1], abs=0.02)
+    # No limit tells them apart either: what is only as good by luck does not meet it.
+    with pytest.raises(NoFeasible):
+        select(choosable(study, verified), OBJECTIVES, {"min_accuracy": raw - 0.005})
+
+
+def test_scores_of_another_precision_compare_with_each_other_alone() -> None:
+    """Whoever has no score of its files is no choice beside those that have, also where its latency was measured."""
+    members, hits, _ = by_size(np.random.default_rng(0))
+    study = Study(SPACE, OBJECTIVES, members)
+    fast = next(m for m in study.front() if m.candidate not in hits)
+    verified = [*again(hits, None), Verified(fast.candidate, {}, {"macs": 0.5})]
+    assert {m.candidate for m in choosable(study, verified)} == set(hits)
+    # What to expect of those that have none is no estimate, so that of those that have one it is none either.
+    found = {m.candidate: m.values["accuracy"] for m in expected(study, verified)}
+    differences = [
+        float(hits[m.candidate].array().mean()) - m.values["accuracy"] for m in members if m.candidate in hits
+    ]
+    for member in members:
+        score = member.values["accuracy"]
+        known = hits.get(member.candidate)
+        wanted = score + float(np.median(differences)) if known is None else float(known.array().mean())
+        assert found[member.candidate] == pytest.approx(wanted)
+
+
+def test_a_study_and_the_command_choose_by_one_rule() -> None:
+    members, hits, _ = by_size(np.random.default_rng(4))
+    study = Study(SPACE, OBJECTIVES, members)
+    hits |= {m.candidate: Hits.of(np.random.default_rng(5).random(1500) < 0.8) for m in study.front()}
+    found = estimates(members, OBJECTIVES, hits, 400)
+    study.estimates = {candidate: each for candidate, each in found.items() if candidate in hits}
+    bare = Study(SPACE, OBJECTIVES, members)
+    for limits in ({}, {"max_macs": 1.8}, {"max_macs": 1.3}, {"min_accuracy": 0.75}):
+        assert study.select(limits) == choose(bare, again(hits), limits)
+
+
+def test_estimates_are_not_stored(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    rows = {0: (0.8, 5.0), 1: (0.9, 10.0)}
+    small = Space((Choice("a", (0, 1)),))
+    study = random_search(
+        small, lambda some: [rows[int(c["a"])] for c in some], OBJECTIVES, budget=2, seed=0, storage=path
+    )
+    study.estimates = estimates(study.measurements, OBJECTIVES, {small.smallest(): Hits.of(np.ones(200, np.bool_))})
+    assert study.select().candidate == small.smallest()
+    loaded = load_study(path)
+    assert loaded.estimates == {} and loaded.select().candidate == small.full()
+    loaded.estimates = study.estimates
+    assert loaded.select() == study.select()
+
+
+@pytest.mark.parametrize("name", ["accuracy", "r2", "latency_ms", "own:number"])
+def test_what_measuring_again_makes_of_others(name: str) -> None:
+    pairs = [(0.5, 0.4), (0.8, 0.64), (1.0, 0.9), (0.9, 0.72)]
+    assert change(name, pairs[:2])(0.7) == 0.7
+    if name in ("accuracy", "r2"):
+        assert change(name, pairs)(0.7) == pytest.approx(0.7 - 0.13)
+    else:
+        assert change(name, pairs)(0.7) == pytest.approx(0.7 * 0.8)
+    # No ratio of numbers of which some are not above 0.
+    assert change(name, [(0.0, 1.0), (-1.0, 0.0), (2.0, 3.0)])(5.0) == pytest.approx(6.0)
+
+
+def test_outputs_that_are_no_numbers_have_no_hits() -> None:
+    def forward(candidate: Candidate) -> Callable[..., torch.Tensor]:
+        output = torch.nan if candidate["a"] else 1.0
+        return lambda **inputs: torch.full((len(next(iter(inputs.values()))), 3), output)
+
+    scorer = Scorer(forward, split(40))
+    assert math.isnan(scorer(Candidate({"a": 1}))) and not scorer.hits
+    assert 0 <= scorer(Candidate({"a": 0})) <= 1 and list(scorer.hits) == [Candidate({"a": 0})]
 
 
 def test_rivals_are_what_one_standard_error_would_put_on_the_front() -> None:

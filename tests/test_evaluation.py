@@ -30,7 +30,7 @@ class _Kept:
 
 def _evaluate(candidates: Sequence[Candidate]) -> np.ndarray:
     rows = SPACE.encode(candidates)
-    return np.stack([rows.sum(axis=1), rows[:, 0]], axis=1).astype(float)
+    return np.stack([rows.sum(axis=1), 1 + rows[:, 0]], axis=1).astype(float)
 
 
 def _run(record: _Kept, budget: int = 4, **settings: int) -> Evaluations:

@@ -1,5 +1,6 @@
 """Predicted latencies: every kind of predictor, the objective of a search, and sizes that run fast."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import torch
 from hardware.profile import ProfileRow
 from nas import Objective, linas
 from nas.errors import NotTaken, UserError
+from nas.profiling.agreement import agreements
+from nas.profiling.choice import best_known, choosable
 from nas.profiling.front import verify_front
 from nas.profiling.objective import latency_objective, predicted_latency
 from nas.profiling.prediction import PREDICTOR_KINDS, LatencyPredictor, PredictorKind
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
-from nas.profiling.verification import Remeasuring, Verified, agreements, best_known, offered, verify
+from nas.profiling.verification import Remeasuring, Verified, verify
+from nas.profiling.verified_record import read_verified
 from nas.searching.measurement import Measurement
 from nas.searching.study import Study
 from nas.searching.translation import translation
@@ -161,7 +165,7 @@ def test_what_is_offered_is_as_measured_on_each_device_and_taken_by_all(subject:
     verified = [verify(front[candidate], Remeasuring({names[0]: laptop})) for candidate in candidates[:2]]
     verified += [verify(front[candidates[2]], Remeasuring({names[1]: lambda _: 0.4 * profiles.FULL_MS}))]
     assert [each.refused for each in verified] == [frozenset(), {names[0]}, frozenset()]
-    found = {member.candidate: dict(member.values) for member in offered(study, verified)}
+    found = {member.candidate: dict(member.values) for member in choosable(study, verified)}
     assert list(found) == [candidates[0], candidates[2], candidates[3]]
     assert found[candidates[0]] == {"accuracy": 0.9, names[0]: 6.0 * profiles.FULL_MS, names[1]: 9.0}
     assert found[candidates[2]] == {"accuracy": 0.7, names[0]: 70.0, names[1]: 0.4 * profiles.FULL_MS}
@@ -186,7 +190,7 @@ def test_a_long_front_is_measured_from_end_to_end_and_all_of_it_is_offered(subje
     measures = Remeasuring({"latency_ms": measure})
     verified = verify_front(tmp_path, study, measures)
     assert len(asked) == len(verified) == 60 and {candidates[0], candidates[-1]} <= set(asked)
-    assert {member.candidate for member in offered(study, verified)} == set(candidates)
+    assert {member.candidate for member in choosable(study, verified)} == set(candidates)
     assert len(verify_front(tmp_path, study, measures)) == len(candidates), "the next command measures more"
     assert sorted(map(str, asked)) == sorted(map(str, candidates))
 
@@ -233,3 +237,33 @@ def test_a_network_that_cannot_be_traced_is_one_sentence(subject: Subject) -> No
     broken = Subject("broken", subject.supernet, {"input_ids": torch.zeros(1, 16)}, subject.space)
     with pytest.raises(UserError, match="must be traceable"):
         _ = broken.kernels
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("accuracy", math.nan), ("accuracy", 1.5), ("latency_ms", 0.0), ("latency_ms", math.inf)]
+)
+def test_what_is_no_number_of_its_kind_is_refused_once(
+    subject: Subject, tmp_path: Path, name: str, value: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The others are measured and may be chosen, and the same command goes on from the record."""
+    space = subject.space
+    candidates = space.decode(np.unique(space.random(6, np.random.default_rng(0)), axis=0))
+    study = Study(space, [Objective("accuracy", "maximize"), Objective("latency_ms")])
+    for place, candidate in enumerate(candidates, 1):
+        study.commit(Measurement(candidate, {"accuracy": place / 100, "latency_ms": place}, "measured", None, 0.0))
+    asked: list[Candidate] = []
+
+    def measure(candidate: Candidate) -> float:
+        asked.append(candidate)
+        return value if candidate == candidates[-1] else 0.5
+
+    verified = verify_front(tmp_path, study, Remeasuring({name: measure}))
+    assert f"{name} of one sub-network is not measured, so that it is not offered: its {name} is {value}" in " ".join(
+        capfd.readouterr().err.split()
+    )
+    assert {each.candidate: set(each.refused) for each in verified} == {
+        candidate: {name} if candidate == candidates[-1] else set() for candidate in candidates
+    }
+    assert read_verified(tmp_path, space) == verified
+    assert candidates[-1] not in {member.candidate for member in choosable(study, verified)}
+    assert verify_front(tmp_path, study, Remeasuring({name: measure})) == verified and len(asked) == len(candidates)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hardware.probing import PROBED, Offer, Probe, offered, probe
+from hardware.probing import PROBED, Offer, Probe, gaining_precisions, probe
 from hardware.quantized import SEVEN_BITS
 
 KINDS = ("linear", "convolution", "embedding")
@@ -14,7 +14,7 @@ KINDS = ("linear", "convolution", "embedding")
 def budget() -> None:
     """All kinds in one runtime; processor time, since other processes may work too."""
     begin = time.process_time()
-    offered("openvino", KINDS)
+    gaining_precisions("openvino", KINDS)
     assert time.process_time() - begin < 20
 
 
@@ -35,18 +35,18 @@ def test_what_openvino_makes_of_layers() -> None:
 
 def test_offers_are_what_is_worth_it_and_known_afterwards() -> None:
     begin = time.perf_counter()
-    found = offered("openvino", KINDS)
+    found = gaining_precisions("openvino", KINDS)
     assert time.perf_counter() - begin < 0.5
     for precision in PROBED:
         worthy = {kind for kind in KINDS if probe("openvino", kind, precision).worth}
         assert set(found[precision].kinds if precision in found else ()) == worthy
     assert set(found["int8-weights"].kinds) == set(KINDS)
-    assert set(offered("openvino", ("embedding",))) >= {"int8-weights", "int4-weights"}
-    assert "int8" not in offered("openvino", ("embedding",))
+    assert set(gaining_precisions("openvino", ("embedding",))) >= {"int8-weights", "int4-weights"}
+    assert "int8" not in gaining_precisions("openvino", ("embedding",))
 
 
 def test_pytorch_offers_nothing() -> None:
-    assert offered("pytorch", KINDS) == {}
+    assert gaining_precisions("pytorch", KINDS) == {}
     assert "PyTorch alone" in probe("pytorch", "linear", "bfloat16").note
 
 
@@ -73,4 +73,4 @@ def test_bad_names() -> None:
     with pytest.raises(ValueError, match=r"a probe must be of one of int8, .*, got float16"):
         probe("openvino", "linear", "float16")
     with pytest.raises(ValueError, match="must be one of pytorch, onnxruntime, openvino, got tflite"):
-        offered("tflite", KINDS)
+        gaining_precisions("tflite", KINDS)

@@ -20,7 +20,7 @@ from nas.reporting.bits import KINDS
 from nas.reporting.chosen import Exported
 from nas.reporting.columns import short_names
 from nas.reporting.page import drawn
-from nas.reporting.precisions import Precisions, offered
+from nas.reporting.precisions import Precisions, precisions_in_words
 from nas.reporting.search_page import Reported, search_page
 from nas.reporting.strips import Strips
 from nas.reporting.table import Marks, write_front
@@ -317,7 +317,7 @@ def compared(**more: object) -> dict[str, Any]:
     }
 
 
-INT8 = {"test_accuracy": 0.85, "latency_ms": 9.0, "macs": 2e9, "size_mib": 24.0, "predicted_latency_ms": float("nan")}
+INT8 = {"test_accuracy": 0.85, "latency_ms": 9.0, "macs": 2e9, "size_mib": 24.0, "predicted_latency_ms": None}
 
 
 @pytest.mark.parametrize("int8", [{}, {"serving_int8": INT8, "serving_fp32": compared()["full"]}])
@@ -325,7 +325,7 @@ def test_the_full_network_in_int8_is_kept_and_shown(tmp_path: Path, int8: dict[s
     keep_exported(tmp_path, compared(**int8))
     record = read_exported(tmp_path)
     assert record is not None
-    assert record.serving_int8 == ({**INT8, "predicted_latency_ms": None} if int8 else None)
+    assert record.serving_int8 == (INT8 if int8 else None)
     exported = Exported(
         record.candidate,
         record.metric,
@@ -359,11 +359,11 @@ def test_records_of_exports_without_it_are_read(tmp_path: Path) -> None:
 
 def test_choices_in_words() -> None:
     plain = PrecisionChoices(("int8", "float32"))
-    assert offered(plain) == "layers int8 or float32; rest float32"
+    assert precisions_in_words(plain) == "layers int8 or float32; rest float32"
     many = PrecisionChoices(
         ("int8", "float32"), ("int8-weights", "float32"), ("bfloat16", "float32"), True, ("head.*",)
     )
-    assert offered(many) == (
+    assert precisions_in_words(many) == (
         "layers int8 or float32; embeddings int8-weights or float32; rest bfloat16 or float32; "
         "weights of convolutions symmetric or asymmetric; in floating point stay head.*"
     )

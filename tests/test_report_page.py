@@ -17,7 +17,8 @@ from profiles import profile, subject
 from searched import ACCURACY, LATENCY, MACS, R2, SIZE, reported, study
 
 from nas.learning.finetuned import ProbeRecord
-from nas.profiling.verification import Verified, estimates_of
+from nas.profiling.choice import estimates_of
+from nas.profiling.verification import Verified
 from nas.reporting.charts import plotly_source
 from nas.reporting.chosen import Exported
 from nas.reporting.page import drawn

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import optuna
 import pytest
 
 from nas.errors import NoFeasible, UserError
-from nas.searching.measurement import Measurement, Objective
+from nas.searching.measurement import Evaluated, Measurement, Objective
 from nas.searching.nsga2 import Nsga2Config, nsga2
 from nas.searching.random_search import random_search
 from nas.searching.storage import Storage, copy_to_journal
@@ -93,19 +94,81 @@ def test_the_journal_holds_one_finished_trial_a_candidate_in_order(tmp_path: Pat
     assert load_study(path).space == SPACE
 
 
-def test_a_study_holds_what_can_be_read_again(tmp_path: Path) -> None:
-    """Scores of one's own may be percentages; what is no usual number has failed."""
-    values = iter([87.5, 1e-120, -1e120, 99.0])
+@pytest.mark.parametrize(
+    ("name", "values", "reasons"),
+    [
+        (
+            "accuracy",
+            (87.5, 1e-120, -1e120, -0.5),
+            (None, "accuracy is 1e-120", "accuracy is -1e+120", "accuracy is -0.5"),
+        ),
+        ("r2", (-3.0, -1e21, math.nan, math.inf), (None, "r2 is -1e+21", "r2 is nan", "r2 is inf")),
+        ("own:number", (0.0, 1e21, -1e21, 1e200), (None, "own:number is 1e", "own:number is -1e", "own:number is 1e")),
+        ("macs", (1.0, 0.0, -1.0, 1e30), (None, "macs is 0.0, which it cannot be", "macs is -1", "macs is 1e")),
+        ("latency_ms", (1.0, 0.0, -1.0, 1e30), (None, "latency_ms is 0", "latency_ms is -1", "latency_ms is 1e")),
+    ],
+)
+@pytest.mark.parametrize("kind", ["study.journal", "sqlite:///{}/studies.db"])
+def test_a_study_holds_what_can_be_read_again(
+    tmp_path: Path, kind: str, name: str, values: Sequence[float], reasons: Sequence[str | None]
+) -> None:
+    """Scores of one's own may be percentages; what no study can hold has failed, with its reason."""
+    storage = kind.format(tmp_path) if "://" in kind else tmp_path / kind
+    left = iter(values)
     study = random_search(
         SPACE,
-        lambda candidates: np.array([[next(values)] for _ in candidates]),
-        [Objective("accuracy", "maximize")],
+        lambda candidates: np.array([[next(left)] for _ in candidates]),
+        [Objective(name, "maximize")],
         budget=4,
         seed=0,
-        storage=tmp_path / "study.journal",
+        storage=storage,
     )
-    assert [m.state for m in study.measurements] == ["measured", "failed", "failed", "measured"]
-    assert _told(load_study(tmp_path / "study.journal")) == _told(study)
+    assert [m.state for m in study.measurements] == ["measured", "failed", "failed", "failed"]
+    for measurement, reason in zip(study.measurements, reasons, strict=True):
+        assert (measurement.reason is None) if reason is None else (measurement.reason or "").startswith(reason)
+    assert _told(load_study(storage)) == _told(study)
+
+
+@pytest.mark.parametrize(
+    ("kept", "reason"),
+    [
+        ({"change": math.nan}, "extras cannot be kept: change must be a number of usual size, got nan"),
+        ({"far": {"below": [1.0, 1e200]}}, r"extras cannot be kept: far\.below\.1 must be a number of usual size"),
+        ({"count": 2**70}, "extras cannot be kept: count must be a number of usual size"),
+        ({"array": np.zeros(2)}, "extras cannot be kept: .*not JSON serializable"),
+    ],
+)
+@pytest.mark.parametrize("failed", [False, True])
+def test_extras_that_no_study_can_hold_fail_their_candidate(
+    tmp_path: Path, kept: dict[str, Any], reason: str, failed: bool
+) -> None:
+    def evaluate(candidates: Sequence[Candidate]) -> Evaluated:
+        wrong = [c["depth"] == 1 for c in candidates]
+        values = [[math.nan if each and failed else 1.0] for each in wrong]
+        return Evaluated(values, [kept if each else {"fine": 0.5} for each in wrong])
+
+    path = tmp_path / "study.journal"
+    study = random_search(SPACE, evaluate, [Objective("own:number")], budget=12, seed=0, storage=path)
+    for each in study.measurements:
+        if each.candidate["depth"] == 1:
+            assert (each.state, dict(each.extras)) == ("failed", {})
+            assert re.search(reason, each.reason or "") and ("own:number is nan" in (each.reason or "")) == failed
+        else:
+            assert (each.state, dict(each.extras)) == ("measured", {"fine": 0.5})
+    assert {each.state for each in study.measurements} == {"measured", "failed"}
+    assert _told(load_study(path)) == _told(study)
+    again = random_search(SPACE, evaluate, [Objective("own:number")], budget=13, seed=0, storage=path)
+    assert len(again.measurements) == 13
+
+
+def test_known_results_are_such_that_a_study_can_hold(tmp_path: Path) -> None:
+    candidate = SPACE.smallest()
+    for wrong, sentence in (
+        (Measurement(candidate, {"macs": 0.0}, "measured", None, 0.0, True), "macs is 0"),
+        (Measurement(candidate, {"macs": 1.0}, "measured", None, 0.0, True, {"a": math.nan}), "extras cannot be kept"),
+    ):
+        with pytest.raises(UserError, match=f"known results must have .*{sentence}"):
+            random_search(SPACE, _evaluate, [Objective("macs")], budget=1, seed=0, known=[wrong])
 
 
 def test_a_killed_search_resumes_to_the_same_study(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ class Figures:
     predicted_latency_ms: float | None = None
 
     def named(self, metric: str) -> dict[str, float | None]:
-        """The figures by name; the score as `test_accuracy` or `test_r2`."""
-        values = asdict(self)
+        """The figures by name, None where one is no number; the score as `test_accuracy` or `test_r2`."""
+        values = {name: _finite(value) for name, value in asdict(self).items()}
         return {f"test_{metric}": values.pop("test_score"), **values}
 
 
@@ -90,21 +90,27 @@ class Comparison:
         return {"today": self.today, "full": self.full, **self.others, "chosen": self.chosen}
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison by the names that the command prints."""
+        """The comparison by the names that the command prints, None where a figure is no number."""
+        difference = self.difference
         return {
             **{name: figures.named(self.metric) for name, figures in self.networks().items()},
-            f"{self.metric}_difference_points": self.difference.points,
-            f"{self.metric}_difference_interval": [self.difference.low, self.difference.high],
-            "speedup": self.full.latency_ms / self.chosen.latency_ms,
-            "speed_up_over_today": self.today.latency_ms / self.chosen.latency_ms,
+            f"{self.metric}_difference_points": _finite(difference.points),
+            f"{self.metric}_difference_interval": [_finite(difference.low), _finite(difference.high)],
+            "speedup": _finite(self.full.latency_ms / self.chosen.latency_ms),
+            "speed_up_over_today": _finite(self.today.latency_ms / self.chosen.latency_ms),
             "test_rows": self.test_rows,
-            "latency_noise": self.latency_noise,
+            "latency_noise": _finite(self.latency_noise),
             "deployment": dict(self.conditions),
         }
 
     def what_the_data_can_tell(self) -> str:
         """One or two sentences on how far the figures can be trusted."""
         low, high = self.difference.low, self.difference.high
+        if not all(map(math.isfinite, (self.chosen.test_score, self.difference.points, low, high))):
+            return (
+                f"The {self.judged:,} test {self.unit} do not tell the two networks apart: a score on them is no "
+                "number, because an output is none or all labels are equal."
+            )
         if low > 0 or high < 0:
             verdict = f"the chosen network is {'better' if low > 0 else 'worse'} than the full one"
         else:
@@ -197,6 +203,8 @@ def r2_difference(
 ) -> PairedDifference:
     """How much higher the R squared of the first is on the same rows, in hundredths, and its 95 % interval.
 
+    All of them are NaN where the labels are equal, of which R squared is no number.
+
     The interval is that of the percentiles of a bootstrap over rows, both networks on the same draw (Efron and
     Tibshirani, 1993, chapter 13); the same numbers every time.
 
@@ -215,6 +223,12 @@ def r2_difference(
         spread = float(np.square(labels[drawn] - labels[drawn].mean()).sum())
         return 100 * float(gain[drawn].sum()) / spread if spread else math.nan
 
-    found = [hundredths(rng.integers(len(labels), size=len(labels))) for _ in range(_RESAMPLES)]
-    low, high = np.nanpercentile(found, [2.5, 97.5])
+    found = np.array([hundredths(rng.integers(len(labels), size=len(labels))) for _ in range(_RESAMPLES)])
+    known = found[np.isfinite(found)]
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (math.nan, math.nan)
     return PairedDifference(hundredths(np.arange(len(labels))), float(low), float(high))
+
+
+def _finite(value: float | None) -> float | None:
+    """A figure as JSON can hold it."""
+    return value if value is not None and math.isfinite(value) else None

@@ -25,9 +25,10 @@ from nas.errors import UserError
 from nas.networks.policies import joined_space
 from nas.networks.quantized import QuantizedNetworks, calibration_rows
 from nas.networks.recalibration import SubNetworks
+from nas.profiling.choice import choosable, choose
 from nas.profiling.deployed_candidates import measures_of_files
-from nas.profiling.front import choose, verify_front
-from nas.profiling.verification import Verified, offered
+from nas.profiling.front import verify_front
+from nas.profiling.verification import Verified
 from nas.searching.evaluation import check_counts
 from nas.searching.first_policies import StartedLinas
 from nas.searching.linas import LinasConfig
@@ -79,7 +80,7 @@ class SimqNas:
 
     def front(self) -> list[Measurement]:
         """The verified candidates that may be chosen, with the values of their files."""
-        return offered(self.study, self.verified)
+        return choosable(self.study, self.verified)
 
     def select(self, **limits: float) -> Measurement:
         """The best within limits such as `max_latency_ms=8`, by the values of the files; raises NoFeasible."""

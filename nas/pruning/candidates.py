@@ -5,6 +5,7 @@ there classifies them: half the sum of the norm of the difference and of the cro
 equation 9). Its objective is the share of validation rows that are wrong through the detector.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -61,7 +62,7 @@ class CandidateTraining:
     cost: CostFunction
 
     def __call__(self, candidates: Sequence[Candidate]) -> Evaluated:
-        """Cost and error (n, 2) of n forms, and how far their features are from the original's."""
+        """Cost and error (n, 2) of n forms, and how far their features are from the original's; NaN as in `judged`."""
         found = [self._one(candidate) for candidate in candidates]
         values = np.stack([self.cost(self.subnetwork.space.encode(candidates)), [error for error, _ in found]], axis=1)
         return Evaluated(values, [{"feature_change": change} for _, change in found])
@@ -110,7 +111,10 @@ def constrained_loss(
 
 @torch.no_grad()
 def judged(form: nn.Module, detector: nn.Module, rows: FeatureRows) -> tuple[float, float]:
-    """The error of a form through the detector (0..1), and the mean share of its features' norm that differs."""
+    """The error of a form through the detector (0..1), and the mean share of its features' norm that differs.
+
+    The error is NaN where a feature is no number, because a class is found for such features too.
+    """
     with keeping_modes(detector):
         detector.eval()
         wrong, change = 0, []
@@ -120,4 +124,5 @@ def judged(form: nn.Module, detector: nn.Module, rows: FeatureRows) -> tuple[flo
             wrong += int((detector(features).argmax(1).cpu() != rows.targets(indices)).sum())
             difference = (features - batch[OUTPUT]).flatten(1).norm(dim=1)
             change += (difference / batch[OUTPUT].flatten(1).norm(dim=1).clamp_min(1e-12)).tolist()
-    return wrong / len(rows), float(np.mean(change))
+    mean = float(np.mean(change))
+    return wrong / len(rows) if math.isfinite(mean) else math.nan, mean

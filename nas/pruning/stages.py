@@ -9,6 +9,7 @@ searches/<number>/    study.journal of a sub-network, and kept/: the trained wei
 """
 
 import copy
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -212,7 +213,13 @@ class Stages:
                 if isinstance(detector, FeatureDetector):
                     fit(detector, train[number], detector_loss, self._config.detectors)
                     save_weights(detector, part / f"{number}.safetensors")
-                errors[each.name] = judged(each.module.eval(), detector, validation[number])[0]
+                error, _ = judged(each.module.eval(), detector, validation[number])
+                if math.isnan(error):
+                    raise UserError(
+                        f"the network's features behind sub-network {each.name} must be numbers on every validation "
+                        "row, some are not; prune another network, or leave out these rows"
+                    )
+                errors[each.name] = error
             write_record(part / "errors.json", DetectorErrors(errors=errors))
 
     def _untrained(self, number: int, rows: Sequence[FeatureRows]) -> nn.Module:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from nas.objectives import ACCURACY, quantity
-from nas.profiling.verification import Verified, estimates_of
+from nas.profiling.choice import estimates_of
+from nas.profiling.verification import Verified
 from nas.reporting.charts import Axis, Cloud, front_chart
 from nas.reporting.page import Block, Cell, Chart, Drawing, Note, Row, Table
 from nas.reporting.precisions import Precisions

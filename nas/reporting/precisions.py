@@ -85,7 +85,7 @@ class Precisions:
         return sum(bits) / len(bits) if bits else float(BITS.get(self.of_rest(candidate), BITS[FULL]))
 
 
-def offered(choices: PrecisionChoices) -> str:
+def precisions_in_words(choices: PrecisionChoices) -> str:
     """In words what a search may choose from."""
     parts = [f"layers {_either(choices.layers)}"]
     parts += [f"embeddings {_either(choices.embeddings)}"] if len(choices.embeddings) > 1 else []

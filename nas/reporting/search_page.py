@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from hardware.profile import DeviceProfile
 from nas.learning.finetuned import ProbeRecord
 from nas.objectives import is_latency, quantity
-from nas.profiling.verification import Verified, agreements
+from nas.profiling.agreement import agreements
+from nas.profiling.verification import Verified
 from nas.records import Scalar
 from nas.reporting.bits import bits_of
 from nas.reporting.channels import channels_of
@@ -17,7 +18,7 @@ from nas.reporting.chosen import Exported, comparison
 from nas.reporting.history import Foreseen, foreseen, growth
 from nas.reporting.members import Members, front_figure, table_of
 from nas.reporting.page import Block, Chart, Facts, Note, Page, Pair, Section
-from nas.reporting.precisions import offered
+from nas.reporting.precisions import precisions_in_words
 from nas.reporting.table import Marks
 from nas.reporting.words import condition, name_only, precision_of, shortened
 from nas.searching.study import Study
@@ -228,7 +229,7 @@ def _profile(profile: DeviceProfile) -> tuple[tuple[str, str], ...]:
         "accelerator": machine.accelerator,
         "governor": machine.governor,
         "runtime": f"{profile.runtime} {profile.runtime_version}, {precision} on {profile.device}",
-        "precisions": None if profile.precisions is None else offered(profile.precisions),
+        "precisions": None if profile.precisions is None else precisions_in_words(profile.precisions),
         "threads": f"{profile.threads}",
         "input": f"batch {profile.batch}" + (f", {profile.tokens} tokens" if profile.tokens else "")
         + f", shape {' × '.join(map(str, profile.shape))}",

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.files import write_text_atomic
-from nas.profiling.verification import Verified, estimates_of
+from nas.profiling.choice import estimates_of
+from nas.profiling.verification import Verified
 from nas.searching.estimation import Estimate
 from nas.searching.measurement import Measurement
 from nas.searching.study import Study

@@ -13,9 +13,10 @@ from nas.networks.networks import Networks
 from nas.networks.policies import joined_space
 from nas.networks.quantized import QuantizedNetworks
 from nas.objectives import MEASURED, is_latency
-from nas.profiling.front import elsewhere, read_verified
+from nas.profiling.device_latency import elsewhere
 from nas.profiling.objective import PredictedLatency
 from nas.profiling.profiles import predictions, profiles_fingerprint, read_profiles, space_with, with_predictions
+from nas.profiling.verified_record import read_verified
 from nas.ray_address import check_answers
 from nas.records import MOST, Scalar, same_request
 from nas.runs.folder import RunFolder

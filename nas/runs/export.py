@@ -19,7 +19,7 @@ from nas.exporting.folder import NetworkExport, check_target, staged
 from nas.files import read_json
 from nas.networks.loading import maker
 from nas.networks.policies import joined_space, policy_of
-from nas.profiling.front import elsewhere
+from nas.profiling.device_latency import elsewhere
 from nas.profiling.profiles import Profiles, predictions
 from nas.runs.exported import keep_exported
 from nas.runs.folder import RunFolder

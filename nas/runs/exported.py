@@ -1,6 +1,5 @@
 """`exported.json` of a search: the comparison that its latest export printed, for the report."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -44,15 +43,15 @@ def keep_exported(folder: Path, result: Mapping[str, Any]) -> None:
     record = ExportedRecord(
         candidate=result["candidate"],
         metric=metric,
-        today=_numbers(result["today"]),
-        full=_numbers(result["full"]),
-        chosen=_numbers(result["chosen"]),
-        points=_number(result[f"{metric}{_DIFFERENCE}"]),
-        interval=[_number(value) for value in result[f"{metric}_difference_interval"]],
+        today=result["today"],
+        full=result["full"],
+        chosen=result["chosen"],
+        points=result[f"{metric}{_DIFFERENCE}"],
+        interval=result[f"{metric}_difference_interval"],
         test_rows=result["test_rows"],
         deployment=result["deployment"],
         what_the_data_can_tell=result["what_the_data_can_tell"],
-        serving_int8=_numbers(result["serving_int8"]) if "serving_int8" in result else None,
+        serving_int8=result.get("serving_int8"),
     )
     write_record(folder / _NAME, record)
 
@@ -61,11 +60,3 @@ def read_exported(folder: Path) -> ExportedRecord | None:
     """The latest export of the search in a folder, None where there was none; UserError where it is damaged."""
     path = folder / _NAME
     return read_record(path, ExportedRecord) if path.is_file() else None
-
-
-def _numbers(figures: Mapping[str, float | None]) -> _Figures:
-    return {name: _number(value) for name, value in figures.items()}
-
-
-def _number(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,6 +1,6 @@
 """A search that was made in a run folder, loaded for the commands that come after it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -11,11 +11,13 @@ from hardware.policy import PrecisionChoices
 from hardware.profile import BY_LAYER, DeviceProfile
 from hardware.profile import Precision as AnyPrecision
 from hardware.registry import NAMES
+from nas.console import say
 from nas.errors import UserError
 from nas.objectives import LATENCY, SCORES
-from nas.profiling.front import choose, read_verified, say_unmeasured
+from nas.profiling.choice import choose
 from nas.profiling.profiles import kept_profiles
 from nas.profiling.verification import Verified
+from nas.profiling.verified_record import read_verified
 from nas.records import Scalar
 from nas.runs.folder import JOURNAL, RunFolder
 from nas.runs.precisions import QUANTIZE, recorded_precisions
@@ -61,10 +63,10 @@ class LoadedSearch:
         return _whole(self.request.get(CALIBRATION_ROWS), SearchSettings.calibration_rows)
 
     def best(self, limits: Mapping[str, float]) -> Measurement:
-        """The best within the limits, see `nas.profiling.front.choose`; says what of the front was not measured."""
+        """The best within the limits, see `nas.profiling.choice.choose`; says what of the front was not measured."""
         names = {objective.name for objective in self.study.objectives}
         of_files = set() if self.deployment.is_eager_float32 else names & {*SCORES, "size_mib"}
-        say_unmeasured(self.study, self.verified, self.profiles, of_files)
+        _say_unmeasured(self.study, self.verified, self.profiles, of_files)
         return choose(self.study, self.verified, limits)
 
     def with_deployment(self, profile: str | None, runtime: Runtime | None, precision: Precision | None) -> Deployment:
@@ -165,6 +167,28 @@ def usable(deployment: Deployment) -> Deployment:
     except ValueError as error:
         raise UserError(str(error)) from error
     return deployment
+
+
+def _say_unmeasured(
+    study: Study, verified: Sequence[Verified], profiled: Collection[str], of_files: Collection[str]
+) -> None:
+    """Print how many members of the front have only predicted latencies for the objectives `profiled`."""
+    done = {each.candidate: each.done for each in verified}
+    front = study.front()
+
+    def missing(names: Collection[str]) -> int:
+        return sum(not set(names) <= done.get(member.candidate, frozenset()) for member in front)
+
+    if count := missing(profiled):
+        say(
+            f"{count} of the {len(front)} sub-networks of the front have predicted latencies that were not measured "
+            "again; the same nas search, where the device is, measures what is missing"
+        )
+    if count := missing(of_files):
+        say(
+            f"{count} of the {len(front)} sub-networks of the front were not measured as they are delivered; the same "
+            "nas search measures what is missing (with limits, one with a larger --verify)"
+        )
 
 
 def _whole(value: Scalar, default: int) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 
 from hardware.layers import kind_of
 from hardware.policy import PrecisionChoices
-from hardware.probing import offered, probe
+from hardware.probing import gaining_precisions, probe
 from hardware.profile import BY_LAYER
 from hardware.registry import runtime as runtime_here
 from nas.console import say
@@ -43,8 +43,8 @@ def precision_choices(settings: PrecisionSettings, model: nn.Module, runtime: st
     wanted = _named(settings.precisions)
     kinds = sorted({kind for _, layer in quantizable_layers(model) if (kind := kind_of(layer)) is not None})
     try:
-        layers = offered(runtime, kinds)
-        tables = offered(runtime, ["embedding"]) if any(large_tables(model)) else {}
+        layers = gaining_precisions(runtime, kinds)
+        tables = gaining_precisions(runtime, ["embedding"]) if any(large_tables(model)) else {}
     except ValueError as error:
         raise UserError(str(error)) from error
     for precision in wanted:

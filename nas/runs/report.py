@@ -8,12 +8,12 @@ from typing import Any
 from hardware.profile import BY_LAYER
 from nas.console import say
 from nas.errors import NoFeasible
-from nas.profiling.front import agreement_record
+from nas.profiling.agreement import agreement_record
 from nas.records import Scalar
 from nas.reporting.chosen import Exported
 from nas.reporting.page import write_page
 from nas.reporting.pictures import draw_front, draw_training
-from nas.reporting.precisions import Precisions, offered
+from nas.reporting.precisions import Precisions, precisions_in_words
 from nas.reporting.search_page import Reported, Training, search_page
 from nas.reporting.table import Marks, measured_again, write_front
 from nas.reporting.words import precision_of
@@ -142,7 +142,9 @@ def _reported(request: ReportRequest, record: RunRecord, search: LoadedSearch, t
 
 def _searched(search: LoadedSearch) -> Mapping[str, Scalar]:
     """The request of the search, with what layers may compute in as words."""
-    return search.request if search.precisions is None else {**search.request, QUANTIZE: offered(search.precisions)}
+    if search.precisions is None:
+        return search.request
+    return {**search.request, QUANTIZE: precisions_in_words(search.precisions)}
 
 
 def _exported(folder: Path) -> Exported | None:

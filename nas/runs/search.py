@@ -19,20 +19,15 @@ from nas.console import Bar, say
 from nas.errors import NoFeasible, UserError
 from nas.memory import peak_memory_mib
 from nas.networks.loading import maker
-from nas.objectives import MEASURED
+from nas.objectives import MEASURED, SCORES
+from nas.profiling.agreement import agreement_record, agreements
+from nas.profiling.choice import choose
 from nas.profiling.deployed_candidates import measures_of_files
-from nas.profiling.front import (
-    agreement_record,
-    choose,
-    on_devices,
-    read_verified,
-    say_agreement,
-    verify_front,
-)
-from nas.profiling.profiles import (
-    keep_profiles,
-)
+from nas.profiling.device_latency import on_devices
+from nas.profiling.front import verify_front
+from nas.profiling.profiles import keep_profiles
 from nas.profiling.verification import Remeasuring, Verified
+from nas.profiling.verified_record import read_verified
 from nas.records import recorded_versions, write_record
 from nas.reporting.table import Marks, measured_again, write_front
 from nas.runs.checked_search import CheckedSearch, Proposing, checked_search
@@ -52,6 +47,8 @@ from nas.workers import Workers
 
 _ESTIMATED = 3
 _QUANTIZED_RIVALS = 6
+_AGREE = 0.6
+"""Least rank correlation between the scores of a search and those of its files."""
 
 
 def search_run(request: SearchRequest) -> dict[str, Any]:
@@ -93,7 +90,7 @@ def searched(folder: RunFolder, request: SearchRequest, proposing: Proposing | N
     write_front(study, marks, table, verified)
     if made.proposing.goes_on:
         _say_end(study, settings)
-    say_agreement(study, verified)
+    _say_agreement(study, verified)
     return {
         "run": str(request.run),
         "search": settings.name,
@@ -276,3 +273,22 @@ def _say_end(study: Study, settings: SearchSettings) -> None:
             f"Stopped after {new} of {settings.budget}: {settings.patience} measurements in a row did not enlarge the "
             "hypervolume"
         )
+
+
+def _say_agreement(study: Study, verified: Sequence[Verified]) -> None:
+    """Print the agreement of predicted and measured values, and how many measurements were unstable."""
+    for name, agreement in agreements(study.front(), study.objectives, verified).items():
+        tau = "" if agreement.kendall_tau is None else f", Kendall tau {agreement.kendall_tau:.2f}"
+        error = "" if agreement.mape is None else f", off by {agreement.mape:.1f} % in the mean"
+        say(
+            f"{name} of {agreement.count} sub-networks measured again{error}{tau}; "
+            f"{agreement.non_dominated} of the front are still on it"
+        )
+        if name in SCORES and agreement.kendall_tau is not None and agreement.kendall_tau < _AGREE:
+            say(
+                f"The search and its files rank these by {name} differently: go by the measured values, and search "
+                "with more --rows or a larger --budget"
+            )
+    unstable = sum(len(each.unstable) for each in verified)
+    if unstable:
+        say(f"{unstable} of these measurements did not get stable; something else runs on this machine")

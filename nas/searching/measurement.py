@@ -1,5 +1,6 @@
 """Objectives, and the measurements of candidates: values, or the reason of a failure."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import TypeVar
 
-from nas.bounded import in_bounds
+from nas.bounded import in_bounds, loads
 from nas.errors import UserError
 from nas.files import FULL_DISK
+from nas.objectives import of_its_kind
 from nas.searching.domain import C
 from nas.workers import Lost, Map, Task
 from search_spaces.arrays import FloatArray, IntArray
@@ -109,6 +111,24 @@ class Measurement(Generic[C]):
         object.__setattr__(self, "extras", MappingProxyType(dict(self.extras)))
 
 
+def refused_values(values: Mapping[str, float]) -> list[str]:
+    """What keeps values, by the name of the objective, out of a study: one part of a sentence each.
+
+    Results are committed and read by this rule, so that a study can always be read again.
+    """
+    bad = [(name, value) for name, value in values.items() if not of_its_kind(name, value, most_score=math.inf)]
+    return [f"{name} is {value}" + (", which it cannot be" if in_bounds(value) else "") for name, value in bad]
+
+
+def refused_extras(extras: Mapping[str, Any]) -> str | None:
+    """What keeps extras out of a study, as `refused_values`: that they are no JSON, or hold a number out of bounds."""
+    try:
+        loads(json.dumps(dict(extras)))
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"extras cannot be kept: {error}"
+    return None
+
+
 def violations(values: FloatArray, objectives: Sequence[Objective]) -> FloatArray:
     """By how much candidates break the limits.
 
@@ -163,8 +183,8 @@ class Told(Generic[C]):
 def measure(evaluate: Evaluate[C], candidates: list[C], objectives: Sequence[Objective]) -> list[Measurement[C]]:
     """Evaluate a chunk of candidates.
 
-    A candidate that raises an exception or has a value that is not finite is marked as failed. If a chunk of several
-    raises, its candidates are evaluated one by one, so that only those at fault fail.
+    A candidate that raises an exception or has what no study can hold, e.g. NaN, is marked as failed. If a chunk of
+    several raises, its candidates are evaluated one by one, so that only those at fault fail.
 
     Raises:
         UserError: `evaluate` raised it, or returned an array whose shape is not (candidates, objectives).
@@ -214,10 +234,12 @@ def _measurement(
     candidate: C, row: list[float], objectives: Sequence[Objective], seconds: float, extras: Mapping[str, Any]
 ) -> Measurement[C]:
     named = {objective.name: value for objective, value in zip(objectives, row, strict=True)}
-    bad = [f"{name} is {value}" for name, value in named.items() if not in_bounds(value)]
+    beside = refused_extras(extras)
+    bad = [*refused_values(named), *([] if beside is None else [beside])]
+    kept = extras if beside is None else {}
     if bad:
-        return Measurement(candidate, {}, "failed", ", ".join(bad), seconds, extras=extras)
-    return Measurement(candidate, named, "measured", None, seconds, extras=extras)
+        return Measurement(candidate, {}, "failed", ", ".join(bad)[:_MAX_REASON], seconds, extras=kept)
+    return Measurement(candidate, named, "measured", None, seconds, extras=kept)
 
 
 def _measure_told(

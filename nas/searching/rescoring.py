@@ -1,5 +1,6 @@
 """The members of a front and their rivals, scored once more on all validation rows, and what is estimated from that."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from hardware.latency import fixed_threads
 from nas.data.accuracy import predict
 from nas.data.split import Split
-from nas.objectives import ACCURACY
+from nas.objectives import ACCURACY, SCORES
 from nas.searching import pareto
 from nas.searching.estimation import Estimate, Hits, Others, estimated
 from nas.searching.measurement import Measurement, Objective, violations
@@ -20,7 +21,7 @@ from search_spaces.arrays import FloatArray
 MOST_RIVALS = 12
 """At most so many candidates beside a front are scored again: those that noise is most likely to have kept off it."""
 _ENOUGH = 3
-"""Candidates that must have been scored again before it is told how the rows of the search compare with all."""
+"""Candidates that must have been measured again before others are expected to change as they did."""
 
 
 class Scorer:
@@ -47,14 +48,15 @@ class Scorer:
         self.hits: dict[Candidate, Hits] = {}
 
     def __call__(self, candidate: Candidate) -> float:
-        """The score by the metric of the task."""
+        """The score by the metric of the task; NaN if an output is NaN, of which no hits are kept."""
         with fixed_threads(self._threads or torch.get_num_threads()):
             outputs = predict(self._forward(candidate), self._rows, device=self._device)
         right = self._rows.task.correct(outputs, self._rows)
+        score = self._rows.task.score(outputs, self._rows)
         # Words of one sentence are not independent, so that nothing is estimated from them.
-        if right is not None and len(right) == len(self._rows):
+        if right is not None and len(right) == len(self._rows) and math.isfinite(score):
             self.hits[candidate] = Hits.of(right)
-        return self._rows.task.score(outputs, self._rows)
+        return score
 
 
 def rivals(measurements: Sequence[Measurement], objectives: Sequence[Objective], rows: int) -> list[Measurement]:
@@ -124,20 +126,33 @@ def estimates(
 
     others = None
     if searched_rows and rest:
-        level = _level(members, hits)
-        accuracies = np.array([m.values[ACCURACY] + level for m in rest])
+        # What candidates find hard is much the same, so that all rows are harder or easier than those of the search.
+        pairs = [(m.values[ACCURACY], float(hits[m.candidate].array().mean())) for m in members]
+        moved = change(ACCURACY, pairs)
+        accuracies = np.array([moved(m.values[ACCURACY]) for m in rest])
         others = Others(accuracies, costs_of(rest), min(searched_rows, rows))
     found = estimated(np.array([hits[m.candidate].array() for m in members]), costs_of(members), others)
     return {m.candidate: each for m, each in zip([*members, *rest], found, strict=True)}
 
 
-def _level(members: Sequence[Measurement], hits: Mapping[Candidate, Hits]) -> float:
-    """By how much all rows are harder or easier than those of the search: the median change of an accuracy.
+def change(name: str, pairs: Sequence[tuple[float, float]]) -> Callable[[float], float]:
+    """What measuring again makes of a value of the search: the median of what it made of others.
 
-    What candidates find hard is much the same, so that accuracies on few rows and on all do not compare without it.
+    Args:
+        name: of the objective.
+        pairs: values of others, each as the search has it and as it was measured again.
+
+    Returns:
+        From a value of the search to what to expect of it; the value itself where fewer than three others are known.
     """
-    changes = [float(hits[m.candidate].array().mean()) - m.values[ACCURACY] for m in members]
-    return float(np.median(changes)) if len(changes) >= _ENOUGH else 0.0
+    if len(pairs) < _ENOUGH:
+        return lambda value: value
+    # Costs by ratios, so that none of them falls below 0.
+    if name not in SCORES and all(before > 0 and after > 0 for before, after in pairs):
+        ratio = float(np.median([after / before for before, after in pairs]))
+        return lambda value: value * ratio
+    difference = float(np.median([after - before for before, after in pairs]))
+    return lambda value: value + difference
 
 
 def rescored(study: Study, scorer: Scorer, rows: int) -> dict[Candidate, Estimate]:

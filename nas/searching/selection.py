@@ -46,6 +46,15 @@ def select(
     raise NoFeasible(f"none of {len(measured)} measured candidates meets {wanted}; the nearest has {has}")
 
 
+def comparable(measurements: Sequence[Measurement[C]], found: Mapping[C, Estimate]) -> list[Measurement[C]]:
+    """Measurements whose accuracies compare with each other, to choose among them.
+
+    A measured accuracy is partly luck, and an estimate for new rows is not. So where there are estimates, those that
+    have one are left, with it; else all are.
+    """
+    return with_estimates([m for m in measurements if m.candidate in found], found) if found else list(measurements)
+
+
 def with_estimates(measurements: Sequence[Measurement[C]], found: Mapping[C, Estimate]) -> list[Measurement[C]]:
     """The measurements with accuracies as estimated for new rows, where they are."""
     score = ACCURACY

@@ -19,8 +19,17 @@ from nas.searching import pareto
 from nas.searching.domain import C, Domain
 from nas.searching.estimation import Estimate
 from nas.searching.evaluation import Evaluations, OnResult, check_counts
-from nas.searching.measurement import Evaluate, Measurement, Objective, Staged, WithContext, violations
-from nas.searching.selection import select, with_estimates
+from nas.searching.measurement import (
+    Evaluate,
+    Measurement,
+    Objective,
+    Staged,
+    WithContext,
+    refused_extras,
+    refused_values,
+    violations,
+)
+from nas.searching.selection import comparable, select
 from nas.searching.space_domain import SpaceDomain, as_domain, space_of
 from nas.searching.storage import Storage, open_study, read_study
 from nas.searching.trials import in_memory
@@ -68,6 +77,9 @@ class Study(Generic[C]):
         domain: the candidates.
         quality: for each round, how well the latest candidates were predicted before the predictors learned from them,
             by the name of the objective. Empty for searches without predictors; it is not stored.
+        estimates: the accuracy to expect on new rows, of candidates that were scored again. `nas.search` sets them at
+            its end. They are not stored: a study that is loaded has none, and `select` then goes by accuracies as the
+            search measured them, unless the same search is called again or they are set.
     """
 
     def __init__(
@@ -119,6 +131,8 @@ class Study(Generic[C]):
     def select(self, limits: Mapping[str, float] | None = None, **named: float) -> Measurement[C]:
         """Choose the best candidate in the first objective (ties by the next ones) that meets all limits.
 
+        Where there are `estimates`, the choice and limits on accuracy go by them, among the candidates that have one.
+
         Args:
             limits: bounds on raw values by `max_` or `min_` and the objective's name, e.g. `{"max_latency_ms": 8}`. The
                 limits of the objectives themselves apply too.
@@ -128,8 +142,8 @@ class Study(Generic[C]):
             UserError: a limit does not name an objective of this study, or is not a finite number.
             NoFeasible: no measured candidate meets the limits; the message names the nearest one.
         """
-        known = with_estimates([m for m in self._measurements if m.candidate in self.estimates], self.estimates)
-        return select(known or self._measurements, self.objectives, {**(limits or {}), **named})
+        members = comparable(self._measurements, self.estimates)
+        return select(members, self.objectives, {**(limits or {}), **named})
 
     def hypervolume(self, reference: Sequence[float]) -> float:
         """Hypervolume of the measured candidates.
@@ -350,6 +364,11 @@ def _checked_size(
         raise UserError(str(error)) from error
     if len(set(domain.keys(domain.encode(each.candidate for each in known)))) != len(known):
         raise UserError("known results must name each candidate once")
+    for each in known:
+        if bad := refused_values(each.values):
+            raise UserError(f"known results must have values that a study can hold: {', '.join(bad)}")
+        if why := refused_extras(each.extras):
+            raise UserError(f"known results must have extras that a study can hold: {why}")
     if size is not None and size <= _LISTED:
         _can_be_met(domain, objectives)
     return size

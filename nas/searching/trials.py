@@ -1,20 +1,17 @@
 """Convert measurements to finished trials of Optuna and back, in a form that Optuna's dashboard and plots can read."""
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.objectives import check_values
 from nas.searching.domain import C, Domain
-from nas.searching.measurement import Measurement, Objective
+from nas.searching.measurement import Measurement, Objective, refused_extras, refused_values
 from search_spaces.space import Option
 
 NUMBER = "supersieve_number"
@@ -129,11 +126,14 @@ def from_trial(domain: Domain[C], objectives: Sequence[Objective], trial: Frozen
     extras = trial.user_attrs.get(EXTRAS, {})
     if not isinstance(extras, dict):
         raise TypeError(f"extras of trial {trial.number} must be an object, got {type(extras).__name__}")
+    if why := refused_extras(extras):
+        raise ValueError(f"trial {trial.number}: {why}")
     if trial.state == TrialState.FAIL:
         return Measurement(candidate, {}, "failed", str(trial.user_attrs["reason"]), seconds, known, extras)
     values = [float(value) for value in trial.values]
-    if len(values) != len(objectives) or not np.isfinite(values).all():
-        raise ValueError(f"trial {trial.number} must have {len(objectives)} finite values, got {values}")
+    if len(values) != len(objectives):
+        raise ValueError(f"trial {trial.number} must have {len(objectives)} values, got {values}")
     named = {objective.name: value for objective, value in zip(objectives, values, strict=True)}
-    check_values(named, most_score=math.inf)
+    if bad := refused_values(named):
+        raise ValueError(f"trial {trial.number}: {', '.join(bad)}")
     return Measurement(candidate, named, "measured", None, seconds, known, extras)

@@ -6,14 +6,13 @@ checked here.
 """
 
 import csv
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nas.errors import UserError
-from nas.searching.measurement import Measurement, Objective
+from nas.searching.measurement import Measurement, Objective, refused_values
 from nas.searching.storage import Storage, is_url, shown
 from nas.searching.study import load_study
 from search_spaces.space import Candidate, Choice, Option, Space
@@ -148,8 +147,8 @@ def _rows(
             options = {choice.name: _option(choice, cells[choice.name]) for choice in space.choices}
             candidate = space.candidate(options)
             values = {name: float(cells[name]) for name in wanted}
-            if not all(map(math.isfinite, values.values())):
-                raise ValueError(f"values must be finite, got {values}")
+            if bad := refused_values(values):
+                raise ValueError(", ".join(bad))
         except ValueError as error:
             raise UserError(f"{path}, line {reader.line_num}: {error}; mend or leave out that line") from error
         # A candidate may occur twice, for example when inactive choices had different values; the first row counts.

@@ -1,0 +1,141 @@
+"""The choice of one candidate of a search, by what was measured again and what that says of the others."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from nas.errors import NoFeasible
+from nas.profiling.verification import Verified
+from nas.searching.estimation import Estimate
+from nas.searching.measurement import Measurement
+from nas.searching.objectives import on_every_device
+from nas.searching.rescoring import change, estimates
+from nas.searching.selection import comparable, select, with_estimates
+from nas.searching.study import Study
+from search_spaces import Candidate
+
+
+def choose(study: Study, verified: Sequence[Verified], limits: Mapping[str, float]) -> Measurement:
+    """Select the best candidate within the limits, of those that are `choosable`.
+
+    Args:
+        study: the study of the search.
+        verified: its verified candidates.
+        limits: by flag name, e.g. `max_latency_ms`, in addition to those of the objectives.
+
+    Raises:
+        UserError: a limit on a quantity that the search did not measure.
+        NoFeasible: no candidate meets the limits.
+    """
+    bounds = on_every_device(limits, [o.name for o in study.objectives])
+    try:
+        return select(choosable(study, verified), study.objectives, bounds)
+    except NoFeasible:
+        # The nearest of all that was measured is named, not only of what was measured again.
+        select(best_known(study.measurements, verified), study.objectives, bounds)
+        raise
+
+
+def choosable(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
+    """The candidates that may be chosen, with accuracies as estimated for new rows where there are hits.
+
+    Without any verification these are all candidates of the study. Otherwise they are the verified ones and the rest of
+    the front, with values as `expected` of them. The rest is left out if scores were verified in another precision than
+    that of the search, because the two do not compare.
+    """
+    again = {each.candidate for each in verified if each.measured}
+    members = _moved(study, verified)
+    found = _estimates(study, verified, members)
+    if again:
+        scores = {o.name for o in study.objectives if o.direction == "maximize"}
+        other_precision = any(scores & set(each.measured) and each.searched_rows is None for each in verified)
+        allowed = again if other_precision else again | {member.candidate for member in study.front()}
+        members = [member for member in members if member.candidate in allowed]
+    return comparable(members, found)
+
+
+def next_to_measure(study: Study, verified: Sequence[Verified]) -> Measurement | None:
+    """What to measure next so that the choice within the limits of the study is one that was measured again.
+
+    None if it is, if there are no limits, or if no candidate that was not measured again meets them.
+    """
+    if all(objective.limit is None for objective in study.objectives):
+        return None
+    again = {each.candidate for each in verified}
+    rest = [member for member in best_known(study.measurements, verified) if member.candidate not in again]
+    try:
+        best = select(expected(study, verified), study.objectives, {})
+        if best.candidate not in again:
+            return best
+        select(choosable(study, verified), study.objectives, {})
+    except NoFeasible:
+        # Estimates may break a limit on accuracy that measured values meet: perhaps another candidate's does not.
+        with suppress(NoFeasible):
+            return select(rest, study.objectives, {})
+    return None
+
+
+def best_known(members: Sequence[Measurement], verified: Sequence[Verified]) -> list[Measurement]:
+    """The members with measured values in place of predicted ones where there are any.
+
+    Members that a runtime does not support are left out.
+    """
+    again = {each.candidate: each for each in verified}
+    return [
+        replace(member, values={**member.values, **again[member.candidate].measured})
+        if member.candidate in again
+        else member
+        for member in members
+        if member.candidate not in again or not again[member.candidate].refused
+    ]
+
+
+def expected(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
+    """The candidates as `best_known`, and those that were not measured again as their measurement would come out.
+
+    The best of many scores or predictions is the best by luck too, so what a search says of those not yet measured
+    again looks better than what was. So it is moved by what measuring made of others (`rescoring.change`), and where
+    accuracies of all candidates can be estimated for new rows, they are those estimates. Where only those of verified
+    ones can, because the search scored another precision, none is an estimate: they would not compare.
+    """
+    members = _moved(study, verified)
+    found = _estimates(study, verified, members)
+    every = all(member.candidate in found for member in members if member.state == "measured")
+    return with_estimates(members, found) if every else members
+
+
+def estimates_of(study: Study, verified: Sequence[Verified]) -> dict[Candidate, Estimate]:
+    """The accuracy to expect on new rows, of the candidates whose right rows are known."""
+    known = {each.candidate for each in verified if each.hits is not None}
+    found = _estimates(study, verified, _moved(study, verified))
+    return {candidate: each for candidate, each in found.items() if candidate in known}
+
+
+def _moved(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
+    """As `expected`, without estimates."""
+    again = {each.candidate: each.measured for each in verified}
+    changes = {o.name: change(o.name, _pairs(study, again, o.name)) for o in study.objectives}
+
+    def moved(member: Measurement) -> Measurement:
+        left = changes.keys() & member.values.keys() - again.get(member.candidate, {}).keys()
+        return replace(member, values={**member.values, **{name: changes[name](member.values[name]) for name in left}})
+
+    return [moved(member) for member in best_known(study.measurements, verified)]
+
+
+def _pairs(study: Study, again: Mapping[Candidate, Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    """The values of an objective that were measured again, each as the search has it and as measured."""
+    searched = [member for member in study.measurements if name in member.values]
+    return [(m.values[name], again[m.candidate][name]) for m in searched if name in again.get(m.candidate, {})]
+
+
+def _estimates(study: Study, verified: Sequence[Verified], members: Sequence[Measurement]) -> dict[Candidate, Estimate]:
+    """The accuracy to expect on new rows, of all `members`, which have the best known values of the costs.
+
+    Of verified ones alone where the search scored another precision.
+    """
+    hits = {each.candidate: each.hits for each in verified if each.hits is not None}
+    searched_rows = next((each.searched_rows for each in verified if each.hits is not None), None)
+    costs = {member.candidate: member.values for member in members}
+    searched = [member for member in study.measurements if member.candidate in costs]
+    return estimates(searched, study.objectives, hits, searched_rows, costs)
