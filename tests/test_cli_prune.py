@@ -77,6 +77,20 @@ def test_networks_that_were_not_fine_tuned_cannot_be_exported(nas_command: Comma
     refused(nas_command(*args, "smallest"), "a network of these channels must have been fine-tuned")
 
 
+def test_the_settings_of_a_fine_tuned_network(nas_command: Command, folder: Path, done: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    again = command(folder, run, "--rates", "0.2,0.4")
+    path = next(run.glob("pruned/*/training.json"))
+    path.write_text(json.dumps({"version": 1, "settings": "others"}), encoding="utf-8")
+    answer = nas_command(*again)
+    assert answer.status == 0, answer.err
+    assert answer.err.count("this network was fine-tuned with other settings before, and stays as it is") == 1
+    for content in (b"", b"null", b'"settings"', b'{"version": 1, "settings": "\xff"}', b'{"version": 1}'):
+        path.write_bytes(content)
+        refused(nas_command(*again), "training.json is damaged")
+
+
 @pytest.mark.slow
 def test_int8_in_openvino(nas_command: Command, folder: Path, tmp_path: Path) -> None:
     flags = ["--rates", "0.3", "--runtime", "openvino", "--precision", "int8"]

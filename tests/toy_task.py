@@ -1,6 +1,8 @@
 """A toy text task: two classes told apart by their words, a word tokenizer, a BERT of a few thousand weights."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 from nas.data.preprocessing import TextPreprocessor
 from nas.data.split import Split, make_split
+from nas.data.tasks import IGNORED, TokenClassification
 from search_spaces import Space, Supernet, space
 
 GOOD, BAD, PLAIN = ("good", "fine", "great"), ("bad", "poor", "awful"), ("the", "film", "was", "and", "plot", "it")
@@ -51,8 +54,30 @@ def split(count: int = 60, seed: int = 0) -> Split:
     return make_split(texts, labels, preprocessor())
 
 
+def tagged(count: int = 60, seed: int = 0) -> Split:
+    """The same sentences with tags: of every third one all words have one, and of the others only the first."""
+    rows = [tuple(text.split()) for text in sentences(count, seed)[0]]
+    tags = [
+        [int(word in GOOD) if number % 3 == 2 or place == 0 else IGNORED for place, word in enumerate(words)]
+        for number, words in enumerate(rows)
+    ]
+    return make_split(rows, tags, preprocessor(), task=TokenClassification())
+
+
 def bert(seed: int = 0, dropout: float = 0.1) -> nn.Module:
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertForSequenceClassification
+
+    return _network(BertForSequenceClassification, seed, dropout)
+
+
+def tagger(seed: int = 0, dropout: float = 0.1) -> nn.Module:
+    from transformers import BertForTokenClassification
+
+    return _network(BertForTokenClassification, seed, dropout)
+
+
+def _network(kind: Callable[[Any], nn.Module], seed: int, dropout: float) -> nn.Module:
+    from transformers import BertConfig
 
     config = BertConfig(
         vocab_size=len(WORDS),
@@ -68,7 +93,7 @@ def bert(seed: int = 0, dropout: float = 0.1) -> nn.Module:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BertForSequenceClassification(config).eval()
+        return kind(config).eval()
 
 
 def supernet(seed: int = 0, dropout: float = 0.1) -> Supernet:

@@ -6,17 +6,17 @@ is `IGNORED` in the end, as everywhere.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from nas.data.parts import Part
+from nas.data.places import Places, cell_of
 from nas.data.tasks import IGNORED
 from nas.errors import UserError
-from nas.sentences import quoted
+from nas.sentences import listed, quoted
 
-RawLabels = Mapping[str, Sequence[Any]]
-"""The labels of each split, as `raw_classes` and the others read them."""
 Indexed = tuple[Sequence[Any], dict[str, list[Any]]]
 """Names of the outputs, and the labels of each split as they are trained on."""
 
@@ -26,6 +26,25 @@ _DECIMAL_COMMA = re.compile(r"([-+]?\d*),(\d+)")
 _NO_LABEL = (None, "", -1, -100, "-1", "-100")
 _NO_TAG = (None, "", IGNORED, str(IGNORED))
 _MAX_CLASSES = 10_000
+
+
+@dataclass(frozen=True)
+class RawLabels:
+    """The labels of a data set, as `raw_classes` and the others read them.
+
+    Args:
+        splits: the labels of each split.
+        names: of the classes, where the data defines them; None: its labels are the classes.
+        places: where the rows of each split stand.
+        column: of the labels.
+        location: of the data.
+    """
+
+    splits: Mapping[str, Sequence[Any]]
+    names: Sequence[str] | None
+    places: Mapping[str, Places]
+    column: str
+    location: str
 
 
 def is_unlabelled(value: Any) -> bool:
@@ -141,51 +160,92 @@ def class_names(feature: Any) -> Sequence[str] | None:
     return names
 
 
+def all_class_names(features: Mapping[str, Any]) -> Sequence[str] | None:
+    """The class names that all splits define, those of "train" first; None where "train" defines none.
+
+    Args:
+        features: the type of the label column in each split.
+    """
+    if not class_names(features["train"]):
+        return None
+    train_first = sorted(features, key=lambda split: split != "train")
+    return list(dict.fromkeys(name for split in train_first for name in class_names(features[split]) or ()))
+
+
 # Classes --------------------------------------------------------------------------------------------------------------
 
 
-def of_classes(labels: RawLabels, names: Sequence[str] | None, column: str, location: str) -> Indexed:
-    """The classes, and the labels of each split as indices into them."""
-    labels = labels if names is not None else _plain_classes(labels)
-    ordered = _ordered((value for values in labels.values() for value in values), names, location)
+def of_classes(labels: RawLabels) -> Indexed:
+    """The classes, and the labels of each split as indices into them; UserError for one that is no class."""
+    plain = _plain_class(labels, (value for values in labels.splits.values() for value in values))
+    splits = {name: [plain(value) for value in values] for name, values in labels.splits.items()}
+    _check_named(labels, {name: [[value] for value in values] for name, values in splits.items()})
+    ordered = _ordered((value for values in splits.values() for value in values), labels)
     index = {value: number for number, value in enumerate(ordered)}
-    return ordered, {name: [index[value] for value in values] for name, values in labels.items()}
+    return ordered, {name: [index[value] for value in values] for name, values in splits.items()}
 
 
-def _plain_classes(labels: RawLabels) -> RawLabels:
-    """Classes under the names that they have in other files, by what all splits hold together.
+def of_tags(labels: RawLabels) -> Indexed:
+    """The tags, and the lists of tags of each split as indices into them; `IGNORED` for a word without a tag.
+
+    Raises:
+        UserError: a tag is none of those that the data names.
+    """
+    tags_there = (tag for rows in labels.splits.values() for tags in rows for tag in tags if is_tag(tag))
+    plain = _plain_class(labels, tags_there)
+    splits = {
+        name: [[plain(tag) if is_tag(tag) else None for tag in tags] for tags in rows]
+        for name, rows in labels.splits.items()
+    }
+    there = {name: [[tag for tag in tags if tag is not None] for tags in rows] for name, rows in splits.items()}
+    _check_named(labels, there)
+    ordered = _ordered((tag for rows in there.values() for tags in rows for tag in tags), labels)
+    index = {None: IGNORED, **{tag: number for number, tag in enumerate(ordered)}}
+    return ordered, {name: [[index[tag] for tag in tags] for tags in rows] for name, rows in splits.items()}
+
+
+def of_numbers(labels: RawLabels) -> Indexed:
+    """The name of the column, and the numbers unchanged."""
+    return [labels.column], {name: list(values) for name, values in labels.splits.items()}
+
+
+def _plain_class(labels: RawLabels, values: Iterable[Any]) -> Callable[[Any], Any]:
+    """What gives a class the name that it has in other files, by what all splits hold together.
 
     Whole numbers that are all written as 1.0 are numbers, truth values begin with a capital letter, and the number of
-    one file is the word `1` of another.
+    one file is the word `1` of another. Where the data names its classes, these names stay as they are.
     """
-    there = {value for values in labels.values() for value in values}
+    if labels.names is not None:
+        return str
+    there = set(values)
     words = {value for value in there if isinstance(value, str)}
     if not words:
-        return labels
+        return lambda value: value
     if all(_NUMERAL.fullmatch(value) for value in words) and any(value.endswith(".0") for value in words):
-        return {name: [str(value).removesuffix(".0") for value in values] for name, values in labels.items()}
+        return lambda value: str(value).removesuffix(".0")
     if words == there and {value.lower() for value in words} <= {"true", "false"}:
-        return {name: [value.capitalize() for value in values] for name, values in labels.items()}
-    return {name: [str(value) for value in values] for name, values in labels.items()}
+        return lambda value: str(value).capitalize()
+    return str
 
 
-def of_numbers(labels: RawLabels, names: Sequence[str] | None, column: str, location: str) -> Indexed:
-    """The name of the column, and the numbers unchanged."""
-    return [column], {name: list(values) for name, values in labels.items()}
+def _check_named(labels: RawLabels, found: Mapping[str, Sequence[Sequence[Any]]]) -> None:
+    """UserError for a class of a row that is none of those that the data names."""
+    if labels.names is None:
+        return
+    known = set(labels.names)
+    for name, rows in found.items():
+        for row, values in enumerate(rows):
+            unknown = next((value for value in values if value not in known), None)
+            if unknown is not None:
+                raise UserError(
+                    f"{cell_of(labels.places[name], row, labels.column)} must hold classes that the data names "
+                    f"({listed(labels.names)}), got {quoted(unknown)}"
+                )
 
 
-def of_tags(labels: RawLabels, names: Sequence[str] | None, column: str, location: str) -> Indexed:
-    """The tags, and the lists of tags of each split as indices into them; `IGNORED` for a word without a tag."""
-    tags_there = (tag for rows in labels.values() for tags in rows for tag in tags if is_tag(tag))
-    ordered = _ordered(tags_there, names, location)
-    index = {tag: number for number, tag in enumerate(ordered)}
-    indexed = {name: [[index.get(tag, IGNORED) for tag in tags] for tags in rows] for name, rows in labels.items()}
-    return ordered, indexed
-
-
-def _ordered(labels: Iterable[Any], names: Sequence[str] | None, location: str) -> list[Any]:
-    """The distinct labels as classes: in the order of `names`, else numbers ascending, else words sorted."""
-    values = set(labels)
+def _ordered(values_of: Iterable[Any], labels: RawLabels) -> list[Any]:
+    """The distinct labels as classes: in the order of the data's names, else numbers ascending, else words sorted."""
+    values, location = set(values_of), labels.location
     if len(values) < 2:
         raise UserError(
             f"the labels in {location} must have at least two classes, all are {quoted(next(iter(values)))}"
@@ -193,8 +253,8 @@ def _ordered(labels: Iterable[Any], names: Sequence[str] | None, location: str) 
     if len(values) > _MAX_CLASSES:
         raise UserError(f"the labels in {location} must have at most {_MAX_CLASSES} classes, got {len(values)}")
     # Classes without any row are left out: nothing could be learned about them.
-    if names is not None:
-        return [name for name in names if name in values]
+    if labels.names is not None:
+        return [name for name in labels.names if name in values]
     try:
         return sorted(values, key=lambda value: (int(value), str(value)))
     except ValueError:

@@ -6,7 +6,7 @@ Folders are read file by file with the functions that read a file alone. What is
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from nas.data.folders import (
     table_splits,
 )
 from nas.data.parts import SUFFIXES, Part, is_image, kind_of, read_part, readable
-from nas.data.places import InData, InFiles
+from nas.data.places import InData, InFiles, InTables
 from nas.data.text_files import NoRows, TextForm
 from nas.errors import UserError
 from nas.files import expanded, read_json
@@ -61,7 +61,7 @@ def located(location: str, config: str | None, form: TextForm) -> Iterator[Found
         form: separator and encoding of text files, where the user says them.
 
     Raises:
-        UserError: there is nothing, it cannot be read, or it has no training rows.
+        UserError: there is nothing, it cannot be read, it has no training rows, or no file to which `form` applies.
     """
     with _quiet(), tempfile.TemporaryDirectory(prefix="nas-data-", ignore_cleanup_errors=True) as cache:
         found = _load(location, config, form, cache)
@@ -84,15 +84,31 @@ def _load(location: str, config: str | None, form: TextForm, cache: str) -> Foun
         raise UserError(f"--data-config is of data sets that have configurations, {path} has none")
     if path.is_file():
         part, notes = read_part([path], form, cache)
-        return Found({"train": part}, notes)
+        return _of_form(Found({"train": part}, notes), form, location)
     if path.is_dir() and not described:
-        return _saved(path) if _is_saved(path) else _load_folder(path, form, cache)
+        return _of_form(_saved(path) if _is_saved(path) else _load_folder(path, form, cache), form, location)
     if not described and (
         path.suffix.lower() in {*SUFFIXES, ".gz"} or location.startswith((".", "/", "~")) or len(path.parts) > 2
     ):
         raise UserError(f"the data must be a file, a folder or the name of a hub data set, there is no {path}")
     source = str(path.resolve()) if described else location
     return _found(readable(lambda: _described(source, config, form, cache), location), location)
+
+
+def _of_form(found: Found, form: TextForm, location: str) -> Found:
+    """What was found; UserError where the user says a separator or an encoding, and no table has such a thing."""
+    tables = [part.places.files for part in found.parts.values() if isinstance(part.places, InTables)]
+    _check_form(form, {kind_of(path) for files in tables for path, _ in files}, location)
+    return found
+
+
+def _check_form(form: TextForm, suffixes: Set[str | None], location: str) -> None:
+    for flag, told, those, what in (
+        ("separator", form.separator, {".csv", ".tsv"}, "CSV and TSV"),
+        ("encoding", form.encoding, {*SUFFIXES} - {".parquet"}, "CSV, TSV and JSON"),
+    ):
+        if told is not None and those.isdisjoint(suffixes):
+            raise UserError(f"--{flag} is of {what} files, the data in {location} has none; leave it out")
 
 
 def _found(tables: Mapping[Any, Any], location: str) -> Found:
@@ -118,7 +134,9 @@ def _described(location: str, config: str | None, form: TextForm, cache: str) ->
         builder = datasets.load_dataset_builder(location, config, cache_dir=cache)
     except ValueError as error:
         raise _which_config(location, config, error) from error
-    if not isinstance(builder.config, CsvConfig):
+    csv = isinstance(builder.config, CsvConfig)
+    _check_form(form, {".csv"} if csv else set(), location)
+    if not csv:
         return datasets.load_dataset(location, config)
     # Left alone, pandas reads "NA" as missing and "007" as a number. What was read so before may be in the usual cache.
     builder.config.keep_default_na = False

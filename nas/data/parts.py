@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.data.delimited import read_delimited
 from nas.data.json_rows import read_json_rows
-from nas.data.places import InTables, Places
+from nas.data.places import InTables, Places, cell_of
 from nas.data.text_files import NoRows, Read, TextForm
 from nas.errors import UserError
 from nas.sentences import listed, one_line, quoted
@@ -49,8 +49,8 @@ class Part:
         return list(self.table[column][:])
 
     def cell(self, row: int, column: str) -> str:
-        """A cell for a sentence, e.g. "column label of row 3 of train.csv"."""
-        return f"column {one_line(column, 40)} of {self.places.place(row)}"
+        """A cell for a sentence, as `cell_of`."""
+        return cell_of(self.places, row, column)
 
     def renamed(self, column: str, to: str) -> "Part":
         """The same with another name of a column, in place of one that has that name."""

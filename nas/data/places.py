@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from nas.sentences import one_line
+
 
 class Places(Protocol):
     """Where rows stand; rows are counted from 0 in code, and from 1 for people."""
@@ -17,6 +19,11 @@ class Places(Protocol):
 
     def folder(self, row: int) -> Path | None:
         """The folder from which paths in a row start; None where rows are in no file of their own."""
+
+
+def cell_of(places: Places, row: int, column: str) -> str:
+    """A cell for a sentence, e.g. "column label of row 3 of train.csv"."""
+    return f"column {one_line(column, 40)} of {places.place(row)}"
 
 
 @dataclass(frozen=True)

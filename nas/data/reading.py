@@ -12,7 +12,7 @@ from nas.data.labels import (
     LISTS,
     Indexed,
     RawLabels,
-    class_names,
+    all_class_names,
     is_missing,
     is_tag,
     is_unlabelled,
@@ -108,18 +108,18 @@ def read_table(source: Source) -> Table:
             raise UserError(
                 f"column {label} of {source.location} must hold labels, but none of its training rows has one"
             )
-        names = class_names(train.feature(label))
+        names = all_class_names({name: found.parts[name].feature(label) for name in splits})
         unlabelled = {name: len(part) for name, part in found.parts.items() if name not in splits}
-    classes, indices = form.classes(
-        {name: split.labels for name, split in splits.items()}, names, label, source.location
-    )
+    places = {name: split.places for name, split in splits.items()}
+    labels = {name: split.labels for name, split in splits.items()}
+    classes, indices = form.classes(RawLabels(labels, names, places, label, source.location))
     return Table(
         kind,
         tuple(str(value) for value in classes),
         {name: (split.rows, source.task.labels(indices[name])) for name, split in splits.items()},
         source.task,
         (*found.notes, *_counts(splits, unlabelled)),
-        {name: split.places for name, split in splits.items()},
+        places,
     )
 
 
@@ -290,7 +290,7 @@ class _Form:
     text_names: Sequence[str]
     label_names: Sequence[str]
     read_labels: Callable[[Part, str], list[Any]]
-    classes: Callable[[RawLabels, Sequence[str] | None, str, str], Indexed]
+    classes: Callable[[RawLabels], Indexed]
     read_rows: Callable[[Part, str], list[RawRow]] | None = None
     choose: Callable[[_Labelled], _Labelled] = _all
 

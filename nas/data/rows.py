@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from nas.data.tasks import IGNORED
 from search_spaces.arrays import IntArray
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "terms"]
 
 
 class Rows(Protocol):
@@ -62,3 +64,10 @@ class Rows(Protocol):
 
     def fingerprint(self) -> str:
         """A text, e.g. a SHA-256, that is equal only for rows that train a network alike; asked for by checkpoints."""
+
+
+def terms(targets: Tensor) -> Tensor:
+    """How many terms each row (rows,) has in the mean over the targets that a loss is: its tokens with a tag, or 1."""
+    if targets.ndim < 2 or targets.is_floating_point():
+        return torch.ones(len(targets), device=targets.device)
+    return (targets != IGNORED).sum(1).float()

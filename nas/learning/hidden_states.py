@@ -72,13 +72,25 @@ class HiddenDistance:
         """`search_spaces.recorded` of either network, with the rows as the first axis."""
         return recorded(model, self.stages, self.turned)
 
-    def __call__(self, student: Mapping[Seam, Tensor], teacher: Mapping[Seam, Tensor], batch: Batch) -> Tensor:
+    def __call__(
+        self,
+        student: Mapping[Seam, Tensor],
+        teacher: Mapping[Seam, Tensor],
+        batch: Batch,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """The distance of a network's hidden states on a batch, a scalar; 0 where the two have no seam in common.
 
-        Every row counts alike, so it is the mean over the rows however they are divided.
+        Args:
+            student: hidden states of the network.
+            teacher: those of its teacher.
+            batch: inputs of the rows.
+            weights: of the rows (rows,) in the mean that the distance is over them; None: alike. With the terms that
+                they have in the loss beside it (`nas.data.rows.terms`), the sum of both is one mean however the rows
+                of a step are divided.
         """
         found = [
-            _mean((state.float() - teacher[seam].float()).square(), batch) / self.variances[seam]
+            _mean((state.float() - teacher[seam].float()).square(), batch, weights) / self.variances[seam]
             for seam, state in student.items()
             if seam in self.variances and seam in teacher and state.shape == teacher[seam].shape
         ]
@@ -176,13 +188,16 @@ def positions(state: Tensor, batch: Batch) -> Tensor | None:
     return mask.bool() if mask is not None and state.ndim > 2 and state.shape[:2] == mask.shape else None
 
 
-def _mean(values: Tensor, batch: Batch) -> Tensor:
-    """Mean over the rows of the mean of each row (rows, ...), without the positions that are padding."""
+def _mean(values: Tensor, batch: Batch, weights: Tensor | None) -> Tensor:
+    """Weighted mean over the rows of the mean of each (rows, ...), without the positions that are padding."""
     kept = positions(values, batch)
     if kept is None:
-        return values.mean()
-    each = torch.where(kept, values.flatten(2).mean(2), 0.0)
-    return (each.sum(1) / kept.sum(1).clamp(min=1)).mean()
+        each = values.flatten(1).mean(1)
+    else:
+        each = torch.where(kept, values.flatten(2).mean(2), 0.0).sum(1) / kept.sum(1).clamp(min=1)
+    if weights is None:
+        return each.mean()
+    return (each * weights).sum() / weights.sum().clamp(min=1)
 
 
 def _two_longest(train: Split) -> Batch:

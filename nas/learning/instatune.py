@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.accuracy import logits_of
+from nas.data.rows import terms
 from nas.data.split import Split
 from nas.data.tasks import Task
 from nas.errors import UserError
@@ -186,11 +187,12 @@ def instatune(
             # 3. Compute equation 1, add the distances of the hidden states, and pass the losses of the sub-networks to
             #    the sampling.
             loss, own = equation_one(task, outputs, None if strong is None else strong.logits, targets, config)
+            counts = terms(targets)
             if strong is not None and config.hidden_weight is not None:
-                distances = [lessons.distance(state, strong.hidden, inputs) for state in states]
+                distances = [lessons.distance(state, strong.hidden, inputs, counts) for state in states]
                 loss = loss + config.hidden_weight * torch.stack(distances).sum()
             if sampling.learns:
-                sampling.observe(step, candidates[1:], _excess(own, len(targets)))
+                sampling.observe(step, candidates[1:], _excess(own, float(counts.sum())))
             return loss
 
         history = fit(
@@ -234,15 +236,15 @@ def equation_one(
     return loss, own
 
 
-def _excess(own: Sequence[Tensor], rows: int) -> list[float]:
-    """Loss of each sub-network minus that of the full network, averaged over the rows of all processes.
+def _excess(own: Sequence[Tensor], count: float) -> list[float]:
+    """Loss of each sub-network minus that of the full network, on the rows of all processes; NaN where none has a term.
 
     Args:
         own: mean loss of the full network, then of each sub-network, on the rows of this process.
-        rows: number of rows of this process.
+        count: number of terms of that mean (`nas.data.rows.terms`).
     """
     losses = torch.stack([each.detach().double() for each in own])
-    parts = torch.cat([losses[1:] - losses[0], losses.new_ones(1)]) * rows
+    parts = torch.cat([losses[1:] - losses[0], losses.new_ones(1)]) * count
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # An all-reduce may add in an order that differs between processes. Gathering and then adding in rank order
         # gives all processes the same bits, so that the sampling draws the same candidates everywhere.
@@ -250,7 +252,7 @@ def _excess(own: Sequence[Tensor], rows: int) -> list[float]:
         torch.distributed.all_gather(gathered, parts)
         parts = torch.stack(gathered).sum(0)
     *totals, count = parts.tolist()
-    return [total / count for total in totals]
+    return [total / count if count else math.nan for total in totals]
 
 
 def _check_given(teacher: nn.Module | None, config: InstaTuneConfig) -> None:

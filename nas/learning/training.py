@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from nas.bounded import in_bounds
 from nas.data.accuracy import logits_of
-from nas.data.rows import Rows
+from nas.data.rows import Rows, terms
 from nas.data.split import Split
-from nas.data.tasks import IGNORED
 from nas.errors import UserError
 from nas.learning import processes
 from nas.learning.checkpoint import Progress, StepRecord, load_checkpoint, model_fingerprint, save_checkpoint
@@ -348,7 +347,7 @@ class _Run:
         """Share of each part in the terms of the mean (rows, or tokens with a tag), times the number of processes."""
         if len(parts) == ranks == 1:
             return [1.0]
-        counts = _counts(self.train.targets(rows))
+        counts = terms(self.train.targets(rows))
         return [ranks * float(counts[part].sum()) / max(1.0, float(counts.sum())) for part in parts]
 
     def _inputs(self, step: int, rows: IntArray, part: IntArray) -> dict[str, Tensor]:
@@ -357,13 +356,6 @@ class _Run:
             # The draws are made for all rows of the step, so they do not depend on the number of processes or parts.
             batch = self.train.augment(batch, len(rows), part, generator(self.config.seed, "augment", step))
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
-
-
-def _counts(targets: Tensor) -> Tensor:
-    """Weight of each row in a mean over the targets: its number of tokens with a tag, or 1."""
-    if targets.ndim < 2 or targets.is_floating_point():
-        return torch.ones(len(targets))
-    return (targets != IGNORED).sum(1).float()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -22,7 +22,7 @@ from nas.console import Bar, say
 from nas.data.split import Data, Preprocessor, Split
 from nas.data.tasks import CLASSIFICATION
 from nas.errors import UserError
-from nas.files import located, read_json, replace_folder, write_json_atomic
+from nas.files import located, replace_folder
 from nas.learning.plain_training import naming_checkpoint, score
 from nas.learning.preparation import Prepared, prepare, prepare_again
 from nas.learning.progress import TrainingFigures
@@ -34,7 +34,7 @@ from nas.pruning.config import EmoPmsConfig, cnn_training
 from nas.pruning.emo_pms import Pruned, emo_pms, fine_tuned, parts_of
 from nas.pruning.impairment import Scheme
 from nas.ray_address import check_answers
-from nas.records import Scalar, same_request
+from nas.records import Record, Scalar, read_record, same_request, write_record
 from nas.runs.checked_search import Proposing, checked_search
 from nas.runs.folder import JOURNAL, RunFolder, record_of, write_run
 from nas.runs.loaded_search import usable
@@ -63,6 +63,13 @@ OBJECTIVES = "accuracy,latency_ms,macs,parameters"
 _LEAST_OVER_CHANCE = 1.2
 _SETTINGS = "training.json"
 _DETECTOR_RATE = 0.1
+
+
+class TrainedBy(Record):
+    """`pruned/<digest>/training.json`: the settings that a whole network was fine-tuned with."""
+
+    version: Literal[1] = 1
+    settings: str
 
 
 @dataclass(frozen=True)
@@ -307,11 +314,12 @@ def _made(
     """Fine-tune the network of a scheme, unless that was done; its candidate, and what is said of it."""
     candidate, files, data = pruned.candidate(scheme), KeptFiles(folder.pruned), checked.prepared.data
     path, model = files.of(candidate), checked.prepared.supernet.model
-    if (path / _SETTINGS).is_file() and read_json(path / _SETTINGS) != checked.config.final.identity():
+    trained_by = TrainedBy(settings=checked.config.final.identity())
+    if (path / _SETTINGS).is_file() and read_record(path / _SETTINGS, TrainedBy) != trained_by:
         say(f"{wanted.name}: this network was fine-tuned with other settings before, and stays as it is")
     if not path.exists() and candidate != pruned.parts.space.full():
         # Of these settings: with others the training begins anew.
-        settings = hashlib.sha256(checked.config.final.identity().encode()).hexdigest()[:8]
+        settings = hashlib.sha256(trained_by.settings.encode()).hexdigest()[:8]
         checkpoint = path.with_name(f"{path.name}-{settings}.checkpoint")
         network = pruned.network(scheme)
         title = f"Fine-tuning {wanted.name}"
@@ -326,7 +334,7 @@ def _made(
             )
         with files.writing(candidate) as part:
             save_weights(network, part / WEIGHTS)
-            write_json_atomic(part / _SETTINGS, checked.config.final.identity())
+            write_record(part / _SETTINGS, trained_by)
         for left in path.parent.glob(f"{path.name}-*.checkpoint"):
             shutil.rmtree(left, ignore_errors=True)
     return candidate, {
