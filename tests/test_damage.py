@@ -1,7 +1,8 @@
 """Damaged and hostile files: a sentence and exit status 2, or the work done; never a crash, and nothing changed.
 
-Every file that a command reads is damaged in every way of `damage`, and the commands that read it are run on it, each
-case in a process of its own. A few cases of each file always run, all of them under `make exhaustive`.
+Every file of a finished run, and of those that were stopped, is damaged in every way of `damage`, and so is what a
+command is given beside its run. The commands that read it are run on it, each case in a process of its own: a few cases
+of each file always, all of them under `make exhaustive`.
 """
 
 import json
@@ -31,7 +32,7 @@ class File(NamedTuple):
     """A file that commands read, below the folder of its kind of run, and how it is damaged.
 
     Args:
-        path: a pattern; the first that fits is taken.
+        path: a pattern; the first that fits is taken for all of them.
         damages: of its form.
         commands: the names in `Made.commands` of those that read it.
     """
@@ -50,7 +51,9 @@ class Made(NamedTuple):
 
 TEXT = (
     File("run/run.json", damage.of_json, ("report", "search")),
+    File("run/.lock", damage.of_bytes, ("report", "search")),
     File("run/data/data.json", damage.of_json, ("finetune",)),
+    File("run/data/train.parquet", damage.of_bytes, ("finetune",)),
     File("run/data/validation.parquet", damage.of_bytes, ("finetune", "plan a search")),
     File("run/data/test.parquet", damage.of_bytes, ("export",)),
     File("run/supernet/config.json", damage.of_json, ("plan a search",)),
@@ -64,6 +67,7 @@ TEXT = (
     File("run/searches/default/verified.json", damage.of_json, ("report", "search")),
     File("run/searches/default/exported.json", damage.of_json, ("report",)),
     File("run/searches/profiled/search.json", damage.of_json, ("report profiled",)),
+    File("run/searches/profiled/study.journal", damage.of_lines, ("report profiled",)),
     File("run/searches/profiled/verified.json", damage.of_json, ("report profiled", "search profiled")),
     File("run/searches/profiled/profiles/latency_ms.json", damage.of_json, ("report profiled",)),
     File("run/further/*/further.json", damage.of_json, ("refine",)),
@@ -79,20 +83,31 @@ TEXT = (
     File("model/config.json", damage.of_json, ("plan a finetuning", "plan a profile")),
     File("model/tokenizer.json", damage.of_json, ("plan a finetuning",)),
     File("model/tokenizer_config.json", damage.of_json, ("plan a finetuning",)),
+    File("model/vocab.txt", damage.of_bytes, ("plan a finetuning",)),
     File("model/model.safetensors", damage.of_bytes, ("plan a finetuning",)),
+    File("reviews.csv", damage.of_bytes, ("plan a finetuning",)),
 )
 
 PRUNED = (
     File("pruned/run.json", damage.of_json, ("report", "prune")),
+    File("pruned/data/data.json", damage.of_json, ("export", "prune")),
+    File("pruned/data/train.parquet", damage.of_bytes, ("prune",)),
+    File("pruned/data/validation.parquet", damage.of_bytes, ("prune",)),
+    File("pruned/data/test.parquet", damage.of_bytes, ("export",)),
     File("pruned/pruning/pruning.json", damage.of_json, ("prune",)),
     File("pruned/pruning/detectors/errors.json", damage.of_json, ("report", "prune")),
-    File("pruned/pruning/detectors/0.safetensors", damage.of_bytes, ("prune",)),
-    File("pruned/pruning/searches/1/study.journal", damage.of_lines, ("report", "prune")),
-    File("pruned/pruning/searches/1/kept/*/model.safetensors", damage.of_bytes, ("prune",)),
+    File("pruned/pruning/detectors/*.safetensors", damage.of_bytes, ("prune",)),
+    File("pruned/pruning/searches/*/study.journal", damage.of_lines, ("report", "prune")),
+    File("pruned/pruning/searches/*/kept/*/model.safetensors", damage.of_bytes, ("prune",)),
     File("pruned/pruned/*/training.json", damage.of_json, ("prune",)),
     File("pruned/pruned/*/model.safetensors", damage.of_bytes, ("export", "prune")),
+    File("pruned/pruned/latencies.json", damage.of_json, ("prune",)),
+    File("pruned/pruned/latency.json", damage.of_json, ("prune another limit",)),
+    File("pruned/supernet/model.safetensors", damage.of_bytes, ("export", "prune")),
     File("pruned/supernet/preprocessor_config.json", damage.of_json, ("export", "prune")),
     File("pruned/supernet/space.json", damage.of_json, ("report", "prune")),
+    File("pruned/searches/default/search.json", damage.of_json, ("report", "prune")),
+    File("pruned/searches/default/verified.json", damage.of_json, ("report", "prune")),
     File("pruned/searches/default/study.journal", damage.of_lines, ("report", "prune")),
     File("pruned/searches/default/study.journal.latency.json", damage.of_json, ("prune",)),
     File("pyramid.safetensors", damage.of_bytes, ("plan a pruning",)),
@@ -101,19 +116,33 @@ PRUNED = (
 EVOLVED = (
     File("evolved/run.json", damage.of_json, ("report", "evolve")),
     File("evolved/evolution/study.journal", damage.of_lines, ("report", "evolve")),
+    File("evolved/data/data.json", damage.of_json, ("evolve",)),
+    File("evolved/data/*.parquet", damage.of_bytes, ("evolve",)),
+    File("evolved/evolution/bound.json", damage.of_json, ("evolve",)),
+    File("evolved/evolution/first-step.json", damage.of_json, ("evolve",)),
     File("evolved/evolution/ranking.json", damage.of_json, ("evolve",)),
-    File("evolved/evolution/layers/1.json", damage.of_json, ("report", "export")),
+    File("evolved/evolution/layers/*.json", damage.of_json, ("report", "export")),
+)
+TAUGHT = (
+    File("taught/teacher/weights/finetuned.json", damage.of_json, ("be taught",)),
+    File("taught/teacher/weights/model.safetensors", damage.of_bytes, ("be taught",)),
+    File("taught/teacher-outputs/outputs.json", damage.of_json, ("be taught",)),
+    File("taught/teacher-outputs/*.safetensors", damage.of_bytes, ("be taught",)),
 )
 JOINT = (
     File("run/searches/joint/search.json", damage.of_json, ("report joint",)),
     File("run/searches/joint/study.journal", damage.of_lines, ("report joint",)),
     File("run/searches/joint/verified.json", damage.of_json, ("report joint",)),
 )
+# As those of `run`.
+ALIKE = ("cut/data/*", "cut/run.json", "taught/data/*", "taught/run.json", "taught/checkpoint/*", ".lock")
+NEVER_READ = ("run/searches/*/front.csv", "pruned/searches/*/front.csv", "trials/*", "tracking/*", "report*", "*.png")
 
 
 def text_commands(original: Path, copy: Path) -> dict[str, list[object]]:
     run, out, cheap = copy / "run", copy / "out", ["--objectives", "accuracy,macs"]
     quick = ["--tolerance", 100, "--tokens", 16]
+    short = ["--steps", 1, "--dry-run"]
     trained = [original / "model", "--data", original / "reviews.csv"]
     plan = ["search", run, "--name", "new", *cheap, "--dry-run"]
     return {
@@ -130,15 +159,17 @@ def text_commands(original: Path, copy: Path) -> dict[str, list[object]]:
         "export a candidate": ["export", run, "--candidate", copy / "candidate.json", "--out", out],
         "refine": ["refine", run, "--candidate", "smallest", "--steps", 4, "--out", original / "refined"],
         "finetune": ["finetune", *trained, "--out", run, "--steps", 40, "--learning-rate", "3e-3"],
+        "be taught": ["finetune", *trained, "--out", copy / "taught", *CUT, *STRONG],
         "go on": ["finetune", *trained, "--out", copy / "cut", *CUT],
         "profile": ["profile", run, "--out", copy / "laptop.json", "--budget", 8, *quick],
         "read a result": ["profile-result", run, copy / "result.json", "--out", copy / "new.json"],
-        "plan a finetuning": ["finetune", copy / "model", *trained[1:], "--out", out, "--steps", 1, "--dry-run"],
+        "plan a finetuning": ["finetune", copy / "model", "--data", copy / "reviews.csv", "--out", out, *short],
         "plan a profile": ["profile", copy / "model", "--out", copy / "p.json", "--budget", 2, *quick, "--dry-run"],
     }
 
 
 CUT = ("--steps", 40, "--checkpoint-every-s", "0.02")
+STRONG = ("--distillation", "high-cost", "--hidden-weight", 10)
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +208,20 @@ def joint(text: Made) -> Made:
     return text
 
 
+@pytest.fixture(scope="module")
+def taught(text: Made) -> Made:
+    """The same with a run that was stopped while its strong teacher taught."""
+    begun = (text.folder / "taught" / "checkpoint" / "state.json").exists
+    stop(words(text.commands(text.folder)["be taught"]), begun, signal.SIGKILL)
+    return text
+
+
 def image_commands(original: Path, copy: Path) -> dict[str, list[object]]:
     run = copy / "pruned"
     return {
         "report": ["report", run],
-        "prune": [*prune(original, run, "--rates", "0.2,0.4")],
+        "prune": [*prune(original, run, "--rates", "0.2,0.4", "--max-latency-ms", 1000)],
+        "prune another limit": [*prune(original, run, "--max-latency-ms", 1e-6)],
         "export": ["export", run, "--model", FACTORY, "--out", copy / "out"],
         "plan a pruning": [*prune(copy, copy / "out", "--rates", "0.2"), "--dry-run"],
     }
@@ -197,11 +237,15 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(folder, commands)
 
 
+BOUND = ("--least-accuracy", "0.2")
+"""Without it the bound is measured, and kept."""
+
+
 def layer_commands(original: Path, copy: Path) -> dict[str, list[object]]:
     run = copy / "evolved"
     return {
         "report": ["report", run],
-        "evolve": [*evolve(original, run)],
+        "evolve": [word for word in evolve(original, run, "--quality-steps", 40) if word not in BOUND],
         "export": ["export", run, "--out", copy / "out"],
     }
 
@@ -243,7 +287,7 @@ def trouble(
     """How many cases of a file were run, and what went wrong in them."""
     copy = tmp_path / "copy"
     shutil.copytree(made.folder, copy)
-    path = next(copy.glob(file.path))
+    path = min(copy.glob(file.path))
     chosen, commands, bad = choose([*file.damages(path.read_bytes())]), made.commands(copy), []
     for each in chosen:
         for name in file.commands:
@@ -266,7 +310,16 @@ def name_of(value: object) -> str:
 
 KINDS = [("text", file) for file in TEXT]
 KINDS_SLOW = [("joint", each) for each in JOINT] + [("pruned", each) for each in PRUNED]
-KINDS_SLOW += [("evolved", each) for each in EVOLVED]
+KINDS_SLOW += [("taught", each) for each in TAUGHT] + [("evolved", each) for each in EVOLVED]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text", "joint", "taught", "pruned", "evolved"])
+def test_every_file_that_is_made_is_damaged_or_never_read(kind: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(kind).folder
+    known = [*(file.path for _, file in (*KINDS, *KINDS_SLOW)), *ALIKE, *NEVER_READ]
+    there = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    assert not [str(path) for path in there if not any(path.match(pattern) for pattern in known)]
 
 
 @pytest.mark.slow

@@ -164,6 +164,18 @@ def test_a_damaged_file_is_refused(tmp_path: Path, spoil: Callable[[Path], None]
         outputs.of(rows.batch(range(30)), np.arange(30))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30])
+def test_values_that_would_spoil_a_training_are_refused_before_it(tmp_path: Path, value: float) -> None:
+    rows, model, teacher = texts()
+    outputs, path = KeptOutputs(tmp_path / "k", rows, NAMED), tmp_path / "k" / "000002.safetensors"
+    outputs.fill(taught_by(teacher, model, rows))
+    tensors = {name: tensor.clone() for name, tensor in load_tensors(path).items()}
+    tensors["row:logits"][-1, 0] = value
+    save_tensors(tensors, path)
+    with pytest.raises(UserError, match=r"000002.safetensors must hold numbers of usual size.*; remove .*/k"):
+        KeptOutputs(tmp_path / "k", rows, NAMED).fill(taught_by(teacher, model, rows))
+
+
 @pytest.mark.parametrize("kind", [texts, images])
 def test_a_training_runs_every_row_through_the_teacher_once(kind: Callable, tmp_path: Path) -> None:
     supernet_of = toy_task.supernet if kind is texts else toy_images.supernet

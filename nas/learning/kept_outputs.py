@@ -27,6 +27,8 @@ from search_spaces.weights import load_tensors, write_tensors_atomic
 
 _ROWS, _AT_ONCE = 256, 32
 """Rows of a file, and how many of them are run at once."""
+_LARGEST = 1e12
+"""Of the magnitude of an output."""
 _IN_BATCH = "taught."
 _LENGTHS = "lengths"
 _NAME = re.compile(r"(row|token):(logits|\d+\.\d+)")
@@ -80,12 +82,19 @@ class KeptOutputs:
         Args:
             taught: what the teacher says about a batch on the CPU.
             share: (number of this process, number of processes), which divide the files among them.
+
+        Raises:
+            UserError: a file that was there is damaged; said now, because training on it would spoil the checkpoint.
         """
         # By number, because which files are missing changes while other processes are at work.
-        own = [number for number in range(share[0], len(self._files), share[1]) if not self._path(number).exists()]
-        if own:
-            with Bar("Running the teacher", len(own)) as bar:
-                for done, number in enumerate(own, 1):
+        own = range(share[0], len(self._files), share[1])
+        missing = [number for number in own if not self._path(number).exists()]
+        for number in own:
+            if number not in missing:
+                self._file(number).check_values()
+        if missing:
+            with Bar("Running the teacher", len(missing)) as bar:
+                for done, number in enumerate(missing, 1):
                     write_tensors_atomic(_outputs(taught, self._rows, self._files[number]), self._path(number))
                     bar.update(done, "")
 
@@ -179,7 +188,7 @@ class _File:
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path} cannot be read ({str(error)[:200]}); remove {path.parent}") from error
         found = self._tensors.pop(_LENGTHS, None)
-        self._lengths = lengths
+        self._path, self._lengths = path, lengths
         self._ends: list[int] = np.concatenate([[0], np.cumsum(lengths)]).tolist()
         whole = found is not None and found.tolist() == lengths.tolist() and bool(self._tensors)
         if not whole or not all(self._is_sound(name, tensor) for name, tensor in self._tensors.items()):
@@ -188,6 +197,14 @@ class _File:
     def _is_sound(self, name: str, tensor: Tensor) -> bool:
         units = self._ends[-1] if _by_token(name) else len(self._lengths)
         return _NAME.fullmatch(name) is not None and tensor.ndim > 0 and len(tensor) == units
+
+    def check_values(self) -> None:
+        """UserError where a value is no number, or so large that its square is none."""
+        for tensor in self._tensors.values():
+            if not (tensor.abs().amax() <= _LARGEST if tensor.numel() else True):
+                raise UserError(
+                    f"{self._path} must hold numbers of usual size, it has others; remove {self._path.parent}"
+                )
 
     def row(self, index: int) -> Iterator[tuple[str, Tensor]]:
         """Name and values of each tensor for a row."""

@@ -11,8 +11,10 @@ supernet/                the fine-tuned super-network, its tokenizer or image pr
                          Of a pruning: the original, with the channels that may be pruned
 pruning/                 the stages of a pruning: detectors, and a search for each sub-network
 pruned/<digest>/         the weights of a whole pruned network; <digest>-<settings>.checkpoint/ while it is fine-tuned;
-                         latencies.json: what was measured to choose networks by a limit on latency
-evolution/               of an evolution of layers: study.journal, bound.json, ranking.json, layers/
+                         latencies.json and latency.json (of the original): what was measured to choose networks by
+                         a limit on latency
+evolution/               of an evolution of layers: study.journal, bound.json and first-step.json (the tests that
+                         layers have to pass), ranking.json, layers/
 training.png             how the largest, smallest and random sub-networks did while fine-tuning
 searches/<name>/         search.json (the request), the study, front.csv, the report; with device profiles these, in
                          profiles/; verified.json: what was measured again; exported.json: what the latest export was
@@ -249,7 +251,7 @@ class RunFolder:
         self.check()
         self.path.mkdir(parents=True, exist_ok=True)
         lock = self.path / _LOCK
-        with lock.open("a+", encoding="utf-8") as file:
+        with lock.open("ab+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -273,7 +275,7 @@ class RunFolder:
                 )
             # What stands in the lock was at work: it is taken out however a command ends, unless its process dies.
             file.truncate(0)
-            file.write(f"{os.getpid()}\n")
+            file.write(f"{os.getpid()}\n".encode())
             file.flush()
             try:
                 yield
