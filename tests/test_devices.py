@@ -18,7 +18,7 @@ from hardware.registry import NAMES, device_for
 from nas.networks.recalibration import SubNetworks
 from nas.profiling.bench import Bench
 from nas.profiling.deployed_candidates import DeployedCandidates
-from nas.profiling.front import elsewhere, on_devices
+from nas.profiling.device_latency import elsewhere, on_devices
 from nas.runs import profile as profile_command
 from nas.runs.loading import LoadedRun
 from nas.runs.requests import ProfileRequest
