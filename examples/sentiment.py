@@ -24,8 +24,9 @@ def main() -> None:
     args = parser.parse_args()
 
     # A pre-trained network, its data, and the sub-networks that its structure allows.
-    module, preprocessor = nas.load_pretrained(args.model, classes=("negative", "positive"), kind="text")
-    data = nas.load_data(nas.Source(args.data), preprocessor, seed=0)
+    table = nas.read_table(nas.Source(args.data))
+    module, preprocessor = nas.load_pretrained(args.model, table.classes, table.kind)
+    data = nas.prepare_data(table, preprocessor, seed=0)
     supernet = search_spaces.Supernet(module, search_spaces.space(module, drop_order=search_spaces.spread))
     print(f"{supernet.space.size():,} sub-networks, {len(data.train):,} training rows")
 
@@ -36,7 +37,7 @@ def main() -> None:
     print(f"loss {history.steps[-1].loss:.3f} after {len(history.steps)} steps")
 
     # Measure a few on validation rows and on this computer, predict the rest; the journal survives a kill.
-    example = nas.example_inputs(module, "text", preprocessor)
+    example = nas.example_inputs(module, table.kind, preprocessor)
     study = nas.search(
         supernet,
         supernet.space,

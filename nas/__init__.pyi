@@ -3,6 +3,8 @@ from nas.data.accuracy import paired_difference as paired_difference
 from nas.data.accuracy import predict as predict
 from nas.data.reading import Source as Source
 from nas.data.reading import load_data as load_data
+from nas.data.reading import read_table as read_table
+from nas.data.table import prepare_data as prepare_data
 from nas.errors import NoFeasible as NoFeasible
 from nas.errors import UserError as UserError
 from nas.evolving.config import EvoNormConfig as EvoNormConfig

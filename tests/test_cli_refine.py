@@ -30,6 +30,7 @@ def test_further_fine_tuning_is_exported(nas_command: Command, run: Path, tmp_pa
     args = ["refine", run, "--candidate", spec, "--out", out, "--steps", 8, "--learning-rate", "1e-3", "--json"]
     answer = nas_command(*args)
     assert answer.status == 0, answer.err
+    assert re.search(r"Validation accuracy: \S+ % before, \S+ % after", answer.err)
     result = json.loads(answer.out)
     assert result["refined"]["steps"] == 8
     assert 0 <= result["chosen"]["test_accuracy"] <= 1

@@ -42,7 +42,7 @@ def test_a_class_or_a_file_is_no_split_by_a_part_of_its_name(tmp_path: Path) -> 
     names = [f"{kind}/{stem}_{i:02}.png" for kind in ("x", "y") for stem in ("latest", "contest") for i in range(8)]
     found = table(pictures(tmp_path / "b", names))
     assert rows_of(found) == {"train": 32}
-    assert found.notes == ("Rows read: 32 train",)
+    assert found.notes == ("Rows read: 32 train; columns image and label",)
 
 
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "dev", "Testing"), ("in/train", "in/valid")])
@@ -110,7 +110,7 @@ def test_quotes_of_texts_keep_all_rows_of_a_tsv(tmp_path: Path, quoted: str) -> 
     texts = [quoted if i in (3, 20, 21, 50) else f"text, {i}" for i in range(60)]
     found = table(lines(tmp_path / "a.tsv", ["text\tlabel", *(f"{t}\t{i % 2}" for i, t in enumerate(texts))]))
     assert list(found.parts["train"][0]) == texts
-    assert found.notes == ("Rows read: 60 train",)
+    assert found.notes == ("Rows read: 60 train; columns text and label",)
 
 
 @pytest.mark.parametrize("separator", [",", "\t"])

@@ -118,7 +118,7 @@ def read_table(source: Source) -> Table:
         tuple(str(value) for value in classes),
         {name: (split.rows, source.task.labels(indices[name])) for name, split in splits.items()},
         source.task,
-        (*found.notes, *_counts(splits, unlabelled)),
+        (*found.notes, *_counts(splits, unlabelled, (column, label))),
         places,
     )
 
@@ -151,9 +151,10 @@ def _labelled(part: Part, form: "_Form", kind: InputKind, column: str, label: st
     return form.choose(_Labelled(rows, values, part.places))
 
 
-def _counts(splits: Mapping[str, _Labelled], unlabelled: Mapping[str, int]) -> list[str]:
-    """Sentences with the numbers of rows that were read, and of those without labels."""
-    notes = [f"Rows read: {', '.join(f'{len(split.rows):,} {name}' for name, split in splits.items())}"]
+def _counts(splits: Mapping[str, _Labelled], unlabelled: Mapping[str, int], columns: tuple[str, str]) -> list[str]:
+    """Sentences with the numbers of rows that were read, of which columns, and of those without labels."""
+    counts = ", ".join(f"{len(split.rows):,} {name}" for name, split in splits.items())
+    notes = [f"Rows read: {counts}; columns {' and '.join(one_line(column, 40) for column in columns)}"]
     notes += [f"Rows of {name} left out, none has a label: {count:,}" for name, count in unlabelled.items()]
     for name, split in splits.items():
         if split.left_out:

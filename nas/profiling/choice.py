@@ -95,13 +95,12 @@ def expected(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
 
     The best of many scores or predictions is the best by luck too, so what a search says of those not yet measured
     again looks better than what was. So it is moved by what measuring made of others (`rescoring.change`), and where
-    accuracies of all candidates can be estimated for new rows, they are those estimates. Where only those of verified
-    ones can, because the search scored another precision, none is an estimate: they would not compare.
+    accuracies can be estimated for new rows, they are those estimates. Where the search scored another precision, only
+    those of verified ones can. The others then look better than they are, so that the best of them are measured too,
+    and the estimates are of more candidates than the front alone.
     """
     members = _moved(study, verified)
-    found = _estimates(study, verified, members)
-    every = all(member.candidate in found for member in members if member.state == "measured")
-    return with_estimates(members, found) if every else members
+    return with_estimates(members, _estimates(study, verified, members))
 
 
 def estimates_of(study: Study, verified: Sequence[Verified]) -> dict[Candidate, Estimate]:

@@ -5,11 +5,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nas.console import say
 from nas.exporting.folder import check_target
 from nas.learning.plain_training import estimate_of, noting_seconds, score, train_in
 from nas.learning.preparation import outcome_settings, training_config
 from nas.learning.processes import check_trackers
 from nas.learning.training import TrainingConfig, fine_tune
+from nas.objectives import quantity
 from nas.records import Scalar, recorded_versions, same_request, write_record
 from nas.runs.export import Chosen, deliver, named_candidate
 from nas.runs.folder import RequestRecord, RunFolder
@@ -55,6 +57,7 @@ def refine_run(request: RefineRequest) -> dict[str, Any]:
         before = score(module, validation)
         # 2. Plain fine-tuning, from the checkpoint where there is one.
         finetuned = train_in(path, module, loaded.split("train"), validation, checked.config, "Refining")
+        say(_change(finetuned.metric, before, finetuned.validation_score))
         # 3. Figures and export.
         note = f"After it was cut out, it was fine-tuned further for {finetuned.steps:,} steps on the training rows."
         result = deliver(loaded, chosen, module, out, request.model, note)
@@ -66,6 +69,15 @@ def refine_run(request: RefineRequest) -> dict[str, Any]:
         "seconds": finetuned.seconds,
     }
     return {**result, "run": str(request.run), "refined": further}
+
+
+def _change(metric: str, before: float, after: float | None) -> str:
+    """A sentence with the validation scores before and after the fine-tuning."""
+    score = quantity(metric)
+    shown = [
+        "no number" if value is None or not math.isfinite(value) else score.shown(value) for value in (before, after)
+    ]
+    return f"Validation {score.label}: {shown[0]} before, {shown[1]} after"
 
 
 def estimate(request: RefineRequest) -> dict[str, Any]:
