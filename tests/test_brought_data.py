@@ -407,6 +407,8 @@ def test_a_configuration_of_a_folder(tmp_path: Path) -> None:
     assert refused(tmp_path).endswith("has several configurations; name one with --data-config: one, two")
     assert "it has no 'three'; name one with --data-config: one, two" in refused(tmp_path, config="three")
     assert "has none" in refused(tmp_path / "one", config="two")
+    written(tmp_path / "README.md", "---\nconfigs:\n- data_files: one/train.csv\n---\n")
+    assert str(tmp_path) in refused(tmp_path)
     assert "has none" in refused(tmp_path / "one" / "train.csv", config="two")
 
 

@@ -133,7 +133,9 @@ def _described(location: str, config: str | None, form: TextForm, cache: str) ->
     try:
         builder = datasets.load_dataset_builder(location, config, cache_dir=cache)
     except ValueError as error:
-        raise _which_config(location, config, error) from error
+        if not re.search(r"config name is missing|builderconfig .* not found", str(error), re.IGNORECASE):
+            raise
+        raise _which_config(location, config) from error
     csv = isinstance(builder.config, CsvConfig)
     _check_form(form, {".csv"} if csv else set(), location)
     if not csv:
@@ -149,12 +151,10 @@ def _described(location: str, config: str | None, form: TextForm, cache: str) ->
     return builder.as_dataset()
 
 
-def _which_config(location: str, config: str | None, error: ValueError) -> Exception:
-    """The error of a configuration that is missing or unknown, with those that there are; another one as it is."""
+def _which_config(location: str, config: str | None) -> UserError:
+    """The error of a configuration that is missing or unknown, with those that there are."""
     import datasets
 
-    if not re.search(r"config name is missing|builderconfig .* not found", str(error), re.IGNORECASE):
-        return error
     there = listed(datasets.get_dataset_config_names(location), 20)
     got = "" if config is None else f", it has no {quoted(config)}"
     return UserError(f"the data set {location} has several configurations{got}; name one with --data-config: {there}")
