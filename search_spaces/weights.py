@@ -3,12 +3,10 @@
 `safetensors` itself writes files that their owner alone can read, so a server of another user could not load them.
 """
 
-import os
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 
@@ -18,20 +16,6 @@ _METADATA = {"format": "pt"}
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors by name; none may share memory with another."""
     _with_usual_mode(path, lambda: save_file(dict(tensors), path, metadata=_METADATA))
-
-
-def write_tensors_atomic(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors by name; a kill leaves no file or a whole one. Raises OSError where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_tensors(tensors, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

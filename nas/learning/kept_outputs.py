@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from hardware.files import replacing_file
 from nas.console import Bar
 from nas.data.split import Split
 from nas.errors import UserError
@@ -23,7 +25,7 @@ from nas.learning.hidden_states import Taught, positions
 from nas.learning.training import Batch
 from search_spaces.arrays import IntArray
 from search_spaces.supernets.hidden_states import Seam
-from search_spaces.weights import load_tensors, write_tensors_atomic
+from search_spaces.weights import load_tensors, save_tensors
 
 _ROWS, _AT_ONCE = 256, 32
 """Rows of a file, and how many of them are run at once."""
@@ -95,7 +97,7 @@ class KeptOutputs:
         if missing:
             with Bar("Running the teacher", len(missing)) as bar:
                 for done, number in enumerate(missing, 1):
-                    write_tensors_atomic(_outputs(taught, self._rows, self._files[number]), self._path(number))
+                    _write(_outputs(taught, self._rows, self._files[number]), self._path(number))
                     bar.update(done, "")
 
     def of(self, batch: Batch, indices: IntArray) -> dict[str, Tensor]:
@@ -214,6 +216,15 @@ class _File:
 
 
 @torch.no_grad()
+def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name, as a whole or not at all; raises OSError where they cannot be written."""
+    with replacing_file(path) as part:
+        try:
+            save_tensors(tensors, part)
+        except SafetensorError as error:
+            raise OSError(f"cannot write {path}: {error}") from error
+
+
 def _outputs(taught: Callable[[Batch], Taught], rows: Split, indices: IntArray) -> dict[str, Tensor]:
     """The tensors of a file: by name what is kept of each row, one after the other."""
     found: dict[str, list[Tensor]] = {_LENGTHS: [torch.from_numpy(rows.inputs.lengths[indices].astype(np.int64))]}
