@@ -4,6 +4,7 @@ What lies outside overflows a sum of squares, a size in memory or a type in C, a
 """
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,11 @@ def in_bounds(number: float) -> bool:
     if isinstance(number, int):
         return abs(number) <= _MOST_WHOLE
     return number == 0 or _SMALLEST <= abs(number) <= _LARGEST
+
+
+def finite(value: float | None) -> float | None:
+    """A number as JSON can hold it: None where there is none, or it is not finite."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:

@@ -201,9 +201,9 @@ def test_a_training_runs_every_row_through_the_teacher_once(kind: Callable, tmp_
 )
 def test_what_saves_nothing_or_is_too_much_is_not_kept(tmp_path: Path, settings: dict, rows: int) -> None:
     train, model, teacher = toy_task.split(rows), toy_task.bert(), toy_task.bert(seed=1)
-    config = replace(HIGH, **settings)
-    assert planned_bytes(model, teacher, train, config.plan(rows)) == 0
-    assert planned_bytes(model, teacher, train, replace(HIGH, steps=99).plan(rows)) > 0
+    config, distance = replace(HIGH, **settings), hidden_distance(model, teacher, train, HIGH.seed)
+    assert planned_bytes(model, teacher, train, config.plan(rows), distance) == 0
+    assert planned_bytes(model, teacher, train, replace(HIGH, steps=99).plan(rows), distance) > 0
     if not config.augment:
         instatune(toy_task.supernet(), train, config, teacher=teacher, kept=tmp_path / "k")
     assert not (tmp_path / "k").exists()
@@ -212,7 +212,9 @@ def test_what_saves_nothing_or_is_too_much_is_not_kept(tmp_path: Path, settings:
 def test_hybrid_needs_them_in_the_first_steps_alone(tmp_path: Path) -> None:
     train, teacher = toy_task.split(30), toy_task.bert(seed=1)
     config = replace(HIGH, distillation="hybrid", hybrid_share=0.5)
-    assert not planned_bytes(toy_task.bert(), teacher, train, replace(config, steps=7).plan(30))
+    model = toy_task.bert()
+    distance = hidden_distance(model, teacher, train, config.seed)
+    assert not planned_bytes(model, teacher, train, replace(config, steps=7).plan(30), distance)
     histories = [
         instatune(toy_task.supernet(), train, config, teacher=teacher, kept=folder) for folder in (None, tmp_path / "k")
     ]

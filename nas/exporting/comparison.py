@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from hardware import measure_latency
 from hardware.cost import Cost
+from nas.bounded import finite
 from nas.data.accuracy import Logits, PairedDifference, paired_difference, predict
 from nas.data.split import Split
 from nas.data.tasks import Labels, Regression
@@ -48,7 +49,7 @@ class Figures:
 
     def named(self, metric: str) -> dict[str, float | None]:
         """The figures by name, None where one is no number; the score as `test_accuracy` or `test_r2`."""
-        values = {name: _finite(value) for name, value in asdict(self).items()}
+        values = {name: finite(value) for name, value in asdict(self).items()}
         return {f"test_{metric}": values.pop("test_score"), **values}
 
 
@@ -94,12 +95,12 @@ class Comparison:
         difference = self.difference
         return {
             **{name: figures.named(self.metric) for name, figures in self.networks().items()},
-            f"{self.metric}_difference_points": _finite(difference.points),
-            f"{self.metric}_difference_interval": [_finite(difference.low), _finite(difference.high)],
-            "speedup": _finite(self.full.latency_ms / self.chosen.latency_ms),
-            "speed_up_over_today": _finite(self.today.latency_ms / self.chosen.latency_ms),
+            f"{self.metric}_difference_points": finite(difference.points),
+            f"{self.metric}_difference_interval": [finite(difference.low), finite(difference.high)],
+            "speedup": finite(self.full.latency_ms / self.chosen.latency_ms),
+            "speed_up_over_today": finite(self.today.latency_ms / self.chosen.latency_ms),
             "test_rows": self.test_rows,
-            "latency_noise": _finite(self.latency_noise),
+            "latency_noise": finite(self.latency_noise),
             "deployment": dict(self.conditions),
         }
 
@@ -227,8 +228,3 @@ def r2_difference(
     known = found[np.isfinite(found)]
     low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (math.nan, math.nan)
     return PairedDifference(hundredths(np.arange(len(labels))), float(low), float(high))
-
-
-def _finite(value: float | None) -> float | None:
-    """A figure as JSON can hold it."""
-    return value if value is not None and math.isfinite(value) else None

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.bounded import finite
 from nas.errors import UserError
 from nas.files import read_json, recover_folder, replace_folder, write_json_atomic
 from search_spaces.weights import save_tensors
@@ -80,7 +81,7 @@ def save_checkpoint(
         "version": _VERSION,
         "identity": dict(identity),
         "history": [list(row) for row in progress.history],
-        "evaluations": [[step, value if math.isfinite(value) else None] for step, value in progress.evaluations],
+        "evaluations": [[step, finite(value)] for step, value in progress.evaluations],
         "memory": progress.memory,
     }
 

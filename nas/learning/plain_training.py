@@ -3,7 +3,6 @@
 The folder holds `checkpoint/` while the training is under way, `weights/` when it is done, and what trackers write.
 """
 
-import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from nas.bounded import finite
 from nas.console import Bar
 from nas.data.accuracy import predict
 from nas.data.split import Split
@@ -97,7 +97,7 @@ def ended(history: History, value: float, validation: Split) -> Finetuned:
         steps=len(history.steps),
         loss=sum(last) / len(last),
         metric=validation.task.metric,
-        validation_score=value if math.isfinite(value) else None,
+        validation_score=finite(value),
         seconds=sum(step.seconds for step in history.steps),
     )
 

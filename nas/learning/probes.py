@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hardware.inputs import device_of
+from nas.bounded import finite
 from nas.data.accuracy import predict
 from nas.data.split import Split
 from nas.networks.recalibration import SubNetworks
@@ -80,7 +81,7 @@ class Probes:
 
     def state(self) -> dict[str, Any]:
         """All probes as JSON values; NaN, which JSON lacks, becomes None."""
-        return {"probes": [[probe.step, *map(_plain, probe.scores)] for probe in self.found]}
+        return {"probes": [[probe.step, *map(finite, probe.scores)] for probe in self.found]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Set the probes to those that `state` returned."""
@@ -88,7 +89,3 @@ class Probes:
         for step, *scores in state["probes"]:
             largest, smallest, *others = (math.nan if score is None else float(score) for score in scores)
             self._found[int(step)] = Probe(int(step), largest, smallest, tuple(others))
-
-
-def _plain(score: float) -> float | None:
-    return score if math.isfinite(score) else None

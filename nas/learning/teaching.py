@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from nas.data.rows import Rows
@@ -102,10 +101,10 @@ def teaching(
             yield Lessons(TaughtRows(train, outputs), distance, taught, plan.steps)
 
 
-def planned_bytes(model: nn.Module, teacher: nn.Module, train: Split, plan: Plan) -> int:
-    """Bytes that `teaching` would keep; arguments and errors as there."""
-    with teaching(model, teacher, train, plan) as lessons:
-        return plan.kept_bytes(lessons.taught, train) if lessons.taught else 0
+def planned_bytes(model: nn.Module, teacher: nn.Module, train: Split, plan: Plan, distance: HiddenDistance) -> int:
+    """Bytes that `teaching` would keep, with the distance of hidden states that it would find; errors as there."""
+    with strong_teacher(teacher, model, train) as teach:
+        return plan.kept_bytes(observed(teacher, teach, distance), train)
 
 
 def _kept(
@@ -113,10 +112,10 @@ def _kept(
 ) -> KeptOutputs:
     """The outputs for all rows, computed as far as they are missing; all processes have a part of that."""
     accelerator = processes.make_accelerator()
-    device = torch.device("cpu") if config.device == "cpu" else accelerator.device
+    device = config.device_of(accelerator.device)
 
     def placed(batch: Batch) -> Taught:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+        with config.autocast(device):
             return taught({name: tensor.to(device) for name, tensor in batch.items()})
 
     # A folder of another teacher is removed, which only one process may do.

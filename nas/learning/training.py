@@ -188,7 +188,7 @@ class _Run:
         # Before the checkpoint is loaded: the identity holds the fingerprint of the weights that training began with.
         self.identity = _identity(module, train, config) if checkpoint else {}
         self.steps = config.total_steps(len(train))
-        self.device = torch.device("cpu") if config.device == "cpu" else accelerator.device
+        self.device = config.device_of(accelerator.device)
         module.to(self.device)
         self.optimizer = config.optimizer.make(module, config.learning_rate, config.weight_decay, config.layer_decay)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -337,7 +337,7 @@ class _Run:
             last = number == len(parts) - 1
             # Processes exchange gradients in the backward of the last part only, when the sum over parts is complete.
             with contextlib.nullcontext() if last else accelerator.no_sync(self.forward):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
+                with self.config.autocast(self.device):
                     loss = self.loss_of(self.forward, batch, targets, step)
                 accelerator.backward(loss if weight == 1 else loss * weight)
             total += loss.detach().float() * weight

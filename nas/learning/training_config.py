@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
+import torch
+
 from nas.errors import UserError
 from nas.learning.optimizer import AdamW, Optimizer
 from nas.learning.schedule import Linear, Schedule
@@ -79,6 +81,14 @@ class TrainingConfig(TrainingSettings):
     def total_steps(self, rows: int) -> int:
         """Optimizer steps over this many training rows."""
         return self.steps or self.epochs * self.epoch_steps(rows)
+
+    def device_of(self, process: torch.device) -> torch.device:
+        """Where networks compute in a process whose own device is `process`."""
+        return torch.device("cpu") if self.device == "cpu" else process
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which networks compute on a device in `mixed_precision`."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision == "bf16")
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of a step (1 .. steps)."""

@@ -4,7 +4,6 @@ A stage that is done is recognised, one that was cut off goes on, and a folder t
 """
 
 import copy
-import math
 import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,11 +12,18 @@ from typing import Any
 
 from torch import nn
 
+from nas.bounded import finite
 from nas.console import Bar, say
 from nas.errors import UserError
 from nas.files import located, replace_folder
 from nas.learning.finetuned import Finetuned, ProbeRecord
-from nas.learning.hidden_states import between_blocks, hidden_distance, order_alike
+from nas.learning.hidden_states import (
+    NO_HIDDEN_STATES,
+    HiddenDistance,
+    between_blocks,
+    hidden_distance,
+    order_alike,
+)
 from nas.learning.importance import ImportanceConfig, order_by_importance
 from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
 from nas.learning.plain_training import ended, estimate_of, naming_checkpoint, noting_seconds, score
@@ -48,11 +54,15 @@ _ESTIMATED_STEPS = 4
 
 @dataclass(frozen=True)
 class _Checked:
-    """A fine-tuning whose input was found good: network, sub-networks, data and the user's own teacher."""
+    """A fine-tuning whose input was found good: network, sub-networks, data and the user's own teacher.
+
+    `distance` is that of hidden states from the teacher's, by the weights before the fine-tuning.
+    """
 
     prepared: Prepared
     config: InstaTuneConfig
     teacher: nn.Module | None
+    distance: HiddenDistance
 
     @property
     def needs_teacher(self) -> bool:
@@ -107,7 +117,7 @@ def estimate(request: FinetuneRequest) -> dict[str, Any]:
     teacher = second.model if checked.needs_teacher else checked.teacher
     found: dict[str, Any] = {"sub_networks": str(supernet.space.size()), "rows": len(train)}
     if teacher is not None:
-        kept = planned_bytes(supernet.model, teacher, train, config.plan(len(train)))
+        kept = planned_bytes(supernet.model, teacher, train, config.plan(len(train)), checked.distance)
         found["teacher_outputs_mib"] = kept / 2**20
     seconds: list[float] = []
     instatune(supernet, train, few, teacher=teacher, on_step=noting_seconds(seconds))
@@ -176,13 +186,14 @@ def _checked(request: FinetuneRequest, config: InstaTuneConfig, begun: RunFolder
     check_trackers(config.trackers, RunFolder(request.out).tracking)
     path = request.recipe.teacher
     teacher = None if path is None else given_teacher(path, prepared.data)
+    distance = NO_HIDDEN_STATES
     if config.hidden_weight is not None:
         # A teacher of the run is a copy of the network, so the network stands for it.
         supernet = prepared.supernet
         teaching = supernet.model if teacher is None else teacher
-        hidden_distance(supernet.model, teaching, prepared.data.train, config.seed)
+        distance = hidden_distance(supernet.model, teaching, prepared.data.train, config.seed)
         between_blocks(teaching, supernet.space)
-    return _Checked(prepared, config, teacher)
+    return _Checked(prepared, config, teacher, distance)
 
 
 def _instatune(
@@ -214,7 +225,7 @@ def _finetuned(prepared: Prepared, history: InstaTuneHistory) -> Finetuned:
 
 
 def _probe_record(probe: Probe) -> ProbeRecord:
-    largest, smallest, *others = (value if math.isfinite(value) else None for value in probe.scores)
+    largest, smallest, *others = map(finite, probe.scores)
     return ProbeRecord(step=probe.step, largest=largest, smallest=smallest, random=others)
 
 

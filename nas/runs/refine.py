@@ -1,10 +1,10 @@
 """`nas refine`: one sub-network of a run fine-tuned further, on its own, on the run's training rows, and exported."""
 
 import json
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nas.bounded import finite
 from nas.console import say
 from nas.exporting.folder import check_target
 from nas.learning.plain_training import estimate_of, noting_seconds, score, train_in
@@ -54,7 +54,7 @@ def refine_run(request: RefineRequest) -> dict[str, Any]:
             record = RequestRecord(request=_record(chosen, request), versions=recorded_versions())
             write_record(path / "further.json", record)
         module, validation = loaded.extract(chosen.candidate), loaded.split("validation")
-        before = score(module, validation)
+        before = finite(score(module, validation))
         # 2. Plain fine-tuning, from the checkpoint where there is one.
         finetuned = train_in(path, module, loaded.split("train"), validation, checked.config, "Refining")
         say(_change(finetuned.metric, before, finetuned.validation_score))
@@ -64,20 +64,18 @@ def refine_run(request: RefineRequest) -> dict[str, Any]:
     further = {
         "steps": finetuned.steps,
         "loss": finetuned.loss,
-        f"validation_{finetuned.metric}_before": before if math.isfinite(before) else None,
+        f"validation_{finetuned.metric}_before": before,
         f"validation_{finetuned.metric}": finetuned.validation_score,
         "seconds": finetuned.seconds,
     }
     return {**result, "run": str(request.run), "refined": further}
 
 
-def _change(metric: str, before: float, after: float | None) -> str:
+def _change(metric: str, before: float | None, after: float | None) -> str:
     """A sentence with the validation scores before and after the fine-tuning."""
-    score = quantity(metric)
-    shown = [
-        "no number" if value is None or not math.isfinite(value) else score.shown(value) for value in (before, after)
-    ]
-    return f"Validation {score.label}: {shown[0]} before, {shown[1]} after"
+    known = quantity(metric)
+    shown = ["no number" if value is None else known.shown(value) for value in (before, after)]
+    return f"Validation {known.label}: {shown[0]} before, {shown[1]} after"
 
 
 def estimate(request: RefineRequest) -> dict[str, Any]:
