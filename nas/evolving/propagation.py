@@ -24,6 +24,7 @@ from nas.data.rows import Rows
 from nas.errors import UserError
 from nas.evolving.anchors import Network, with_layer
 from nas.evolving.verdict import Verdict
+from nas.learning.randomness import seed_generator
 from nas.seeds import generator, torch_seed
 from search_spaces.graphs import LayerGraph
 
@@ -72,7 +73,7 @@ def propagation(
         module = with_layer(network, graph, seed, groups).train()
         with torch.random.fork_rng(devices=[]):
             # For networks that draw while they run, as those with dropout.
-            torch.manual_seed(torch_seed(seed, "propagation"))
+            seed_generator(torch_seed(seed, "propagation"), torch.device("cpu"))
             fault = _fault(module, inputs, targets)
         if fault:
             return Verdict("propagation", f"{fault} in {name}", steps=steps)

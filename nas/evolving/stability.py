@@ -18,6 +18,7 @@ from nas.data.rows import Rows
 from nas.errors import UserError
 from nas.evolving.anchors import Network, with_layer
 from nas.evolving.verdict import Verdict
+from nas.learning.randomness import seed_generator
 from nas.seeds import generator, torch_seed
 from search_spaces.graphs import LayerGraph
 
@@ -78,11 +79,11 @@ def stability(
     length = step_size * math.sqrt(sum(float(weight.detach().square().sum()) for weight in weights))
     indices = generator(seed, "stability").permutation(len(rows))[:batch_size]
     inputs, targets = tuple(rows.batch(indices).values()), rows.targets(indices)
-    norms: list[float] = []
+    norms, draws = list[float](), torch_seed(seed, "stability")
     with torch.random.fork_rng(devices=[]):
         for step in range(steps + 1):
             # Networks that draw while they run, as with dropout, do so alike in each step: one function is climbed.
-            torch.manual_seed(torch_seed(seed, "stability"))
+            seed_generator(draws, torch.device("cpu"))
             norm = _norm(module, inputs, targets, weights)
             norms.append(float(norm.detach()))
             reason = _fault(norms[-1], largest_norm)

@@ -1,8 +1,8 @@
 """What a layer is worth: tests that reject it, and its accuracy in each network after a training.
 
-The tests go from the cheapest to the dearest and stop at the first that rejects: no training, a hundred steps in one
-network after the other, gradient ascent. What is left is trained for longer in one network after the other, and stopped
-where it is far behind older layers.
+The tests go from the cheapest to the dearest and stop at the first that rejects: the layer alone, a first step in one
+network after the other, a hundred steps likewise, gradient ascent. What is left is trained for longer in one network
+after the other, and stopped where it is far behind older layers.
 """
 
 import math
@@ -55,7 +55,7 @@ class LayerTrials:
         return self._evaluated(graphs, [self.tried(graph, standings) for graph in graphs])
 
     def at_once(self, graph: LayerGraph) -> Evaluated | None:
-        """What is said of a layer that the test without training rejects; None for others."""
+        """What is said of a layer that the test of it alone rejects; None for others."""
         verdict = usable(graph)
         return None if verdict.accepted else self._evaluated([graph], [verdict])
 

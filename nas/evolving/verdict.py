@@ -26,7 +26,7 @@ class Verdict:
         rejected_by: the test that rejects it; None: it is accepted.
         reason: why, in a few words; empty if it is accepted.
         measured: the numbers that were measured, by name. Those that are not finite are left out.
-        steps: steps of training, and of gradient ascent, that were taken.
+        steps: steps that were taken: of training, of gradient ascent, and one for each first step in a network.
     """
 
     rejected_by: Test | None = None

@@ -116,8 +116,7 @@ def _checked(folder: RunFolder, request: EvolveRequest) -> _Checked:
         data = prepared_rows(table, preprocessor, request.data, request.common.seed)
     if data.task is not CLASSIFICATION:
         raise UserError(f"an evolution of layers needs classes, the rows are of {data.task.metric}")
-    made = _networks(request, size, len(data.classes))
-    return _Checked(data, made, config)
+    return _Checked(data, _networks(request, size, len(data.classes)), config)
 
 
 def _networks(request: EvolveRequest, size: AnchorSize, outputs: int) -> dict[str, Network]:
