@@ -219,7 +219,9 @@ def tried(stream: Sequence[LayerGraph], rules: Rules, title: str) -> list[Tried]
     trained = rules.trained(title, rules.published, {graph.key: graph for graph in stream})
     functions = [str(_DOMAIN.key(graph)) for graph in stream]
     firsts = {function: number for number, function in reversed(list(enumerate(functions)))}
-    asked = [number in firsts.values() and usable(graph).accepted for number, graph in enumerate(stream)]
+    first = [firsts[function] == number for number, function in enumerate(functions)]
+    good = [usable(graph).accepted for graph in stream]
+    asked = [one and other for one, other in zip(first, good, strict=True)]
     passed = rules.passed(
         f"{title}, first step",
         rules.first_step,
@@ -229,8 +231,8 @@ def tried(stream: Sequence[LayerGraph], rules: Rules, title: str) -> list[Tried]
         Tried(
             graph,
             function,
-            usable(graph).accepted,
-            firsts[function] == number,
+            good[number],
+            first[number],
             **(passed[graph.key] if of else {"let_through": True, "first_steps": 0}),
             **trained[graph.key],
         )

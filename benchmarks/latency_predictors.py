@@ -37,6 +37,7 @@ from transformers import (
 )
 
 from hardware.profile import DeviceProfile, ProfileRow, parse_profile, read_profile
+from hardware.registry import NAMES, runtime_kind
 from nas import Objective, nsga2
 from nas.networks.untrained import made_inputs
 from nas.profiling.agreement import agreements
@@ -53,7 +54,6 @@ from search_spaces import Candidate, Space, Supernet, exact_costs, space, spread
 from search_spaces.arrays import FloatArray, IntArray
 
 SEED, TOKENS, FRONT = 0, 128, 24
-RUNTIMES = ("pytorch", "onnxruntime", "openvino")
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -229,7 +229,7 @@ def run_model(harness: Harness, model: str, runtimes: Sequence[str], sizes: Meas
 
 
 def installed(runtimes: Sequence[str]) -> list[str]:
-    found = [runtime for runtime in runtimes if find_spec({"pytorch": "torch"}.get(runtime, runtime)) is not None]
+    found = [runtime for runtime in runtimes if find_spec(runtime_kind(runtime).library) is not None]
     for runtime in runtimes:
         if runtime not in found:
             print(f"{runtime} is not installed: it has no figures", file=sys.stderr)
@@ -239,7 +239,7 @@ def installed(runtimes: Sequence[str]) -> list[str]:
 def options() -> argparse.Namespace:
     flags = parser(__doc__.splitlines()[0])
     flags.add_argument("--model", choices=tuple(MODELS), default="minilm", help="whose sub-networks are measured")
-    flags.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="these alone")
+    flags.add_argument("--runtimes", nargs="+", choices=NAMES, default=NAMES, help="these alone")
     flags.add_argument("--small", action="store_true", help="a tenth of the measurements, to see that it runs")
     return flags.parse_args()
 

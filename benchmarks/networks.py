@@ -69,7 +69,7 @@ def _outcome(family: Family, full: bool) -> dict[str, Any]:
         check_exportable(supernet.extract(found.smallest()), inputs)
     except (ValueError, ExportError) as error:
         return {"outcome": _REFUSED, "elastic": "", "said": str(error)}
-    kinds = Counter(choice.name.partition(".")[0] for choice in found.choices)
+    kinds = Counter(choice.kind for choice in found.choices)
     row = {"elastic": ", ".join(f"{kind} {count}" for kind, count in kinds.items()), "said": " ".join(kept)}
     try:
         _laws(supernet, inputs)

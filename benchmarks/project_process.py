@@ -13,6 +13,7 @@ from typing import Any
 from hardware.backend import Runner
 from hardware.deployment import Deployment
 from hardware.inputs import first_row, split
+from hardware.registry import runtime_kind
 from nas.exporting.deployed import load_deployed
 from nas.exporting.network_files import network_class
 from nas.networks.loading import maker
@@ -24,7 +25,7 @@ _FILES = {("onnxruntime", "int8"): "model-int8.onnx", ("openvino", "int8"): "ope
 
 
 def _loaded(run: LoadedRun, exported: Path, deployment: Deployment, model: str | None) -> Runner:
-    if deployment.runtime != "pytorch":
+    if not runtime_kind(deployment.runtime).runs_modules:
         path = exported / _FILES.get((deployment.runtime, deployment.precision), "model.onnx")
         return deployment.backend().load(path, threads=deployment.threads, precision=deployment.dtype)
     whole, factory = run.extract(run.supernet.space.full()), maker(model, len(run.record.classes))

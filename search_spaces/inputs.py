@@ -32,6 +32,13 @@ def end_texts(ids: torch.Tensor, config: Any, mask: torch.Tensor | None = None) 
     return ended
 
 
+def image_config(model: nn.Module) -> Any:
+    """The configuration of what reads images in a network of transformers; None where it has no configuration."""
+    config: Any = getattr(model, "config", None)
+    # Models of images and texts (CLIP, SigLIP) keep that of their image encoder in `vision_config`.
+    return getattr(config, "vision_config", config)
+
+
 def default_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
     """Small example inputs of batch 2, with padding in the second text.
 
@@ -61,8 +68,7 @@ def default_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
         mask = torch.ones(2, tokens, dtype=torch.long)
         mask[1, tokens - tokens // 3 :] = 0
         return {"input_ids": end_texts(ids % config.vocab_size, config, mask), "attention_mask": mask}
-    # Models of images and texts (CLIP, SigLIP) keep the configuration of their image encoder in `vision_config`.
-    image = getattr(config, "vision_config", config)
+    image = image_config(model)
     if name == "pixel_values" and hasattr(image, "num_channels"):
         # Convolutional networks accept any image size. 64 pixels are small, but more than their strides divide away.
         size = getattr(image, "image_size", None) or 64

@@ -69,6 +69,11 @@ class Choice:
             object.__setattr__(self, "active_if", (parent, tuple(values)))
         object.__setattr__(self, "cuts", tuple(self.cuts))
 
+    @property
+    def kind(self) -> str:
+        """What it decides, by its name before the first dot: `heads` for `heads.3`."""
+        return self.name.partition(".")[0]
+
     def index(self, option: object) -> int:
         """The position of `option` among the options.
 

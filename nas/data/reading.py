@@ -197,7 +197,7 @@ def _own(name: str | None, train: Part, otherwise: str) -> str | None:
     """The column that the user names, without regard to spaces around it; UserError where there is none."""
     if not name:
         return None
-    found = next((column for column in train.columns if column == name), None)
+    found = name if name in train.columns else None
     found = found or next((column for column in train.columns if column.strip() == name.strip()), None)
     if found is None:
         raise UserError(otherwise)

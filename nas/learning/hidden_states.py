@@ -158,7 +158,7 @@ def between_blocks(teacher: nn.Module, space: Space) -> Supernet:
     Raises:
         UserError: there are such choices, and the teacher has not the features that they choose from.
     """
-    choices = tuple(choice for choice in space.choices if choice.name.partition(".")[0] == "width")
+    choices = tuple(choice for choice in space.choices if choice.kind == "width")
     try:
         return Supernet(teacher, Space(choices))
     except ValueError as error:

@@ -1,13 +1,17 @@
 """How many channels a network reads from an image: three, or one of grey."""
 
-from typing import Any
-
 import torch
 from torch import nn
 
-from nas.data.preprocessing import MODES
+from nas.data.preprocessing import MODES, ImagePreprocessor
 from nas.errors import UserError
 from nas.networks.own_code import RAISED
+from search_spaces.inputs import image_config
+
+
+def with_configured_channels(preprocessor: ImagePreprocessor, module: nn.Module, name: str) -> ImagePreprocessor:
+    """The preprocessor of a network, for as many channels as `configured_channels` says; errors as there."""
+    return ImagePreprocessor.of(preprocessor.processor, configured_channels(module, name))
 
 
 def configured_channels(module: nn.Module, name: str) -> int:
@@ -20,9 +24,7 @@ def configured_channels(module: nn.Module, name: str) -> int:
     Raises:
         UserError: pictures have neither three channels nor one of these.
     """
-    config: Any = getattr(module, "config", None)
-    # Models of images and texts keep the configuration of their image encoder in `vision_config`.
-    channels = getattr(getattr(config, "vision_config", config), "num_channels", None)
+    channels = getattr(image_config(module), "num_channels", None)
     if channels is None:
         return 3
     if channels not in MODES:

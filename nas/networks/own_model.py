@@ -50,8 +50,6 @@ def own_model(spec: str, weights: Path | None, outputs: int, *, seed: int = 0, s
         torch.manual_seed(torch_seed(seed, "own model"))
         module, sized = _made(spec, outputs)
         replaced = None if weights is None else _load(module, weights, spec)
-        if weights is not None:
-            check_weights(module, str(weights))
         heads = _heads(module)
         made = next((head.out_features for head in heads.values()), outputs)
         # A factory that takes the number of outputs is responsible for its head; `check_outputs` verifies it later.
@@ -117,7 +115,8 @@ def _load(module: nn.Module, path: Path, spec: str) -> int | None:
         The number of outputs of the head in the file if that head was skipped, else None.
 
     Raises:
-        UserError: the file has weights that the network lacks, lacks some of the network's, or has other shapes.
+        UserError: the file has weights that the network lacks, lacks some of the network's, has other shapes, or
+            holds values that are no numbers.
     """
     given, own = _read(path), module.state_dict()
     unexpected = next((name for name in given if name not in own), None)
@@ -143,6 +142,7 @@ def _load(module: nn.Module, path: Path, spec: str) -> int | None:
     # If only one tensor of the head has another shape, the rest of the head is useless, so the whole head is skipped.
     kept = {name: tensor for name, tensor in given.items() if name not in heads or not other}
     module.load_state_dict(kept, strict=False)
+    check_weights(module, str(path))
     return next((int(tensor.shape[0]) for tensor in other.values()), None)
 
 

@@ -21,7 +21,7 @@ from nas.data.tasks import CLASSIFICATION, Classification, Regression, Task, Tok
 from nas.errors import UserError
 from nas.files import expanded
 from nas.networks.adapters import TRAINED_HEADS, refuse_adapter_folder, refuse_adapters
-from nas.networks.channels import configured_channels
+from nas.networks.channels import with_configured_channels
 from nas.networks.described import check_image_processor, check_tokenizer, check_weights
 from nas.networks.heads import order_head
 from nas.quiet import quiet
@@ -113,7 +113,7 @@ def load_pretrained(
     if isinstance(preprocessor, TextPreprocessor):
         _agree(module, preprocessor.tokenizer, name)
     elif isinstance(preprocessor, ImagePreprocessor):
-        preprocessor = ImagePreprocessor.of(preprocessor.processor, configured_channels(module, name))
+        preprocessor = with_configured_channels(preprocessor, module, name)
     module.eval()
     return module, preprocessor
 
@@ -402,7 +402,20 @@ def example_inputs(
     config = getattr(module, "config", None)
     width = min(tokens, most_tokens(module) or tokens)
     words = int(getattr(config, "vocab_size", 0) or len(getattr(preprocessor, "tokenizer", ())))
-    ids = torch.from_numpy(rng.integers(min(1000, words // 2), words, size=(batch, width)))
+    return random_texts(rng, config, words, (batch, width))
+
+
+def random_texts(rng: np.random.Generator, config: Any, words: int, shape: tuple[int, int]) -> dict[str, Tensor]:
+    """Random texts without padding, as a network with this configuration reads them.
+
+    Args:
+        rng: gives the tokens.
+        config: of the network; None if it has none.
+        words: size of its vocabulary.
+        shape: rows, and tokens of each.
+    """
+    # The first ids are often special tokens.
+    ids = torch.from_numpy(rng.integers(min(1000, words // 2), words, size=shape))
     return {"input_ids": end_texts(ids, config), "attention_mask": torch.ones_like(ids)}
 
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from nas.errors import UserError
 from nas.files import expanded
 from nas.networks.plain_layers import in_plain_layers
-from nas.networks.pretrained import most_tokens
+from nas.networks.pretrained import most_tokens, random_texts
 from nas.seeds import generator, torch_seed
-from search_spaces.inputs import end_texts
+from search_spaces.inputs import image_config
 from search_spaces.supernets.described import built
 
 _USUAL_SIDE = 224
@@ -73,9 +73,8 @@ def made_inputs(
     rng = generator(0, "made inputs")
     if hasattr(config, "vocab_size"):
         words, width = int(config.vocab_size), min(tokens, most_tokens(module) or tokens)
-        ids = torch.from_numpy(rng.integers(min(1000, words // 2), words, size=(batch, width)))
-        return {"input_ids": end_texts(ids, config), "attention_mask": torch.ones_like(ids)}
-    image = getattr(config, "vision_config", config)
+        return random_texts(rng, config, words, (batch, width))
+    image = image_config(module)
     if not hasattr(image, "num_channels"):
         raise UserError(f"the configuration of {type(module).__name__} must tell of texts or images, it does not")
     side = image_size or getattr(image, "image_size", None) or _USUAL_SIDE

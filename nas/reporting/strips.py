@@ -31,7 +31,7 @@ class Strips:
         """Choices are of one kind where their names are alike before the first dot."""
         kinds: dict[str, list[Choice]] = defaultdict(list)
         for choice in architecture(space).choices:
-            kinds[choice.name.partition(".")[0]].append(choice)
+            kinds[choice.kind].append(choice)
         lanes = [(kind, tuple(found[:_MOST_BARS])) for kind, found in kinds.items() if len(found) > 1]
         singles = [found[0] for found in kinds.values() if len(found) == 1]
         return cls(tuple(lanes[:_MOST_LANES]), tuple(singles[:_MOST_SINGLES]))

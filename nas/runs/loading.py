@@ -13,7 +13,7 @@ from nas.data.preprocessing import ImagePreprocessor, TextPreprocessor
 from nas.data.split import Preprocessor, Split
 from nas.errors import UserError
 from nas.learning.augmentation import augmented
-from nas.networks.channels import configured_channels
+from nas.networks.channels import with_configured_channels
 from nas.networks.described import check_tokenizer, check_weights
 from nas.networks.loading import bare_network, device_name
 from nas.networks.networks import Networks
@@ -137,7 +137,5 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
         words = getattr(getattr(supernet.model, "config", None), "vocab_size", None)
         check_tokenizer(preprocessor.tokenizer, str(folder.supernet), words if isinstance(words, int) else None)
     elif isinstance(preprocessor, ImagePreprocessor):
-        preprocessor = ImagePreprocessor.of(
-            preprocessor.processor, configured_channels(supernet.model, str(folder.supernet))
-        )
+        preprocessor = with_configured_channels(preprocessor, supernet.model, str(folder.supernet))
     return LoadedRun(folder, record, supernet, preprocessor)

@@ -126,7 +126,7 @@ def _absent(
     Raises:
         ValueError: there are such kinds, and the user is not told, or there is nothing of what was wished at all.
     """
-    found = sorted({_kind(choice.name) for choice in choices})
+    found = sorted({choice.kind for choice in choices})
     other = {
         kind: smaller
         for kind, sizes in requested.items()

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-MOST_NUMBERS = 2**31
+_MOST_NUMBERS = 2**31
 """Weights of the largest network that is built without any to read."""
 _LARGEST_SIZE, _MOST_LAYERS = 2**31, 4096
 _LAYERS = ("layer", "depth", "stage")
 
 
-def built(configuration: Any, make: Callable[[], nn.Module], most: int = MOST_NUMBERS) -> nn.Module:
+def built(configuration: Any, make: Callable[[], nn.Module], most: int = _MOST_NUMBERS) -> nn.Module:
     """Build a network.
 
     Args:
