@@ -44,8 +44,7 @@ def choosable(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
     that of the search, because the two do not compare.
     """
     again = {each.candidate for each in verified if each.measured}
-    members = _moved(study, verified)
-    found = _estimates(study, verified, members)
+    members, found = _known(study, verified)
     if again:
         scores = {o.name for o in study.objectives if o.direction == "maximize"}
         other_precision = any(scores & set(each.measured) and each.searched_rows is None for each in verified)
@@ -99,15 +98,19 @@ def expected(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
     those of verified ones can. The others then look better than they are, so that the best of them are measured too,
     and the estimates are of more candidates than the front alone.
     """
-    members = _moved(study, verified)
-    return with_estimates(members, _estimates(study, verified, members))
+    return with_estimates(*_known(study, verified))
 
 
 def estimates_of(study: Study, verified: Sequence[Verified]) -> dict[Candidate, Estimate]:
     """The accuracy to expect on new rows, of the candidates whose right rows are known."""
     known = {each.candidate for each in verified if each.hits is not None}
-    found = _estimates(study, verified, _moved(study, verified))
-    return {candidate: each for candidate, each in found.items() if candidate in known}
+    return {candidate: each for candidate, each in _known(study, verified)[1].items() if candidate in known}
+
+
+def _known(study: Study, verified: Sequence[Verified]) -> tuple[list[Measurement], dict[Candidate, Estimate]]:
+    """The candidates as `expected` without estimates, and the estimates of their accuracies."""
+    members = _moved(study, verified)
+    return members, _estimates(study, verified, members)
 
 
 def _moved(study: Study, verified: Sequence[Verified]) -> list[Measurement]:

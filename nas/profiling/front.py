@@ -20,7 +20,7 @@ from search_spaces import Candidate
 
 MOST_VERIFIED = SearchSettings.verify
 _MAX_FURTHER = 10
-"""Largest number of candidates outside the front that are measured because measured values broke a limit."""
+"""Largest number of candidates beside the front that are measured, so that the best is one that was measured."""
 
 
 def verify_front(
@@ -68,8 +68,8 @@ def verify_front(
     with Bar("Measuring the front", len(front)) as bar:
         for number, member in enumerate(front, 1):
             bar.update(number, _shown(measure(member)))
-    # Measured values may break a limit that those of the search met. The best candidate is then another one, perhaps
-    # outside the front, which must be measured as well.
+    # Measured values may break a limit that those of the search met, or be worse than they looked. The best candidate
+    # may then be another one, perhaps outside the front, which must be measured as well.
     further = next_to_measure(study, list(found.values()))
     if further is not None:
         with Bar("Measuring candidates beside the front", _MAX_FURTHER) as bar:
