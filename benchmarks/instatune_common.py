@@ -142,9 +142,18 @@ class Bench:
         return float(self.equal_steps()["rate"])
 
     @cached_property
-    def _config(self) -> str:
-        """What all trainings of the problem share."""
-        return repr(self.problem.config)
+    def _plain_config(self) -> InstaTuneConfig:
+        """Plain fine-tuning through the same loop as InstaTune's: without sub-networks."""
+        return replace(
+            self.problem.config,
+            seed=self.seed,
+            samples=0,
+            sampling="uniform",
+            full_weight=1.0,
+            distillation="low-cost",
+            hidden_weight=None,
+            steps=None,
+        )
 
     @property
     def _shared_rate(self) -> float:
@@ -162,7 +171,7 @@ class Bench:
             supernet = self.supernet("ours", self.ordered()["drop_order"])
             return self._trained_alone(supernet, pick, self._second)
 
-        return self.stage(f"alone_{_named(pick)}", compute, **self._alone_depends(pick))
+        return self.stage(f"alone_{_named(pick)}", compute, **self._alone_depends(pick), steps=self._second)
 
     def alone_in_a_fifth(self, pick: Sequence[int], seconds: float) -> Result:
         """Result of a sub-network of the pre-trained network, fine-tuned alone in a fifth of some seconds.
@@ -187,7 +196,7 @@ class Bench:
         return self._judged(module) | {"seconds": seconds, "steps": steps}
 
     def _alone_depends(self, pick: Sequence[int]) -> dict[str, float | str]:
-        return {"pick": str(list(pick)), "rate": self._shared_rate, "config": self._config}
+        return {"pick": str(list(pick)), "rate": self._shared_rate, "config": repr(self._plain_config)}
 
     def ordered(self) -> Result:
         """Find the drop orders, order the units, and store the ordered network."""
@@ -226,7 +235,7 @@ class Bench:
             "evaluations": self.problem.evaluations,
             "scored": self.problem.scored,
             "rate": self._shared_rate,
-            "config": self._config,
+            "config": repr(self.problem.config),
         }
         found = self.stage(f"{way}_search", lambda: self._search(supernet), **common)
         finalists = self.problem.finalists
@@ -275,17 +284,13 @@ class Bench:
             self._keep(f"{name}_{rate:g}", module)
             return self._judged(module) | {"seconds": seconds}
 
-        found = self.stage(f"{name}_{rate:g}", compute, steps=steps, config=self._config)
+        found = self.stage(f"{name}_{rate:g}", compute, steps=steps, config=repr(self._plain_config))
         return found | {"rate": rate, "steps": steps}
 
     def _train_plain(self, module: nn.Module, rate: float, steps: int) -> History:
-        """Fine-tune plainly: InstaTune without sub-networks, so that both use the same loop."""
         alone = Supernet(module, Space(()))
-        config = replace(self.problem.config, learning_rate=rate, seed=self.seed, steps=steps)
-        plain = replace(
-            config, samples=0, sampling="uniform", full_weight=1.0, distillation="low-cost", hidden_weight=None
-        )
-        return instatune(alone, self.problem.splits["train"], plain)
+        config = replace(self._plain_config, learning_rate=rate, steps=steps)
+        return instatune(alone, self.problem.splits["train"], config)
 
     def _judged(self, module: nn.Module) -> Result:
         module.eval().to(DEVICE)
