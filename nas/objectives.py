@@ -107,6 +107,20 @@ def of_its_kind(name: str, value: float, most_score: float = _MOST_SCORE) -> boo
     return in_bounds(value) and least <= value <= most
 
 
+def check_limits(limits: Mapping[str, float]) -> None:
+    """UserError for a limit on a score, by flag name, that no score can meet, such as a percentage.
+
+    An accuracy is a share from 0 to 1, and R squared is at most 1; nothing else has a largest value.
+    """
+    for flag, bound in limits.items():
+        known = quantity(flag.partition("_")[2])
+        if known.name == ACCURACY and not 0 <= bound <= 1:
+            example = f"{bound:g} % is {bound / 100:g}" if 1 < bound <= 100 else "95 % is 0.95"
+            raise UserError(f"--{flag.replace('_', '-')} must be a share from 0 to 1 ({example}), got {bound:g}")
+        if known.source == "score" and not bound <= 1:
+            raise UserError(f"--{flag.replace('_', '-')} must be at most 1, got {bound:g}")
+
+
 def check_values(values: Mapping[str, float]) -> None:
     """Raise ValueError unless each number is `of_its_kind`, as those must be that come from a file."""
     for name, value in values.items():

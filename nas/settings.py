@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from nas.objectives import check_limits
+
 Runtime = Literal["pytorch", "onnxruntime", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
 
@@ -381,5 +383,7 @@ class Limits:
     """At most this resident memory in MiB of a process that loads the network and runs one input."""
 
     def given(self) -> dict[str, float]:
-        """The limits that were set, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """The limits that were set, by name; UserError for one that no value of its quantity can meet."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        check_limits(given)
+        return given

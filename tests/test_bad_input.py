@@ -218,9 +218,22 @@ def test_limits_that_nothing_meets(nas_command: Command, run: Path) -> None:
     flags = ["--name", "new", "--budget", 8]
     refused(nas_command("search", run, *flags, "--max-macs", 5), "no sub-network has macs <= 5; the smallest has", 3)
     assert not (run / "searches" / "new").exists()
-    flags += ["--objectives", "accuracy,macs", "--min-accuracy", 1.1]
-    refused(nas_command("search", run, *flags), "none of 8 measured candidates meets accuracy >= 1.1; the nearest", 3)
+    flags += ["--max-latency-ms", 1e-6]
+    sentence = "none of 8 measured candidates meets latency_ms <= 1e-06; the nearest has accuracy 1 as measured and"
+    refused(nas_command("search", run, *flags), sentence, 3)
     assert (run / "searches" / "new" / "study.journal").exists(), "what was measured is kept"
+
+
+@pytest.mark.parametrize("name", ["search", "report", "export", "refine"])
+def test_percentages_as_limits_are_refused_before_anything_is_measured(
+    nas_command: Command, run: Path, name: str
+) -> None:
+    flags = {"search": ["--name", "new"], "report": [], "export": ["--out", run / "out"]}
+    flags["refine"] = ["--out", run / "out", "--candidate", "chosen"]
+    before = sorted(run.rglob("*"))
+    sentence = "--min-accuracy must be a share from 0 to 1 (95 % is 0.95), got 95"
+    refused(nas_command(name, run, *flags[name], "--min-accuracy", 95), sentence)
+    assert sorted(run.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,10 @@ def test_what_other_commands_say_of_it(nas_command: Command, done: Path, tmp_pat
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
     refused(nas_command("report", done, "--name", "other"), "an evolution of layers has no --name")
     refused(nas_command("export", done, "--out", tmp_path / "a", "--runtime", "openvino"), "has no --name, --runtime")
-    for candidate in ("01", "1"):
-        assert nas_command("export", done, "--out", tmp_path / "a", "--candidate", candidate).status == 0
+    for candidate, replaces in (("01", False), ("1", True)):
+        answer = nas_command("export", done, "--out", tmp_path / "a", "--candidate", candidate)
+        assert answer.status == 0, answer.err
+        assert (f"Exporting to {tmp_path / 'a'}, in place of the export of " in answer.err) == replaces
 
 
 def test_an_evolution_without_a_layer_is_told_from_one_that_was_cut_off(

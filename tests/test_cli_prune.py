@@ -72,6 +72,25 @@ def test_the_whole_way(nas_command: Command, folder: Path, done: Path, tmp_path:
     assert answer.status == 3 and "the nearest has" in answer.err
 
 
+def test_the_original_is_compared_with_and_never_chosen(nas_command: Command, done: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(done, tmp_path / "run"))
+    said = "Without a limit the most accurate of the pruned networks is chosen, never the original"
+    answer = nas_command("report", run, "--json")
+    assert answer.status == 0 and answer.err.count(said) == 1, answer.err
+    found = json.loads(answer.out)
+    table = pandas.read_csv(found["table"])
+    pruned = table[~table["role"].str.contains("full")]
+    assert len(pruned) < len(table)
+    assert found["chosen"]["macs"] in set(pruned["macs"]) and table["macs"].max() not in set(pruned["macs"])
+    assert said in Path(found["report"]).read_text(encoding="utf-8")
+    answer = nas_command("report", run, "--json", "--max-macs", 1e12, "--min-accuracy", 0.01)
+    assert answer.status == 0 and said not in answer.err
+    assert json.loads(answer.out)["chosen"]["macs"] in set(pruned["macs"])
+    # With the limit on accuracy, what it is compared with is said.
+    (why,) = [line for line in answer.err.splitlines() if "an estimate that corrects the measured accuracy" in line]
+    assert "% measured" in why and why in Path(found["report"]).read_text(encoding="utf-8")
+
+
 def test_networks_that_were_not_fine_tuned_cannot_be_exported(nas_command: Command, done: Path, tmp_path: Path) -> None:
     args = ["export", done, "--model", FACTORY, "--out", tmp_path / "none", "--candidate"]
     refused(nas_command(*args, "smallest"), "a network of these channels must have been fine-tuned")
@@ -100,6 +119,8 @@ def test_int8_in_openvino(nas_command: Command, folder: Path, tmp_path: Path) ->
     answer = nas_command("export", tmp_path / "run", "--model", FACTORY, "--out", tmp_path / "out", "--json")
     assert answer.status == 0, answer.err
     assert (tmp_path / "out" / "openvino" / "model.xml").is_file()
+    found = json.loads(answer.out)
+    assert found["chosen"]["macs"] < found["full"]["macs"]
 
 
 def by_parameters(networks: Sequence[nn.Module], row: object, *, repeats: int, **_: object) -> list[Latency]:

@@ -1,5 +1,6 @@
 """The table of objectives: the one home of their names, directions, units and limits."""
 
+import math
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from conftest import Command
 
 from nas.errors import UserError
-from nas.objectives import FORMULAS, MEASURED, NAMES, SCORES, TABLE, is_latency, known_quantity, quantity
+from nas.objectives import FORMULAS, MEASURED, NAMES, SCORES, TABLE, check_limits, is_latency, known_quantity, quantity
 from nas.searching.objectives import objective
 from nas.settings import Limits
 
@@ -18,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 def test_every_quantity_has_its_limit_and_no_other_limit_is_there() -> None:
     assert {field.name for field in fields(Limits)} == {each.limit_name for each in TABLE}
     for each in TABLE:
-        limit = Limits(**{each.limit_name: 3.0})
-        assert limit.given() == {each.limit_name: 3.0}
+        value = 1.0 if each.source == "score" else 3.0
+        assert Limits(**{each.limit_name: value}).given() == {each.limit_name: value}
         assert each.limit_name == ("max_" if each.direction == "minimize" else "min_") + each.name
         assert objective(each.name).direction == each.direction
 
@@ -38,6 +39,28 @@ def test_the_guide_and_the_help_name_every_one(nas_command: Command) -> None:
         assert f"`{each.name}`" in guide, f"the guide must name {each.name}"
         assert re.search(rf"\b{each.name}\b", text), f"the help must name {each.name}"
         assert flag in text and flag in guide
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "sentence"),
+    [
+        ("min_accuracy", 95, "--min-accuracy must be a share from 0 to 1 (95 % is 0.95), got 95"),
+        ("min_accuracy", 90.5, "--min-accuracy must be a share from 0 to 1 (90.5 % is 0.905), got 90.5"),
+        ("min_accuracy", 1e9, "--min-accuracy must be a share from 0 to 1 (95 % is 0.95), got 1e+09"),
+        ("min_accuracy", -0.1, "--min-accuracy must be a share from 0 to 1 (95 % is 0.95), got -0.1"),
+        ("min_accuracy", math.nan, "--min-accuracy must be a share from 0 to 1 (95 % is 0.95), got nan"),
+        ("min_r2", 1.5, "--min-r2 must be at most 1, got 1.5"),
+    ],
+)
+def test_limits_that_no_score_can_meet(flag: str, value: float, sentence: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        Limits(**{flag: value}).given()
+
+
+def test_limits_that_may_be_met() -> None:
+    for limits in (Limits(min_accuracy=0.0), Limits(min_accuracy=1.0), Limits(min_r2=-5.0), Limits(max_latency_ms=1e9)):
+        assert len(limits.given()) == 1
+    check_limits({"max_error": 95.0, "min_latency_ms_phone": 3.0})
 
 
 @pytest.mark.parametrize(

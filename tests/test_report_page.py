@@ -156,6 +156,12 @@ def test_nothing_fits() -> None:
     assert kinds == {"beyond", "steps", "front", "full", "picked"}
 
 
+def test_why_the_chosen_one_was() -> None:
+    why = "It was chosen by an estimate & not by <b>luck</b>"
+    assert f"{why}." in parsed(reported(study((ACCURACY, LATENCY)), reasons=(why,))).text
+    assert "It was chosen by an estimate" not in parsed(reported(study((ACCURACY, LATENCY)))).text
+
+
 def hostile() -> Reported:
     """Everything that comes from elsewhere is hostile."""
     choices = (Choice(f"{HOSTILE}.0", (1, 2)), Choice(f"{HOSTILE}.1", (1, 2)), Choice("kind", ("a", HOSTILE)))

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -205,6 +206,13 @@ def check_target(target: Path) -> None:
             f"an export needs a new folder, an empty one or an earlier export to replace, and {target} is something "
             "else; name another folder"
         )
+
+
+def in_place_of(file: Path) -> str:
+    """What is said of an earlier export where its `file` is there, beginning with a comma; empty where it is not."""
+    if not file.is_file():
+        return ""
+    return f", in place of the export of {datetime.fromtimestamp(file.stat().st_mtime):%Y-%m-%d %H:%M} there"
 
 
 @contextmanager

@@ -2,38 +2,89 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nas.errors import NoFeasible
+from nas.objectives import ACCURACY
 from nas.profiling.verification import Verified
 from nas.searching.estimation import Estimate
 from nas.searching.measurement import Measurement
 from nas.searching.objectives import on_every_device
 from nas.searching.rescoring import change, estimates
-from nas.searching.selection import comparable, select, with_estimates
+from nas.searching.selection import comparable, select, select_by_estimates, with_estimates
 from nas.searching.study import Study
 from search_spaces import Candidate
 
 
-def choose(study: Study, verified: Sequence[Verified], limits: Mapping[str, float]) -> Measurement:
-    """Select the best candidate within the limits, of those that are `choosable`.
+def choose(
+    study: Study, verified: Sequence[Verified], limits: Mapping[str, float], never: Candidate | None = None
+) -> Measurement:
+    """Select the best candidate within the limits, of those that are `choosable`, see `select_by_estimates`.
 
     Args:
         study: the study of the search.
         verified: its verified candidates.
         limits: by flag name, e.g. `max_latency_ms`, in addition to those of the objectives.
+        never: a candidate that the others are only compared with.
 
     Raises:
         UserError: a limit on a quantity that the search did not measure.
         NoFeasible: no candidate meets the limits.
     """
     bounds = on_every_device(limits, [o.name for o in study.objectives])
+    members, found = _choosable(study, verified)
+    members = [member for member in members if member.candidate != never]
+    known = [member for member in best_known(study.measurements, verified) if member.candidate != never]
+    if never is not None and not any(member.state == "measured" for member in known):
+        raise NoFeasible("no candidate but the full network was measured")
+    again = {each.candidate: frozenset(each.measured) for each in verified}
     try:
-        return select(choosable(study, verified), study.objectives, bounds)
+        return select_by_estimates(members, study.objectives, bounds, found, lambda c: again.get(c, frozenset()))
     except NoFeasible:
         # The nearest of all that was measured is named, not only of what was measured again.
-        select(best_known(study.measurements, verified), study.objectives, bounds)
+        select(known, study.objectives, bounds, found)
         raise
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """The accuracy of a candidate, 0 to 1: as it was measured, and as estimated for new rows."""
+
+    measured: float
+    estimated: float
+
+
+def accuracies_of_choice(
+    study: Study,
+    verified: Sequence[Verified],
+    limits: Mapping[str, float],
+    chosen: Candidate,
+    never: Candidate | None = None,
+) -> tuple[Accuracies, Accuracies] | None:
+    """What a choice by estimates compared: of the chosen one, and of the one that was measured as the most accurate.
+
+    The second is of those that `choose` had to choose from within the limits on costs. Arguments as for `choose`.
+
+    Returns:
+        Both; None where the choice did not go by estimates.
+    """
+    allowed, found = _choosable(study, verified)
+    candidates = {member.candidate for member in allowed} & found.keys() - {never}
+    if chosen not in candidates:
+        return None
+    known = {m.candidate: m for m in best_known(study.measurements, verified) if m.candidate in candidates}
+    objectives = [replace(o, limit=None) if o.name == ACCURACY else o for o in study.objectives]
+    objectives.sort(key=lambda objective: objective.name != ACCURACY)
+    on_costs = {name: bound for name, bound in limits.items() if name.partition("_")[2] != ACCURACY}
+    best = known[chosen]
+    # What is expected of all candidates may meet a limit that no value of the search does.
+    with suppress(NoFeasible):
+        best = select([*known.values()], objectives, on_every_device(on_costs, [o.name for o in objectives]))
+    return _accuracies(known[chosen], found), _accuracies(best, found)
+
+
+def _accuracies(known: Measurement, found: Mapping[Candidate, Estimate]) -> Accuracies:
+    return Accuracies(known.values[ACCURACY], found[known.candidate].value)
 
 
 def choosable(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
@@ -43,6 +94,11 @@ def choosable(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
     the front, with values as `expected` of them. The rest is left out if scores were verified in another precision than
     that of the search, because the two do not compare.
     """
+    return comparable(*_choosable(study, verified))
+
+
+def _choosable(study: Study, verified: Sequence[Verified]) -> tuple[list[Measurement], dict[Candidate, Estimate]]:
+    """The candidates as `choosable` without estimates, and the estimates of accuracies."""
     again = {each.candidate for each in verified if each.measured}
     members, found = _known(study, verified)
     if again:
@@ -50,7 +106,7 @@ def choosable(study: Study, verified: Sequence[Verified]) -> list[Measurement]:
         other_precision = any(scores & set(each.measured) and each.searched_rows is None for each in verified)
         allowed = again if other_precision else again | {member.candidate for member in study.front()}
         members = [member for member in members if member.candidate in allowed]
-    return comparable(members, found)
+    return members, found
 
 
 def next_to_measure(study: Study, verified: Sequence[Verified]) -> Measurement | None:

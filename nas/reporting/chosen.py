@@ -40,15 +40,18 @@ class Exported:
     serving_int8: Mapping[str, Value] = field(default_factory=dict)
 
 
-def comparison(members: Members, exported: Exported | None, nothing_fits: str) -> tuple[Block, ...]:
+def comparison(
+    members: Members, exported: Exported | None, nothing_fits: str, reasons: Sequence[str] = ()
+) -> tuple[Block, ...]:
     """The exported sub-network on test rows, where there is one, and the chosen one on validation rows.
 
     Args:
         members: the front, with the full and the chosen network.
         exported: the comparison of an export.
         nothing_fits: why there is no chosen one.
+        reasons: why the chosen one is, where its figures do not say so.
     """
-    validation = _on_validation_rows(members, nothing_fits, advise=exported is None)
+    validation = _on_validation_rows(members, nothing_fits, reasons, advise=exported is None)
     return (*_on_test_rows(exported, members), *validation)
 
 
@@ -68,7 +71,9 @@ def _on_test_rows(exported: Exported | None, members: Members) -> tuple[Block, .
     )
 
 
-def _on_validation_rows(members: Members, nothing_fits: str, *, advise: bool) -> tuple[Block, ...]:
+def _on_validation_rows(
+    members: Members, nothing_fits: str, reasons: Sequence[str], *, advise: bool
+) -> tuple[Block, ...]:
     chosen, full = members.chosen, members.full
     if chosen is None:
         return (Note(nothing_fits or "Nothing is chosen yet.", quiet=False),)
@@ -91,7 +96,8 @@ def _on_validation_rows(members: Members, nothing_fits: str, *, advise: bool) ->
     flatters = "and its estimate for new rows allows for that" if estimated else "which flatters it a little"
     said = f"It was chosen by these rows, {flatters}{advice}."
     precisions = _precisions(members, chosen.measurement.candidate)
-    return (Cards(f"On validation rows: {which}", tuple(cards)), *precisions, Note(said))
+    why = [Note(f"{reason}.", quiet=False) for reason in reasons]
+    return (Cards(f"On validation rows: {which}", tuple(cards)), *precisions, *why, Note(said))
 
 
 def _precisions(members: Members, candidate: Options) -> tuple[Block, ...]:

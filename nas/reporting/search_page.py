@@ -60,6 +60,7 @@ class Reported:
         own_model: `module:factory` that commands must name again; None for a pre-trained model.
         limits: that the chosen one was chosen by, as flags.
         nothing_fits: why nothing was chosen.
+        reasons: why the chosen one was, a sentence each without its full stop, where its figures do not say so.
         networks: what its candidates are called in the title.
         begun_by: what `finetuning` is the request of, as a heading.
         further: sections on how these networks were found.
@@ -83,6 +84,7 @@ class Reported:
     own_model: str | None = None
     limits: tuple[str, ...] = ()
     nothing_fits: str = ""
+    reasons: tuple[str, ...] = ()
     networks: str = "Sub-networks"
     begun_by: str = "Fine-tuning"
     further: tuple[Section, ...] = ()
@@ -102,7 +104,11 @@ def search_page(reported: Reported) -> Page:
         kicker=f"Search {reported.name}",
         summary=_summary(reported),
         sections=(
-            Section("comparison", "Chosen network", comparison(members, reported.exported, reported.nothing_fits)),
+            Section(
+                "comparison",
+                "Chosen network",
+                _comparison(members, reported),
+            ),
             Section("front", "Front", front_figure(members)),
             Section("members", "Members of the front", table_of(members)),
             Section("bits", "Precision by layer", bits_of(members)),
@@ -114,6 +120,10 @@ def search_page(reported: Reported) -> Page:
             Section("request", "Request", _request(reported)),
         ),
     )
+
+
+def _comparison(members: Members, reported: Reported) -> tuple[Block, ...]:
+    return comparison(members, reported.exported, reported.nothing_fits, reported.reasons)
 
 
 def _summary(reported: Reported) -> str:

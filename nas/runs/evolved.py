@@ -4,9 +4,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nas.console import say
 from nas.errors import UserError
 from nas.evolving.domain import LayerDomain
 from nas.evolving.evonorm import RankedLayer, read_layer, write_layer
+from nas.exporting.folder import in_place_of
 from nas.files import replacing_folder
 from nas.reporting.layers import layers_page
 from nas.reporting.page import write_page
@@ -86,8 +88,8 @@ def export_layers(request: ExportRequest) -> dict[str, Any]:
     if not spec.isdecimal() or not 1 <= int(spec) <= len(rows):
         raise UserError(f"--candidate must be the number of a layer from 1 to {len(rows)}, got {spec!r}")
     _check_target(out)
-    number = int(spec)
-    row = rows[number - 1]
+    row = rows[int(spec) - 1]
+    say(f"Exporting to {out}{in_place_of(out / _LAYER)}")
     with replacing_folder(out) as part:
         write_layer(row, part / _LAYER)
         network = {} if request.model is None else write_with_layer(row.graph, request, record, part)

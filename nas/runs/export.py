@@ -15,31 +15,43 @@ from nas.console import say
 from nas.errors import UserError
 from nas.exporting.card import Card
 from nas.exporting.comparison import Comparison, Contender, compare
-from nas.exporting.folder import NetworkExport, check_target, staged
+from nas.exporting.folder import NetworkExport, check_target, in_place_of, staged
 from nas.files import read_json
 from nas.networks.loading import maker
 from nas.networks.policies import joined_space, policy_of
 from nas.profiling.device_latency import elsewhere
 from nas.profiling.profiles import Profiles, predictions
+from nas.runs.beyond_limits import beyond_limits
 from nas.runs.exported import keep_exported
 from nas.runs.folder import RunFolder
 from nas.runs.loaded_search import LoadedSearch, load_search, redeployed
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import ExportRequest
-from nas.settings import Limits, ModelSettings, SearchSettings
+from nas.searching.selection import Bound
+from nas.settings import ModelSettings, SearchSettings
 from search_spaces import Candidate, Space
 from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A sub-network and how it will run; what the search measured of it (empty where none did), and its profiles."""
+    """A sub-network and how it will run.
+
+    Args:
+        candidate: the sub-network.
+        deployment: how it will run.
+        values: what the search measured of it; empty where none did.
+        profiles: of the search.
+        calibration_rows: training rows that quantized files are calibrated on.
+        bounds: the limits that it was chosen within.
+    """
 
     candidate: Candidate
     deployment: Deployment
     values: Mapping[str, float] = field(default_factory=dict)
     profiles: Profiles = field(default_factory=dict)
     calibration_rows: int = SearchSettings.calibration_rows
+    bounds: Sequence[Bound] = ()
 
 
 def export_run(request: ExportRequest) -> dict[str, Any]:
@@ -51,7 +63,7 @@ def export_run(request: ExportRequest) -> dict[str, Any]:
         NoFeasible: nothing meets the limits.
         ExportError: what was written computes something else; nothing is left.
     """
-    folder, out = RunFolder(request.run), request.out
+    folder, out, limits = RunFolder(request.run), request.out, request.limits.given()
     folder.read()
     if request.own != ModelSettings():
         raise UserError(
@@ -62,7 +74,7 @@ def export_run(request: ExportRequest) -> dict[str, Any]:
     with folder.locked():
         # 1. The choice, by what the search measured on validation rows, and how it will run.
         loaded = load_run(folder, request.common.device, request.model)
-        chosen = named_candidate(loaded, request.candidate or "chosen", request.name, request.limits)
+        chosen = named_candidate(loaded, request.candidate or "chosen", request.name, limits)
         chosen = replace(chosen, deployment=_deployment(folder, chosen, request))
         # 2. Its files, and their figures beside the full network's, from test rows that neither training nor search has
         # seen; the folder takes its place when all of it was checked.
@@ -80,14 +92,14 @@ def _deployment(folder: RunFolder, chosen: Chosen, request: ExportRequest) -> De
     return redeployed(chosen.deployment, request.runtime, request.precision)
 
 
-def named_candidate(loaded: LoadedRun, spec: str, name: str, limits: Limits) -> Chosen:
+def named_candidate(loaded: LoadedRun, spec: str, name: str, limits: Mapping[str, float]) -> Chosen:
     """The sub-network that a user names: chosen, its number in the front, largest, smallest, or a JSON file.
 
     Args:
         loaded: the run.
         spec: `chosen` is the best of the search `name` within the limits; numbers count from 1, as in front.csv.
         name: of the search.
-        limits: for `chosen` alone.
+        limits: by flag name, for `chosen` alone.
 
     Raises:
         UserError: no such search or number, or a file that is missing, damaged or of another space.
@@ -96,9 +108,9 @@ def named_candidate(loaded: LoadedRun, spec: str, name: str, limits: Limits) -> 
     folder, space = loaded.folder, loaded.supernet.space
     if spec == "chosen":
         search = load_search(folder, name)
-        best = search.best(limits.given())
-        return Chosen(best.candidate, search.deployment, best.values, search.profiles, search.calibration_rows)
-    if limits.given():
+        best, bounds = search.best(limits), search.bounds(limits)
+        return Chosen(best.candidate, search.deployment, best.values, search.profiles, search.calibration_rows, bounds)
+    if limits:
         raise UserError("limits choose among the candidates of a search: give them without --candidate, or with chosen")
     if spec.isdecimal():
         return _numbered(load_search(folder, name), int(spec))
@@ -161,7 +173,7 @@ def deliver(
     network = NetworkExport.of(module, inputs, factory)
     with TemporaryDirectory() as scratch, staged(out) as part:
         # 1. The files.
-        say(f"Exporting to {out}")
+        say(f"Exporting to {out}{in_place_of(out / 'config.json')}")
         network.write(part, loaded.preprocessor)
         policy = policy_of(loaded.supernet, chosen.candidate) if deployment.by_layer else None
         deployed = network.deploy(part, deployment, calibration, policy)
@@ -179,9 +191,15 @@ def deliver(
         comparison = comparison.predicted(*_predicted(loaded, chosen, deployment))
         # 3. The card that states them.
         network.write_card(part, _card(loaded, comparison, chosen, notes), deployed)
+    # What was chosen by a search is not refused for what one measurement more makes of it, but that is said.
+    figures = comparison.chosen.named(comparison.metric)
+    beyond = beyond_limits(chosen.bounds, figures, _of_other_devices(loaded, chosen, deployment))
+    for each in beyond:
+        say(each.said)
     return {
         **comparison.to_json(),
         **({"serving_fp32": comparison.full.named(comparison.metric)} if deployment.by_layer else {}),
+        "beyond_limits": {each.flag: {"limit": each.limit, "measured": each.measured} for each in beyond},
         "candidate": dict(chosen.candidate),
         "what_the_data_can_tell": comparison.what_the_data_can_tell(),
         "export": str(out),
@@ -207,6 +225,17 @@ def _contender(
     """The full network, written into a new folder and loaded from there."""
     folder.mkdir()
     return Contender(network.deploy(folder, deployment, calibration), cost(network.network, network.inputs))
+
+
+def _of_other_devices(loaded: LoadedRun, chosen: Chosen, deployment: Deployment) -> set[str]:
+    """The latencies of the search that what is measured here says nothing of: of other machines, or one of several."""
+    several = len(chosen.profiles) > 1
+    return {
+        name
+        for name, profile in chosen.profiles.items()
+        if elsewhere(profile, loaded.subject(profile.tokens or 1)) is not None
+        or (several and Deployment.of_profile(profile) != deployment)
+    }
 
 
 def _predicted(loaded: LoadedRun, chosen: Chosen, deployment: Deployment) -> tuple[float | None, float | None]:

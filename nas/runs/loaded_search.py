@@ -19,14 +19,18 @@ from nas.profiling.profiles import kept_profiles
 from nas.profiling.verification import Verified
 from nas.profiling.verified_record import read_verified
 from nas.records import Scalar
+from nas.reporting.reasons import reason
 from nas.runs.folder import JOURNAL, RunFolder
 from nas.runs.precisions import QUANTIZE, recorded_precisions
+from nas.runs.products import PRODUCTS
 from nas.searching.measurement import Measurement
+from nas.searching.objectives import on_every_device
 from nas.searching.relative_latency import LatencySettings
+from nas.searching.selection import Bound, bounds_of
 from nas.searching.storage import Storage, is_url
 from nas.searching.study import Study, load_study
 from nas.settings import Precision, Runtime, SearchSettings
-from search_spaces import Space
+from search_spaces import Candidate, Space
 from search_spaces.quantization import architecture
 
 CALIBRATION_ROWS = "calibration_rows"
@@ -46,6 +50,7 @@ class LoadedSearch:
         profiles: the device profiles, by the name of the objective.
         deployment: what the chosen network will run in; its device is the processor unless a profile says otherwise.
         precisions: what layers may compute in, where precision goes by layer.
+        compared_only: what is said of the full network where it is never chosen; None: it may be.
     """
 
     folder: Path
@@ -56,6 +61,7 @@ class LoadedSearch:
     profiles: Mapping[str, DeviceProfile]
     deployment: Deployment
     precisions: PrecisionChoices | None = None
+    compared_only: str | None = None
 
     @property
     def calibration_rows(self) -> int:
@@ -63,11 +69,31 @@ class LoadedSearch:
         return _whole(self.request.get(CALIBRATION_ROWS), SearchSettings.calibration_rows)
 
     def best(self, limits: Mapping[str, float]) -> Measurement:
-        """The best within the limits, see `nas.profiling.choice.choose`; says what of the front was not measured."""
+        """The best within the limits, see `nas.profiling.choice.choose`.
+
+        Says why it is the best where that is not plain, and what of the front was not measured.
+        """
         names = {objective.name for objective in self.study.objectives}
         of_files = set() if self.deployment.is_eager_float32 else names & {*SCORES, "size_mib"}
         _say_unmeasured(self.study, self.verified, self.profiles, of_files)
-        return choose(self.study, self.verified, limits)
+        best = choose(self.study, self.verified, limits, self._never)
+        for why in self.reasons(limits, best.candidate):
+            say(why)
+        return best
+
+    def bounds(self, limits: Mapping[str, float]) -> list[Bound]:
+        """All that a choice within these limits is bounded by, those of the search's own objectives too."""
+        objectives = self.study.objectives
+        return bounds_of(objectives, on_every_device(limits, [objective.name for objective in objectives]))
+
+    def reasons(self, limits: Mapping[str, float], chosen: Candidate) -> tuple[str, ...]:
+        """Why that is the best within the limits, a sentence each without its full stop, where that is not plain."""
+        which = "" if self.bounds(limits) else self.compared_only or ""
+        return tuple(filter(None, (which, reason(self.study, self.verified, limits, chosen, self._never))))
+
+    @property
+    def _never(self) -> Candidate | None:
+        return None if self.compared_only is None else self.study.space.full()
 
     def with_deployment(self, profile: str | None, runtime: Runtime | None, precision: Precision | None) -> Deployment:
         """The deployment of the search, or another one that the user names.
@@ -96,10 +122,18 @@ def load_search(folder: RunFolder, name: str) -> LoadedSearch:
     request, path = folder.read_search(name).request, folder.search(name)
     study, profiles = load_study(path / JOURNAL), kept_profiles(path, request.get("profile"))
     _check_of_run(study, folder, path)
-    text = folder.read().kind == "text"
-    deployment = search_deployment(request, profiles, text=text)
-    verified = read_verified(path, study.space)
-    return LoadedSearch(path, name, request, study, verified, profiles, deployment, recorded_precisions(request))
+    run = folder.read()
+    return LoadedSearch(
+        folder=path,
+        name=name,
+        request=request,
+        study=study,
+        verified=read_verified(path, study.space),
+        profiles=profiles,
+        deployment=search_deployment(request, profiles, text=run.kind == "text"),
+        precisions=recorded_precisions(request),
+        compared_only=PRODUCTS[run.product].compared_only,
+    )
 
 
 def _check_of_run(study: Study, folder: RunFolder, path: Path) -> None:

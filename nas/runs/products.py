@@ -33,6 +33,8 @@ class Meaning:
         plural: what they are called in titles.
         begun_by: what the request in run.json is of, as a heading.
         sections: of the report, on how the networks were found.
+        compared_only: where the full network is no result, and so never chosen: what is said of that where a choice has
+            no limits; None: it is one of the networks.
     """
 
     networks: Callable[[RunFolder, Supernet, Calibration], Networks]
@@ -42,6 +44,7 @@ class Meaning:
     plural: str
     begun_by: str
     sections: Callable[[RunFolder], tuple[Section, ...]]
+    compared_only: str | None = None
 
 
 def _sub_networks(folder: RunFolder, supernet: Supernet, calibration: Calibration) -> Networks:
@@ -70,5 +73,7 @@ PRODUCTS: Mapping[Product, Meaning] = {
         "Pruned networks",
         "Pruning",
         lambda folder: sub_network_sections(searches_of(folder.pruning), base_errors(folder.pruning)),
+        "Without a limit the most accurate of the pruned networks is chosen, never the original: a limit such as "
+        "--max-macs, or --candidate, takes another one",
     ),
 }

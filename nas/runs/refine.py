@@ -93,11 +93,12 @@ def estimate(request: RefineRequest) -> dict[str, Any]:
 
 def _checked(folder: RunFolder, request: RefineRequest) -> _Checked:
     """Everything that can be refused before anything is trained or written."""
+    limits = request.limits.given()
     check_target(request.out)
     config = training_config(request.training, request.common)
     check_trackers(config.trackers, folder.further(request.out))
     loaded = load_run(folder, request.common.device, request.model)
-    chosen = named_candidate(loaded, request.candidate, request.name, request.limits)
+    chosen = named_candidate(loaded, request.candidate, request.name, limits)
     # A deployment that this machine does not have is refused before the training, not after it.
     usable(chosen.deployment)
     if (folder.further(request.out) / "further.json").exists():

@@ -96,7 +96,8 @@ def _report_search(request: ReportRequest, record: RunRecord, training: Training
     model = Path(str(record.request.get("model"))).name
     title = f"{PRODUCTS[record.product].plural} of {model}, {study.measured_here} measured"
     draw_front(study, marks, path / "pareto.png", title=title, latency_of=_latency_of(search))
-    write_page(search_page(replace(reported, marks=marks)), page)
+    reasons = search.reasons(request.limits.given(), best.candidate)
+    write_page(search_page(replace(reported, marks=marks, reasons=reasons)), page)
     return {
         "run": str(folder.path),
         "search": request.name,

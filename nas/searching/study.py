@@ -29,7 +29,7 @@ from nas.searching.measurement import (
     refused_values,
     violations,
 )
-from nas.searching.selection import comparable, select
+from nas.searching.selection import select_by_estimates
 from nas.searching.space_domain import SpaceDomain, as_domain, space_of
 from nas.searching.storage import Storage, open_study, read_study
 from nas.searching.trials import in_memory
@@ -132,6 +132,7 @@ class Study(Generic[C]):
         """Choose the best candidate in the first objective (ties by the next ones) that meets all limits.
 
         Where there are `estimates`, the choice and limits on accuracy go by them, among the candidates that have one.
+        Without a limit on a cost, none is chosen then that another of them dominates as measured.
 
         Args:
             limits: bounds on raw values by `max_` or `min_` and the objective's name, e.g. `{"max_latency_ms": 8}`. The
@@ -142,8 +143,8 @@ class Study(Generic[C]):
             UserError: a limit does not name an objective of this study, or is not a finite number.
             NoFeasible: no measured candidate meets the limits; the message names the nearest one.
         """
-        members = comparable(self._measurements, self.estimates)
-        return select(members, self.objectives, {**(limits or {}), **named})
+        bounds = {**(limits or {}), **named}
+        return select_by_estimates(self._measurements, self.objectives, bounds, self.estimates)
 
     def hypervolume(self, reference: Sequence[float]) -> float:
         """Hypervolume of the measured candidates.
