@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.accuracy import logits_of
-from nas.data.preprocessing import Channels, PlainImages
+from nas.data.pixels import Channels, PlainImages
 from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import CLASSIFICATION, Task
 from nas.errors import UserError

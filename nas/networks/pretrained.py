@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.data.preprocessing import ImagePreprocessor, PlainImages, TextPreprocessor
+from nas.data.pixels import ImagePreprocessor, PlainImages
 from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import CLASSIFICATION, Classification, Regression, Task, TokenClassification
+from nas.data.tokens import TextPreprocessor
 from nas.errors import UserError
 from nas.files import expanded
 from nas.networks.adapters import TRAINED_HEADS, refuse_adapter_folder, refuse_adapters

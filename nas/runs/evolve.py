@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas.console import Bar, say
-from nas.data.preprocessing import PlainImages
+from nas.data.pixels import PlainImages
 from nas.data.split import Data, Split
 from nas.data.tasks import CLASSIFICATION
 from nas.errors import UserError

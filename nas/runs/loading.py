@@ -9,8 +9,9 @@ from hardware.deployment import Deployment
 from hardware.inputs import device_of
 from hardware.policy import PrecisionChoices
 from hardware.registry import device_for
-from nas.data.preprocessing import ImagePreprocessor, TextPreprocessor
+from nas.data.pixels import ImagePreprocessor
 from nas.data.split import Preprocessor, Split
+from nas.data.tokens import TextPreprocessor
 from nas.errors import UserError
 from nas.learning.augmentation import augmented
 from nas.networks.channels import with_configured_channels
