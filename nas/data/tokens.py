@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nas.data.split import InputKind, RawRow
 from nas.errors import UserError
+from nas.sentences import quoted
 from search_spaces.arrays import IntArray
 
 _TEXT_INPUTS = ("input_ids", "attention_mask")
@@ -73,14 +74,26 @@ class TextPreprocessor:
 
     Args:
         tokenizer: made to give a network's inputs alone: many give token types, for which an ONNX file has no place.
+        end: id of the token of the end, where the network decides by it and so must find it once in every text: names
+            of special tokens that stand in a text (`</s>`, which HTML has too) are then words like others.
     """
 
     tokenizer: Any
+    end: int | None = None
 
     def __post_init__(self) -> None:
-        self.tokenizer.model_input_names = list(_TEXT_INPUTS)
+        self._tell("model_input_names", list(_TEXT_INPUTS))
+        if self.end is not None:
+            self._tell("split_special_tokens", True)
+
+    def _tell(self, name: str, value: Any) -> None:
+        setattr(self.tokenizer, name, value)
         # What `save_pretrained` writes.
-        self.tokenizer.init_kwargs["model_input_names"] = list(_TEXT_INPUTS)
+        self.tokenizer.init_kwargs[name] = value
+
+    def ended(self, end: int | None) -> "TextPreprocessor":
+        """The same for a network that decides by the token `end` of the end, or by none; changes the tokenizer."""
+        return replace(self, end=end)
 
     @property
     def kind(self) -> InputKind:
@@ -95,7 +108,8 @@ class TextPreprocessor:
             max_tokens: longest row in tokens, special tokens included; the limit of the model applies too.
 
         Raises:
-            UserError: the rows are lists of words and the tokenizer cannot map tokens to words.
+            UserError: the rows are lists of words and the tokenizer cannot map tokens to words, or a text has the token
+                by which the network decides not once.
         """
         limit = min(max_tokens, int(self.tokenizer.model_max_length))
         of_words = bool(rows) and isinstance(rows[0], tuple)
@@ -110,6 +124,8 @@ class TextPreprocessor:
         full = [row for row, tokens in zip(rows, ids, strict=True) if len(tokens) == limit]
         truncated = sum(len(tokens) > limit for tokens in self._encoded(full, limit + 1)["input_ids"]) if full else 0
         offsets = np.concatenate([[0], np.cumsum([len(tokens) for tokens in ids])]).astype(np.int64)
+        if not of_words:
+            self._check_ends(rows, ids)
         words = _flat([_first_words(encoded.word_ids(i)) or [-1] for i in range(len(ids))]) if of_words else None
         return Tokens(_flat(ids), offsets, int(self.tokenizer.pad_token_id or 0), words, truncated)
 
@@ -119,6 +135,19 @@ class TextPreprocessor:
         given = [list(row) if isinstance(row, tuple) else row for row in rows]
         split = isinstance(rows[0], tuple)
         return self.tokenizer(given, is_split_into_words=split, truncation=True, max_length=limit, padding=False)
+
+    def _check_ends(self, rows: Sequence[RawRow], ids: Sequence[Sequence[int]]) -> None:
+        """UserError for a text that has the token by which the network decides not once."""
+        if self.end is None:
+            return
+        for number, (row, tokens) in enumerate(zip(rows, ids, strict=True), 1):
+            if (count := tokens.count(self.end)) != 1:
+                token = quoted(self.tokenizer.convert_ids_to_tokens(self.end))
+                raise UserError(
+                    f"the network decides by the token {token}, which every text must have once as its end: text "
+                    f"{number} of a split, {quoted(row)}, has it {count} times; take it out of the text, or take the "
+                    "tokenizer that the network was trained with"
+                )
 
     def _only_token(self) -> int:
         """The token of a text that has none, as an empty one with a tokenizer that marks no beginning and no end."""

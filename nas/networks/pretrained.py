@@ -28,7 +28,7 @@ from nas.networks.heads import order_head
 from nas.quiet import quiet
 from nas.seeds import torch_seed
 from nas.sentences import listed
-from search_spaces.inputs import end_texts
+from search_spaces.inputs import deciding_end, end_texts
 from search_spaces.supernets.described import check_numbers, check_size
 
 _NUMBER = re.compile(r"\.\d+\.")
@@ -113,6 +113,7 @@ def load_pretrained(
     preprocessor = load_preprocessor(name, kind, task)
     if isinstance(preprocessor, TextPreprocessor):
         _agree(module, preprocessor.tokenizer, name)
+        preprocessor = preprocessor.ended(deciding_end(module.config))
     elif isinstance(preprocessor, ImagePreprocessor):
         preprocessor = with_configured_channels(preprocessor, module, name)
     module.eval()

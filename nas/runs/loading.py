@@ -29,7 +29,7 @@ from nas.runs.products import PRODUCTS, Meaning
 from nas.searching.relative_latency import LatencySettings
 from nas.settings import SearchSettings
 from search_spaces import Candidate, Supernet, has_batch_norms
-from search_spaces.inputs import Inputs
+from search_spaces.inputs import Inputs, deciding_end
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
     if isinstance(preprocessor, TextPreprocessor):
         words = getattr(getattr(supernet.model, "config", None), "vocab_size", None)
         check_tokenizer(preprocessor.tokenizer, str(folder.supernet), words if isinstance(words, int) else None)
+        preprocessor = preprocessor.ended(deciding_end(getattr(supernet.model, "config", None)))
     elif isinstance(preprocessor, ImagePreprocessor):
         preprocessor = with_configured_channels(preprocessor, supernet.model, str(folder.supernet))
     return LoadedRun(folder, record, supernet, preprocessor)
