@@ -23,7 +23,7 @@ from nas.runs.folder import JOURNAL, RunFolder
 from nas.runs.precisions import QUANTIZE, recorded_precisions
 from nas.searching.measurement import Measurement
 from nas.searching.relative_latency import LatencySettings
-from nas.searching.storage import Storage, is_url
+from nas.searching.storage_address import Storage, is_url
 from nas.searching.study import Study, load_study
 from nas.settings import Precision, Runtime, SearchSettings
 from search_spaces import Space
