@@ -5,21 +5,26 @@ What lies outside overflows a sum of squares, a size in memory or a type in C, a
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _LARGEST, _SMALLEST, _MOST_WHOLE = 1e100, 1e-100, 2**63
 # Products, ratios and squares of such numbers are numbers still, and the whole ones fit into a type in C.
 
 
-def loads(text: str) -> Any:
-    """The value of a JSON text.
+def loads(text: str, parse: Callable[[str], Any] = json.loads) -> Any:
+    """The value of a text.
+
+    Args:
+        text: as a file holds it.
+        parse: reads it; ValueError where it is in another form.
 
     Raises:
-        ValueError: it is not JSON, nested too deeply, or holds a number out of bounds; the message names the field.
+        ValueError: it is in another form, nested too deeply, or holds a number out of bounds; the message names the
+            field.
     """
     try:
-        value = json.loads(text)
+        value = parse(text)
         for where, number in _numbers(value, ""):
             if not in_bounds(number):
                 name = where.removeprefix(".") or "its value"
@@ -42,7 +47,7 @@ def finite(value: float | None) -> float | None:
 
 
 def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:
-    """All numbers of a JSON value, each with the path to it."""
+    """All numbers of a value, each with the path to it."""
     if isinstance(value, dict):
         for key, each in value.items():
             yield from _numbers(each, f"{where}.{key}")

@@ -134,13 +134,8 @@ def _plain(value: Any) -> str:
 _ROWS = ("latency_ms", "macs", "parameters", "size_mib")
 
 
-def print_export(result: Mapping[str, Any], out: TextIO) -> None:
-    """Print the result of an export: the comparison of networks, or whatever else was written."""
-    (print_comparison if "chosen" in result else print_object)(result, out)
-
-
 def print_comparison(result: Mapping[str, Any], out: TextIO) -> None:
-    """Print the result of an export: the full network, today and in the deployment, and the chosen one."""
+    """Print the result of an export of a network: the full network, today and in the deployment, and the chosen one."""
     metric = "accuracy" if "test_accuracy" in result["chosen"] else "r2"
     # If the deployment is eager PyTorch, the two columns of the full network are equal, and one is enough.
     names = [n for n in HEADS if n in result and (n != "full" or result["full"] != result["today"])]

@@ -26,10 +26,21 @@ def read_json(path: Path, most_bytes: int = 1 << 24) -> Any:
         OSError: the file cannot be read.
         ValueError: it is not JSON, larger than `most_bytes`, nested too deeply, or holds a number out of bounds.
     """
+    return loads(_bounded_text(path, most_bytes))
+
+
+def read_toml(path: Path, most_bytes: int) -> Any:
+    """Read a TOML file; arguments and errors as of `read_json`."""
+    import tomllib
+
+    return loads(_bounded_text(path, most_bytes), tomllib.loads)
+
+
+def _bounded_text(path: Path, most_bytes: int) -> str:
     size = path.stat().st_size
     if size > most_bytes:
         raise ValueError(f"it has {size} bytes, more than {most_bytes}")
-    return loads(path.read_text(encoding="utf-8"))
+    return path.read_text(encoding="utf-8")
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -14,18 +14,30 @@ def split_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
 
 
+def deciding_end(config: Any) -> int | None:
+    """The token of the end that a network decides by, as encoder-decoders do: every text must have it once.
+
+    Args:
+        config: of transformers; None where the network has none.
+
+    Returns:
+        Its id, or None where the network decides otherwise.
+    """
+    end = getattr(config, "eos_token_id", None)
+    return end if getattr(config, "is_encoder_decoder", False) and isinstance(end, int) else None
+
+
 def end_texts(ids: torch.Tensor, config: Any, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Token ids that end with the token of the end where a network decides by it, as encoder-decoders do.
+    """Token ids of which the last, and no other, is the token of the end where a network decides by it.
 
     Args:
         ids: (rows, tokens); left as they are.
-        config: of transformers.
+        config: as of `deciding_end`.
         mask: 0 where a row is padding; None: nowhere.
     """
-    end = getattr(config, "eos_token_id", None)
-    if not getattr(config, "is_encoder_decoder", False) or not isinstance(end, int):
+    end = deciding_end(config)
+    if end is None:
         return ids
-    # It must be in every text once.
     ended = torch.where(ids == end, (end + 1) % config.vocab_size, ids)
     last = torch.full((len(ids),), ids.shape[1]) if mask is None else mask.sum(1)
     ended[torch.arange(len(ids)), last - 1] = end

@@ -81,7 +81,7 @@ HOMES = {
     "ray": {"nas.ray_address", "nas.ray_session", "nas.tuned", "nas.workers"},
     "rich": {"nas.console"},
     "scipy": {"nas.searching.acquisition", "nas.searching.knapsack", "predictors.gaussian_process"},
-    "sqlalchemy": {"nas.searching.storage"},
+    "sqlalchemy": {"nas.searching.storage", "nas.searching.storage_address"},
     "transformers": {"nas.networks.pretrained", "nas.networks.untrained", "search_spaces.supernets.storage"},
     "tyro": {"nas.command.cli", "nas.runs.requests"},
 }

@@ -265,7 +265,7 @@ def test_a_test_folder_of_one_class_has_it(tmp_path: Path) -> None:
 def test_a_damaged_image_is_named_by_its_file(tmp_path: Path) -> None:
     pictures(tmp_path, [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(3)])
     path = written(tmp_path / "dog" / "9.png", b"no image")
-    from nas.data.preprocessing import PlainImages
+    from nas.data.pixels import PlainImages
 
     with pytest.raises(UserError, match=f"the first is {path}"):
         load_data(Source(str(tmp_path)), PlainImages("x", (4, 4)), seed=0)

@@ -18,7 +18,8 @@ from test_bad_input import refused
 from test_cli_tasks import write_images
 from test_models import CLASSES, decoder, folder_of
 
-from nas.data.preprocessing import ImagePreprocessor, PlainImages, TextPreprocessor
+from nas.data.pixels import ImagePreprocessor, PlainImages
+from nas.data.tokens import TextPreprocessor
 from nas.errors import UserError
 from nas.exporting.folder import export
 from nas.networks.channels import configured_channels, probed_channels

@@ -128,7 +128,20 @@ def test_config_file_and_flags_over_it(
         ("a.json", '{"config": "b.json"}', "'config' is no flag"),
         ("a.json", "[1]", "must hold one object"),
         ("a.json", "{", "is damaged"),
-        ("a.json", "[" * 100_000, "is damaged"),
+        ("a.json", "[" * 10_000, "is damaged: it is nested too deeply"),
+        ("a.json", " " * 20_000, "is damaged: it has 20000 bytes, more than 16384"),
+        ("a.toml", "[1]\n[1]", "is damaged"),
+        ("a.toml", "budget = " + "[" * 10_000, "is damaged: it is nested too deeply"),
+        ("a.toml", "a." * 5_000 + "a = 1", "is damaged: it is nested too deeply"),
+        ("a.toml", "#" * 20_000, "is damaged: it has 20000 bytes, more than 16384"),
+        ("a.toml", "a\x00 = 1", "is damaged"),
+        ("a.toml", "max-latency-ms = nan", "max-latency-ms must be a number of usual size, got nan"),
+        ("a.toml", "max-latency-ms = -inf", "max-latency-ms must be a number of usual size, got -inf"),
+        ("a.toml", f"budget = {2**64}", "budget must be a number of usual size"),
+        ("a.toml", "a = {b = [1e300]}", "a.b.0 must be a number of usual size, got 1e+300"),
+        ("a.toml", '"\\u001b[31mbudget\\u202e" = 3', "'budget\\u202e' is no flag of this command"),
+        ("a.toml", '"\\u001b[31mbudget\\u202e" = nan', "is damaged: budget\\u202e must be a number of usual size"),
+        ("a.toml", "budget = 1979-05-27", "budget cannot be 1979-05-27"),
         ("a.yaml", "", "must name a .json or .toml file"),
     ],
 )
@@ -137,6 +150,7 @@ def test_wrong_config_files(nas_command: Command, tmp_path: Path, name: str, tex
     answer = nas_command("search", "run", "--config", tmp_path / name)
     assert answer.status == 2
     assert sentence in answer.err
+    assert answer.err.count("\n") == 1 and "\x1b" not in answer.err and "\u202e" not in answer.err
 
 
 def test_standard_output_is_ours_alone(

@@ -124,6 +124,30 @@ def test_the_first_step_judges_where_known_layers_pass_it(
     assert again.status == 0 and "first step" not in again.err, again.err
 
 
+def test_networks_that_read_grey(nas_command: Command, folder: Path, tmp_path: Path) -> None:
+    few = ["--networks", "toy_layers:grey", "--reranked", 1, "--least-accuracy", 0, "--steps", 1, "--quality-steps", 1]
+    for budget in (4, 6):
+        answer = nas_command(*command(folder, tmp_path / "run", *few, "--budget", budget, "--json"))
+        assert answer.status == 0, answer.err
+        assert json.loads(answer.out)["tried"] == budget
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["wide", "grey"], "must read the same images, 3 channels or 1 of grey: toy_layers:wide reads 3, "),
+        (["two_channels"], "the network must take x (2, 3, 16, 16), but it raised RuntimeError"),
+        (["of_four_classes"], "must give 3 outputs a row for this data, it gives the shape (2, 4)"),
+    ],
+)
+def test_networks_that_read_other_images(
+    nas_command: Command, folder: Path, tmp_path: Path, names: list[str], message: str
+) -> None:
+    networks = ",".join(f"toy_layers:{name}" for name in names)
+    refused(nas_command(*command(folder, tmp_path / "run", "--networks", networks)), message)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_a_network_without_convolutions_is_refused(nas_command: Command, folder: Path, tmp_path: Path) -> None:
     answer = nas_command(*command(folder, tmp_path / "run", "--networks", "toy_layers:flat"))
     refused(answer, "must have convolutions")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from nas.console import print_export
+from nas.console import print_comparison
 from nas.data.tasks import Regression
 from nas.exporting.comparison import Comparison, Figures, r2_difference
 
@@ -68,7 +68,7 @@ def test_scores_that_are_no_number(latency_ms: float) -> None:
     assert "The 200 test rows do not tell the two networks apart" in compared.what_the_data_can_tell()
     if latency_ms == 2:
         out = io.StringIO()
-        print_export({**told, "what_the_data_can_tell": compared.what_the_data_can_tell(), "export": "here"}, out)
+        print_comparison({**told, "what_the_data_can_tell": compared.what_the_data_can_tell(), "export": "here"}, out)
         assert out.getvalue().count("no number") >= 2 and "nan" not in out.getvalue()
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data.preprocessing import PlainImages, TextPreprocessor
+from nas.data.pixels import PlainImages
 from nas.data.reading import Source, load_data, read_table
 from nas.data.split import Data, InputKind, RawRow, Split, make_split
 from nas.data.table import Table, prepare_data
 from nas.data.tasks import Regression, TokenClassification
+from nas.data.tokens import TextPreprocessor
 from nas.errors import UserError
 from tests import toy_task
 

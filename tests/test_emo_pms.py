@@ -288,7 +288,7 @@ def regression() -> Any:
 
 
 def _pixels() -> Any:
-    from nas.data.preprocessing import PlainImages
+    from nas.data.pixels import PlainImages
 
     return PlainImages("pixels", (SIDE, SIDE), (0.5,) * 3, (0.5,) * 3)
 

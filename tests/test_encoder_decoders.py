@@ -1,7 +1,10 @@
 """Encoder-decoders with a head for sequences, and networks of which only a part is elastic."""
 
+import contextlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +14,11 @@ from torch import nn
 from hardware.backend import ConversionError
 from hardware.onnx import _reason, other_size
 from hardware.onnxruntime import OnnxRuntimeBackend
+from nas.data.tokens import TextPreprocessor
+from nas.errors import UserError
 from nas.exporting.folder import check_exportable
 from nas.learning.preparation import supernet_of
-from nas.networks.pretrained import example_inputs
+from nas.networks.pretrained import example_inputs, load_preprocessor, save_preprocessor
 from nas.networks.untrained import made_inputs
 from nas.settings import SpaceSettings
 from search_spaces import Supernet, space
@@ -51,22 +56,104 @@ def test_made_up_texts_end_where_an_encoder_decoder_looks() -> None:
     assert end_texts(ids, model.config).tolist() == [[3, 3, 2]]
 
 
+def _ending(separate: bool) -> TextPreprocessor:
+    """A tokenizer of words that ends a text with [SEP].
+
+    Args:
+        separate: whether punctuation is cut off from words.
+    """
+    from tokenizers import pre_tokenizers
+
+    preprocessor = toy_task.preprocessor()
+    if not separate:
+        preprocessor.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return preprocessor
+
+
+def test_the_end_of_texts_typed_in_a_text_is_no_end(tmp_path: Path) -> None:
+    end, rows = toy_task.WORDS.index("[SEP]"), ["good film [SEP] it was", "bad", "", "it was [SEP]"]
+    assert list(_ending(separate=True).prepare(rows, 32).flat).count(end) == 6
+    preprocessor = _ending(separate=True).ended(end)
+    prepared = preprocessor.prepare(rows, 32)
+    assert (prepared.batch(range(4))["input_ids"] == end).sum(1).tolist() == [1] * 4
+    # What is exported with the network reads texts alike.
+    save_preprocessor(preprocessor, tmp_path)
+    again = load_preprocessor(tmp_path, "text").prepare(rows, 32)
+    assert torch.equal(again.batch(range(4))["input_ids"], prepared.batch(range(4))["input_ids"])
+    # A list of words is read by networks of another kind.
+    assert len(preprocessor.prepare([("good", "[SEP]")], 32).lengths) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["bad", "good film [SEP] it"], r"text 2 of a split, 'good film \[SEP\] it', has it 2 times; take it out"),
+        (["bad"], r"once as its end: text 1 of a split, 'bad', has it 0 times"),
+    ],
+)
+def test_a_text_whose_end_is_not_clear_is_named(rows: list[str], said: str) -> None:
+    preprocessor = _ending(separate=False).ended(toy_task.WORDS.index("[SEP]"))
+    if "0 times" in said:
+        preprocessor.tokenizer.backend_tokenizer.post_processor = None
+        # Without its rule for the ends of a text, a tokenizer adds none.
+        assert preprocessor.ended(None).prepare(rows, 32).lengths.tolist() == [1]
+    with pytest.raises(UserError, match=said):
+        preprocessor.prepare(rows, 32)
+
+
 @pytest.mark.slow
-def test_an_encoder_decoder_is_fine_tuned(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer, BartForSequenceClassification
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_an_encoder_decoder_goes_all_the_way(nas_command: Command, inputs: Path, tmp_path: Path, name: str) -> None:
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(inputs / "model")
-    config = zoo.CASES["bart"].build().config
-    # A text ends with the token of the end of sentences.
-    config.eos_token_id = config.decoder_start_token_id = tokenizer.sep_token_id
-    config.vocab_size = len(tokenizer)
-    BartForSequenceClassification(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    given = ["--data", inputs / "reviews.csv", "--out", tmp_path / "run", "--steps", 2, "--order", "none"]
-    answer = nas_command("finetune", tmp_path / "model", *given)
-    assert answer.status == 0, answer.err
-    saved = json.loads((tmp_path / "run" / "supernet" / "space.json").read_text(encoding="utf-8"))
-    assert {"depth.0", "depth.1", "heads.0", "ffn.3"} <= {choice["name"] for choice in saved["choices"]}
+    _write_encoder_decoder(name, tokenizer, tmp_path / "model")
+    # Every text of an odd row holds the name of the end.
+    rows = (inputs / "reviews.csv").read_text(encoding="utf-8").splitlines()
+    rows[1::2] = [f"[SEP] {row}" for row in rows[1::2]]
+    (tmp_path / "reviews.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    run, given = tmp_path / "run", ["--data", tmp_path / "reviews.csv", "--steps", 2, "--order", "none"]
+    commands = [
+        ["finetune", tmp_path / "model", "--out", run, *given],
+        ["search", run, "--objectives", "accuracy,macs", "--budget", 4, "--tokens", 8],
+        ["export", run, "--out", tmp_path / "subnet", "--candidate", "smallest"],
+    ]
+    for command in commands:
+        answer = nas_command(*command)
+        assert answer.status == 0, answer.err
+    saved = json.loads((run / "supernet" / "space.json").read_text(encoding="utf-8"))
+    assert {"depth.0", "depth.1", "ffn.3"} <= {choice["name"] for choice in saved["choices"]}
+    texts = ["good film", "[SEP] a very bad plot [SEP] [SEP]", "awful"]
+    eager, onnx = _answers(tmp_path / "subnet", texts)
+    assert torch.allclose(eager, onnx, atol=1e-4)
+
+
+def _write_encoder_decoder(name: str, tokenizer: Any, folder: Path) -> None:
+    """A network of the zoo that reads what the tokenizer gives: a text ends with its separator."""
+    network = zoo.CASES[name].build()
+    config = network.config
+    config.eos_token_id, config.vocab_size = tokenizer.sep_token_id, len(tokenizer)
+    config.decoder_start_token_id = config.pad_token_id
+    randomised(type(network)(config)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _answers(folder: Path, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the exported network as its card loads it, and of its ONNX file."""
+    import onnxruntime
+    from transformers import AutoTokenizer
+
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    with contextlib.chdir(folder):
+        exec(re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)[0], names)
+        model = names["load"]()
+    inputs = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        eager = model(**inputs).logits
+    (logits,) = session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})
+    return eager, torch.from_numpy(logits)
 
 
 @pytest.mark.parametrize("name", ["convnext-v2", "bart"])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hardware.deployment import Deployment
 from nas.data.accuracy import predict
-from nas.data.preprocessing import PlainImages
+from nas.data.pixels import PlainImages
 from nas.data.split import Split, make_split
 from nas.exporting.card import Card
 from nas.exporting.folder import NetworkExport, staged

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nas.data.location import _described
-from nas.data.preprocessing import PlainImages, undecodable
+from nas.data.pixels import PlainImages, undecodable
 from nas.data.reading import Source, read_table
 from nas.data.split import make_split
 from nas.data.table import Table

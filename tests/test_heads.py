@@ -13,8 +13,8 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from nas.data.preprocessing import TextPreprocessor
 from nas.data.tasks import CLASSIFICATION, Regression, Task, TokenClassification
+from nas.data.tokens import TextPreprocessor
 from nas.networks.heads import order_head
 from nas.networks.pretrained import load_pretrained, most_tokens, save_preprocessor
 from tests import toy_task

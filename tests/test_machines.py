@@ -25,7 +25,7 @@ from nas.errors import UserError
 from nas.files import expanded
 from nas.ray_address import check_answers
 from nas.ray_session import ray_session
-from nas.searching.storage import resolved
+from nas.searching.storage_address import resolved
 
 
 @pytest.fixture

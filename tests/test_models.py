@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nas.data.accuracy import logits_of
-from nas.data.preprocessing import PlainImages
+from nas.data.pixels import PlainImages
 from nas.data.tasks import Regression, TokenClassification
 from nas.errors import UserError
 from nas.networks.pretrained import (

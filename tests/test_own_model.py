@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nas.data.preprocessing import PlainImages
+from nas.data.pixels import PlainImages
 from nas.errors import UserError
 from nas.networks.own_model import check_outputs, own_model, own_preprocessor
 from nas.networks.pretrained import example_inputs, load_preprocessor, save_preprocessor

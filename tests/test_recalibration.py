@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from nas.data.preprocessing import PlainImages
+from nas.data.pixels import PlainImages
 from nas.data.split import Split, make_split
 from nas.errors import UserError
 from nas.networks.recalibration import SubNetworks

@@ -17,7 +17,8 @@ from nas.errors import NoFeasible, UserError
 from nas.searching.measurement import Evaluated, Measurement, Objective
 from nas.searching.nsga2 import Nsga2Config, nsga2
 from nas.searching.random_search import random_search
-from nas.searching.storage import Storage, copy_to_journal
+from nas.searching.storage import copy_to_journal
+from nas.searching.storage_address import Storage
 from nas.searching.study import Study, load_study
 from search_spaces.space import Candidate, Choice, Space
 

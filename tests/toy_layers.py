@@ -6,9 +6,9 @@ from nas.evolving.layer_makers import LayerMaker
 
 
 class Tiny(nn.Module):
-    def __init__(self, layer: LayerMaker, outputs: int, width: int) -> None:
+    def __init__(self, layer: LayerMaker, outputs: int, width: int, channels: int = 3) -> None:
         super().__init__()
-        self.first, self.first_layer = nn.Conv2d(3, width, 3, padding=1, bias=False), layer(width, True)
+        self.first, self.first_layer = nn.Conv2d(channels, width, 3, padding=1, bias=False), layer(width, True)
         self.second, self.second_layer = nn.Conv2d(width, width, 3, 2, 1, bias=False), layer(width, True)
         self.head = nn.Linear(width, outputs)
 
@@ -23,6 +23,18 @@ def narrow(layer: LayerMaker, outputs: int = 3) -> nn.Module:
 
 def wide(layer: LayerMaker, outputs: int = 3) -> nn.Module:
     return Tiny(layer, outputs, 8)
+
+
+def grey(layer: LayerMaker, outputs: int = 3) -> nn.Module:
+    return Tiny(layer, outputs, 6, channels=1)
+
+
+def two_channels(layer: LayerMaker, outputs: int = 3) -> nn.Module:
+    return Tiny(layer, outputs, 6, channels=2)
+
+
+def of_four_classes(layer: LayerMaker) -> nn.Module:
+    return Tiny(layer, 4, 6)
 
 
 def loud(layer: LayerMaker, outputs: int = 3) -> nn.Module:

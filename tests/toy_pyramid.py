@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
-from nas.data.preprocessing import PlainImages
+from nas.data.pixels import PlainImages
 from nas.data.split import Split, make_split
 
 SIDE, CLASSES = 12, ("bar", "disc", "stripe")

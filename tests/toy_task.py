@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas.data.preprocessing import TextPreprocessor
 from nas.data.split import Split, make_split
 from nas.data.tasks import IGNORED, TokenClassification
+from nas.data.tokens import TextPreprocessor
 from search_spaces import Space, Supernet, space
 
 GOOD, BAD, PLAIN = ("good", "fine", "great"), ("bad", "poor", "awful"), ("the", "film", "was", "and", "plot", "it")

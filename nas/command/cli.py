@@ -23,7 +23,7 @@ import tyro
 
 from nas.command.config_file import defaults_from, read_config
 from nas.command.home import home
-from nas.console import print_comparison, print_export, print_object
+from nas.console import print_comparison, print_object
 from nas.errors import NoFeasible, UserError
 from nas.runs.requests import (
     EvolveRequest,
@@ -257,13 +257,14 @@ def _search(request: SearchRequest, out: TextIO) -> None:
 def _report(request: ReportRequest, out: TextIO) -> None:
     from nas.runs import readers
 
-    _print(readers.report(request), request.common, out)
+    _print(readers.reader(request.run).report(request), request.common, out)
 
 
 def _export(request: ExportRequest, out: TextIO) -> None:
     from nas.runs import readers
 
-    _print(readers.export(request), request.common, out, show=print_export)
+    reader = readers.reader(request.run)
+    _print(reader.export(request), request.common, out, show=reader.show_export)
 
 
 def _demo(command: Demo, out: TextIO) -> None:

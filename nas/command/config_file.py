@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -10,10 +9,13 @@ from typing import Any, get_args, get_type_hints
 import pydantic
 
 from nas.errors import UserError
-from nas.files import read_json
+from nas.files import read_json, read_toml
 from nas.sentences import quoted
 
 _NOT_IN_A_FILE = ("config",)
+# Names of many parts (`a.b.c`) take tomllib the square of their length.
+_MOST_BYTES = 2**14
+_READ = {".json": read_json, ".toml": read_toml}
 
 
 def read_config(args: Sequence[str]) -> dict[str, Any]:
@@ -21,18 +23,18 @@ def read_config(args: Sequence[str]) -> dict[str, Any]:
 
     Lists whose flag is among `args` too are left out: the command line would be added to them and not be used instead.
 
-    UserError when the file is missing or not a JSON object or TOML document.
+    UserError when the file is missing, too large, or not a JSON object or TOML document of numbers of usual size.
     """
     path = _config_path(args)
     if path is None:
         return {}
-    if path.suffix not in (".json", ".toml"):
+    if path.suffix not in _READ:
         raise UserError(f"--config must name a .json or .toml file, got {path}")
     try:
-        values = read_json(path) if path.suffix == ".json" else tomllib.loads(path.read_text(encoding="utf-8"))
+        values = _READ[path.suffix](path, _MOST_BYTES)
     except OSError as error:
         raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"--config: {path} is damaged: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"--config: {path} must hold one object with a value for each flag")

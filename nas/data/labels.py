@@ -179,7 +179,7 @@ def of_classes(labels: RawLabels) -> Indexed:
     """The classes, and the labels of each split as indices into them; UserError for one that is no class."""
     plain = _plain_class(labels, (value for values in labels.splits.values() for value in values))
     splits = {name: [plain(value) for value in values] for name, values in labels.splits.items()}
-    _check_named(labels, {name: [[value] for value in values] for name, values in splits.items()})
+    _check_named(labels, {name: ([value] for value in values) for name, values in splits.items()})
     ordered = _ordered((value for values in splits.values() for value in values), labels)
     index = {value: number for number, value in enumerate(ordered)}
     return ordered, {name: [index[value] for value in values] for name, values in splits.items()}
@@ -228,7 +228,7 @@ def _plain_class(labels: RawLabels, values: Iterable[Any]) -> Callable[[Any], An
     return str
 
 
-def _check_named(labels: RawLabels, found: Mapping[str, Sequence[Sequence[Any]]]) -> None:
+def _check_named(labels: RawLabels, found: Mapping[str, Iterable[Iterable[Any]]]) -> None:
     """UserError for a class of a row that is none of those that the data names."""
     if labels.names is None:
         return

@@ -171,17 +171,16 @@ def _saved(folder: Path) -> Found:
         {path.name: path for path in sorted(folder.iterdir()) if _is_saved(path)} if several else {"train": folder}
     )
     tables = {name: readable(partial(_saved_split, path), str(path)) for name, path in folders.items()}
-    empty = [name for name, table in tables.items() if table is None]
-    found = _found({name: table for name, table in tables.items() if table is not None}, str(folder))
-    return Found(found.parts, [f"Splits of {folder} left out, without rows: {listed(empty)}"] if empty else [])
+    return _found(tables, str(folder))
 
 
 def _saved_split(folder: Path) -> Any:
-    """The table of a saved split; None where it has no rows, which `datasets` cannot open."""
+    """The table of a saved split."""
     import datasets
 
     if read_json(folder / _SAVED[0]).get("_data_files") == []:
-        return None
+        # It has no rows, and `datasets` cannot open it.
+        return datasets.Dataset.from_dict({})
     # A format that was set before saving would hide columns, or give their cells as tensors.
     return datasets.load_from_disk(str(folder.resolve())).with_format(None)
 

@@ -45,7 +45,7 @@ class PreparedRows(Protocol):
 
 
 class Preprocessor(Protocol):
-    """Preprocesses raw rows; `nas.data.preprocessing` has implementations for texts and images."""
+    """Preprocesses raw rows; `nas.data.tokens` has the one of texts, `nas.data.pixels` those of images."""
 
     @property
     def kind(self) -> InputKind:

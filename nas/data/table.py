@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nas.data.pixels import undecodable
 from nas.data.places import InData, Places
-from nas.data.preprocessing import undecodable
 from nas.data.split import PARTS, Data, InputKind, Preprocessor, RawRow, fingerprint_of, make_split, row_key, stratified
 from nas.data.tasks import CLASSIFICATION, Labels, Task
 from nas.errors import UserError

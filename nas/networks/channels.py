@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from nas.data.preprocessing import MODES, ImagePreprocessor
+from nas.data.pixels import MODES, ImagePreprocessor
 from nas.errors import UserError
 from nas.networks.own_code import RAISED
 from search_spaces.inputs import image_config

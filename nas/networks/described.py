@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from nas.bounded import in_bounds
-from nas.data.preprocessing import MOST_PIXELS
+from nas.data.pixels import MOST_PIXELS
 from nas.errors import UserError
 
 _MOST_IDS, _LARGEST_WEIGHT = 2**31, 1e15

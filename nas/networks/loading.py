@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from nas.console import say
-from nas.data.preprocessing import MODES, Channels, TextPreprocessor
+from nas.data.pixels import MODES, Channels
 from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import Task
+from nas.data.tokens import TextPreprocessor
 from nas.errors import UserError
 from nas.networks.own_model import check_outputs, own_model, own_preprocessor
 from nas.networks.plain_layers import in_plain_layers

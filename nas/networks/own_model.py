@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.accuracy import logits_of
-from nas.data.preprocessing import Channels, PlainImages
+from nas.data.pixels import Channels, PlainImages
 from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import CLASSIFICATION, Task
 from nas.errors import UserError
@@ -185,10 +185,10 @@ def own_preprocessor(
     Raises:
         UserError: the image size or the tokenizer is missing, or the forward does not take these inputs.
     """
-    parameters = inspect.signature(module.forward).parameters
     if kind == "text":
         if tokenizer is None:
             raise UserError("texts for a network of your own need --tokenizer: the folder or hub name of a tokenizer")
+        parameters = inspect.signature(module.forward).parameters
         free = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
         absent = next((name for name in ("input_ids", "attention_mask") if not free and name not in parameters), None)
         if absent is not None:
@@ -196,9 +196,7 @@ def own_preprocessor(
                 f"the forward of a network for texts must take input_ids and attention_mask, it has no {absent}"
             )
         return load_preprocessor(tokenizer, kind, task)
-    first = next(iter(parameters.values()), None)
-    if first is None or first.kind != inspect.Parameter.POSITIONAL_OR_KEYWORD:
-        raise UserError("the forward of a network for images must name its first argument, the pixels")
+    name = pixels_name(module)
     size = getattr(module, "image_size", None) if image_size is None else image_size
     if size is None:
         raise UserError("images for a network of your own need --image-size, or an attribute image_size of the network")
@@ -207,8 +205,16 @@ def own_preprocessor(
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise UserError(f"an image size is a side or (height, width) in pixels, got {size!r}") from error
     given = mean or std
-    middle = (0.5,) * (len(given) if given else probed_channels(module, first.name, (height, width)))
-    return PlainImages(first.name, (height, width), mean or middle, std or middle)
+    middle = (0.5,) * (len(given) if given else probed_channels(module, name, (height, width)))
+    return PlainImages(name, (height, width), mean or middle, std or middle)
+
+
+def pixels_name(module: nn.Module) -> str:
+    """The name of the first argument of a network for images, its pixels; UserError where it has none."""
+    first = next(iter(inspect.signature(module.forward).parameters.values()), None)
+    if first is None or first.kind != inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        raise UserError("the forward of a network for images must name its first argument, the pixels")
+    return first.name
 
 
 def check_outputs(module: nn.Module, inputs: Mapping[str, Tensor], outputs: int, remedy: str = "") -> None:

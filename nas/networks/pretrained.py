@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.data.preprocessing import ImagePreprocessor, PlainImages, TextPreprocessor
+from nas.data.pixels import ImagePreprocessor, PlainImages
 from nas.data.split import InputKind, Preprocessor
 from nas.data.tasks import CLASSIFICATION, Classification, Regression, Task, TokenClassification
+from nas.data.tokens import TextPreprocessor
 from nas.errors import UserError
 from nas.files import expanded
 from nas.networks.adapters import TRAINED_HEADS, refuse_adapter_folder, refuse_adapters
@@ -27,7 +28,7 @@ from nas.networks.heads import order_head
 from nas.quiet import quiet
 from nas.seeds import torch_seed
 from nas.sentences import listed
-from search_spaces.inputs import end_texts
+from search_spaces.inputs import deciding_end, end_texts
 from search_spaces.supernets.described import check_numbers, check_size
 
 _NUMBER = re.compile(r"\.\d+\.")
@@ -112,6 +113,7 @@ def load_pretrained(
     preprocessor = load_preprocessor(name, kind, task)
     if isinstance(preprocessor, TextPreprocessor):
         _agree(module, preprocessor.tokenizer, name)
+        preprocessor = preprocessor.ended(deciding_end(module.config))
     elif isinstance(preprocessor, ImagePreprocessor):
         preprocessor = with_configured_channels(preprocessor, module, name)
     module.eval()

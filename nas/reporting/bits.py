@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from nas.reporting.charts import ACCENT, INK, CellKind
+from nas.reporting.cells import CellKind
+from nas.reporting.charts import ACCENT, INK
 from nas.reporting.columns import GONE, GONE_KIND, layer_map
 from nas.reporting.members import Members
 from nas.reporting.page import Block

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from nas.objectives import is_latency, quantity
-from nas.reporting.charts import CellColumn, CellKind, cells_chart
+from nas.reporting.cells import CellColumn, CellKind, cells_chart
 from nas.reporting.members import Member, Members, described
 from nas.reporting.page import Block, Chart, Note
 from nas.reporting.words import shortened

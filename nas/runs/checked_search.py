@@ -31,7 +31,7 @@ from nas.searching.nsga2 import nsga2
 from nas.searching.objectives import named_objectives, objective_names
 from nas.searching.random_search import random_search
 from nas.searching.relative_latency import LatencySettings
-from nas.searching.storage import Storage, is_url, resolved, shown
+from nas.searching.storage_address import Storage, is_url, resolved, shown
 from nas.searching.supernet_search import Algorithm
 from nas.seeds import generator
 from nas.settings import SearchSettings

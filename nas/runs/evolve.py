@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas.console import Bar, say
-from nas.data.preprocessing import PlainImages
+from nas.data.pixels import PlainImages
 from nas.data.split import Data, Split
 from nas.data.tasks import CLASSIFICATION
 from nas.errors import UserError
-from nas.evolving.anchors import PAPER, SMALL, AnchorSize, Network, OwnNetwork, networks
+from nas.evolving.anchors import PAPER, SMALL, AnchorSize, Network, OwnNetwork
+from nas.evolving.anchors import networks as anchors
 from nas.evolving.config import EvoNormConfig
 from nas.evolving.evonorm import EvolvedLayers, evonorm, rejections, write_layer
+from nas.evolving.images import channels_read
 from nas.evolving.layer_makers import batch_norm_relu
-from nas.evolving.propagation import first_convolution, propagation
+from nas.evolving.propagation import propagation
 from nas.evolving.quality import LEAST_ACCURACY, TRAINING, half_way
 from nas.evolving.rejection import RejectionConfig
 from nas.evolving.trials import LayerTrials
@@ -102,10 +104,10 @@ def estimate(request: EvolveRequest) -> dict[str, Any]:
 def _checked(folder: RunFolder, request: EvolveRequest) -> _Checked:
     """Everything that can be refused before anything is trained or written."""
     config = _config(request)
-    size = _SIZES[request.settings.size]
-    preprocessor = PlainImages("pixels", (size.image_size, size.image_size))
     if folder.run_json.exists():
-        same_request(folder.path, folder.read("evolved-layers").request, _record(request))
+        record = folder.read("evolved-layers")
+        same_request(folder.path, record.request, _record(request))
+        networks, preprocessor = _networks(request, len(record.classes))
         data = Data.load(folder.data, preprocessor)
     else:
         if request.data.data is not None:
@@ -113,21 +115,23 @@ def _checked(folder: RunFolder, request: EvolveRequest) -> _Checked:
         table = read_rows(request.data, "the images to evolve on")
         if table.kind != "image":
             raise UserError(f"an evolution of layers needs images with classes, the data holds {table.kind} rows")
+        if table.task is not CLASSIFICATION:
+            raise UserError(f"an evolution of layers needs classes, the rows are of {table.task.metric}")
+        networks, preprocessor = _networks(request, len(table.classes))
         data = prepared_rows(table, preprocessor, request.data, request.common.seed)
-    if data.task is not CLASSIFICATION:
-        raise UserError(f"an evolution of layers needs classes, the rows are of {data.task.metric}")
-    return _Checked(data, _networks(request, size, len(data.classes)), config)
+    return _Checked(data, networks, config)
 
 
-def _networks(request: EvolveRequest, size: AnchorSize, outputs: int) -> dict[str, Network]:
-    """The networks that layers are tried in; each is built once, so that a factory that fails is told at once."""
-    named = request.settings.networks
+def _networks(request: EvolveRequest, outputs: int) -> tuple[dict[str, Network], PlainImages]:
+    """The networks that layers are tried in, and what makes the images that they read."""
+    named, size = request.settings.networks, _SIZES[request.settings.size]
     if named is None:
-        return networks(size, outputs)
-    found: dict[str, Network] = {spec: OwnNetwork(spec, outputs) for spec in named.replace(" ", "").split(",")}
-    for network in found.values():
-        first_convolution(network(batch_norm_relu))
-    return found
+        found, channels = anchors(size, outputs), 3
+    else:
+        found = {spec: OwnNetwork(spec, outputs) for spec in named.replace(" ", "").split(",")}
+        channels = channels_read(found, size.image_size, outputs)
+    middle = (0.5,) * channels
+    return found, PlainImages("pixels", (size.image_size, size.image_size), middle, middle)
 
 
 def _config(request: EvolveRequest) -> EvoNormConfig:

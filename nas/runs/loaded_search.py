@@ -27,7 +27,7 @@ from nas.searching.measurement import Measurement
 from nas.searching.objectives import on_every_device
 from nas.searching.relative_latency import LatencySettings
 from nas.searching.selection import Bound, bounds_of
-from nas.searching.storage import Storage, is_url
+from nas.searching.storage_address import Storage, is_url
 from nas.searching.study import Study, load_study
 from nas.settings import Precision, Runtime, SearchSettings
 from search_spaces import Candidate, Space

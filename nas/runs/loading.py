@@ -9,8 +9,9 @@ from hardware.deployment import Deployment
 from hardware.inputs import device_of
 from hardware.policy import PrecisionChoices
 from hardware.registry import device_for
-from nas.data.preprocessing import ImagePreprocessor, TextPreprocessor
+from nas.data.pixels import ImagePreprocessor
 from nas.data.split import Preprocessor, Split
+from nas.data.tokens import TextPreprocessor
 from nas.errors import UserError
 from nas.learning.augmentation import augmented
 from nas.networks.channels import with_configured_channels
@@ -28,7 +29,7 @@ from nas.runs.products import PRODUCTS, Meaning
 from nas.searching.relative_latency import LatencySettings
 from nas.settings import SearchSettings
 from search_spaces import Candidate, Supernet, has_batch_norms
-from search_spaces.inputs import Inputs
+from search_spaces.inputs import Inputs, deciding_end
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
     if isinstance(preprocessor, TextPreprocessor):
         words = getattr(getattr(supernet.model, "config", None), "vocab_size", None)
         check_tokenizer(preprocessor.tokenizer, str(folder.supernet), words if isinstance(words, int) else None)
+        preprocessor = preprocessor.ended(deciding_end(getattr(supernet.model, "config", None)))
     elif isinstance(preprocessor, ImagePreprocessor):
         preprocessor = with_configured_channels(preprocessor, supernet.model, str(folder.supernet))
     return LoadedRun(folder, record, supernet, preprocessor)

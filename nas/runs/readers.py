@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
+from nas.console import print_comparison, print_object
 from nas.runs.evolved import export_layers, report_layers
 from nas.runs.export import export_run
 from nas.runs.folder import Product, RunFolder
@@ -13,24 +15,26 @@ from nas.runs.requests import ExportRequest, ReportRequest
 
 @dataclass(frozen=True)
 class Reader:
-    """The functions of a product; each returns what the command prints."""
+    """The functions of a product.
+
+    Args:
+        report: returns what `nas report` prints.
+        export: returns what `nas export` prints.
+        show_export: prints that for people.
+    """
 
     report: Callable[[ReportRequest], dict[str, Any]]
     export: Callable[[ExportRequest], dict[str, Any]]
+    show_export: Callable[[Mapping[str, Any], TextIO], None]
 
 
 READERS: Mapping[Product, Reader] = {
-    "super-network": Reader(report_run, export_run),
-    "pruned-networks": Reader(report_run, export_run),
-    "evolved-layers": Reader(report_layers, export_layers),
+    "super-network": Reader(report_run, export_run, print_comparison),
+    "pruned-networks": Reader(report_run, export_run, print_comparison),
+    "evolved-layers": Reader(report_layers, export_layers, print_object),
 }
 
 
-def report(request: ReportRequest) -> dict[str, Any]:
-    """Report a run, whatever it holds."""
-    return READERS[RunFolder(request.run).read().product].report(request)
-
-
-def export(request: ExportRequest) -> dict[str, Any]:
-    """Export from a run, whatever it holds."""
-    return READERS[RunFolder(request.run).read().product].export(request)
+def reader(run: Path) -> Reader:
+    """The functions for what a run holds; UserError where it is no run."""
+    return READERS[RunFolder(run).read().product]

@@ -39,7 +39,8 @@ from nas.searching.progress import SearchFigures
 from nas.searching.random_search import random_search
 from nas.searching.relative_latency import reference_path
 from nas.searching.rescoring import rivals
-from nas.searching.storage import Storage, copy_to_journal, is_url
+from nas.searching.storage import copy_to_journal
+from nas.searching.storage_address import Storage, is_url
 from nas.searching.study import Study, load_study
 from nas.searching.supernet_search import Algorithm, search
 from nas.settings import SearchSettings

@@ -18,11 +18,12 @@ from nas.errors import UserError
 from nas.searching import pareto
 from nas.searching.domain import C, Domain, Genes
 from nas.searching.evolution import Population, Selection, evolve, unseen
+from nas.searching.identity import SearchIdentity
 from nas.searching.measurement import Evaluate, Objective, Staged, WithContext
 from nas.searching.pace import lag_of, recorded_identity
 from nas.searching.scoring import measured
 from nas.searching.space_domain import as_domain
-from nas.searching.study import Running, SearchIdentity, Study, searching
+from nas.searching.study import Running, Study, searching
 from nas.seeds import generator
 from nas.workers import Workers
 from search_spaces.arrays import FloatArray, IntArray

@@ -20,7 +20,7 @@ from nas.searching.knapsack import knapsack
 from nas.searching.linas import LinasConfig, linas
 from nas.searching.measurement import Evaluate, Exact, Objective, Staged
 from nas.searching.pace import recorded_identity
-from nas.searching.storage import Storage
+from nas.searching.storage_address import Storage
 from nas.searching.study import Running, Study
 from nas.seeds import generator
 from search_spaces import Candidate, Space

@@ -25,10 +25,11 @@ from nas.searching.domain import Genes
 from nas.searching.evaluation import Evaluations, Results
 from nas.searching.evolution import Crossing, Population, Survival, VectorGenome, breed, evolve, nsga2_survival
 from nas.searching.features import Features, contrast_features, one_hot_features, ranks_by_name
+from nas.searching.identity import WHERE_GIVEN, SearchIdentity
 from nas.searching.measurement import Evaluate, Objective, Staged, WithContext, violations
 from nas.searching.pace import Pace, lag_for, lag_of, recorded_identity
 from nas.searching.starts import encoded_starts
-from nas.searching.study import WHERE_GIVEN, Running, SearchIdentity, Study, searching
+from nas.searching.study import Running, Study, searching
 from nas.searching.surrogate import MakePredictor, Surrogate
 from nas.seeds import generator
 from predictors import GaussianProcess, Predictor, published_chooser

@@ -6,10 +6,11 @@ from typing import Generic, Unpack
 
 from nas.errors import UserError
 from nas.searching.domain import C, Domain
+from nas.searching.identity import SearchIdentity
 from nas.searching.measurement import Evaluate, Objective, Staged, WithContext
 from nas.searching.pace import lag_of, recorded_identity
 from nas.searching.space_domain import as_domain
-from nas.searching.study import Running, SearchIdentity, Study, searching
+from nas.searching.study import Running, Study, searching
 from nas.seeds import generator
 from search_spaces.space import Space
 

@@ -14,11 +14,12 @@ from nas.errors import UserError
 from nas.searching.domain import Genes
 from nas.searching.evaluation import check_counts
 from nas.searching.evolution import VectorGenome, evolve, nsga2_survival
+from nas.searching.identity import WHERE_GIVEN, SearchIdentity
 from nas.searching.measurement import Evaluate, Objective, Staged, WithContext
 from nas.searching.pace import lag_of, recorded_identity
 from nas.searching.scoring import measured
 from nas.searching.starts import encoded_starts
-from nas.searching.study import WHERE_GIVEN, Running, SearchIdentity, Study, searching
+from nas.searching.study import Running, Study, searching
 from nas.seeds import generator
 from search_spaces.space import Space
 

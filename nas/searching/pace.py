@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.errors import UserError
-from nas.searching.storage import Storage, read_identity, shown
+from nas.searching.storage import read_identity
+from nas.searching.storage_address import Storage, shown
 from nas.workers import Workers
 
 

@@ -12,7 +12,6 @@ import fcntl
 import itertools
 import json
 import os
-import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,22 +22,19 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from nas.bounded import loads
 from nas.console import say
 from nas.errors import UserError
 from nas.searching.domain import C, Domain
 from nas.searching.measurement import Measurement, Objective
+from nas.searching.storage_address import NAME, Storage, is_url, parts, shown
 from nas.searching.trials import check_order, from_trial, is_ours, quiet_optuna, to_trial
 
-Storage = Path | str
-"""A journal file, or the URL of a database, e.g. `sqlite:///studies.db#name` with an optional name of the study."""
 Keep = Callable[[Measurement[C]], None]
 """Writes a measurement to the storage."""
 
-NAME = "supersieve"
 VERSION = 1
 _WRITER = f"{NAME}_writer"
 _LINE_START = b'{"op_code":'
@@ -47,42 +43,6 @@ _WRONG = (ValueError, LookupError, TypeError, AttributeError, AssertionError, Ru
 """Exceptions that Optuna raises for damaged content, which it does not check."""
 _UNREACHABLE = (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError)
 """Exceptions of a database that cannot be reached; ImportError when its driver is not installed."""
-
-
-def is_url(storage: Storage) -> bool:
-    """Whether a storage is the URL of a database rather than a file."""
-    return isinstance(storage, str) and "://" in storage
-
-
-def resolved(storage: str) -> str:
-    """A storage as it is named from any folder: the path of an SQLite database is absolute.
-
-    Raises:
-        UserError: an SQLite database in memory, which would be gone with the process.
-    """
-    address, mark, name = storage.partition("#")
-    try:
-        url = make_url(address)
-    except ArgumentError:
-        # It is refused where it is opened.
-        return storage
-    if url.get_backend_name() != "sqlite":
-        return storage
-    prefix = "file:" if (url.database or "").startswith("file:") else ""
-    path = (url.database or "").removeprefix("file:")
-    if path in ("", ":memory:") or url.query.get("mode") == "memory":
-        raise UserError(f"{shown(storage)} must be a database that lasts, e.g. sqlite:///studies.db; it is in memory")
-    # In the text itself, because SQLAlchemy would write characters of a path in its own way.
-    return address.replace(f"/{url.database}", f"/{prefix}{Path(path).resolve()}", 1) + mark + name
-
-
-def shown(storage: Storage) -> str:
-    """The storage as text for messages, with the password of a URL hidden.
-
-    A password may contain any character, and may be given in the query of the URL instead.
-    """
-    hidden = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", str(storage))
-    return re.sub(r"(passw(?:or)?d=)[^&#\s]*", r"\1***", hidden, flags=re.IGNORECASE)
 
 
 @contextmanager
@@ -140,7 +100,7 @@ def read_study(
         UserError: the file or database does not exist, or holds no study of this project.
     """
     if is_url(storage):
-        url, name = _parts(str(storage))
+        url, name = parts(str(storage))
         with _connected(storage, url) as database:
             stored = _study_in(storage, database, name)
             return _content(storage, stored, read)
@@ -157,7 +117,7 @@ def read_identity(storage: Storage) -> Mapping[str, Any] | None:
         UserError: the study is damaged, or the database cannot be reached.
     """
     if is_url(storage):
-        url, name = _parts(str(storage))
+        url, name = parts(str(storage))
         with _connected(storage, url) as database:
             return _identity(_study_in(storage, database, name))
     path = Path(storage)
@@ -175,7 +135,7 @@ def copy_to_journal(storage: Storage, path: Path) -> None:
     Raises:
         UserError: the database cannot be reached, or the file cannot be written.
     """
-    url, name = _parts(str(storage))
+    url, name = parts(str(storage))
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
     with _connected(storage, url) as database, quiet_optuna(), _cannot_write(path):
@@ -222,7 +182,7 @@ def _database(
     storage: Storage, objectives: Sequence[Objective], identity: Mapping[str, Any]
 ) -> Iterator[tuple[optuna.Study | None, _Begin]]:
     """Connect to a database; yields the study in it, if any, and the function that takes it over."""
-    url, name = _parts(str(storage))
+    url, name = parts(str(storage))
     token = f"{uuid.uuid4()} (process {os.getpid()})"
     with _connected(storage, url) as database:
 
@@ -242,12 +202,6 @@ def _database(
             return study, check
 
         yield _study_in(storage, database, name), begin
-
-
-def _parts(url: str) -> tuple[str, str]:
-    """Split a storage URL into the URL of the database and the name of the study in it."""
-    address, _, name = url.partition("#")
-    return address, name or NAME
 
 
 @contextmanager

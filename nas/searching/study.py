@@ -1,13 +1,8 @@
 """The study, which records the measurements of a search, and `searching`, the context that all algorithms run in."""
 
-import dataclasses
-import functools
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypedDict, Unpack, overload, runtime_checkable
 
 import numpy as np
@@ -19,6 +14,7 @@ from nas.searching import pareto
 from nas.searching.domain import C, Domain
 from nas.searching.estimation import Estimate
 from nas.searching.evaluation import Evaluations, OnResult, check_counts
+from nas.searching.identity import SearchIdentity, identity_of
 from nas.searching.measurement import (
     Evaluate,
     Measurement,
@@ -31,7 +27,8 @@ from nas.searching.measurement import (
 )
 from nas.searching.selection import select_by_estimates
 from nas.searching.space_domain import SpaceDomain, as_domain, space_of
-from nas.searching.storage import Storage, open_study, read_study
+from nas.searching.storage import open_study, read_study
+from nas.searching.storage_address import Storage
 from nas.searching.trials import in_memory
 from nas.seeds import generator
 from nas.workers import Map, Workers, mapped
@@ -41,27 +38,6 @@ from search_spaces.space import Candidate, Space
 
 _LISTED = 10_000
 """Largest domain whose candidates are all enumerated to check whether the limits can be met."""
-
-
-WHERE_GIVEN = "recorded where given"
-"""Marks a setting that earlier versions did not have: left at its default, it is no part of a study's identity."""
-
-
-@dataclass(frozen=True)
-class SearchIdentity:
-    """The part of a search's identity that comes from its algorithm; a stored study with another one is refused.
-
-    Args:
-        algorithm: name of the algorithm.
-        config: its settings, a frozen dataclass or None.
-        seed: seed of all random draws, at least 0.
-        lag: proposal i depends on results 0 .. i - lag only.
-    """
-
-    algorithm: str
-    config: Any
-    seed: int
-    lag: int
 
 
 class Study(Generic[C]):
@@ -271,7 +247,7 @@ def searching(
     check_counts(budget=budget, chunk_size=chunk_size, lag=search_identity.lag, patience=patience)
     domain = as_domain(space)
     size = _checked_size(domain, objectives, search_identity, known)
-    identity, pool = _identity(domain, objectives, search_identity, known), _pool(running)
+    identity, pool = identity_of(domain, objectives, search_identity, known), _pool(running)
     with _record(running.get("storage"), domain, objectives, identity) as study, pool as run_chunks:
         if isinstance(on_result, Watcher):
             on_result.begin(study)
@@ -388,57 +364,3 @@ def _can_be_met(domain: Domain[C], objectives: Sequence[Objective]) -> None:
                 f"none of the {len(rows)} candidates has {objective.name} of {side} {objective.limit:g}; "
                 f"the nearest has {objective.sign * best:.6g}"
             )
-
-
-def _identity(
-    domain: Domain[C],
-    objectives: Sequence[Objective],
-    search_identity: SearchIdentity,
-    known: Sequence[Measurement[C]],
-) -> dict[str, Any]:
-    return {
-        # Named for the first kind of domain that there was.
-        "space": domain.identity(),
-        "objectives": [_described(objective) for objective in objectives],
-        "algorithm": search_identity.algorithm,
-        "config": _plain(search_identity.config),
-        "seed": int(search_identity.seed),
-        "lag": int(search_identity.lag),
-        "known": _fingerprint(domain, known),
-    }
-
-
-def _described(objective: Objective) -> dict[str, Any]:
-    described = {"name": objective.name, "direction": objective.direction, "limit": objective.limit}
-    # Without the key where there is no source, so that studies of earlier versions have the same identity.
-    source = {} if objective.source is None else {"source": objective.source}
-    return {**described, "exact": objective.exact is not None, **source}
-
-
-def _fingerprint(domain: Domain[C], known: Sequence[Measurement[C]]) -> str | None:
-    """Fingerprint of known results; a search that starts from other results proposes other candidates."""
-    if not known:
-        return None
-    results = [[domain.to_json(m.candidate), dict(m.values)] for m in known]
-    return f"{len(known)} results, {hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]}"
-
-
-def _plain(value: Any) -> Any:
-    """Convert settings to JSON data; functions and classes become `module:name`."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: _plain(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-            if getattr(value, field.name) != field.default or not field.metadata.get(WHERE_GIVEN)
-        }
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    # A partial would be named by its class alone, whatever it calls with whatever arguments.
-    if isinstance(value, functools.partial):
-        return [_plain(value.func), _plain(value.args), {name: _plain(each) for name, each in value.keywords.items()}]
-    if isinstance(value, np.generic):
-        return value.item()
-    if callable(value):
-        kind = value if hasattr(value, "__qualname__") else type(value)
-        return f"{kind.__module__}:{kind.__qualname__}"
-    return value

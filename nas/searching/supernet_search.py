@@ -32,7 +32,7 @@ from nas.searching.objectives import objective
 from nas.searching.relative_latency import LatencySettings, RelativeLatency, reference_path
 from nas.searching.rescoring import Scorer, rescored
 from nas.searching.runners import Runners
-from nas.searching.storage import Storage, is_url
+from nas.searching.storage_address import Storage, is_url
 from nas.searching.study import Running, Study
 from nas.searching.warm_start import known_results
 from nas.workers import Workers

@@ -13,7 +13,7 @@ import numpy as np
 
 from nas.errors import UserError
 from nas.searching.measurement import Measurement, Objective, refused_values
-from nas.searching.storage import Storage, is_url, shown
+from nas.searching.storage_address import Storage, is_url, shown
 from nas.searching.study import load_study
 from search_spaces.space import Candidate, Choice, Option, Space
 

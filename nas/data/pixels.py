@@ -1,11 +1,6 @@
-"""Preprocess raw rows for a model: tokenise texts and lists of words, decode and normalise images.
-
-A preprocessor (`TextPreprocessor`, `ImagePreprocessor`, `PlainImages`) belongs to one network. Its `prepare` returns
-the rows as `Tokens` or `Images`, from which a split makes padded batches.
-"""
+"""Images as a network reads them: decoded, resized and normalised."""
 
 import io
-import itertools
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,130 +24,7 @@ MODES = {1: "L", 3: "RGB"}
 """How Pillow calls images of so many channels."""
 MOST_PIXELS = 2**14
 """Along one side of the images that a network reads."""
-_TEXT_INPUTS = ("input_ids", "attention_mask")
 _ORIENTATION = 0x0112
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Tokenised rows in one flat array: row i is `flat[offsets[i]:offsets[i + 1]]`.
-
-    Args:
-        flat: token ids of all rows, concatenated.
-        offsets: start of each row in `flat`, followed by the total length, (n + 1,).
-        pad: id of the padding token.
-        words: for each token in `flat`, the index of the word that it begins, or -1 if it begins none. None when the
-            rows are texts rather than lists of words.
-        truncated: number of rows that were longer than the limit.
-    """
-
-    flat: npt.NDArray[np.int32]
-    offsets: IntArray
-    pad: int
-    words: npt.NDArray[np.int32] | None = None
-    truncated: int = 0
-
-    @property
-    def lengths(self) -> IntArray:
-        """Number of tokens of each row (n,)."""
-        return np.diff(self.offsets)
-
-    def batch(self, indices: npt.ArrayLike) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask` of the given rows, (rows, longest), int64."""
-        ids = self._padded(self.flat, indices, self.pad)
-        lengths = self.lengths[np.asarray(indices, dtype=np.int64)]
-        mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-
-    def first_words(self, indices: npt.ArrayLike) -> IntArray:
-        """For each token, the index of the word that it begins, or -1; shape (rows, longest).
-
-        Raises:
-            UserError: the rows are texts, not lists of words.
-        """
-        if self.words is None:
-            raise UserError("token classification needs rows of words, got texts that are not cut into words")
-        return self._padded(self.words, indices, -1)
-
-    def _padded(self, flat: npt.NDArray[np.int32], indices: npt.ArrayLike, pad: int) -> IntArray:
-        rows = [flat[self.offsets[i] : self.offsets[i + 1]] for i in np.asarray(indices, dtype=np.int64)]
-        padded = np.full((len(rows), max(map(len, rows), default=0)), pad, dtype=np.int64)
-        for number, row in enumerate(rows):
-            padded[number, : len(row)] = row
-        return padded
-
-
-@dataclass(frozen=True)
-class TextPreprocessor:
-    """Tokenises texts or lists of words with a tokenizer of `transformers`; padding is on the right.
-
-    Args:
-        tokenizer: made to give a network's inputs alone: many give token types, for which an ONNX file has no place.
-    """
-
-    tokenizer: Any
-
-    def __post_init__(self) -> None:
-        self.tokenizer.model_input_names = list(_TEXT_INPUTS)
-        # What `save_pretrained` writes.
-        self.tokenizer.init_kwargs["model_input_names"] = list(_TEXT_INPUTS)
-
-    @property
-    def kind(self) -> InputKind:
-        """Always "text"."""
-        return "text"
-
-    def prepare(self, rows: Sequence[RawRow], max_tokens: int) -> Tokens:
-        """Tokenise all rows.
-
-        Args:
-            rows: texts, or tuples of words.
-            max_tokens: longest row in tokens, special tokens included; the limit of the model applies too.
-
-        Raises:
-            UserError: the rows are lists of words and the tokenizer cannot map tokens to words.
-        """
-        limit = min(max_tokens, int(self.tokenizer.model_max_length))
-        of_words = bool(rows) and isinstance(rows[0], tuple)
-        if of_words and not self.tokenizer.is_fast:
-            raise UserError(
-                "token classification needs a tokenizer that knows its words (a tokenizer.json), it has none"
-            )
-        encoded = self._encoded(rows, limit)
-        ids = [row or [self._only_token()] for row in encoded["input_ids"]] if rows else []
-        # A row of exactly `limit` tokens may be complete or cut off. Tokenising only these again with room for one
-        # more token tells which, without tokenising the whole data set twice.
-        full = [row for row, tokens in zip(rows, ids, strict=True) if len(tokens) == limit]
-        truncated = sum(len(tokens) > limit for tokens in self._encoded(full, limit + 1)["input_ids"]) if full else 0
-        offsets = np.concatenate([[0], np.cumsum([len(tokens) for tokens in ids])]).astype(np.int64)
-        words = _flat([_first_words(encoded.word_ids(i)) or [-1] for i in range(len(ids))]) if of_words else None
-        return Tokens(_flat(ids), offsets, int(self.tokenizer.pad_token_id or 0), words, truncated)
-
-    def _encoded(self, rows: Sequence[RawRow], limit: int) -> Any:
-        if not rows:
-            return {}
-        given = [list(row) if isinstance(row, tuple) else row for row in rows]
-        split = isinstance(rows[0], tuple)
-        return self.tokenizer(given, is_split_into_words=split, truncation=True, max_length=limit, padding=False)
-
-    def _only_token(self) -> int:
-        """The token of a text that has none, as an empty one with a tokenizer that marks no beginning and no end."""
-        special = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk"))
-        return next((int(token) for token in special if token is not None), 0)
-
-    def save(self, folder: Path) -> None:
-        """Write the tokenizer's files into `folder`."""
-        self.tokenizer.save_pretrained(folder)
-
-
-def _first_words(words: Sequence[int | None]) -> list[int]:
-    """Keep the index of a word at its first token; the other tokens and special tokens get -1."""
-    before = itertools.chain([None], words)
-    return [-1 if word is None or word == last else word for word, last in zip(words, before, strict=False)]
-
-
-def _flat(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
-    return np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32, count=sum(map(len, rows)))
 
 
 @dataclass(frozen=True)
