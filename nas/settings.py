@@ -7,8 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from nas.errors import UserError
+from nas.objectives import SCORES
+
 Runtime = Literal["pytorch", "onnxruntime", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
+
+
+_IN_PERCENT = 2.0
+"""A limit on a score from here on is meant in percent: no score is above 1."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +111,11 @@ class TrainingSettings:
     freeze_embeddings: bool = False
     """Leave the embeddings as they are: faster, and often as good on little data."""
     warmup_share: float = 0.1
-    """Part of the steps in which the learning rate rises."""
+    """Part of the steps (0 to 1) in which the learning rate rises."""
     layer_decay: float = 1.0
     """A block learns at the rate of the block above it times this (1: all alike)."""
     label_smoothing: float = 0.0
-    """Part of a label's weight that goes to all classes alike."""
+    """Part of a label's weight (0 to 1) that goes to all classes alike."""
     accumulate: int = 1
     """Parts in which a step's rows are computed one after the other, to save memory (batch norms see the parts)."""
     mixed_precision: Literal["no", "bf16"] = "no"
@@ -214,7 +221,7 @@ class EvolveSettings:
     population: int = 100
     """Layers in the window of the evolution (the paper: 2,500)."""
     tournament_share: float = 0.05
-    """Part of the window that takes part in a tournament."""
+    """Part of the window (0 to 1) that takes part in a tournament."""
     quality_steps: int = 100
     """Steps after which a layer must have learned something, in each network."""
     least_accuracy: float | None = None
@@ -381,5 +388,9 @@ class Limits:
     """At most this resident memory in MiB of a process that loads the network and runs one input."""
 
     def given(self) -> dict[str, float]:
-        """The limits that were set, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """The limits that were set, by name; UserError for a score in percent."""
+        found = {name: value for name, value in asdict(self).items() if value is not None}
+        for name, value in found.items():
+            if name.partition("_")[2] in SCORES and value >= _IN_PERCENT:
+                raise UserError(f"--{name.replace('_', '-')} is at most 1, got {value:g}; 90 % is written 0.9")
+        return found

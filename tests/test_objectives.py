@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 def test_every_quantity_has_its_limit_and_no_other_limit_is_there() -> None:
     assert {field.name for field in fields(Limits)} == {each.limit_name for each in TABLE}
     for each in TABLE:
-        limit = Limits(**{each.limit_name: 3.0})
-        assert limit.given() == {each.limit_name: 3.0}
+        limit = Limits(**{each.limit_name: 0.5})
+        assert limit.given() == {each.limit_name: 0.5}
         assert each.limit_name == ("max_" if each.direction == "minimize" else "min_") + each.name
         assert objective(each.name).direction == each.direction
 
