@@ -31,7 +31,7 @@ class Bar:
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._started = self._printed = time.monotonic()
-        self._last = (0, "")
+        self._last = self._shown = (0, "")
         self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT)
 
     def __enter__(self) -> "Bar":
@@ -51,7 +51,7 @@ class Bar:
     def __exit__(self, *exception: object) -> None:
         if self._progress is not None:
             self._progress.stop()
-        elif self._last[0]:
+        elif self._last != self._shown:
             self._print_line()
 
     def update(self, done: int, figures: str) -> None:
@@ -61,12 +61,12 @@ class Bar:
         self._recent.append((time.monotonic(), done))
         if self._progress is not None:
             self._progress.update(self._task, completed=done, figures=figures)
-        elif time.monotonic() - self._printed >= PLAIN_EVERY_S:
+        elif time.monotonic() - self._printed >= PLAIN_EVERY_S or done >= self._total > self._shown[0]:
             self._printed = time.monotonic()
             self._print_line()
 
     def _print_line(self) -> None:
-        done, figures = self._last
+        done, figures = self._shown = self._last
         seconds = time.monotonic() - self._started
         left = self._seconds_left()
         ahead = "" if left is None else f", about {left:.0f} s left"

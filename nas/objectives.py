@@ -6,6 +6,7 @@ from typing import Literal
 
 from nas.bounded import in_bounds
 from nas.errors import UserError
+from nas.sentences import did_you_mean, quoted
 
 Direction = Literal["minimize", "maximize"]
 
@@ -92,7 +93,10 @@ def quantity(name: str) -> Quantity:
 def known_quantity(name: str) -> Quantity:
     """As `quantity`, but raises UserError for a name that is neither in the table nor a function `module:function`."""
     if name not in _BY_NAME and ":" not in name:
-        raise UserError(f"an objective must be one of {', '.join(NAMES)} or your own module:function, got {name!r}")
+        raise UserError(
+            f"an objective must be one of {', '.join(NAMES)} or your own module:function, got {quoted(name)}"
+            f"{did_you_mean(name, NAMES)}"
+        )
     return quantity(name)
 
 

@@ -4,6 +4,7 @@ Names of files, columns and classes, and the messages of libraries, come from an
 fill the screen, move the cursor, or turn the direction of the text.
 """
 
+import difflib
 import itertools
 import re
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 LONGEST = 600
 """Characters of a sentence; the rest is left out in its middle, because the remedy stands at the end."""
 _CUT = " ... "
+_LONGEST_NAME, _LEAST_BEGINNING = 100, 3
 # What terminals obey: sequences that begin with an escape, and the titles that end with a bell.
 _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])?")
 # Control characters, marks of the direction of text, other characters that nobody sees (but not those that join
@@ -46,6 +48,21 @@ def listed(names: Iterable[object], most: int = 9, longest: int = 40) -> str:
     """The first names with commas between, each cut off, and how many more there are."""
     every = [_start(str(name), longest) for name in itertools.islice(names, most + 1)]
     return ", ".join(every) if len(every) <= most else ", ".join(every[:most]) + ", ..."
+
+
+def one_of(known: Iterable[object], given: object) -> str:
+    """The end of a sentence on an unknown name, behind "must be": the known ones, what came, and what may be meant."""
+    names = [str(each) for each in known]
+    return f"one of {', '.join(names)}, got {quoted(given)}{did_you_mean(str(given), names)}"
+
+
+def did_you_mean(given: str, known: Iterable[object]) -> str:
+    """` (did you mean X?)` where a known name is close to the given one, or begins with it; else nothing."""
+    names = {str(each).casefold(): str(each) for each in known}
+    wanted = given[:_LONGEST_NAME].casefold()
+    begun = [name for name in names if name.startswith(wanted)] if len(wanted) >= _LEAST_BEGINNING else []
+    near = sorted(begun, key=len) or difflib.get_close_matches(wanted, names, n=1)
+    return f" (did you mean {_start(names[near[0]], 60)}?)" if near else ""
 
 
 def _start(text: str, longest: int) -> str:

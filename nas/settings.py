@@ -106,11 +106,11 @@ class TrainingSettings:
     freeze_embeddings: bool = False
     """Leave the embeddings as they are: faster, and often as good on little data."""
     warmup_share: float = 0.1
-    """Part of the steps in which the learning rate rises."""
+    """Part of the steps (0 to 1) in which the learning rate rises."""
     layer_decay: float = 1.0
     """A block learns at the rate of the block above it times this (1: all alike)."""
     label_smoothing: float = 0.0
-    """Part of a label's weight that goes to all classes alike."""
+    """Part of a label's weight (0 to 1) that goes to all classes alike."""
     accumulate: int = 1
     """Parts in which a step's rows are computed one after the other, to save memory (batch norms see the parts)."""
     mixed_precision: Literal["no", "bf16"] = "no"
@@ -216,7 +216,7 @@ class EvolveSettings:
     population: int = 100
     """Layers in the window of the evolution (the paper: 2,500)."""
     tournament_share: float = 0.05
-    """Part of the window that takes part in a tournament."""
+    """Part of the window (0 to 1) that takes part in a tournament."""
     quality_steps: int = 100
     """Steps after which a layer must have learned something, in each network."""
     least_accuracy: float | None = None

@@ -123,7 +123,7 @@ def a_file(folder: Path) -> list[object]:
         (pickle_only, "pytorch_model.bin, which may run code"),
         (not_elastic, "must have"),
         (wrong_depth, "depth"),
-        (words_as_depth, "--depth must be numbers separated by commas"),
+        (words_as_depth, "--depth must be numbers above 0, separated by commas"),
         (absent_kind, "sizes of depth must be given for something that the model can narrow"),
         (no_steps, "steps must be at least 1"),
         (other_files, "holds other files and no run"),
@@ -391,7 +391,10 @@ def test_what_comes_after_a_search(nas_command: Command, run: Path, command: str
         "none of 12 measured candidates meets macs <= 1; the nearest",
         3,
     )
-    refused(nas_command(command, run, *out, "--max-latency-ms", 1), "a limit must be one of")
+    refused(
+        nas_command(command, run, *out, "--max-latency-ms", 1),
+        "a limit must be of what was measured, one of min_accuracy, max_macs",
+    )
     refused(nas_command(command, run, *out, "--name", "none"), "no search named 'none' (searches: default)")
     refused(nas_command(command, run.parent / "nowhere", *out), "is not a run folder")
     assert not (run.parent / "subnet").exists()
@@ -407,8 +410,25 @@ def test_export_replaces_nothing_of_the_users(nas_command: Command, run: Path, t
 def test_two_commands_on_one_run(nas_command: Command, run: Path) -> None:
     with (run / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        refused(nas_command("report", run), "another command is at work")
-    assert nas_command("report", run).status == 0
+        refused(nas_command("export", run, "--out", run.parent / "subnet"), "another command is at work")
+        answer = nas_command("report", run)
+        assert answer.status == 0 and "this is of what it has kept so far" in answer.err
+    answer = nas_command("report", run)
+    assert answer.status == 0 and "kept so far" not in answer.err
+
+
+def test_a_report_while_a_search_writes(nas_command: Command, run: Path) -> None:
+    """A journal that is being written ends within a line, and the lock of its writer stands beside it."""
+    journal = run / "searches" / "default" / "study.journal"
+    before = json.loads(nas_command("report", run, "--json").out)
+    with journal.open("ab") as file, (run / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b'{"op_code": 4, "wor')
+        file.flush()
+        Path(f"{journal}.lock").symlink_to(journal)
+        assert json.loads(nas_command("report", run, "--json").out) == before
+    assert journal.read_bytes().endswith(b'{"op_code": 4, "wor'), "a report leaves the study as it is"
 
 
 @pytest.mark.parametrize(("args", "sentence"), [(["sarch"], "there is no command 'sarch'"), (["search"], "RUN")])

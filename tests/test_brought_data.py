@@ -487,7 +487,7 @@ def test_a_class_that_the_data_does_not_name(tmp_path: Path) -> None:
 
 def test_lists_in_a_csv_are_refused_with_the_remedy(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", """tokens,tags\n"['a', 'b']","['X', 'Y']"\n""")
-    assert f"column tags of row 1 of {path} must hold a list of tags, got '['X', 'Y']'; lists are in" in refused(
+    assert f"column tags of row 1 of {path} must hold a list of tags, got '['X', 'Y']'; where labels are" in refused(
         path, task=TAGGING
     )
 

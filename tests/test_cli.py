@@ -123,8 +123,8 @@ def test_config_file_and_flags_over_it(
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("a.json", '{"bugdet": 3}', "'bugdet' is no flag of this command"),
-        ("a.json", '{"budget": "many"}', "budget cannot be 'many'"),
+        ("a.json", '{"bugdet": 3}', "'bugdet' is no flag of this command (did you mean budget?)"),
+        ("a.json", '{"budget": "many"}', "--budget takes a whole number without a unit, got 'many'"),
         ("a.json", '{"config": "b.json"}', "'config' is no flag"),
         ("a.json", "[1]", "must hold one object"),
         ("a.json", "{", "is damaged"),

@@ -316,7 +316,7 @@ def test_exports_that_are_refused(nas_command: Command, run: Path) -> None:
         (("--candidate", run.parent / "bad.json"), "must fit the sub-networks of"),
         (("--runtime", "onnxruntime", "--precision", "bfloat16"), "ONNX Runtime does not compute in it on a processor"),
         (("--precision", "int8"), "PyTorch alone does not compute in it; use openvino or onnxruntime"),
-        (("--profile", "laptop"), "--profile must name a device profile of the search (there are: none), got laptop"),
+        (("--profile", "laptop"), "--profile must name a device profile of the search (there are: none), got 'laptop'"),
         (("--name", "other"), "has no search named 'other'"),
         (("--name", "other", "--candidate", "largest", "--profile", "laptop"), "no search named 'other'"),
     ):
@@ -369,7 +369,7 @@ def test_the_profile_whose_deployment_is_written(nas_command: Command, run: Path
         deployment = begun("--name", "two", *flags).deployment
         assert (deployment.runtime, deployment.precision, deployment.tokens) == (runtime, precision, 16)
     export = ("export", run, "--name", "two", "--out", run.parent / "sub")
-    refused(nas_command(*export, "--profile", "tablet"), "(there are: server, phone), got tablet")
+    refused(nas_command(*export, "--profile", "tablet"), "(there are: server, phone), got 'tablet'")
 
 
 # A run of version 0.1 -----------------------------------------------------------------------------------------------

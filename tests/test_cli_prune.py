@@ -154,7 +154,9 @@ def test_dry_run_writes_nothing(nas_command: Command, folder: Path, tmp_path: Pa
     answer = nas_command(*command(folder, tmp_path / "run", "--dry-run", "--json"))
     assert answer.status == 0, answer.err
     found = json.loads(answer.out)
-    assert found["forms"] == 12 and found["seconds"] > 0
+    assert found["trained_forms"] == 12 and found["seconds"] > 0
+    forms = found["possible_forms_of_each_sub_network"]
+    assert set(forms) == {"0", "1"} and all(int(count) >= 6 for count in forms.values())
     assert not (tmp_path / "run").exists()
 
 
@@ -182,8 +184,9 @@ def test_killed_and_repeated(folder: Path, done: Path, tmp_path: Path, where: st
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--rates", "0.3,x"], "--rates must be shares separated by commas"),
-        (["--rates", "1.5"], "must be above 0 and below 1, got 1.5"),
+        (["--rates", "0.3,x"], "--rates must be shares above 0 and below 1, separated by commas"),
+        (["--rates", "0,5"], "so write 0.5 with a point"),
+        (["--rates", "1.5"], "above 0 and below 1, separated by commas, e.g. 0.3,0.5,0.7, got '1.5'"),
         (["--rates", "0.9999"], "is out of reach of the searched sub-networks"),
         (["--min-accuracy", "0.5"], "a pruning has the limits --max-macs"),
         (["--budget", "0"], "budget must be at least 1"),

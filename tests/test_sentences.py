@@ -9,7 +9,7 @@ from nas.command import cli, doctor
 from nas.console import Bar, print_object, print_table, say
 from nas.errors import NotTaken, UserError
 from nas.exporting.markdown import as_it_is, code_span
-from nas.sentences import LONGEST, listed, one_line, printable, quoted
+from nas.sentences import LONGEST, did_you_mean, listed, one_line, one_of, printable, quoted
 
 HOSTILE = "a\x1b[31mred\x1b]0;title\x07\x00\nb\t\x9bc\u202ed\ud800e"
 CLEAN = "ared\\x00 b \\x9bc\\u202ed\\ud800e"
@@ -38,6 +38,18 @@ def test_foreign_values_are_cut_off() -> None:
     assert quoted({"a": "\x07" * 99}, 20) == quoted("{'a': '" + "\\x07" * 99, 20).strip("'")
     assert listed(range(3)) == "0, 1, 2"
     assert listed(["x" * 99, *map(str, range(20))], most=2, longest=5) == "xxxxx..., 0, ..."
+
+
+def test_what_may_be_meant() -> None:
+    known = ("accuracy", "latency_ms", "macs")
+    assert [did_you_mean(given, known) for given in ("acuracy", "ACCURACY", "lat", "speed", "", "x" * 10**6)] == [
+        " (did you mean accuracy?)",
+        " (did you mean accuracy?)",
+        " (did you mean latency_ms?)",
+        *[""] * 3,
+    ]
+    assert one_of(known, "mac") == "one of accuracy, latency_ms, macs, got 'mac' (did you mean macs?)"
+    assert did_you_mean("a" * 70, ["a" * 75]) == f" (did you mean {'a' * 60}...?)"
 
 
 @pytest.mark.parametrize("kind", [UserError, NotTaken])

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 import tyro
 
 from nas.command.config_file import defaults_from, read_config
+from nas.command.flags import mistake
 from nas.command.home import home
 from nas.console import print_comparison, print_object
 from nas.errors import NoFeasible, UserError
@@ -37,7 +38,7 @@ from nas.runs.requests import (
     ReportRequest,
     SearchRequest,
 )
-from nas.sentences import one_line, quoted
+from nas.sentences import did_you_mean, one_line, quoted
 from nas.settings import Common
 
 _CANNOT_WRITE = (errno.ENOENT, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
@@ -122,7 +123,8 @@ def _parse(args: Sequence[str]) -> Any:
     """The request of a command; None when its help was printed."""
     kind = _COMMANDS.get(args[0])
     if kind is None:
-        raise UserError(f"there is no command {quoted(args[0])}; the commands are {', '.join(_COMMANDS)}")
+        meant = did_you_mean(args[0], _COMMANDS)
+        raise UserError(f"there is no command {quoted(args[0])}{meant}; the commands are {', '.join(_COMMANDS)}")
     for word in args[1:]:
         now = _MOVED.get((args[0], word.partition("=")[0]))
         if now is not None:
@@ -141,7 +143,8 @@ def _parse(args: Sequence[str]) -> Any:
     except SystemExit as stopped:
         if not stopped.code:
             return None
-        raise UserError(f"{_first_paragraph(said.getvalue())}; see nas {args[0]} --help") from None
+        reason = mistake(f"nas {args[0]}", kind, args[1:], values) or _first_paragraph(said.getvalue())
+        raise UserError(f"{reason}; see nas {args[0]} --help") from None
 
 
 def _first_paragraph(boxed: str) -> str:

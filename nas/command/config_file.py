@@ -1,16 +1,16 @@
 """Values for a command's flags from a JSON or TOML file: `--config FILE`. Unknown names and wrong types are refused."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pydantic
 
+from nas.command.flags import flags_of, refusal
 from nas.errors import UserError
 from nas.files import read_json, read_toml
-from nas.sentences import quoted
+from nas.sentences import did_you_mean, quoted
 
 _NOT_IN_A_FILE = ("config",)
 # Names of many parts (`a.b.c`) take tomllib the square of their length.
@@ -51,13 +51,15 @@ def defaults_from(command: type[Any], values: Mapping[str, Any], *, missing: Any
 
     UserError for a name that is no flag of the command, or a value of the wrong type.
     """
-    known = {name for name, _ in _flags(command)} - set(_NOT_IN_A_FILE)
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            meant = f" (perhaps {near[0].replace('_', '-')} is meant)" if near else ""
-            named = quoted(name.replace("_", "-"))
-            raise UserError(f"--config: {named} is no flag of this command{meant}; its --help lists them")
+    known = {flag.field: flag for flag in flags_of(command) if flag.field not in _NOT_IN_A_FILE}
+    for field, value in values.items():
+        if field not in known:
+            name, names = field.replace("_", "-"), [flag.name for flag in known.values()]
+            meant = did_you_mean(name, names)
+            raise UserError(f"--config: {quoted(name)} is no flag of this command{meant}; its --help lists them")
+        wrong = refusal(known[field], value) if isinstance(value, str) else None
+        if wrong is not None:
+            raise UserError(f"--config: {wrong}")
     return _build(command, values, missing)
 
 
@@ -69,16 +71,6 @@ def _config_path(args: Sequence[str]) -> Path | None:
         if flag == "--config" and position + 1 < len(args):
             return Path(args[position + 1])
     return None
-
-
-def _flags(kind: type[Any]) -> Iterator[tuple[str, Any]]:
-    hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from _flags(hint)
-        else:
-            yield field.name, hint
 
 
 def _build(kind: type[Any], values: Mapping[str, Any], missing: Any) -> Any:

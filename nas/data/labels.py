@@ -20,6 +20,7 @@ from nas.sentences import listed, quoted
 Indexed = tuple[Sequence[Any], dict[str, list[Any]]]
 """Names of the outputs, and the labels of each split as they are trained on."""
 
+_CLASSES = "where labels are classes, leave --task out"
 LISTS = "lists are in Parquet and JSON files, as a CSV file has none"
 _NUMERAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _DECIMAL_COMMA = re.compile(r"([-+]?\d*),(\d+)")
@@ -110,7 +111,7 @@ def raw_numbers(part: Part, label: str) -> list[Any]:
     values = [_number(cell) for cell in cells]
     for row, value in enumerate(values):
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise UserError(f"{part.cell(row, label)} must hold one number, got {quoted(value)}")
+            raise UserError(f"{part.cell(row, label)} must hold one number, got {quoted(value)}; {_CLASSES}")
     return values
 
 
@@ -141,7 +142,9 @@ def raw_tags(part: Part, label: str) -> list[Any]:
     feature, values = part.feature(label), part.cells(label)
     for row, value in enumerate(values):
         if not _are_tags(value):
-            raise UserError(f"{part.cell(row, label)} must hold a list of tags, got {quoted(value)}; {LISTS}")
+            raise UserError(
+                f"{part.cell(row, label)} must hold a list of tags, got {quoted(value)}; {_CLASSES}; {LISTS}"
+            )
     if class_names(feature):
         return [
             [_named_class(part, label, row, feature.feature, tag) for tag in tags or ()]
@@ -251,7 +254,10 @@ def _ordered(values_of: Iterable[Any], labels: RawLabels) -> list[Any]:
             f"the labels in {location} must have at least two classes, all are {quoted(next(iter(values)))}"
         )
     if len(values) > _MAX_CLASSES:
-        raise UserError(f"the labels in {location} must have at most {_MAX_CLASSES} classes, got {len(values)}")
+        raise UserError(
+            f"the labels in {location} must have at most {_MAX_CLASSES} classes, got {len(values)}; numbers to predict "
+            "are the task regression"
+        )
     # Classes without any row are left out: nothing could be learned about them.
     if labels.names is not None:
         return [name for name in labels.names if name in values]

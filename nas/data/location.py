@@ -28,7 +28,7 @@ from nas.data.text_files import NoRows, TextForm
 from nas.errors import UserError
 from nas.files import expanded, read_json
 from nas.quiet import quiet
-from nas.sentences import listed, quoted
+from nas.sentences import did_you_mean, listed, quoted
 
 # What splits of the hub are called; those of other names ("unsupervised", "eval") are left out.
 _ALIASES = {"validation": SPLITS["validation"], "test": ("test",)}
@@ -155,8 +155,9 @@ def _which_config(location: str, config: str | None) -> UserError:
     """The error of a configuration that is missing or unknown, with those that there are."""
     import datasets
 
-    there = listed(datasets.get_dataset_config_names(location), 20)
-    got = "" if config is None else f", it has no {quoted(config)}"
+    names = datasets.get_dataset_config_names(location)
+    there = listed(names, 20)
+    got = "" if config is None else f", it has no {quoted(config)}{did_you_mean(config, names)}"
     return UserError(f"the data set {location} has several configurations{got}; name one with --data-config: {there}")
 
 

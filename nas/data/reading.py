@@ -31,7 +31,7 @@ from nas.data.table import Table, prepare_data
 from nas.data.tasks import CLASSIFICATION, Classification, Regression, Task, TokenClassification
 from nas.data.text_files import TextForm
 from nas.errors import UserError
-from nas.sentences import listed, one_line, quoted
+from nas.sentences import did_you_mean, listed, one_line, quoted
 
 _TEXT = ("text", "sentence", "content", "review", "question", "document", "tweet", "comment", "utterance")
 _IMAGE = ("image", "img", "picture", "photo")
@@ -173,8 +173,12 @@ def _columns(source: Source, form: "_Form", train: Part) -> tuple[InputKind, str
     hint = f"its columns are {listed(train.columns, 20)}"
     if len(train.columns) == 1 and not train.columns[0].isidentifier():
         hint += "; where another character is between its fields, name it with --separator"
+
+    def named(name: str | None) -> str:
+        return quoted(name) + did_you_mean(name or "", train.columns)
+
     text, image, label = (
-        _own(name, train, f"the data in {source.location} has no column {quoted(name)}; {hint}")
+        _own(name, train, f"the data in {source.location} has no column {named(name)}; {hint}")
         for name in (source.text, source.image, source.label)
     )
     label = label or _usual(form.label_names, train)

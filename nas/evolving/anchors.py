@@ -23,6 +23,7 @@ from nas.evolving.mobile import efficientnet_b0, mobilenet_v2
 from nas.evolving.resnet50 import resnet50
 from nas.networks.own_code import RAISED, current_folder, own_function
 from nas.seeds import torch_seed
+from nas.sentences import one_of
 from search_spaces.graphs import LayerGraph
 
 __all__ = ["ANCHORS", "PAPER", "SMALL", "Anchor", "AnchorSize", "Network", "OwnNetwork", "networks", "with_layer"]
@@ -92,7 +93,7 @@ def networks(size: AnchorSize, outputs: int, names: Iterable[str] = tuple(ANCHOR
     """
     unknown = next((name for name in names if name not in ANCHORS), None)
     if unknown is not None:
-        raise UserError(f"an anchor must be one of {', '.join(ANCHORS)}, got {unknown!r}")
+        raise UserError(f"an anchor must be {one_of(ANCHORS, unknown)}")
     return {
         name: partial(ANCHORS[name], outputs=outputs, image_size=size.image_size, width=size.widths.get(name, 1.0))
         for name in names

@@ -26,6 +26,7 @@ from nas.data.split import Split
 from nas.errors import UserError
 from nas.learning.training import Batch, LossOf, TrainingConfig, fit, plain_loss
 from nas.seeds import generator
+from nas.sentences import one_of
 from search_spaces import AxisCut, Supernet
 
 Calibrated = tuple[Batch, Tensor]
@@ -59,7 +60,7 @@ class ImportanceConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in _SCORERS:
-            raise UserError(f"kind must be one of {', '.join(_SCORERS)}, got {self.kind!r}")
+            raise UserError(f"kind must be {one_of(_SCORERS, self.kind)}")
         if self.norm not in (1, 2):
             raise UserError(f"norm must be 1 or 2, got {self.norm}")
         for name, lowest in (("warmup_steps", 0), ("batches", 1), ("batch_size", 1), ("seed", 0)):

@@ -36,6 +36,7 @@ from nas.learning.probes import Probe, Probes
 from nas.learning.sampling import Pareto, Sampling, Sandwich, Uniform
 from nas.learning.teaching import Lessons, Plan, teaching
 from nas.learning.training import Batch, History, Step, TrainingConfig, fit
+from nas.sentences import one_of
 from nas.settings import InstaTuneSettings
 from search_spaces import Supernet, exact_costs
 from search_spaces.arrays import FloatArray, IntArray
@@ -76,7 +77,7 @@ class InstaTuneConfig(InstaTuneSettings, TrainingConfig):
             raise UserError(f"samples must be at least 0, got {self.samples}")
         for name, known in (("sampling", _SAMPLING), ("distillation", _DISTILLATION)):
             if getattr(self, name) not in known:
-                raise UserError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise UserError(f"{name} must be {one_of(known, getattr(self, name))}")
         if not 0 <= self.hybrid_share <= 1:
             raise UserError(f"hybrid_share must be from 0 to 1, got {self.hybrid_share}")
         if not 0 < self.alpha <= 1:

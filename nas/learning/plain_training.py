@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from nas.bounded import finite
-from nas.console import Bar
+from nas.console import Bar, say
 from nas.data.accuracy import predict
 from nas.data.split import Split
 from nas.errors import UserError
@@ -60,7 +60,7 @@ def train_in(
                 validate=None if config.patience is None else lambda _: score(module, validation),
                 tracking=folder / "tracking",
             )
-        finetuned = ended(history, score(module.eval(), validation), validation)
+        finetuned = ended(history, said_score(module.eval(), validation), validation)
         replace_folder(weights, partial(_save, module, finetuned))
     shutil.rmtree(checkpoint, ignore_errors=True)
     _load(module, weights)
@@ -82,6 +82,12 @@ def naming_checkpoint(checkpoint: Path) -> Iterator[None]:
 def score(module: nn.Module, rows: Split) -> float:
     """The score that the task has for a network, on the device that it is on; it must be in evaluation mode."""
     return rows.task.score(predict(module, rows, device=next(module.parameters()).device), rows)
+
+
+def said_score(module: nn.Module, rows: Split) -> float:
+    """As `score`, of all validation rows after a training, which may take long: so it is said."""
+    say(f"Scoring the network on {len(rows):,} validation rows")
+    return score(module, rows)
 
 
 def ended(history: History, value: float, validation: Split) -> Finetuned:

@@ -15,6 +15,7 @@ from nas.data.tasks import TASKS
 from nas.errors import UserError
 from nas.exporting.folder import check_exportable
 from nas.exporting.network_files import ExportError
+from nas.files import located
 from nas.learning.block_order import block_order
 from nas.learning.checkpoint import model_fingerprint
 from nas.learning.importance import ImportanceConfig
@@ -23,6 +24,7 @@ from nas.learning.training import TrainingConfig
 from nas.networks.loading import EXAMPLE_TOKENS, is_own, load_network, maker
 from nas.networks.own_model import check_outputs
 from nas.networks.pretrained import example_inputs
+from nas.number_lists import number_list
 from nas.records import Scalar
 from nas.settings import Common, DataSettings, ModelSettings, SpaceSettings, SupernetSettings, TrainingSettings
 from search_spaces import Supernet, last_first, space, spread
@@ -63,7 +65,7 @@ def prepare(model: str, data: DataSettings, own: ModelSettings, make: MakeSupern
         make: finds the sub-networks.
         seed: of the split of the rows, and of a head without weights.
     """
-    table = read_rows(data, "the rows to fine-tune on")
+    table = read_rows(data)
     module, preprocessor = load_network(model, own, table.classes, table.kind, TASKS[data.task], seed)
     ready = prepared_rows(table, preprocessor, data, seed)
     _reads_all(module, ready)
@@ -72,18 +74,26 @@ def prepare(model: str, data: DataSettings, own: ModelSettings, make: MakeSupern
     return Prepared(supernet, preprocessor, ready)
 
 
-def read_rows(data: DataSettings, what: str) -> Table:
-    """Read the rows that the user names, and say what was read; UserError for wrong input.
+def data_location(data: DataSettings, what: str) -> str:
+    """The path of the rows that the user names, or their name on the hub.
 
     Args:
         data: where the rows are.
-        what: they are, for the message of a missing `--data`.
+        what: they are for, for the message of a missing `--data`.
+
+    Raises:
+        UserError: there is no `--data`.
     """
     if data.data is None:
         raise UserError(f"--data must name {what}: a file, a folder or a hub data set")
+    return located(data.data)
+
+
+def read_rows(data: DataSettings) -> Table:
+    """Read the rows that the user names, and say what was read; UserError for wrong input."""
     table = read_table(
         Source(
-            data.data,
+            str(data.data),
             data.text,
             data.image,
             data.label,
@@ -235,7 +245,5 @@ def supernet_of(
 def _sizes(name: str, text: str | None) -> tuple[int | float, ...] | None:
     if text is None or text == "none":
         return None if text is None else ()
-    try:
-        return tuple(float(part) if "." in part else int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--{name} must be numbers separated by commas, e.g. 4,5,6 or 0.5,1.0, got {text!r}") from None
+    wanted = "numbers above 0, separated by commas, e.g. 4,5,6 or as shares 0.5,1.0"
+    return number_list(name, text, wanted, lambda sizes: min(sizes) > 0)

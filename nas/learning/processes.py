@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nas.errors import UserError
+from nas.sentences import one_of
 
 _MAKING = threading.Lock()
 """The state that all accelerators of a process share is filled by the first; no other thread may see half of it."""
@@ -49,7 +50,7 @@ def check_trackers(trackers: Sequence[str], tracking: Path | None) -> None:
     known = sorted(str(name) for name in LOGGER_TYPE_TO_CLASS)
     for name in trackers:
         if name not in known:
-            raise UserError(f"a tracker must be one of {', '.join(known)}, got {name!r}")
+            raise UserError(f"a tracker must be {one_of(known, name)}")
         if name in missing:
             package = name.replace("_", "-")
             raise UserError(f"the tracker {name} needs a package that is not installed; run: pip install {package}")

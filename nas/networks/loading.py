@@ -20,6 +20,7 @@ from nas.errors import UserError
 from nas.networks.own_model import check_outputs, own_model, own_preprocessor
 from nas.networks.plain_layers import in_plain_layers
 from nas.networks.pretrained import example_inputs, load_pretrained
+from nas.number_lists import number_list
 from nas.settings import ModelSettings
 
 EXAMPLE_TOKENS = 8
@@ -106,12 +107,5 @@ def image_size(text: str | None) -> int | tuple[int, int] | None:
 def _channels(name: str, text: str | None) -> Channels | None:
     if text is None:
         return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) not in MODES:
-        raise UserError(
-            f"--{name} must be three numbers in 0..1, or one for grey images, e.g. 0.49,0.48,0.45, got {text!r}"
-        )
-    return values
+    wanted = "three numbers in 0..1, or one for grey images, e.g. 0.49,0.48,0.45"
+    return tuple(map(float, number_list(name, text, wanted, lambda values: len(values) in MODES)))

@@ -24,8 +24,8 @@ from nas.evolving.propagation import propagation
 from nas.evolving.quality import LEAST_ACCURACY, TRAINING, half_way
 from nas.evolving.rejection import RejectionConfig
 from nas.evolving.trials import LayerTrials
-from nas.files import located, replace_folder
-from nas.learning.preparation import prepared_rows, read_rows
+from nas.files import replace_folder
+from nas.learning.preparation import data_location, prepared_rows, read_rows
 from nas.memory import peak_memory_mib
 from nas.ray_address import check_answers
 from nas.records import Record, Scalar, Share, read_record, same_request, write_record
@@ -56,7 +56,7 @@ class _Checked:
 def evolve_run(request: EvolveRequest) -> dict[str, Any]:
     """Evolve layers in the run folder `out`, or go on with it; UserError for wrong input."""
     folder, settings = RunFolder(request.out), request.settings
-    with folder.locked():
+    with folder.locked("evolve", None if settings.workers > 1 or settings.ray_address else settings.networks):
         # 1. The images and the networks.
         checked = _checked(folder, request)
         if not folder.run_json.exists():
@@ -75,7 +75,7 @@ def evolve_run(request: EvolveRequest) -> dict[str, Any]:
                 budget=settings.budget,
                 workers=Workers(settings.workers, address=settings.ray_address),
                 lag=settings.lag,
-                on_result=_Figures(bar),
+                on_result=_Figures(bar, settings.budget),
             )
         # 3. The layers as files.
         replace_folder(layer_files(folder), partial(_write, found))
@@ -103,16 +103,15 @@ def estimate(request: EvolveRequest) -> dict[str, Any]:
 
 def _checked(folder: RunFolder, request: EvolveRequest) -> _Checked:
     """Everything that can be refused before anything is trained or written."""
-    config = _config(request)
+    config, asked = _config(request), _record(request)
     if folder.run_json.exists():
         record = folder.read("evolved-layers")
-        same_request(folder.path, record.request, _record(request))
+        same_request(folder.path, record.request, asked)
         networks, preprocessor = _networks(request, len(record.classes))
         data = Data.load(folder.data, preprocessor)
     else:
-        if request.data.data is not None:
-            say(f"Reading {request.data.data}")
-        table = read_rows(request.data, "the images to evolve on")
+        say(f"Reading {request.data.data}")
+        table = read_rows(request.data)
         if table.kind != "image":
             raise UserError(f"an evolution of layers needs images with classes, the data holds {table.kind} rows")
         if table.task is not CLASSIFICATION:
@@ -225,14 +224,19 @@ def _record(request: EvolveRequest) -> dict[str, Scalar]:
     """What decides the outcome but its budget, which may grow, by flag."""
     without = ("budget", "workers", "ray_address", "reranked", "longer_steps", "lag")
     own = {name: value for name, value in asdict(request.settings).items() if name not in without}
-    return {**asdict(request.data), "data": located(str(request.data.data)), **own, "seed": request.common.seed}
+    return {
+        **asdict(request.data),
+        "data": data_location(request.data, "the images to evolve on"),
+        **own,
+        "seed": request.common.seed,
+    }
 
 
 class _Figures:
     """Shows how many layers were tried, what rejected them, and the best accuracy."""
 
-    def __init__(self, bar: Bar) -> None:
-        self._bar, self._rejected, self._best = bar, Counter[str](), 0.0
+    def __init__(self, bar: Bar, budget: int) -> None:
+        self._bar, self._budget, self._rejected, self._best = bar, budget, Counter[str](), 0.0
 
     def __call__(self, measurement: Measurement[LayerGraph], number: int) -> None:
         """Called after each result."""
@@ -240,7 +244,8 @@ class _Figures:
         if measurement.state == "measured":
             self._best = max(self._best, statistics.mean(measurement.values.values()))
         rejected = ", ".join(f"{count} {test}" for test, count in self._rejected.items()) or "none"
-        self._bar.update(number, f"rejected: {rejected}; best mean accuracy {self._best:.3f}")
+        then = "; now the best are trained for longer" if number >= self._budget else ""
+        self._bar.update(number, f"rejected: {rejected}; best mean accuracy {self._best:.3f}{then}")
 
 
 def _write(found: EvolvedLayers, folder: Path) -> None:

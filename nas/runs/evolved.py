@@ -46,7 +46,7 @@ def report_layers(request: ReportRequest) -> dict[str, Any]:
     _nothing_of_a_search(request.name)
     folder = RunFolder(request.run)
     record = folder.read("evolved-layers")
-    with folder.locked():
+    with folder.shared():
         study = evolution_of(folder)
         page = folder.evolution / "report.html"
         write_page(layers_page(study, _ranked(folder), record.request), page)

@@ -28,6 +28,7 @@ from nas.runs.loaded_search import LoadedSearch, load_search, redeployed
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import ExportRequest
 from nas.searching.selection import Bound
+from nas.sentences import did_you_mean
 from nas.settings import ModelSettings, SearchSettings
 from search_spaces import Candidate, Space
 from search_spaces.inputs import Inputs
@@ -140,7 +141,8 @@ def _numbered(search: LoadedSearch, number: int) -> Chosen:
 def _in_file(loaded: LoadedRun, space: Space, path: Path) -> Candidate:
     if not path.is_file():
         known = "chosen, a number in the front, largest, smallest or a JSON file"
-        raise UserError(f"--candidate must be {known}, there is no file {path}")
+        meant = did_you_mean(str(path), ("chosen", "largest", "smallest"))
+        raise UserError(f"--candidate must be {known}, there is no file {path}{meant}")
     try:
         values = read_json(path)
     except ValueError as error:

@@ -26,9 +26,10 @@ from nas.learning.hidden_states import (
 )
 from nas.learning.importance import ImportanceConfig, order_by_importance
 from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
-from nas.learning.plain_training import ended, estimate_of, naming_checkpoint, noting_seconds, score
+from nas.learning.plain_training import ended, estimate_of, naming_checkpoint, noting_seconds, said_score
 from nas.learning.preparation import (
     Prepared,
+    data_location,
     elastic_supernet,
     instatune_config,
     outcome_settings,
@@ -141,7 +142,7 @@ def request_record(request: FinetuneRequest) -> dict[str, Scalar]:
         "weights": None if own.weights is None else located(str(own.weights)),
         "tokenizer": None if own.tokenizer is None else located(own.tokenizer),
         **asdict(data),
-        "data": located(str(data.data)),
+        "data": data_location(data, "the rows to fine-tune on"),
         **asdict(request.elastic),
         **outcome_settings(request.training),
         **{name: None if value == as_before.get(name) else value for name, value in asdict(recipe).items()},
@@ -211,7 +212,7 @@ def _instatune(
             config,
             teacher=teacher,
             checkpoint=folder.checkpoint,
-            on_step=TrainingFigures(bar),
+            on_step=TrainingFigures(bar, "now sub-networks are scored"),
             validation=probed,
             tracking=folder.tracking,
             kept=folder.teacher_outputs,
@@ -220,7 +221,7 @@ def _instatune(
 
 def _finetuned(prepared: Prepared, history: InstaTuneHistory) -> Finetuned:
     supernet, rows = prepared.supernet.eval(), prepared.data.validation
-    last = ended(history, score(supernet.model, rows), rows)
+    last = ended(history, said_score(supernet.model, rows), rows)
     return last.model_copy(update={"probes": [_probe_record(probe) for probe in history.probes]})
 
 

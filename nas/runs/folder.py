@@ -31,7 +31,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal, Self
 
@@ -46,11 +46,13 @@ from nas.files import recover_folder, replace_folder
 from nas.learning.checkpoint import model_fingerprint
 from nas.learning.finetuned import Finetuned
 from nas.records import Record, Request, Scalar, Whole, read_record, recorded_versions, write_record
+from nas.sentences import did_you_mean, quoted
 
 JOURNAL = "study.journal"
 
-_LOCK = ".lock"
+_LOCK, _LONGEST_LOCK = ".lock", 200
 _MADE_BY = {"super-network": "`nas finetune`", "pruned-networks": "`nas prune`", "evolved-layers": "`nas evolve`"}
+_ALL_MAKERS = " or ".join(_MADE_BY.values())
 _NEXT = {
     "super-network": "`nas search {path}` makes one",
     "pruned-networks": "repeat the `nas prune` command to go on with the pruning",
@@ -61,6 +63,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Product = Literal["super-network", "pruned-networks", "evolved-layers"]
 """What a run holds; `nas.runs.products` says what follows from it."""
+
+
+class AtWork(UserError):
+    """Another command holds the run folder."""
 
 
 class RunRecord(Record):
@@ -206,9 +212,7 @@ class RunFolder:
             UserError: there is none, it is damaged or of another version, or the run holds something else.
         """
         if not self.run_json.is_file():
-            raise UserError(
-                f"{self.path} is not a run folder (it has no run.json); `nas finetune ... --out {self.path}` makes one"
-            )
+            raise UserError(self._no_run())
         record = read_record(self.run_json, RunRecord)
         if product is not None and record.product != product:
             raise UserError(
@@ -220,9 +224,12 @@ class RunFolder:
         """The record of a search; UserError where there is none, or it is damaged or of another version."""
         path = self.search(name) / "search.json"
         if not path.is_file():
-            known = ", ".join(self.searches()) or "none yet"
-            remedy = _NEXT[self.read().product].format(path=self.path)
-            raise UserError(f"{self.path} has no search named {name!r} (searches: {known}); {remedy}")
+            known, remedy = self.searches(), _NEXT[self.read().product].format(path=self.path)
+            meant = did_you_mean(name, known)
+            raise UserError(
+                f"{self.path} has no search named {quoted(name)}{meant} (searches: {', '.join(known) or 'none yet'}); "
+                f"{remedy}"
+            )
         return read_record(path, RequestRecord)
 
     def read_further(self, out: Path) -> RequestRecord:
@@ -242,11 +249,19 @@ class RunFolder:
         self._no_links()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, work: str = "", own: str | None = None) -> Iterator[None]:
         """Hold the run folder for one command; the system lets go of it however the command ends.
 
-        Where the command before did not end by itself, that is said. UserError when another command holds the folder;
-        OSError when it cannot be written.
+        Where the command before did not end by itself, that is said.
+
+        Args:
+            work: what the command does, e.g. "search default", as far as a later command asks.
+            own: a function of the user's that does part of that work in the process of the command.
+
+        Raises:
+            AtWork: another command holds the folder.
+            UserError: the folder is none, holds something else than a run, or a link.
+            OSError: it cannot be written.
         """
         self.check()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -255,27 +270,13 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"another command is at work in {self.path}; wait for it to end") from None
-            for folder in (
-                self.data,
-                self.supernet,
-                self.teacher / "weights",
-                self.evolution / "layers",
-                *(each / "weights" for each in self.path.glob("further/*")),
-            ):
-                recover_folder(folder)
-            for left in self.path.rglob(".*.part*"):
-                if left.is_file():
-                    left.unlink()
+                raise AtWork(f"another command is at work in {self.path}; wait for it to end") from None
+            self._recover()
             file.seek(0)
-            if file.read(1):
-                say(
-                    f"The command before in {self.path} did not end by itself: it was killed, or what it ran ended its "
-                    "process. What it had done is kept. A function of yours that ends its process needs --workers 2"
-                )
+            self._say_cut_off(file.read(_LONGEST_LOCK).decode("utf-8", "replace"), work, own)
             # What stands in the lock was at work: it is taken out however a command ends, unless its process dies.
             file.truncate(0)
-            file.write(f"{os.getpid()}\n".encode())
+            file.write(f"{os.getpid()} {work}\n".encode())
             file.flush()
             try:
                 yield
@@ -285,6 +286,51 @@ class RunFolder:
                 if {item.name for item in self.path.iterdir()} == {_LOCK}:
                     lock.unlink()
                     self.path.rmdir()
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """As `locked`, but where another command holds the folder, what it has kept so far may be read beside it.
+
+        Every file that commands keep is replaced as a whole, and a journal is read up to its last whole line.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.locked())
+            except AtWork:
+                say(f"Another command is at work in {self.path}: this is of what it has kept so far")
+            yield
+
+    def _recover(self) -> None:
+        """Restore what a kill left half replaced, and remove what it left half written."""
+        for folder in (
+            self.data,
+            self.supernet,
+            self.teacher / "weights",
+            self.evolution / "layers",
+            *(each / "weights" for each in self.path.glob("further/*")),
+        ):
+            recover_folder(folder)
+        for left in self.path.rglob(".*.part*"):
+            if left.is_file():
+                left.unlink()
+
+    def _say_cut_off(self, left: str, work: str, own: str | None) -> None:
+        """Say that a command left its lock, and what to do where the user's own function may have ended its process."""
+        if not left:
+            return
+        again = own is not None and left.partition(" ")[2].strip() == work
+        remedy = f". If {own} ends its process, --workers 2 keeps that from ending the command" if again else ""
+        say(f"The command before in {self.path} did not end by itself; what it had done is kept{remedy}")
+
+    def _no_run(self) -> str:
+        """The sentence on a path that is no run folder; it names a run right above or below the path."""
+        what = "is a file" if self.path.is_file() else "holds no run.json" if self.path.is_dir() else "is not there"
+        around = [*list(self.path.parents)[:2], *(sorted(self.path.glob("*/")) if self.path.is_dir() else ())]
+        run = next((each for each in around if (each / "run.json").is_file()), None)
+        meant = "" if run is None else f" (did you mean {run}?)"
+        return (
+            f"{self.path} is not a run folder, it {what}{meant}; name the folder that {_ALL_MAKERS} wrote to its --out"
+        )
 
     def _is_ours(self) -> bool:
         """Whether the folder holds only what a run that was cut off at its beginning can have left."""

@@ -29,6 +29,7 @@ from nas.searching.relative_latency import LatencySettings
 from nas.searching.selection import Bound, bounds_of
 from nas.searching.storage_address import Storage, is_url
 from nas.searching.study import Study, load_study
+from nas.sentences import did_you_mean, one_of, quoted
 from nas.settings import Precision, Runtime, SearchSettings
 from search_spaces import Candidate, Space
 from search_spaces.quantization import architecture
@@ -112,8 +113,11 @@ class LoadedSearch:
     def _of_profile(self, name: str) -> Deployment:
         found = self.profiles.get(name) or self.profiles.get(f"{LATENCY}_{name}")
         if found is None:
-            known = ", ".join(each.removeprefix(f"{LATENCY}_") for each in self.profiles) or "none"
-            raise UserError(f"--profile must name a device profile of the search (there are: {known}), got {name}")
+            known = [each.removeprefix(f"{LATENCY}_") for each in self.profiles]
+            raise UserError(
+                f"--profile must name a device profile of the search (there are: {', '.join(known) or 'none'}), "
+                f"got {quoted(name)}{did_you_mean(name, known)}"
+            )
         return Deployment.of_profile(found)
 
 
@@ -160,12 +164,12 @@ def search_deployment(
     tokens, threads = (_whole(request.get(name), getattr(LatencySettings, name)) for name in ("tokens", "threads"))
     runtime, precision = str(request.get("runtime", "pytorch")), request.get("precision", "float32")
     if runtime not in NAMES:
-        raise UserError(f"the runtime of a search must be one of {', '.join(NAMES)}, got {runtime[:60]!r}")
+        raise UserError(f"the runtime of a search must be {one_of(NAMES, runtime)}")
     if QUANTIZE in request:
         return Deployment(runtime, BY_LAYER, threads, 1, tokens if text else None)
     known = next((each for each in get_args(Precision) if each == precision), None)
     if known is None:
-        raise UserError(f"the precision of a search must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        raise UserError(f"the precision of a search must be {one_of(get_args(Precision), precision)}")
     return Deployment(runtime, known, threads, 1, tokens if text else None)
 
 

@@ -20,6 +20,7 @@ from nas.errors import UserError
 from nas.profiling.profiles import Profiles
 from nas.records import Scalar
 from nas.searching.relative_latency import LatencySettings
+from nas.sentences import did_you_mean, quoted
 from nas.settings import PrecisionSettings, SearchSettings
 from search_spaces.quantization import PRECISIONS, FloatPrecision, LayerPrecision, large_tables, quantizable_layers
 
@@ -139,7 +140,10 @@ def _named(text: str | None) -> tuple[LayerPrecision, ...]:
     names = {name.strip() for name in text.split(",")}
     unknown = sorted(names - set(PRECISIONS))
     if unknown:
-        raise UserError(f"--precisions must be some of {', '.join(PRECISIONS)}, got {unknown[0]!r}")
+        raise UserError(
+            f"--precisions must be some of {', '.join(PRECISIONS)}, got {quoted(unknown[0])}"
+            f"{did_you_mean(unknown[0], PRECISIONS)}"
+        )
     if names <= {"float32"}:
         raise UserError("--precisions must name one besides float32, e.g. int8,float32")
     return tuple(each for each in PRECISIONS if each in names | {"float32"})

@@ -24,7 +24,7 @@ from nas.data.tasks import CLASSIFICATION
 from nas.errors import UserError
 from nas.files import located, replace_folder
 from nas.learning.plain_training import naming_checkpoint, score
-from nas.learning.preparation import Prepared, prepare, prepare_again
+from nas.learning.preparation import Prepared, data_location, prepare, prepare_again
 from nas.learning.progress import TrainingFigures
 from nas.memory import peak_memory_mib
 from nas.networks.loading import is_own
@@ -134,8 +134,8 @@ def estimate(request: PruneRequest) -> dict[str, Any]:
             parts=checked.parts,
             on_result=lambda name, measurement, number: each.append(measurement.seconds),
         )
-    started, count = time.monotonic() - began - sum(each), len(checked.parts.subnetworks)
-    forms = checked.config.budget * sum(each) / 2
+    started, trained = time.monotonic() - began - sum(each), _trained_forms(checked)
+    forms = trained * sum(each) / len(each)
     steps = checked.config.final.total_steps(len(checked.prepared.data.train))
     # A step of a whole network and of its teacher costs no more than those of forms of all sub-networks together.
     form_steps = checked.config.forms.total_steps(
@@ -143,8 +143,8 @@ def estimate(request: PruneRequest) -> dict[str, Any]:
     )
     final = len(checked.wanted) * 1.5 * steps * sum(each) / 2 / form_steps
     return {
-        "sub_networks": [str(part.space.size()) for part in checked.parts.subnetworks],
-        "forms": count * checked.config.budget,
+        "possible_forms_of_each_sub_network": {part.name: str(part.space.size()) for part in checked.parts.subnetworks},
+        "trained_forms": trained,
         "seconds_a_form": sum(each) / len(each),
         "seconds": started + forms / request.settings.workers + final,
         "peak_memory_mib": peak_memory_mib(),
@@ -154,7 +154,7 @@ def estimate(request: PruneRequest) -> dict[str, Any]:
 def _checked(folder: RunFolder, request: PruneRequest) -> _Checked:
     """Everything that can be refused before anything is trained or written."""
     settings, seed = request.settings, request.common.seed
-    config, wanted = _config(request), wanted_of(request)
+    config, wanted, record = _config(request), wanted_of(request), _record(request)
     found: list[Partition] = []
 
     def make(module: nn.Module, data: Data, preprocessor: Preprocessor) -> Supernet:
@@ -166,7 +166,7 @@ def _checked(folder: RunFolder, request: PruneRequest) -> _Checked:
     say(f"Reading {request.model} and {request.data.data}")
     if folder.run_json.exists():
         before = folder.read("pruned-networks")
-        same_request(folder.path, before.request, _record(request))
+        same_request(folder.path, before.request, record)
         if (folder.search(SearchSettings.name) / "search.json").exists():
             # What these networks run in is decided by the first command.
             checked_search(folder, _search_request(folder, request, 1), _listing(()))
@@ -256,7 +256,7 @@ def _record(request: PruneRequest) -> dict[str, Scalar]:
         **asdict(own),
         "weights": None if own.weights is None else located(str(own.weights)),
         **asdict(request.data),
-        "data": located(str(request.data.data)),
+        "data": data_location(request.data, "the images to prune on"),
         "cost": settings.cost,
         "population": settings.population,
         "offspring": settings.offspring,
@@ -278,6 +278,11 @@ def _save(prepared: Prepared, folder: Path) -> None:
     save_preprocessor(prepared.preprocessor, folder)
 
 
+def _trained_forms(checked: _Checked) -> int:
+    """How many forms of all sub-networks are trained: the budget's of each, or all that there are."""
+    return sum(min(checked.config.budget, part.space.size()) for part in checked.parts.subnetworks)
+
+
 class _Progress:
     """Shows how many forms of all sub-networks are trained."""
 
@@ -294,8 +299,7 @@ class _Progress:
 
 def _searched(folder: RunFolder, checked: _Checked, request: PruneRequest) -> Pruned:
     settings = request.settings
-    forms = sum(min(checked.config.budget, part.space.size()) for part in checked.parts.subnetworks)
-    with Bar("Training forms of the sub-networks", forms) as bar:
+    with Bar("Training forms of the sub-networks", _trained_forms(checked)) as bar:
         return emo_pms(
             checked.prepared.supernet.model,
             checked.train,

@@ -7,7 +7,7 @@ from typing import Any
 
 from hardware.profile import BY_LAYER
 from nas.console import say
-from nas.errors import NoFeasible
+from nas.errors import NoFeasible, UserError
 from nas.profiling.agreement import agreement_record
 from nas.records import Scalar
 from nas.reporting.chosen import Exported
@@ -34,12 +34,14 @@ def report_run(request: ReportRequest) -> dict[str, Any]:
     drawn.
 
     Raises:
-        UserError: no such search, or a limit on something that it did not measure.
+        UserError: the fine-tuning is not finished, no such search, or a limit on something that it did not measure.
         NoFeasible: nothing meets the limits; report.html shows what was measured.
     """
     run, folder = request.run, RunFolder(request.run)
     record = folder.read()
-    with folder.locked():
+    with folder.shared():
+        if not folder.supernet.exists():
+            raise UserError(PRODUCTS[record.product].unfinished.format(folder=folder.path))
         training = _training(folder, record)
         only_training = not folder.searches() and request.name == SearchSettings.name and not request.limits.given()
         if training.probes and only_training:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nas.errors import UserError
+from nas.number_lists import number_list
 from nas.objectives import LATENCY
 from nas.pruning.emo_pms import OutOfReach, Pruned
 from nas.pruning.impairment import Scheme
@@ -54,14 +55,8 @@ def wanted_of(request: PruneRequest) -> tuple[Wanted, ...]:
 
 
 def _rates(text: str) -> tuple[float, ...]:
-    try:
-        rates = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--rates must be shares separated by commas, e.g. 0.3,0.5,0.7, got {text!r}") from None
-    for rate in rates:
-        if not 0 < rate < 1:
-            raise UserError(f"a rate of --rates must be above 0 and below 1, got {rate:g}")
-    return tuple(dict.fromkeys(rates))
+    wanted = "shares above 0 and below 1, separated by commas, e.g. 0.3,0.5,0.7"
+    return tuple(dict.fromkeys(number_list("rates", text, wanted, lambda rates: 0 < min(rates) <= max(rates) < 1)))
 
 
 def chosen_schemes(

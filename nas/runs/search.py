@@ -56,7 +56,10 @@ def search_run(request: SearchRequest) -> dict[str, Any]:
     """Search the run's super-network, or go on with that search; UserError for wrong input."""
     folder = RunFolder(request.run)
     folder.read("super-network")
-    with folder.locked():
+    settings = request.settings
+    own = next((name.strip() for name in (settings.objectives or "").split(",") if ":" in name), None)
+    apart = settings.workers > 1 or settings.ray or settings.ray_address is not None
+    with folder.locked(f"search {settings.name}", None if apart else own):
         return searched(folder, request)
 
 

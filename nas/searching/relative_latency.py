@@ -26,6 +26,7 @@ from hardware.registry import NAMES, device_for
 from nas.errors import UserError
 from nas.files import read_json, write_json_atomic
 from nas.searching.runners import Runners
+from nas.sentences import one_of
 from search_spaces import Candidate
 from search_spaces.arrays import FloatArray
 from search_spaces.inputs import Inputs
@@ -61,7 +62,7 @@ class LatencySettings:
             if getattr(self, name) < least:
                 raise UserError(f"{name} of latency must be at least {least}, got {getattr(self, name)}")
         if self.runtime not in NAMES:
-            raise UserError(f"the runtime of latency must be one of {', '.join(NAMES)}, got {self.runtime}")
+            raise UserError(f"the runtime of latency must be {one_of(NAMES, self.runtime)}")
 
     def deployment(self, row: Inputs, device: torch.device) -> Deployment:
         """The deployment that these settings describe.

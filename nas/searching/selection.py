@@ -13,6 +13,7 @@ from nas.searching import pareto
 from nas.searching.domain import C
 from nas.searching.estimation import Estimate
 from nas.searching.measurement import Measurement, Objective
+from nas.sentences import one_of
 
 Bound = tuple[str, float, float]
 """(objective, 1 for an upper and -1 for a lower bound, bound as a raw value)."""
@@ -173,8 +174,8 @@ def bounds_of(objectives: Sequence[Objective], limits: Mapping[str, float]) -> l
     for key, bound in limits.items():
         side, _, name = key.partition("_")
         if side not in ("max", "min") or name not in names:
-            known = ", ".join(f"max_{n}, min_{n}" for n in names)
-            raise UserError(f"a limit must be one of {known}, got {key}")
+            known = [f"{'max' if o.direction == 'minimize' else 'min'}_{o.name}" for o in objectives]
+            raise UserError(f"a limit must be of what was measured, {one_of(known, key)}")
         if not math.isfinite(bound):
             raise UserError(f"{key} must be a finite number, got {bound}")
         bounds.append((name, 1.0 if side == "max" else -1.0, float(bound)))
