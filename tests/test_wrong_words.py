@@ -17,7 +17,6 @@ from nas.number_lists import number_list
 from nas.runs.folder import AtWork, RunFolder
 from nas.searching.measurement import Objective
 from nas.searching.selection import select
-from nas.settings import Limits
 
 REPORT = ("report", "run")
 SEARCH = ("search", "run")
