@@ -22,7 +22,6 @@ from typing import Any, TextIO
 import tyro
 
 from nas.command.config_file import defaults_from, read_config
-from nas.command.endings import print_finetuned, print_profile, print_pruned, print_report, print_search
 from nas.command.home import home
 from nas.console import print_comparison, print_export, print_object
 from nas.errors import NoFeasible, UserError
@@ -205,21 +204,23 @@ def _one_process() -> None:
 
 
 def _finetune(request: FinetuneRequest, out: TextIO) -> None:
+    from nas.command import endings
     from nas.runs import finetune
 
     if request.dry_run:
         _print(finetune.estimate(request), request.common, out)
     else:
-        _print(finetune.finetune_run(request), request.common, out, show=print_finetuned)
+        _print(finetune.finetune_run(request), request.common, out, show=endings.print_finetuned)
 
 
 def _prune(request: PruneRequest, out: TextIO) -> None:
+    from nas.command import endings
     from nas.runs import prune
 
     if request.dry_run:
         _print(prune.estimate(request), request.common, out)
     else:
-        _print(prune.prune_run(request), request.common, out, show=print_pruned)
+        _print(prune.prune_run(request), request.common, out, show=endings.print_pruned)
 
 
 def _evolve(request: EvolveRequest, out: TextIO) -> None:
@@ -238,12 +239,13 @@ def _refine(request: RefineRequest, out: TextIO) -> None:
 
 
 def _profile(request: ProfileRequest, out: TextIO) -> None:
+    from nas.command import endings
     from nas.runs import profile
 
     if request.dry_run:
         _print(profile.estimate(request), request.common, out)
     else:
-        _print(profile.profile_device(request), request.common, out, show=print_profile)
+        _print(profile.profile_device(request), request.common, out, show=endings.print_profile)
 
 
 def _profile_kit(request: ProfileKitRequest, out: TextIO) -> None:
@@ -253,24 +255,27 @@ def _profile_kit(request: ProfileKitRequest, out: TextIO) -> None:
 
 
 def _profile_result(request: ProfileResultRequest, out: TextIO) -> None:
+    from nas.command import endings
     from nas.runs import profile_kit
 
-    _print(profile_kit.read_result(request), request.common, out, show=print_profile)
+    _print(profile_kit.read_result(request), request.common, out, show=endings.print_profile)
 
 
 def _search(request: SearchRequest, out: TextIO) -> None:
+    from nas.command import endings
     from nas.runs import search
 
     if request.dry_run:
         _print(search.estimate(request), request.common, out)
     else:
-        _print(search.search_run(request), request.common, out, show=print_search)
+        _print(search.search_run(request), request.common, out, show=endings.print_search)
 
 
 def _report(request: ReportRequest, out: TextIO) -> None:
+    from nas.command import endings
     from nas.runs import readers
 
-    _print(readers.report(request), request.common, out, show=print_report)
+    _print(readers.report(request), request.common, out, show=endings.print_report)
 
 
 def _export(request: ExportRequest, out: TextIO) -> None:
