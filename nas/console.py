@@ -124,9 +124,13 @@ def print_object(result: Mapping[str, Any], stream: TextIO) -> None:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(name).replace('_', ' ')} {_plain(each)}" for name, each in value.items())
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int):
         return f"{value:,}"
     return ", ".join(_plain(item) for item in value) if isinstance(value, (list, tuple)) else printable(str(value))
 

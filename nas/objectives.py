@@ -1,5 +1,6 @@
 """The table of quantities that a search can optimise, from which limits, tables, plots and help are derived."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -46,7 +47,11 @@ class Quantity:
 
     def shown(self, value: float) -> str:
         """Format a raw value for people, with its unit."""
-        text = f"{value * self.scale:,.{self.decimals}f}"
+        size, decimals = abs(value * self.scale), self.decimals
+        if self.unit not in ("", "%") and 0 < size < 1:
+            # Two digits that count: a small network would have 0.0 M parameters.
+            decimals = max(decimals, min(8, 1 - math.floor(math.log10(size))))
+        text = f"{value * self.scale:,.{decimals}f}"
         return f"{text} {self.unit}" if self.unit else text
 
 

@@ -105,6 +105,7 @@ def test_the_settings_of_a_fine_tuned_network(nas_command: Command, folder: Path
     answer = nas_command(*again)
     assert answer.status == 0, answer.err
     assert answer.err.count("this network was fine-tuned with other settings before, and stays as it is") == 1
+    assert "Networks asked for" in answer.out and "{" not in answer.out, answer.out
     for content in (b"", b"null", b'"settings"', b'{"version": 1, "settings": "\xff"}', b'{"version": 1}'):
         path.write_bytes(content)
         refused(nas_command(*again), "training.json is damaged")

@@ -9,7 +9,7 @@ import torch
 
 from nas.data.accuracy import accuracy, predict
 from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
-from nas.learning.probes import Probe, Probes
+from nas.learning.probes import Probe, Probes, last_probe, probed_candidates
 from nas.networks.recalibration import SubNetworks
 from tests import toy_task
 from tests.toy_blocks import its_own_rows, two_stacks
@@ -63,3 +63,21 @@ def test_what_was_found_survives_as_json_even_where_it_is_no_number() -> None:
 
 def test_the_score_gives_the_largest_half_of_the_say() -> None:
     assert Probe(1, 1.0, 0.2, (0.4, 0.6)).score == pytest.approx((1.0 + 0.4) / 2)
+
+
+def test_the_probe_of_the_weights_that_are_kept() -> None:
+    found = ((2, math.nan), (4, 0.7), (6, 0.9), (8, 0.9), (9, 0.8))
+    probes = [Probe(step, score, score, (score,) * 3) for step, score in found]
+    assert last_probe(probes, None).step == 9
+    assert last_probe(probes, 2).step == 6, "the first of the best, whose weights early stop keeps"
+    assert last_probe(probes[:1], 2).step == 2
+
+
+def test_the_sub_networks_of_the_scores_are_named_by_the_seed() -> None:
+    supernet, rows = toy_task.supernet(), toy_task.split(40)
+    probes = Probes(supernet, rows, rows, 5)
+    probes(1)
+    candidates = probed_candidates(supernet.space, 5)
+    assert candidates == probed_candidates(supernet.space, 5) != probed_candidates(supernet.space, 6)
+    scores = [accuracy(predict(supernet.extract(each).eval(), rows), rows.labels) for each in candidates]
+    assert probes.found[0].scores == tuple(scores)

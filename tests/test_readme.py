@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import forked
@@ -42,6 +43,33 @@ def test_command_lines_of_the_readme(folder: Path, nas_command: Command, monkeyp
         answer = nas_command(*shlex.split(line, comments=True)[1:])
         assert answer.status == 0, (line, answer.err)
     assert (folder / "subnetwork" / "model.onnx").is_file()
+
+
+def commands_of(page: str) -> Iterator[list[str]]:
+    """The commands of a page in their order, in blocks and in running text, but for those of placeholders (`RUN`)."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for line, inline in re.findall(r"^(nas [a-z-]+ .*)$|`(nas [a-z-]+ [^`]+)`", text, re.MULTILINE):
+        words = shlex.split(line or inline, comments=True)[1:]
+        if not words[1].startswith("-") and not any(re.fullmatch(r"[A-Z]+|\.\.\.", word) for word in words):
+            yield words
+
+
+def value_of(words: list[str], flag: str, default: str = "") -> str:
+    return words[words.index(flag) + 1] if flag in words else default
+
+
+def test_commands_of_the_pages_do_not_collide() -> None:
+    """One after another, none finds that what it writes is another's, and all find the search that they read."""
+    written: dict[tuple[str, ...], list[str]] = {}
+    commands = [words for page in ("README.md", "docs/guide.md", "docs/profiling.md") for words in commands_of(page)]
+    assert len(commands) > 15
+    for words in commands:
+        search = ("search", words[1], value_of(words, "--name", "default"))
+        if words[0] in ("report", "export", "refine"):
+            assert search in written, (words, "reads a search that no command made")
+        out = search if words[0] == "search" else ("out", value_of(words, "--out"))
+        if words[0] != "report":
+            assert written.setdefault(out, words) == words, (words, written[out])
 
 
 @pytest.mark.slow

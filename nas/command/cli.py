@@ -207,15 +207,23 @@ def _one_process() -> None:
 
 
 def _finetune(request: FinetuneRequest, out: TextIO) -> None:
+    from nas.command import endings
     from nas.runs import finetune
 
-    _print(finetune.estimate(request) if request.dry_run else finetune.finetune_run(request), request.common, out)
+    if request.dry_run:
+        _print(finetune.estimate(request), request.common, out)
+    else:
+        _print(finetune.finetune_run(request), request.common, out, show=endings.print_finetuned)
 
 
 def _prune(request: PruneRequest, out: TextIO) -> None:
+    from nas.command import endings
     from nas.runs import prune
 
-    _print(prune.estimate(request) if request.dry_run else prune.prune_run(request), request.common, out)
+    if request.dry_run:
+        _print(prune.estimate(request), request.common, out)
+    else:
+        _print(prune.prune_run(request), request.common, out, show=endings.print_pruned)
 
 
 def _evolve(request: EvolveRequest, out: TextIO) -> None:
@@ -234,9 +242,13 @@ def _refine(request: RefineRequest, out: TextIO) -> None:
 
 
 def _profile(request: ProfileRequest, out: TextIO) -> None:
+    from nas.command import endings
     from nas.runs import profile
 
-    _print(profile.estimate(request) if request.dry_run else profile.profile_device(request), request.common, out)
+    if request.dry_run:
+        _print(profile.estimate(request), request.common, out)
+    else:
+        _print(profile.profile_device(request), request.common, out, show=endings.print_profile)
 
 
 def _profile_kit(request: ProfileKitRequest, out: TextIO) -> None:
@@ -246,21 +258,27 @@ def _profile_kit(request: ProfileKitRequest, out: TextIO) -> None:
 
 
 def _profile_result(request: ProfileResultRequest, out: TextIO) -> None:
+    from nas.command import endings
     from nas.runs import profile_kit
 
-    _print(profile_kit.read_result(request), request.common, out)
+    _print(profile_kit.read_result(request), request.common, out, show=endings.print_profile)
 
 
 def _search(request: SearchRequest, out: TextIO) -> None:
+    from nas.command import endings
     from nas.runs import search
 
-    _print(search.estimate(request) if request.dry_run else search.search_run(request), request.common, out)
+    if request.dry_run:
+        _print(search.estimate(request), request.common, out)
+    else:
+        _print(search.search_run(request), request.common, out, show=endings.print_search)
 
 
 def _report(request: ReportRequest, out: TextIO) -> None:
+    from nas.command import endings
     from nas.runs import readers
 
-    _print(readers.reader(request.run).report(request), request.common, out)
+    _print(readers.reader(request.run).report(request), request.common, out, show=endings.print_report)
 
 
 def _export(request: ExportRequest, out: TextIO) -> None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from hardware import measure_latency
 from hardware.cost import Cost
+from hardware.waiting import Waiting
 from nas.bounded import finite
 from nas.data.accuracy import Logits, PairedDifference, paired_difference, predict
 from nas.data.split import Split
@@ -67,6 +68,7 @@ class Comparison:
         metric: of the task.
         judged: how many rows, or words, the scores are of.
         unit: which of them.
+        waiting: of the calls that the latencies are of, where those ran on the processor.
     """
 
     today: Figures
@@ -80,6 +82,7 @@ class Comparison:
     metric: str = "accuracy"
     judged: int = 0
     unit: str = "rows"
+    waiting: Waiting = field(default_factory=Waiting, compare=False)
 
     def predicted(self, full_ms: float | None, chosen_ms: float | None) -> "Comparison":
         """The same with the latencies that a device profile predicts for both, None where none does."""
@@ -162,6 +165,10 @@ def compare(
     deployment = chosen.deployed.deployment
     runs = [each.deployed.run for each in distinct]
     latencies = measure_latency(runs, one_input, repeats=REPEATS, warmup=WARMUP, threads=deployment.threads)
+    waiting = Waiting()
+    if deployment.device == "cpu":
+        for latency in latencies:
+            waiting.add(latency)
     logits = [predict(run, rows) for run in runs]
     figures = [
         Figures(
@@ -186,6 +193,7 @@ def compare(
         metric=rows.task.metric,
         judged=judged,
         unit="rows" if judged == len(rows) else "words",
+        waiting=waiting,
     )
 
 

@@ -1,7 +1,7 @@
 """Scores of the full, the smallest and some fixed random sub-networks on validation rows during the fine-tuning."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from nas.data.accuracy import predict
 from nas.data.split import Split
 from nas.networks.recalibration import SubNetworks
 from nas.seeds import generator
-from search_spaces import Candidate, Supernet
+from search_spaces import Candidate, Space, Supernet
 
 _RANDOM = 3
 
@@ -45,6 +45,20 @@ class Probe:
         return (self.largest + sum(others) / len(others)) / 2
 
 
+def probed_candidates(space: Space, seed: int) -> list[Candidate]:
+    """The sub-networks whose scores a `Probe` holds, in the order of `Probe.scores`."""
+    rng = generator(seed, "probes")
+    return [space.full(), space.smallest(), *(space.sample(rng) for _ in range(_RANDOM))]
+
+
+def last_probe(probes: Sequence[Probe], patience: int | None) -> Probe:
+    """The probe of the weights that a fine-tuning ended with: the last one, or with `patience` the best one."""
+    scored = [probe for probe in probes if not math.isnan(probe.score)]
+    if patience is None or not scored:
+        return probes[-1]
+    return max(scored, key=lambda probe: probe.score)
+
+
 class Probes:
     """Scores the same sub-networks at each call, and stores the results.
 
@@ -58,8 +72,7 @@ class Probes:
     def __init__(self, supernet: Supernet, train: Split, validation: Split, seed: int) -> None:
         self._supernet, self._validation = supernet, validation
         self._networks = SubNetworks(supernet, train, seed)
-        rng, space = generator(seed, "probes"), supernet.space
-        self._candidates = [space.full(), space.smallest(), *(space.sample(rng) for _ in range(_RANDOM))]
+        self._candidates = probed_candidates(supernet.space, seed)
         self._found: dict[int, Probe] = {}
 
     @property

@@ -190,6 +190,9 @@ def deliver(
         exported = Contender(deployed, cost(module, inputs))
         one_input = loaded.example(deployment.tokens or 1, deployment.batch)
         comparison = compare(today, beside.pop("full", today), exported, loaded.split("test"), one_input, beside)
+        busy = comparison.waiting.warning("the latencies are too high; stop those programs and repeat the command")
+        if busy is not None:
+            say(busy)
         comparison = comparison.predicted(*_predicted(loaded, chosen, deployment))
         # 3. The card that states them.
         network.write_card(part, _card(loaded, comparison, chosen, notes), deployed)

@@ -12,11 +12,13 @@ from typing import Any
 
 from torch import nn
 
+from hardware.cost import cost
 from nas.bounded import finite
 from nas.console import Bar, say
+from nas.data.split import Split
 from nas.errors import UserError
 from nas.files import located, replace_folder
-from nas.learning.finetuned import Finetuned, ProbeRecord
+from nas.learning.finetuned import Finetuned, ProbedNetwork, ProbeRecord
 from nas.learning.hidden_states import (
     NO_HIDDEN_STATES,
     HiddenDistance,
@@ -37,13 +39,13 @@ from nas.learning.preparation import (
     prepare_again,
     training_config,
 )
-from nas.learning.probes import Probe
+from nas.learning.probes import Probe, last_probe, probed_candidates
 from nas.learning.processes import check_trackers
 from nas.learning.progress import TrainingFigures
 from nas.learning.strong_teacher import given_teacher, own_teacher
 from nas.learning.teaching import planned_bytes
 from nas.learning.training import fine_tune
-from nas.networks.pretrained import save_preprocessor
+from nas.networks.pretrained import example_inputs, save_preprocessor
 from nas.records import Scalar, same_request, write_record
 from nas.runs.folder import RunFolder, record_of, write_run
 from nas.runs.requests import FinetuneRequest
@@ -99,7 +101,7 @@ def finetune_run(request: FinetuneRequest) -> dict[str, Any]:
             # 4. Fine-tuning, from the checkpoint where there is one.
             history = _instatune(folder, prepared, teacher, config)
             # 5. The result, as a whole or not at all.
-            replace_folder(folder.supernet, partial(_save, prepared, _finetuned(prepared, history)))
+            replace_folder(folder.supernet, partial(_save, prepared, _finetuned(prepared, history, config)))
         for left in (folder.checkpoint, folder.teacher_outputs):
             shutil.rmtree(left, ignore_errors=True)
     return _summary(folder)
@@ -200,11 +202,7 @@ def _checked(request: FinetuneRequest, config: InstaTuneConfig, begun: RunFolder
 def _instatune(
     folder: RunFolder, prepared: Prepared, teacher: nn.Module | None, config: InstaTuneConfig
 ) -> InstaTuneHistory:
-    data = prepared.data
-    # Probes show how the fine-tuning goes, which some rows do; early stop goes by them, and gets all rows.
-    probed = data.validation
-    if config.patience is None:
-        probed = probed.take(_PROBED_ROWS, generator(config.seed, "probed rows"))
+    data, probed = prepared.data, _probed_rows(prepared, config)
     with Bar("Fine-tuning", config.total_steps(len(data.train))) as bar, naming_checkpoint(folder.checkpoint):
         return instatune(
             prepared.supernet,
@@ -219,10 +217,32 @@ def _instatune(
         )
 
 
-def _finetuned(prepared: Prepared, history: InstaTuneHistory) -> Finetuned:
+def _probed_rows(prepared: Prepared, config: InstaTuneConfig) -> Split:
+    """Probes show how the fine-tuning goes, which some rows do; early stop goes by them, and gets all rows."""
+    rows = prepared.data.validation
+    return rows if config.patience is not None else rows.take(_PROBED_ROWS, generator(config.seed, "probed rows"))
+
+
+def _finetuned(prepared: Prepared, history: InstaTuneHistory, config: InstaTuneConfig) -> Finetuned:
     supernet, rows = prepared.supernet.eval(), prepared.data.validation
     last = ended(history, said_score(supernet.model, rows), rows)
-    return last.model_copy(update={"probes": [_probe_record(probe) for probe in history.probes]})
+    found = {
+        "probes": [_probe_record(probe) for probe in history.probes],
+        "probed": _probed(prepared, last_probe(history.probes, config.patience), config.seed),
+        "probed_rows": len(_probed_rows(prepared, config)),
+    }
+    return last.model_copy(update=found)
+
+
+def _probed(prepared: Prepared, probe: Probe, seed: int) -> list[ProbedNetwork]:
+    """The networks of a probe, with what they cost."""
+    supernet, data = prepared.supernet, prepared.data
+    row = example_inputs(supernet.model, data.kind, prepared.preprocessor)
+    found = []
+    for candidate, value in zip(probed_candidates(supernet.space, seed), probe.scores, strict=True):
+        costs = cost(supernet.extract(candidate), row)
+        found.append(ProbedNetwork(score=finite(value), parameters=costs.parameters, macs=costs.macs))
+    return found
 
 
 def _probe_record(probe: Probe) -> ProbeRecord:
@@ -247,4 +267,15 @@ def _summary(folder: RunFolder) -> dict[str, Any]:
         "loss": finetuned.loss,
         f"validation_{finetuned.metric}": finetuned.validation_score,
         "seconds": finetuned.seconds,
+        "probed": _named(finetuned),
+        "probed_rows": finetuned.probed_rows,
     }
+
+
+def _named(finetuned: Finetuned) -> dict[str, dict[str, float | None]]:
+    """By name, the score and the costs of the networks that were scored; none of a run of an earlier version."""
+    networks = {}
+    for number, each in enumerate(finetuned.probed):
+        name = ("full", "smallest")[number] if number < 2 else f"random_{number - 1}"
+        networks[name] = {finetuned.metric: each.score, "parameters": each.parameters, "macs": each.macs}
+    return networks

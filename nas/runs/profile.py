@@ -15,6 +15,7 @@ from hardware.machine import this_machine
 from hardware.profile import BY_LAYER, MOST_THREADS, DeviceProfile, ProfileRow, noise_floor, write_profile
 from hardware.pytorch import runner
 from hardware.registry import device_for
+from hardware.waiting import Waiting
 from nas.console import Bar, say
 from nas.data.split import InputKind
 from nas.errors import NotTaken, UserError
@@ -262,6 +263,8 @@ def _begun(checked: _Checked, settings: ProfileSettings, out: Path) -> DevicePro
 
 def summary_of(profile: DeviceProfile, subject: Subject, out: Path) -> dict[str, Any]:
     """What a profile says, in one object; UserError where its latencies did not get stable."""
+    # Before what is refused because of it.
+    _say_if_busy(profile)
     judged = held_out(profile, subject.whole, subject.kernels)
     floor = noise_floor(profile)
     if floor is not None and floor > NOISY:
@@ -283,6 +286,22 @@ def summary_of(profile: DeviceProfile, subject: Subject, out: Path) -> dict[str,
         "held_out": None if judged is None else _judged(judged),
         "seconds": sum(row.seconds for row in profile.rows),
     }
+
+
+def _say_if_busy(profile: DeviceProfile) -> None:
+    """Say so where the calls of a profile waited for a processor."""
+    # What a GPU computes takes no CPU time, which then tells nothing.
+    if profile.device != "cpu":
+        return
+    waiting = Waiting()
+    for timing in (profile.reference, *(row.timing for row in profile.rows)):
+        waiting.add(timing)
+    consequence = "the latencies are too high; stop those programs and profile it anew, with another --out"
+    if profile.protocol.clock == "cpu":
+        consequence = "the latencies are processor times, which leave that out, but they would be steadier without it"
+    warning = waiting.warning(consequence)
+    if warning is not None:
+        say(warning)
 
 
 def _judged(found: Quality) -> dict[str, float | None]:

@@ -19,7 +19,7 @@ from nas.console import Bar, say
 from nas.errors import NoFeasible, UserError
 from nas.memory import peak_memory_mib
 from nas.networks.loading import maker
-from nas.objectives import MEASURED, SCORES
+from nas.objectives import MEASURED, SCORES, quantity
 from nas.profiling.agreement import agreement_record, agreements
 from nas.profiling.choice import choose
 from nas.profiling.deployed_candidates import measures_of_files
@@ -285,13 +285,13 @@ def _say_agreement(study: Study, verified: Sequence[Verified]) -> None:
         tau = "" if agreement.kendall_tau is None else f", Kendall tau {agreement.kendall_tau:.2f}"
         error = "" if agreement.mape is None else f", off by {agreement.mape:.1f} % in the mean"
         say(
-            f"{name} of {agreement.count} sub-networks measured again{error}{tau}; "
+            f"{quantity(name).label} of {agreement.count} sub-networks measured again{error}{tau}; "
             f"{agreement.non_dominated} of the front are still on it"
         )
         if name in SCORES and agreement.kendall_tau is not None and agreement.kendall_tau < _AGREE:
             say(
-                f"The search and its files rank these by {name} differently: go by the measured values, and search "
-                "with more --rows or a larger --budget"
+                f"The search and its files rank these by {quantity(name).label} differently: go by the measured "
+                "values, and search with more --rows or a larger --budget"
             )
     unstable = sum(len(each.unstable) for each in verified)
     if unstable:

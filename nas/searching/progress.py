@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.console import Bar
+from nas.objectives import quantity
 from nas.searching.measurement import Measurement
 from nas.searching.study import Study
 
@@ -35,14 +36,16 @@ class SearchFigures:
         if reference is not None:
             figures.append(f"hypervolume {self._study.hypervolume(reference) / box_of(reference):.3f}")
         if front:
-            figures.append("best " + ", ".join(f"{name} {value:.4g}" for name, value in front[0].values.items()))
+            best = {quantity(name): value for name, value in front[0].values.items()}
+            figures.append("best " + ", ".join(f"{known.label} {known.shown(value)}" for known, value in best.items()))
         figures += self._predictors(self._study)
         self._bar.update(number, ", ".join(figures))
 
     def _predictors(self, study: Study) -> list[str]:
         newest = study.quality[-1] if study.quality else {}
         taus = {name: quality.kendall_tau for name, quality in newest.items() if quality.kendall_tau is not None}
-        return ["predicted " + ", ".join(f"{name} tau {tau:.2f}" for name, tau in taus.items())] if taus else []
+        said = ", ".join(f"{quantity(name).label} {tau:.2f}" for name, tau in taus.items())
+        return [f"rank correlation of predictions: {said}"] if taus else []
 
 
 def reference_point(study: Study) -> list[float] | None:

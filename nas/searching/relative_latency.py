@@ -23,6 +23,8 @@ from hardware.latency import measure_latency
 from hardware.profile import Precision
 from hardware.protocol import Runnable
 from hardware.registry import NAMES, device_for
+from hardware.waiting import Waiting
+from nas.console import say
 from nas.errors import UserError
 from nas.files import read_json, write_json_atomic
 from nas.searching.runners import Runners
@@ -30,6 +32,9 @@ from nas.sentences import one_of
 from search_spaces import Candidate
 from search_spaces.arrays import FloatArray
 from search_spaces.inputs import Inputs
+
+_ENOUGH_CALLS = 60
+"""So many calls tell whether other programs disturb them; fewer may have met one hiccup of the machine."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,8 @@ def reference_path(storage: Path) -> Path:
 class RelativeLatency:
     """Measures the latency of candidates relative to the full network.
 
+    Where the calls wait for a processor that other programs use, that is said once.
+
     Args:
         runners: the networks in their deployment.
         settings: how they are timed.
@@ -118,12 +125,15 @@ class RelativeLatency:
         self._runners, self._settings, self._path = runners, settings, path
         self._conditions = _conditions(runners.deployment, settings)
         self._full = None if path is None else _read_full_latency(path, self._conditions)
+        # What a GPU computes takes no CPU time, which then tells nothing.
+        self._waiting = Waiting() if runners.deployment.device == "cpu" else None
 
     def __call__(self, candidate: Candidate) -> float:
         """Latency of a candidate in milliseconds."""
         stored = self._full or self._measure_full()
         small, full = self._interleaved([self._runners(candidate), self._runners.full()], 1)
         self._store(stored.with_median(float(np.median(full))))
+        self._say_if_busy()
         # The median of ratios, not the ratio of medians: both networks of a round meet the same state of the machine.
         return stored.median_ms * float(np.median(small / full))
 
@@ -140,7 +150,20 @@ class RelativeLatency:
             warmup=self._settings.warmup,
             threads=self._settings.threads,
         )
+        if self._waiting is not None:
+            for each in found:
+                self._waiting.add(each)
         return [np.array(each.samples) for each in found]
+
+    def _say_if_busy(self) -> None:
+        if self._waiting is None or self._waiting.calls < _ENOUGH_CALLS:
+            return
+        warning = self._waiting.warning(
+            "latencies in this search are too high and less exact; stop those programs and begin another search"
+        )
+        if warning is not None:
+            say(warning)
+            self._waiting = None
 
     def _store(self, full: FullLatency) -> None:
         self._full = full

@@ -1,0 +1,208 @@
+"""What commands print for people at their end: sentences and tables of what `--json` gives as one object."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from nas.console import print_object, print_table
+from nas.objectives import quantity
+from nas.reporting.words import Figures, precision_of, shortened
+from nas.sentences import listed, printable
+from search_spaces.quantization import is_precision
+
+_MOST_ROWS, _LONGEST = 20, 400
+_AGAIN = "measured_"
+_BLOCK = re.compile(r"\.\d+$")
+
+Result = Mapping[str, Any]
+
+
+def print_finetuned(result: Result, out: TextIO) -> None:
+    """Print the result of `nas finetune`: the data, the training, and what full and smaller networks reach by now."""
+    metric = next(name.removeprefix("validation_") for name in result if name.startswith("validation_"))
+    rows, score = result["rows"], result[f"validation_{metric}"]
+    classes = f"; {len(result['classes'])} classes: {listed(result['classes'])}" if result["classes"] else ""
+    _line(out, f"Rows: {', '.join(f'{count:,} {name}' for name, count in rows.items())}{classes}")
+    _line(out, f"Trained for {result['steps']:,} steps in {_duration(result['seconds'])}, loss {result['loss']:.3f}")
+    shown = "no number" if score is None else quantity(metric).shown(score)
+    label = quantity(metric).label
+    _line(out, f"Full network: {label} {shown} on the {rows.get('validation', 0):,} validation rows")
+    probed = result["probed"]
+    if probed:
+        title = f"Some of its sub-networks, on {result['probed_rows']:,} validation rows"
+        _print_probed(title, metric, probed, out)
+    _line(out, f"Super-network: {result['run']} (nas search measures its sub-networks)")
+
+
+def _print_probed(title: str, metric: str, probed: Result, out: TextIO) -> None:
+    costs = {name: Figures(name, [each[name] for each in probed.values()]) for name in ("macs", "parameters")}
+    full = probed["full"]
+    rows = {}
+    for name, each in probed.items():
+        score = each[metric]
+        cells = ["no number" if score is None else quantity(metric).shown(score)]
+        for cost, figures in costs.items():
+            change = "" if name == "full" else f" ({figures.change(each[cost], full[cost])})"
+            cells.append(figures(each[cost]) + change)
+        rows[name.replace("_", " ")] = cells
+    print_table(title, [quantity(metric).label, *(quantity(name).label for name in costs)], rows, out)
+
+
+def print_search(result: Result, out: TextIO) -> None:
+    """Print the result of `nas search`: the front as a table, and what its figures hold for."""
+    counts = [f"{result['measured']:,} sub-networks measured"]
+    counts += ["all that there are"] if result["every_sub_network"] else []
+    counts += [f"{result[name]:,} {said}" for name, said in _COUNTED.items() if result[name]]
+    _line(out, f"Search {result['search']} of {result['run']}: {', '.join(counts)}")
+    _print_front(result, out)
+    _print_conditions(result["deployment"], out)
+    _line(out, f"Table: {result['table']}")
+
+
+_COUNTED = {"failed": "failed", "known": "known from before"}
+
+
+def _print_front(result: Result, out: TextIO) -> None:
+    front, full = result["front"], result["full"]
+    members: dict[str, Result] = {str(number): values for number, values in enumerate(front[:_MOST_ROWS], 1)}
+    if full is not None:
+        members["full network"] = full
+    names = list(dict.fromkeys(name for values in [*front, *members.values()] for name in values))
+    figures = {
+        name: Figures(name.removeprefix(_AGAIN), [values[name] for values in members.values() if name in values])
+        for name in names
+    }
+    rows = {
+        member: [figures[name](values[name]) if name in values else "" for name in names]
+        for member, values in members.items()
+    }
+    print_table(f"The front: {_counted(len(front), 'sub-network')}", [_head(name) for name in names], rows, out)
+    if len(front) > _MOST_ROWS:
+        _line(out, f"{len(front) - _MOST_ROWS:,} more are in the table")
+
+
+def _head(name: str) -> str:
+    label = quantity(name.removeprefix(_AGAIN)).label
+    return f"{label}, measured again" if name.startswith(_AGAIN) else label
+
+
+def print_report(result: Result, out: TextIO) -> None:
+    """Print the result of `nas report`: what was chosen, and where the page and the pictures are."""
+    if "tried" in result:
+        print_object(result, out)
+        return
+    if "search" in result:
+        front = f"{result['measured']:,} sub-networks measured, {result['front']:,} on the front"
+        _line(out, f"Search {result['search']} of {result['run']}: {front}")
+        _print_chosen(result["chosen"], out)
+        _print_conditions(result["deployment"], out)
+    for name, said in _FILES.items():
+        if name in result:
+            _line(out, f"{said}: {result[name]}")
+
+
+_FILES = {
+    "report": "Page, to open in a browser",
+    "picture": "Picture of the front",
+    "table": "Table of the front",
+    "training": "Picture of the fine-tuning",
+}
+
+
+def _print_chosen(chosen: Result | None, out: TextIO) -> None:
+    if chosen is None:
+        _line(out, "Chosen: none")
+        return
+    values = {name: value for name, value in chosen.items() if name not in ("candidate", "precisions")}
+    said = [f"{_head(name)} {_shown(name, value)}" for name, value in values.items()]
+    _line(out, f"Chosen: {'; '.join(said)}")
+    _line(out, f"Its sizes: {candidate_in_words(chosen['candidate'])}")
+    if "precisions" in chosen:
+        _line(out, f"Its precisions: {chosen['precisions']}")
+
+
+def print_pruned(result: Result, out: TextIO) -> None:
+    """Print the result of `nas prune`: the stages, the networks that were asked for, and all of them measured."""
+    stages = {
+        name: [
+            f"{each['forms']:,}",
+            f"{each['front']:,}",
+            f"{each['failed']:,}",
+            f"{100 * each['base_error']:.1f} %",
+        ]
+        for name, each in result["sub_networks"].items()
+    }
+    heads = ["forms trained", "on the front", "failed", "error of the original"]
+    print_table("Sub-networks of the network", heads, stages, out)
+    removed = {
+        name: [f"{100 * each['pruned_parameters']:.1f} %", f"{100 * each['pruned_macs']:.1f} %"]
+        for name, each in result["networks"].items()
+    }
+    print_table("Networks asked for", ["parameters removed", "multiply-accumulates removed"], removed, out)
+    print_search(result, out)
+
+
+def print_profile(result: Result, out: TextIO) -> None:
+    """Print what a device profile says, of `nas profile` and `nas profile-result`."""
+    _line(out, f"Profile of {result['model']}: {result['profile']}")
+    conditions = {name: result[name] for name in ("runtime", "precision", "threads", "batch", "tokens")}
+    _print_conditions(conditions, out)
+    measured = _counted(result["sub_networks"], "sub-network")
+    full = _shown("latency_ms", result["full_network_ms"])
+    _line(out, f"Full network: {full}; {measured} measured beside it in {_duration(result['seconds'])}")
+    judged = result["held_out"]
+    if judged is None:
+        _line(out, "Predictions: too few sub-networks to say how good they are")
+    else:
+        _line(out, f"Predictions of rows that were left out: {_judgement(judged)}")
+    floor = result["noise_floor_percent"]
+    if floor is not None:
+        _line(out, f"Noise: the same sub-network differs by {floor:.1f} % from beginning to end")
+
+
+def _judgement(judged: Result) -> str:
+    tau, error, inside = (judged[name] for name in ("kendall_tau", "mape_percent", "inside_90_percent_intervals"))
+    parts = [] if error is None else [f"off by {error:.1f} % in the mean"]
+    parts += [] if tau is None else [f"rank correlation (Kendall tau) {tau:.2f}"]
+    parts += [] if inside is None else [f"{100 * inside:.0f} % of them inside their 90 % intervals"]
+    return ", ".join(parts) or "no number"
+
+
+def candidate_in_words(candidate: Result) -> str:
+    """The sizes of a sub-network in one line, the blocks of a kind together: `depth 3, heads 2 4 4`.
+
+    What is not there, because its block is dropped, and precisions of layers are left out.
+    """
+    grouped: dict[str, list[str]] = {}
+    for name, option in candidate.items():
+        if option is not None and not is_precision(name):
+            grouped.setdefault(_BLOCK.sub("", name), []).append(str(option))
+    return shortened(", ".join(f"{name} {' '.join(options)}" for name, options in grouped.items()), _LONGEST)
+
+
+def _print_conditions(conditions: Result, out: TextIO) -> None:
+    """What the latencies hold for: the runtime, its settings and the machine."""
+    runtime = " ".join(str(conditions[name]) for name in ("runtime", "runtime_version") if name in conditions)
+    parts = [f"{runtime}, {precision_of(str(conditions['precision']))}"]
+    parts += [_counted(conditions["threads"], "thread"), f"batch {conditions['batch']}"]
+    parts += [_counted(conditions["tokens"], "token")] if conditions.get("tokens") is not None else []
+    parts += [str(conditions["machine"])] if "machine" in conditions else []
+    _line(out, f"Runs in: {', '.join(parts)}")
+
+
+def _shown(name: str, value: float) -> str:
+    return Figures(name.removeprefix(_AGAIN), [value])(value)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def _line(out: TextIO, text: str) -> None:
+    print(printable(text), file=out)
