@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from conftest import Answer, Command
 
-from nas.command.endings import (
+from nas.console import print_object
+from nas.reporting.endings import (
     candidate_in_words,
     print_finetuned,
     print_profile,
@@ -20,7 +21,6 @@ from nas.command.endings import (
     print_report,
     print_search,
 )
-from nas.console import print_object
 
 DEPLOYMENT = {"runtime": "pytorch", "runtime_version": "2", "precision": "float32", "threads": 1, "batch": 1}
 VALUES = {"accuracy": np.float64(0.8512345678901234), "latency_ms": 7.612345678901234, "macs": 2_622_528.0}

@@ -207,7 +207,7 @@ def _one_process() -> None:
 
 
 def _finetune(request: FinetuneRequest, out: TextIO) -> None:
-    from nas.command import endings
+    from nas.reporting import endings
     from nas.runs import finetune
 
     if request.dry_run:
@@ -217,7 +217,7 @@ def _finetune(request: FinetuneRequest, out: TextIO) -> None:
 
 
 def _prune(request: PruneRequest, out: TextIO) -> None:
-    from nas.command import endings
+    from nas.reporting import endings
     from nas.runs import prune
 
     if request.dry_run:
@@ -242,7 +242,7 @@ def _refine(request: RefineRequest, out: TextIO) -> None:
 
 
 def _profile(request: ProfileRequest, out: TextIO) -> None:
-    from nas.command import endings
+    from nas.reporting import endings
     from nas.runs import profile
 
     if request.dry_run:
@@ -258,14 +258,14 @@ def _profile_kit(request: ProfileKitRequest, out: TextIO) -> None:
 
 
 def _profile_result(request: ProfileResultRequest, out: TextIO) -> None:
-    from nas.command import endings
+    from nas.reporting import endings
     from nas.runs import profile_kit
 
     _print(profile_kit.read_result(request), request.common, out, show=endings.print_profile)
 
 
 def _search(request: SearchRequest, out: TextIO) -> None:
-    from nas.command import endings
+    from nas.reporting import endings
     from nas.runs import search
 
     if request.dry_run:
@@ -275,10 +275,10 @@ def _search(request: SearchRequest, out: TextIO) -> None:
 
 
 def _report(request: ReportRequest, out: TextIO) -> None:
-    from nas.command import endings
     from nas.runs import readers
 
-    _print(readers.reader(request.run).report(request), request.common, out, show=endings.print_report)
+    reader = readers.reader(request.run)
+    _print(reader.report(request), request.common, out, show=reader.show_report)
 
 
 def _export(request: ExportRequest, out: TextIO) -> None:

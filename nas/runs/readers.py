@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nas.console import print_comparison, print_object
+from nas.reporting.endings import print_report
 from nas.runs.evolved import export_layers, report_layers
 from nas.runs.export import export_run
 from nas.runs.folder import Product, RunFolder
 from nas.runs.report import report_run
 from nas.runs.requests import ExportRequest, ReportRequest
+
+Show = Callable[[Mapping[str, Any], TextIO], None]
 
 
 @dataclass(frozen=True)
@@ -19,19 +22,21 @@ class Reader:
 
     Args:
         report: returns what `nas report` prints.
+        show_report: prints that for people.
         export: returns what `nas export` prints.
         show_export: prints that for people.
     """
 
     report: Callable[[ReportRequest], dict[str, Any]]
+    show_report: Show
     export: Callable[[ExportRequest], dict[str, Any]]
-    show_export: Callable[[Mapping[str, Any], TextIO], None]
+    show_export: Show
 
 
 READERS: Mapping[Product, Reader] = {
-    "super-network": Reader(report_run, export_run, print_comparison),
-    "pruned-networks": Reader(report_run, export_run, print_comparison),
-    "evolved-layers": Reader(report_layers, export_layers, print_object),
+    "super-network": Reader(report_run, print_report, export_run, print_comparison),
+    "pruned-networks": Reader(report_run, print_report, export_run, print_comparison),
+    "evolved-layers": Reader(report_layers, print_object, export_layers, print_object),
 }
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from nas.console import print_object, print_table
+from nas.console import print_table
 from nas.objectives import quantity
 from nas.reporting.words import Figures, precision_of, shortened
 from nas.sentences import listed, printable
@@ -88,9 +88,6 @@ def _head(name: str) -> str:
 
 def print_report(result: Result, out: TextIO) -> None:
     """Print the result of `nas report`: what was chosen, and where the page and the pictures are."""
-    if "tried" in result:
-        print_object(result, out)
-        return
     if "search" in result:
         front = f"{result['measured']:,} sub-networks measured, {result['front']:,} on the front"
         _line(out, f"Search {result['search']} of {result['run']}: {front}")
