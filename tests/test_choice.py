@@ -146,5 +146,5 @@ def test_what_is_said_of_a_choice_by_estimates() -> None:
 def test_nothing_is_said_where_nothing_is_estimated() -> None:
     study, _ = made(RISING)
     assert said(study, []) == said(study, [], min_accuracy=0.7) == ""
-    with pytest.raises(UserError, match="a limit must be one of"):
+    with pytest.raises(UserError, match="a limit must be of what was measured"):
         said(study, [], max_size_mib=3)
