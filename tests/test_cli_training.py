@@ -13,8 +13,8 @@ from torch import nn
 
 from nas.data.split import Split
 from nas.errors import UserError
-from nas.learning.hidden_states import hidden_distance
 from nas.learning.instatune import InstaTuneConfig
+from nas.learning.teachers.hidden_distance import hidden_distance
 from search_spaces import Supernet, recorded
 
 

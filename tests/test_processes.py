@@ -72,8 +72,8 @@ def instatuned() -> Found:
     return toy_task.weights(supernet.model)
 
 
-def taught(folder: Path | None = None) -> Found:
-    """By a strong teacher and its hidden states, which are kept in a folder or not."""
+def distilled(folder: Path | None = None) -> Found:
+    """By a strong teacher and its hidden states, which are cached in a folder or not."""
     supernet = toy_task.supernet(dropout=0.0)
     config = InstaTuneConfig(steps=8, batch_size=9, device="cpu", distillation="high-cost", hidden_weight=10.0)
     instatune(supernet, toy_task.split(43), config, teacher=toy_task.bert(seed=1), kept=folder)
@@ -185,8 +185,8 @@ def cases(folder: Path) -> dict[str, Callable[[], Found]]:
         "tags": tag_gradients,
         "few": fewer_rows_than_processes,
         "instatuned": instatuned,
-        "taught": taught,
-        "taught from disk": lambda: taught(folder / "outputs"),
+        "distilled": distilled,
+        "distilled from disk": lambda: distilled(folder / "outputs"),
         "pareto": pareto,
         "norms": batch_norms,
         "norms alone": lambda: batch_norms(sub_networks=False),
@@ -255,12 +255,12 @@ def test_a_whole_run_ends_as_that_of_one_process(folder: Path) -> None:
     torch.testing.assert_close(main, instatuned(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["taught", "taught from disk"])
+@pytest.mark.parametrize("name", ["distilled", "distilled from disk"])
 def test_hidden_states_teach_alike(folder: Path, name: str) -> None:
     main, other = found(folder, name)
     assert toy_task.same(main, other)
     # On disk the outputs are in bfloat16, and Adam makes full steps of gradients that are nearly 0.
-    torch.testing.assert_close(main, taught(), rtol=1e-3, atol=1e-4 if name == "taught" else 1e-3)
+    torch.testing.assert_close(main, distilled(), rtol=1e-3, atol=1e-4 if name == "distilled" else 1e-3)
 
 
 def test_processes_draw_alike_where_draws_follow_from_losses(folder: Path) -> None:

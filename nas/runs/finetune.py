@@ -17,13 +17,6 @@ from nas.console import Bar, say
 from nas.errors import UserError
 from nas.files import located, replace_folder
 from nas.learning.finetuned import Finetuned, ProbeRecord
-from nas.learning.hidden_states import (
-    NO_HIDDEN_STATES,
-    HiddenDistance,
-    between_blocks,
-    hidden_distance,
-    order_alike,
-)
 from nas.learning.importance import ImportanceConfig, order_by_importance
 from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
 from nas.learning.plain_training import ended, estimate_of, naming_checkpoint, noting_seconds, score
@@ -39,8 +32,10 @@ from nas.learning.preparation import (
 from nas.learning.probes import Probe
 from nas.learning.processes import check_trackers
 from nas.learning.progress import TrainingFigures
-from nas.learning.strong_teacher import given_teacher, own_teacher
-from nas.learning.teaching import planned_bytes
+from nas.learning.teachers.distillation import planned_bytes
+from nas.learning.teachers.feature_order import between_blocks, order_alike
+from nas.learning.teachers.hidden_distance import NO_HIDDEN_STATES, HiddenDistance, hidden_distance
+from nas.learning.teachers.sources import load_teacher, train_teacher
 from nas.learning.training import fine_tune
 from nas.networks.pretrained import save_preprocessor
 from nas.records import Scalar, same_request, write_record
@@ -87,7 +82,7 @@ def finetune_run(request: FinetuneRequest) -> dict[str, Any]:
             teacher = checked.teacher
             if checked.needs_teacher:
                 plain = training_config(training, request.common)
-                teacher = own_teacher(folder.teacher, prepared.supernet.model, prepared.data, plain)
+                teacher = train_teacher(folder.teacher, prepared.supernet.model, prepared.data, plain)
             # 3. Units in order of importance, so that every prefix is the best of its size.
             if order != "none":
                 say("Ordering the units by importance")
@@ -117,7 +112,7 @@ def estimate(request: FinetuneRequest) -> dict[str, Any]:
     teacher = second.model if checked.needs_teacher else checked.teacher
     found: dict[str, Any] = {"sub_networks": str(supernet.space.size()), "rows": len(train)}
     if teacher is not None:
-        kept = planned_bytes(supernet.model, teacher, train, config.plan(len(train)), checked.distance)
+        kept = planned_bytes(supernet.model, teacher, train, config.distillation_plan(len(train)), checked.distance)
         found["teacher_outputs_mib"] = kept / 2**20
     seconds: list[float] = []
     instatune(supernet, train, few, teacher=teacher, on_step=noting_seconds(seconds))
@@ -183,7 +178,7 @@ def _checked(request: FinetuneRequest, config: InstaTuneConfig, begun: RunFolder
         raise UserError("--augment mirrors and shifts images, and the data holds texts; leave it out")
     check_trackers(config.trackers, RunFolder(request.out).tracking)
     path = request.recipe.teacher
-    teacher = None if path is None else given_teacher(path, prepared.data)
+    teacher = None if path is None else load_teacher(path, prepared.data)
     distance = NO_HIDDEN_STATES
     if config.hidden_weight is not None:
         # A teacher of the run is a copy of the network, so the network stands for it.
