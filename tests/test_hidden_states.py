@@ -8,17 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import UserError
-from nas.learning.hidden_states import HiddenDistance, hidden_distance, order_alike
 from nas.learning.instatune import InstaTuneConfig, instatune
+from nas.learning.teachers.feature_order import order_alike
+from nas.learning.teachers.hidden_distance import HiddenDistance, hidden_distance
 from search_spaces import Candidate, Supernet, recorded, space, spread, stages_of
 from search_spaces.inputs import split_inputs
-from search_spaces.supernets.hidden_states import Seam, Stages
+from search_spaces.supernets.hidden_states import HiddenStates, Stages
 from tests import families, toy_blocks, toy_images, toy_task, zoo
 
 HIGH = InstaTuneConfig(steps=1, batch_size=8, distillation="high-cost", hidden_weight=10.0)
 
 
-def states(supernet: Supernet, stages: Stages, candidate: Candidate, inputs: dict[str, Tensor]) -> dict[Seam, Tensor]:
+def states(supernet: Supernet, stages: Stages, candidate: Candidate, inputs: dict[str, Tensor]) -> HiddenStates:
     with recorded(supernet.model, stages) as found:
         supernet(candidate, **inputs)
     assert len(found) == 1
@@ -60,11 +61,11 @@ def test_distance_and_gradient_equal_those_computed_from_transformers_states(nam
         for parameter in teacher.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
         theirs = teacher(**inputs, output_hidden_states=True).hidden_states
-        taught = states(Supernet(teacher, supernet.space), stages, supernet.space.largest(), inputs)
+        of_teacher = states(Supernet(teacher, supernet.space), stages, supernet.space.largest(), inputs)
     mask = inputs.get("attention_mask", torch.ones(theirs[0].shape[:2])).bool()
     variances = {(0, number): float(theirs[number][mask].var(unbiased=False)) for number in range(1, 5)}
     candidate, parameters = supernet.space.smallest(), list(supernet.model.parameters())
-    distance = HiddenDistance(stages, variances)(states(supernet, stages, candidate, inputs), taught, inputs)
+    distance = HiddenDistance(stages, variances)(states(supernet, stages, candidate, inputs), of_teacher, inputs)
     gradients = torch.autograd.grad(distance, parameters, allow_unused=True)
 
     kept = kept_blocks(supernet, candidate)
@@ -88,7 +89,7 @@ def test_distance_and_gradient_equal_those_computed_from_transformers_states(nam
 
 
 @pytest.mark.parametrize("name", zoo.CASES)
-def test_every_family_has_seams_and_no_distance_from_itself(name: str) -> None:
+def test_every_family_has_block_boundaries_and_no_distance_from_itself(name: str) -> None:
     supernet, inputs = zoo.made(name)
     assert not split_inputs(inputs)[0]
     stages = stages_of(supernet.model, inputs)
@@ -99,7 +100,7 @@ def test_every_family_has_seams_and_no_distance_from_itself(name: str) -> None:
         full = states(supernet, stages, supernet.space.full(), inputs)
         # All of them but those of stages whose blocks are lists in a list, which are not called as a whole.
         assert set(full) == {(s, number) for s, paths in enumerate(stages) for number in range(1, len(paths) + 1)}
-        distance = HiddenDistance(stages, {seam: float(state.var()) for seam, state in full.items()})
+        distance = HiddenDistance(stages, {boundary: float(state.var()) for boundary, state in full.items()})
         assert float(distance(full, full, inputs)) == 0
         smallest = states(supernet, stages, supernet.space.smallest(), inputs)
         assert set(smallest) <= set(full)
@@ -136,7 +137,7 @@ def test_rows_count_by_their_weights(mask: Tensor | None) -> None:
     assert of(every[1:2], weights[1:2]) == 0
 
 
-def test_seams_of_another_width_are_left_out() -> None:
+def test_boundaries_of_another_width_are_left_out() -> None:
     distance = HiddenDistance((("a", "b"),), {(0, 1): 1.0, (0, 2): 1.0})
     teacher = {(0, 1): torch.zeros(2, 4), (0, 2): torch.zeros(2, 4)}
     batch = {"x": torch.zeros(2)}
@@ -159,10 +160,10 @@ def test_the_loss_has_the_distance_of_every_network(monkeypatch: pytest.MonkeyPa
         lambda self, candidates, **inputs: drawn.extend(candidates) or _forward(self, candidates, **inputs),
     )
     found = loss(10.0)
-    with torch.no_grad(), recorded(teacher, distance.stages) as taught:
+    with torch.no_grad(), recorded(teacher, distance.stages) as of_teacher:
         teacher(**batch)
     with torch.no_grad():
-        each = [distance(states(supernet, distance.stages, c, batch), taught[0], batch) for c in drawn[:3]]
+        each = [distance(states(supernet, distance.stages, c, batch), of_teacher[0], batch) for c in drawn[:3]]
     assert len(each) == 3
     assert found - without == pytest.approx(10 * float(sum(each)), rel=1e-4)
 
@@ -277,15 +278,15 @@ def test_rows_may_be_the_second_axis() -> None:
     model, teacher = LengthFirst(flat=False), LengthFirst(flat=False)
     of, batch = hidden_distance(model, teacher, train, 0), train.batch(range(9))
     assert set(of.variances) == {(0, 1), (0, 2), (0, 3)} == of.turned
-    with torch.no_grad(), of.recorded(model) as own, of.recorded(teacher) as taught:
+    with torch.no_grad(), of.recorded(model) as own, of.recorded(teacher) as of_teacher:
         model(**batch), teacher(**batch)
-    whole = float(of(own[0], taught[0], batch))
+    whole = float(of(own[0], of_teacher[0], batch))
     parts = []
     for row in range(9):
         alone = train.batch([row])
-        with torch.no_grad(), of.recorded(model) as own, of.recorded(teacher) as taught:
+        with torch.no_grad(), of.recorded(model) as own, of.recorded(teacher) as of_teacher:
             model(**alone), teacher(**alone)
-        parts.append(float(of(own[0], taught[0], alone)))
+        parts.append(float(of(own[0], of_teacher[0], alone)))
     assert whole == pytest.approx(sum(parts) / 9, rel=1e-5)
 
 
@@ -329,13 +330,13 @@ def test_it_brings_hidden_states_nearer() -> None:
         config = replace(HIGH, steps=60, batch_size=32, learning_rate=1e-2, hidden_weight=weight)
         instatune(supernet, rows, config, teacher=teacher)
         of, batch = hidden_distance(supernet.model, teacher, rows, 0), rows.batch(range(64))
-        with torch.no_grad(), recorded(teacher, of.stages) as taught:
+        with torch.no_grad(), recorded(teacher, of.stages) as of_teacher:
             teacher(**batch)
         with torch.no_grad():
             each = [
                 states(supernet, of.stages, c, batch) for c in (supernet.space.largest(), supernet.space.smallest())
             ]
-            return max(float(of(state, taught[0], batch)) for state in each)
+            return max(float(of(state, of_teacher[0], batch)) for state in each)
 
     assert distance(10.0) < 0.5 * distance(None)
 

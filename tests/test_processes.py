@@ -72,8 +72,8 @@ def instatuned() -> Found:
     return toy_task.weights(supernet.model)
 
 
-def taught(folder: Path | None = None) -> Found:
-    """By a strong teacher and its hidden states, which are kept in a folder or not."""
+def distilled(folder: Path | None = None) -> Found:
+    """By a strong teacher and its hidden states, which are cached in a folder or not."""
     supernet = toy_task.supernet(dropout=0.0)
     config = InstaTuneConfig(steps=8, batch_size=9, device="cpu", distillation="high-cost", hidden_weight=10.0)
     instatune(supernet, toy_task.split(43), config, teacher=toy_task.bert(seed=1), kept=folder)
@@ -107,6 +107,13 @@ def batch_norms(sub_networks: bool = True) -> Found:
 
     fit(supernet, train, loss_of, TrainingConfig(steps=3, batch_size=8, learning_rate=1e-9, device="cpu"))
     return {name: buffer.clone() for name, buffer in supernet.model.named_buffers()}
+
+
+def averaged() -> Found:
+    """A network whose weights are the mean of those after the last steps."""
+    module = toy_task.bert(dropout=0.0)
+    fine_tune(module, toy_task.split(43), TrainingConfig(steps=8, batch_size=9, average_last=0.5, device="cpu"))
+    return toy_task.weights(module)
 
 
 def early_stop() -> Found:
@@ -178,11 +185,12 @@ def cases(folder: Path) -> dict[str, Callable[[], Found]]:
         "tags": tag_gradients,
         "few": fewer_rows_than_processes,
         "instatuned": instatuned,
-        "taught": taught,
-        "taught from disk": lambda: taught(folder / "outputs"),
+        "distilled": distilled,
+        "distilled from disk": lambda: distilled(folder / "outputs"),
         "pareto": pareto,
         "norms": batch_norms,
         "norms alone": lambda: batch_norms(sub_networks=False),
+        "averaged": averaged,
         "early stop": early_stop,
         "divergence": lambda: divergence(folder / "divergence"),
         "whole": lambda: resumed(folder / "whole", 0),
@@ -247,12 +255,12 @@ def test_a_whole_run_ends_as_that_of_one_process(folder: Path) -> None:
     torch.testing.assert_close(main, instatuned(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["taught", "taught from disk"])
+@pytest.mark.parametrize("name", ["distilled", "distilled from disk"])
 def test_hidden_states_teach_alike(folder: Path, name: str) -> None:
     main, other = found(folder, name)
     assert toy_task.same(main, other)
     # On disk the outputs are in bfloat16, and Adam makes full steps of gradients that are nearly 0.
-    torch.testing.assert_close(main, taught(), rtol=1e-3, atol=1e-4 if name == "taught" else 1e-3)
+    torch.testing.assert_close(main, distilled(), rtol=1e-3, atol=1e-4 if name == "distilled" else 1e-3)
 
 
 def test_processes_draw_alike_where_draws_follow_from_losses(folder: Path) -> None:
@@ -271,6 +279,12 @@ def test_sub_networks_leave_the_running_statistics_alone(folder: Path) -> None:
     assert any("running_mean" in name and tensor.abs().max() > 0 for name, tensor in main.items())
     assert toy_task.same(main, other)
     torch.testing.assert_close(main, found(folder, "norms alone")[0], rtol=1e-5, atol=1e-6)
+
+
+def test_both_end_with_the_same_mean_of_weights(folder: Path) -> None:
+    main, other = found(folder, "averaged")
+    assert toy_task.same(main, other)
+    torch.testing.assert_close(main, averaged(), rtol=1e-4, atol=1e-5)
 
 
 def test_both_stop_early_with_the_same_weights(folder: Path) -> None:

@@ -5,7 +5,7 @@ full network of the same step is the teacher of the sub-networks. With gamma = 1
 was fine-tuned separately and is frozen, teaches the full network and the sub-networks. "hybrid" uses gamma = 1 for the
 first steps and gamma = 0 for the rest.
 
-Beyond the paper, the hidden states of a strong teacher can teach too (`hidden_weight`, `nas.learning.hidden_states`).
+Beyond the paper, the hidden states of a strong teacher can teach too (`hidden_weight`, `nas.learning.teachers`).
 
 Differs: the distillation term is multiplied by the squared temperature, and the temperature is 5, as in the authors'
 code for BEiT-3 (the equation has a temperature, but the paper gives neither). The full network's cross-entropy has
@@ -31,10 +31,10 @@ from nas.data.tasks import Task
 from nas.errors import UserError
 from nas.learning.augmentation import augmented
 from nas.learning.checkpoint import model_fingerprint
-from nas.learning.hidden_states import NO_HIDDEN_STATES
 from nas.learning.probes import Probe, Probes
 from nas.learning.sampling import Pareto, Sampling, Sandwich, Uniform
-from nas.learning.teaching import Lessons, Plan, teaching
+from nas.learning.teachers.distillation import Distillation, DistillationPlan, distilling
+from nas.learning.teachers.hidden_distance import NO_HIDDEN_STATES
 from nas.learning.training import Batch, History, Step, TrainingConfig, fit
 from nas.sentences import one_of
 from nas.settings import InstaTuneSettings
@@ -100,10 +100,10 @@ class InstaTuneConfig(InstaTuneSettings, TrainingConfig):
         """Number of first steps, out of `steps`, that use the strong teacher (gamma = 1)."""
         return round(steps * {"low-cost": 0.0, "high-cost": 1.0, "hybrid": self.hybrid_share}[self.distillation])
 
-    def plan(self, rows: int) -> Plan:
+    def distillation_plan(self, rows: int) -> DistillationPlan:
         """What is asked of the strong teacher of a training on so many rows."""
         strong_steps = self.strong_steps(self.total_steps(rows))
-        return Plan(self, self.hidden_weight is not None, strong_steps, self.teacher_gib)
+        return DistillationPlan(self, self.hidden_weight is not None, strong_steps, self.teacher_gib)
 
 
 _SAMPLING = ("uniform", "sandwich", "pareto")
@@ -170,10 +170,10 @@ def instatune(
     shown = augmented(train) if config.augment else train
     probes = Probes(supernet, shown, validation, config.seed) if validation is not None else None
     with contextlib.ExitStack() as stack:
-        lessons = Lessons(train)
+        distillation = Distillation(train)
         if teacher is not None:
-            plan = config.plan(len(train))
-            lessons = stack.enter_context(teaching(supernet.model, teacher, train, plan, kept))
+            plan = config.distillation_plan(len(train))
+            distillation = stack.enter_context(distilling(supernet.model, teacher, train, plan, kept))
 
         def loss_of(forward: Callable[..., Any], batch: Batch, targets: Tensor, step: int) -> Tensor:
             # 1. Draw the sub-networks, the same on all processes, because gradients are averaged over them.
@@ -182,15 +182,15 @@ def instatune(
             #    full network and all sub-networks in one call: data-parallel training allows only one forward per
             #    backward. They share one backward too, since the gradient of the sum is the sum of their gradients
             #    and the full network's logits, the targets of the distillation, are needed by all of them.
-            inputs, strong = lessons.of(batch, step)
-            with (NO_HIDDEN_STATES if strong is None else lessons.distance).recorded(supernet.model) as states:
+            inputs, strong = distillation.unpacked(batch, step)
+            with (NO_HIDDEN_STATES if strong is None else distillation.distance).recorded(supernet.model) as states:
                 outputs = [logits_of(output).float() for output in forward(candidates, **inputs)]
             # 3. Compute equation 1, add the distances of the hidden states, and pass the losses of the sub-networks to
             #    the sampling.
             loss, own = equation_one(task, outputs, None if strong is None else strong.logits, targets, config)
             counts = terms(targets)
             if strong is not None and config.hidden_weight is not None:
-                distances = [lessons.distance(state, strong.hidden, inputs, counts) for state in states]
+                distances = [distillation.distance(state, strong.hidden, inputs, counts) for state in states]
                 loss = loss + config.hidden_weight * torch.stack(distances).sum()
             if sampling.learns:
                 sampling.observe(step, candidates[1:], _excess(own, float(counts.sum())))
@@ -198,7 +198,7 @@ def instatune(
 
         history = fit(
             supernet,
-            lessons.rows,
+            distillation.rows,
             loss_of,
             config,
             checkpoint=checkpoint,

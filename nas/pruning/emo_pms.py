@@ -14,7 +14,7 @@ from hardware.inputs import device_of
 from nas.data.split import Split
 from nas.data.tasks import CLASSIFICATION
 from nas.errors import UserError
-from nas.learning.teacher import strong_teacher
+from nas.learning.teachers.frozen import frozen_teacher
 from nas.learning.training import History, Step, TrainingConfig, fit
 from nas.pruning.candidates import WEIGHTS
 from nas.pruning.config import EmoPmsConfig
@@ -232,7 +232,7 @@ def fine_tuned(
     Raises:
         TrainingFailed: the loss is not finite.
     """
-    with strong_teacher(original, network, train) as teacher:
+    with frozen_teacher(original, network, train) as teacher:
         loss_of = distilled_loss(train.task, teacher)
         return fit(network, train, loss_of, config, checkpoint=checkpoint, on_step=on_step)
 

@@ -19,13 +19,6 @@ from nas.data.split import Split
 from nas.errors import UserError
 from nas.files import located, replace_folder
 from nas.learning.finetuned import Finetuned, ProbedNetwork, ProbeRecord
-from nas.learning.hidden_states import (
-    NO_HIDDEN_STATES,
-    HiddenDistance,
-    between_blocks,
-    hidden_distance,
-    order_alike,
-)
 from nas.learning.importance import ImportanceConfig, order_by_importance
 from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
 from nas.learning.plain_training import ended, estimate_of, naming_checkpoint, noting_seconds, said_score
@@ -42,8 +35,10 @@ from nas.learning.preparation import (
 from nas.learning.probes import Probe, last_probe, probed_candidates
 from nas.learning.processes import check_trackers
 from nas.learning.progress import TrainingFigures
-from nas.learning.strong_teacher import given_teacher, own_teacher
-from nas.learning.teaching import planned_bytes
+from nas.learning.teachers.distillation import planned_bytes
+from nas.learning.teachers.feature_order import between_blocks, order_alike
+from nas.learning.teachers.hidden_distance import NO_HIDDEN_STATES, HiddenDistance, hidden_distance
+from nas.learning.teachers.sources import load_teacher, train_teacher
 from nas.learning.training import fine_tune
 from nas.networks.pretrained import example_inputs, save_preprocessor
 from nas.records import Scalar, same_request, write_record
@@ -90,7 +85,7 @@ def finetune_run(request: FinetuneRequest) -> dict[str, Any]:
             teacher = checked.teacher
             if checked.needs_teacher:
                 plain = training_config(training, request.common)
-                teacher = own_teacher(folder.teacher, prepared.supernet.model, prepared.data, plain)
+                teacher = train_teacher(folder.teacher, prepared.supernet.model, prepared.data, plain)
             # 3. Units in order of importance, so that every prefix is the best of its size.
             if order != "none":
                 say("Ordering the units by importance")
@@ -120,7 +115,7 @@ def estimate(request: FinetuneRequest) -> dict[str, Any]:
     teacher = second.model if checked.needs_teacher else checked.teacher
     found: dict[str, Any] = {"sub_networks": str(supernet.space.size()), "rows": len(train)}
     if teacher is not None:
-        kept = planned_bytes(supernet.model, teacher, train, config.plan(len(train)), checked.distance)
+        kept = planned_bytes(supernet.model, teacher, train, config.distillation_plan(len(train)), checked.distance)
         found["teacher_outputs_mib"] = kept / 2**20
     seconds: list[float] = []
     instatune(supernet, train, few, teacher=teacher, on_step=noting_seconds(seconds))
@@ -136,8 +131,6 @@ def estimate(request: FinetuneRequest) -> dict[str, Any]:
 def request_record(request: FinetuneRequest) -> dict[str, Scalar]:
     """What decides the outcome of a fine-tuning, by flag: a repeated command must say the same."""
     own, data, recipe = request.own, request.data, request.recipe
-    # A run that was begun before these were settings has no value of them, which reads as None.
-    as_before = InstaTuneConfig.once_constant
     return {
         "model": located(request.model),
         **asdict(own),
@@ -147,7 +140,7 @@ def request_record(request: FinetuneRequest) -> dict[str, Scalar]:
         "data": data_location(data, "the rows to fine-tune on"),
         **asdict(request.elastic),
         **outcome_settings(request.training),
-        **{name: None if value == as_before.get(name) else value for name, value in asdict(recipe).items()},
+        **outcome_settings(recipe),
         "teacher": None if recipe.teacher is None else located(str(recipe.teacher)),
         "seed": request.common.seed,
     }
@@ -188,7 +181,7 @@ def _checked(request: FinetuneRequest, config: InstaTuneConfig, begun: RunFolder
         raise UserError("--augment mirrors and shifts images, and the data holds texts; leave it out")
     check_trackers(config.trackers, RunFolder(request.out).tracking)
     path = request.recipe.teacher
-    teacher = None if path is None else given_teacher(path, prepared.data)
+    teacher = None if path is None else load_teacher(path, prepared.data)
     distance = NO_HIDDEN_STATES
     if config.hidden_weight is not None:
         # A teacher of the run is a copy of the network, so the network stands for it.

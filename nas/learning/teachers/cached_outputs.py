@@ -1,4 +1,4 @@
-"""What a strong teacher says about the training rows, kept on disk: rows that repeat run through it once.
+"""A teacher's outputs for the training rows, cached on disk: rows that repeat run through it once.
 
 Rows are kept in files of some hundred, each written under another name and renamed, so a pass that was killed goes on
 with the files that are missing. Of texts only the tokens are kept, not the padding. Hidden states are rounded to
@@ -7,7 +7,7 @@ bfloat16: the error is a millionth of their variance.
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,27 +21,28 @@ from nas.console import Bar
 from nas.data.split import Split
 from nas.errors import UserError
 from nas.files import read_json, write_json_atomic
-from nas.learning.hidden_states import Taught, positions
+from nas.learning.teachers.hidden_distance import positions
+from nas.learning.teachers.outputs import OutputsOf, TeacherOutputs
 from nas.learning.training import Batch
 from search_spaces.arrays import IntArray
-from search_spaces.supernets.hidden_states import Seam
+from search_spaces.supernets.hidden_states import BlockBoundary
 from search_spaces.weights import load_tensors, save_tensors
 
 _ROWS, _AT_ONCE = 256, 32
 """Rows of a file, and how many of them are run at once."""
 _LARGEST = 1e12
 """Of the magnitude of an output."""
-_IN_BATCH = "taught."
+_IN_BATCH = "teacher."
 _LENGTHS = "lengths"
 _NAME = re.compile(r"(row|token):(logits|\d+\.\d+)")
 Identity = Mapping[str, str]
 
 
-def kept_bytes(taught: Taught, batch: Batch, rows: Split) -> int | None:
-    """Bytes that are kept of all rows, to be known before; None where padding cannot be told from what is kept.
+def cached_bytes(outputs: TeacherOutputs, batch: Batch, rows: Split) -> int | None:
+    """Bytes that the outputs for all rows will have; None where padding cannot be told from what is cached.
 
     Args:
-        taught: what the teacher says about a batch.
+        outputs: the teacher's for a batch.
         batch: the first and the last row.
         rows: all rows.
     """
@@ -49,7 +50,7 @@ def kept_bytes(taught: Taught, batch: Batch, rows: Split) -> int | None:
     mask = batch.get("attention_mask")
     if mask is not None and mask.sum(1).tolist() != lengths[[0, -1]].tolist():
         return None
-    for tensor in _named(taught).values():
+    for tensor in _named(outputs).values():
         kept = positions(tensor, batch)
         if kept is None and tensor.ndim > 2 and int(lengths.min()) != int(lengths.max()):
             return None
@@ -58,7 +59,7 @@ def kept_bytes(taught: Taught, batch: Batch, rows: Split) -> int | None:
     return total
 
 
-class KeptOutputs:
+class CachedOutputs:
     """The outputs of a teacher by row, in a folder.
 
     Args:
@@ -78,11 +79,11 @@ class KeptOutputs:
             shutil.rmtree(folder, ignore_errors=True)
             write_json_atomic(folder / "outputs.json", dict(identity))
 
-    def fill(self, taught: Callable[[Batch], Taught], share: tuple[int, int] = (0, 1)) -> None:
+    def fill(self, outputs_of: OutputsOf, share: tuple[int, int] = (0, 1)) -> None:
         """Run the teacher on the rows of the files that are missing.
 
         Args:
-            taught: what the teacher says about a batch on the CPU.
+            outputs_of: gives the teacher's outputs for a batch on the CPU.
             share: (number of this process, number of processes), which divide the files among them.
 
         Raises:
@@ -97,7 +98,7 @@ class KeptOutputs:
         if missing:
             with Bar("Running the teacher", len(missing)) as bar:
                 for done, number in enumerate(missing, 1):
-                    _write(_outputs(taught, self._rows, self._files[number]), self._path(number))
+                    _write(_outputs(outputs_of, self._rows, self._files[number]), self._path(number))
                     bar.update(done, "")
 
     def of(self, batch: Batch, indices: IntArray) -> dict[str, Tensor]:
@@ -127,22 +128,22 @@ class KeptOutputs:
         return self._folder / f"{number:06d}.safetensors"
 
 
-def taken(batch: Batch) -> tuple[dict[str, Tensor], Taught | None]:
-    """The inputs of a batch, and what is kept of the teacher's outputs, if they are in it."""
+def unpacked(batch: Batch) -> tuple[dict[str, Tensor], TeacherOutputs | None]:
+    """The inputs of a batch, and the teacher's outputs for it, if they are in it."""
     inputs = {name: tensor for name, tensor in batch.items() if not name.startswith(_IN_BATCH)}
-    kept = {name.removeprefix(_IN_BATCH): tensor for name, tensor in batch.items() if name.startswith(_IN_BATCH)}
-    if not kept:
+    cached = {name.removeprefix(_IN_BATCH): tensor for name, tensor in batch.items() if name.startswith(_IN_BATCH)}
+    if not cached:
         return inputs, None
-    logits = kept.pop("logits")
-    return inputs, Taught(logits, {_seam(name): tensor for name, tensor in kept.items()})
+    logits = cached.pop("logits")
+    return inputs, TeacherOutputs(logits, {_boundary(name): tensor for name, tensor in cached.items()})
 
 
 @dataclass(frozen=True)
-class TaughtRows:
-    """Training rows whose inputs come with what a teacher says about them; they are `nas.data.rows.Rows`."""
+class RowsWithOutputs:
+    """Training rows whose inputs come with a teacher's outputs for them; they are `nas.data.rows.Rows`."""
 
     rows: Split
-    outputs: KeptOutputs
+    outputs: CachedOutputs
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -152,7 +153,7 @@ class TaughtRows:
         return self.rows.batches(batch_size, rng)
 
     def batch(self, indices: IntArray) -> dict[str, Tensor]:
-        """See `Rows`; `taken` takes the teacher's outputs out again."""
+        """See `Rows`; `unpacked` takes the teacher's outputs out again."""
         inputs = self.rows.batch(indices)
         return inputs | self.outputs.of(inputs, indices)
 
@@ -225,12 +226,12 @@ def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
             raise OSError(f"cannot write {path}: {error}") from error
 
 
-def _outputs(taught: Callable[[Batch], Taught], rows: Split, indices: IntArray) -> dict[str, Tensor]:
-    """The tensors of a file: by name what is kept of each row, one after the other."""
+def _outputs(outputs_of: OutputsOf, rows: Split, indices: IntArray) -> dict[str, Tensor]:
+    """The tensors of a file: by name what is cached of each row, one after the other."""
     found: dict[str, list[Tensor]] = {_LENGTHS: [torch.from_numpy(rows.inputs.lengths[indices].astype(np.int64))]}
     for part in np.array_split(indices, -(-len(indices) // _AT_ONCE)):
         batch = rows.batch(part)
-        for name, tensor in _named(taught(batch)).items():
+        for name, tensor in _named(outputs_of(batch)).items():
             kept, values = positions(tensor, batch), tensor.cpu()
             found.setdefault(f"{'row' if kept is None else 'token'}:{name}", []).append(
                 values if kept is None else values[kept]
@@ -238,13 +239,13 @@ def _outputs(taught: Callable[[Batch], Taught], rows: Split, indices: IntArray) 
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def _named(taught: Taught) -> dict[str, Tensor]:
-    """All tensors by name, in the precision in which they are kept."""
-    states = {f"{stage}.{number}": state.bfloat16() for (stage, number), state in taught.hidden.items()}
-    return {"logits": taught.logits.float(), **states}
+def _named(outputs: TeacherOutputs) -> dict[str, Tensor]:
+    """All tensors by name, in the precision in which they are cached."""
+    states = {f"{stage}.{number}": state.bfloat16() for (stage, number), state in outputs.hidden.items()}
+    return {"logits": outputs.logits.float(), **states}
 
 
-def _seam(name: str) -> Seam:
+def _boundary(name: str) -> BlockBoundary:
     stage, _, number = name.partition(".")
     return int(stage), int(number)
 

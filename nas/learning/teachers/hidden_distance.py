@@ -1,16 +1,16 @@
 """Hidden states as a second teacher: how far those of a network are from those of a fixed, strong teacher.
 
-The distance is the mean, over the seams that a network has (`search_spaces.supernets.hidden_states`), of the squared
-difference of the hidden states divided by the variance of the teacher's there. Masked tokens are left out, and so are
-seams at which the shapes differ, as where a sub-network is narrower between its blocks.
+The distance is the mean, over the block boundaries that a network has (`search_spaces.supernets.hidden_states`), of the
+squared difference of the hidden states divided by the variance of the teacher's there. Masked tokens are left out, and
+so are boundaries at which the shapes differ, as where a sub-network is narrower between its blocks.
 
 The teacher must be fixed: with the full network of the same step as the teacher, all outputs become one constant, the
 easiest way for a network to have the hidden states of its sub-networks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,39 +18,16 @@ from torch import Tensor, nn
 
 from nas.data.split import Split
 from nas.errors import UserError
-from nas.learning.teacher import Teacher
 from nas.learning.training import Batch
 from nas.networks.modes import keeping_modes
 from nas.seeds import generator
-from search_spaces import Space, Supernet, recorded, stages_of
-from search_spaces.supernets.hidden_states import HiddenStates, Seam, Stages
+from search_spaces import recorded, stages_of
+from search_spaces.supernets.hidden_states import BlockBoundary, HiddenStates, Stages
 
-__all__ = [
-    "NO_HIDDEN_STATES",
-    "HiddenDistance",
-    "Taught",
-    "between_blocks",
-    "hidden_distance",
-    "observed",
-    "order_alike",
-    "positions",
-]
+__all__ = ["NO_HIDDEN_STATES", "HiddenDistance", "hidden_distance", "positions"]
 
 _ROWS, _AT_ONCE = 64, 8
 """Training rows on which the variances are measured, and how many of them are run at once."""
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What a teacher says about a batch.
-
-    Attributes:
-        logits: its logits.
-        hidden: its hidden states; empty where they are not asked for.
-    """
-
-    logits: Tensor
-    hidden: Mapping[Seam, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,14 +36,14 @@ class HiddenDistance:
 
     Args:
         stages: the blocks of both networks.
-        variances: of the teacher's hidden states, by seam; a seam without one is left out.
-        turned: seams at which the rows are the second axis of hidden states, as where a block takes texts as (length,
-            rows, features).
+        variances: of the teacher's hidden states, by block boundary; a boundary without one is left out.
+        turned: boundaries at which the rows are the second axis of hidden states, as where a block takes texts as
+            (length, rows, features).
     """
 
     stages: Stages
-    variances: Mapping[Seam, float]
-    turned: frozenset[Seam] = frozenset()
+    variances: Mapping[BlockBoundary, float]
+    turned: frozenset[BlockBoundary] = frozenset()
 
     def recorded(self, model: nn.Module) -> AbstractContextManager[list[HiddenStates]]:
         """`search_spaces.recorded` of either network, with the rows as the first axis."""
@@ -74,12 +51,12 @@ class HiddenDistance:
 
     def __call__(
         self,
-        student: Mapping[Seam, Tensor],
-        teacher: Mapping[Seam, Tensor],
+        student: Mapping[BlockBoundary, Tensor],
+        teacher: Mapping[BlockBoundary, Tensor],
         batch: Batch,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """The distance of a network's hidden states on a batch, a scalar; 0 where the two have no seam in common.
+        """The distance of a network's hidden states on a batch, a scalar; 0 where the two have no boundary in common.
 
         Args:
             student: hidden states of the network.
@@ -90,26 +67,15 @@ class HiddenDistance:
                 of a step are divided.
         """
         found = [
-            _mean((state.float() - teacher[seam].float()).square(), batch, weights) / self.variances[seam]
-            for seam, state in student.items()
-            if seam in self.variances and seam in teacher and state.shape == teacher[seam].shape
+            _mean((state.float() - teacher[boundary].float()).square(), batch, weights) / self.variances[boundary]
+            for boundary, state in student.items()
+            if boundary in self.variances and boundary in teacher and state.shape == teacher[boundary].shape
         ]
         return torch.stack(found).mean() if found else torch.zeros((), device=next(iter(batch.values())).device)
 
 
 NO_HIDDEN_STATES = HiddenDistance((), {})
 """What a teacher of outputs alone has."""
-
-
-def observed(teacher: nn.Module, teach: Teacher, distance: HiddenDistance) -> Callable[[Batch], Taught]:
-    """A function that gives a teacher's logits and the hidden states that a distance needs."""
-
-    def taught(batch: Batch) -> Taught:
-        with distance.recorded(teacher) as states:
-            logits = teach(batch)
-        return Taught(logits, {seam: state for seam, state in states[-1].items() if seam in distance.variances})
-
-    return taught
 
 
 def hidden_distance(model: nn.Module, teacher: nn.Module, train: Split, seed: int) -> HiddenDistance:
@@ -125,8 +91,8 @@ def hidden_distance(model: nn.Module, teacher: nn.Module, train: Split, seed: in
         seed: decides on which of them the variances are measured.
 
     Raises:
-        UserError: the network has no repeated blocks, the teacher has others, or there is no seam at which the hidden
-            states of both have the same shape.
+        UserError: the network has no repeated blocks, the teacher has others, or there is no block boundary at which
+            the hidden states of both have the same shape.
     """
     pair = _two_longest(train)
     stages = _stages(model, pair)
@@ -134,52 +100,19 @@ def hidden_distance(model: nn.Module, teacher: nn.Module, train: Split, seed: in
     with keeping_modes(model), keeping_modes(teacher), torch.no_grad():
         raw = HiddenDistance(stages, {})
         own, other = _states(model, raw, pair), _states(teacher, raw, pair)
-        alike = [seam for seam, state in own.items() if seam in other and state.shape == other[seam].shape]
-        axes = {seam: list(own[seam].shape[:2]) for seam in alike}
-        turned = frozenset(seam for seam, sizes in axes.items() if sizes[0] != 2 and sizes[1:] == [2])
+        shapes = {boundary: state.shape for boundary, state in other.items()}
+        alike = [boundary for boundary, state in own.items() if shapes.get(boundary) == state.shape]
+        axes = {boundary: list(own[boundary].shape[:2]) for boundary in alike}
+        turned = frozenset(boundary for boundary, sizes in axes.items() if sizes[0] != 2 and sizes[1:] == [2])
         measured = _variances(teacher, HiddenDistance(stages, {}, turned), train, seed)
     # A hidden state without an axis of the rows is of no use, because rows could not be told apart.
-    variances = {seam: measured[seam] for seam in alike if measured[seam] > 0 and 2 in axes[seam]}
+    variances = {boundary: measured[boundary] for boundary in alike if measured[boundary] > 0 and 2 in axes[boundary]}
     if not variances:
         raise UserError(
             "hidden_weight needs a teacher whose hidden states vary and have the network's width, and none does; leave "
             "hidden_weight out, or give a teacher of the same size"
         )
     return HiddenDistance(stages, variances, turned)
-
-
-def between_blocks(teacher: nn.Module, space: Space) -> Supernet:
-    """A teacher with the choices of the features between the blocks alone.
-
-    Args:
-        teacher: it is not copied.
-        space: of the sub-networks that it teaches.
-
-    Raises:
-        UserError: there are such choices, and the teacher has not the features that they choose from.
-    """
-    choices = tuple(choice for choice in space.choices if choice.kind == "width")
-    try:
-        return Supernet(teacher, Space(choices))
-    except ValueError as error:
-        raise UserError(
-            f"hidden_weight needs a teacher with the network's own features between the blocks: {error}"
-        ) from error
-
-
-def order_alike(teacher: nn.Module, space: Space, orders: Mapping[str, Tensor]) -> None:
-    """Put the features that a teacher passes between its blocks into the order of the network's; its outputs stay.
-
-    Args:
-        teacher: changed in place.
-        space: of the network's sub-networks.
-        orders: how the units of its choices were ordered (`Supernet.reorder`).
-
-    Raises:
-        UserError: as of `between_blocks`.
-    """
-    supernet = between_blocks(teacher, space)
-    supernet.reorder({choice.name: orders[choice.name] for choice in supernet.space.choices if choice.name in orders})
 
 
 def positions(state: Tensor, batch: Batch) -> Tensor | None:
@@ -239,18 +172,18 @@ def _states(module: nn.Module, distance: HiddenDistance, batch: Batch) -> Hidden
     return found[-1]
 
 
-def _variances(teacher: nn.Module, distance: HiddenDistance, train: Split, seed: int) -> dict[Seam, float]:
-    """Variance of the teacher's hidden states at each seam, over rows, positions and features."""
+def _variances(teacher: nn.Module, distance: HiddenDistance, train: Split, seed: int) -> dict[BlockBoundary, float]:
+    """Variance of the teacher's hidden states at each block boundary, over rows, positions and features."""
     rows = generator(seed, "hidden states").permutation(len(train))[:_ROWS]
-    sums: dict[Seam, Tensor] = {}
+    sums: dict[BlockBoundary, Tensor] = {}
     for part in np.array_split(rows, -(-len(rows) // _AT_ONCE)):
         batch = train.batch(part)
-        for seam, state in _states(teacher, distance, batch).items():
+        for boundary, state in _states(teacher, distance, batch).items():
             kept, state = positions(state, batch), state.double().cpu()
             values = state if kept is None else state[kept]
             moments = torch.stack([torch.ones_like(values).sum(), values.sum(), values.square().sum()])
-            sums[seam] = sums[seam] + moments if seam in sums else moments
-    return {seam: _variance(*moments.tolist()) for seam, moments in sums.items()}
+            sums[boundary] = sums[boundary] + moments if boundary in sums else moments
+    return {boundary: _variance(*moments.tolist()) for boundary, moments in sums.items()}
 
 
 def _variance(count: float, total: float, squares: float) -> float:

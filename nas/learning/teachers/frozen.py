@@ -1,4 +1,4 @@
-"""Run a strong teacher during InstaTune: a network fine-tuned separately on the same labels, which stays frozen."""
+"""A frozen teacher: a network that is run during the training of another one, on the same rows, and is not changed."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,19 +14,19 @@ from nas.learning.training import Batch
 from nas.networks.modes import keeping_modes
 from nas.networks.pretrained import same_labels
 
-Teacher = Callable[[Batch], Tensor]
+LogitsOf = Callable[[Batch], Tensor]
 """Keyword inputs -> the teacher's logits, without gradient."""
 
 
 @contextlib.contextmanager
-def strong_teacher(teacher: nn.Module, model: nn.Module, train: Split) -> Iterator[Teacher]:
+def frozen_teacher(teacher: nn.Module, model: nn.Module, train: Split) -> Iterator[LogitsOf]:
     """Context that gives a function to compute the teacher's logits, and restores the teacher's mode and device.
 
     The teacher runs in evaluation mode, on the device of the inputs, in the precision of the caller's autocast.
 
     Args:
         teacher: the teacher; it takes the same inputs as `model`.
-        model: the full network that is trained.
+        model: the network that is trained; of a super-network the full one.
         train: training rows; one of them is used to compare the numbers of outputs.
 
     Raises:
@@ -35,7 +35,7 @@ def strong_teacher(teacher: nn.Module, model: nn.Module, train: Split) -> Iterat
     _check(teacher, model, train)
     home = _device(teacher)
 
-    def teach(batch: Batch) -> Tensor:
+    def forward(batch: Batch) -> Tensor:
         # Only the training loop knows the device, so the teacher follows the first batch.
         here = next(iter(batch.values())).device
         if _device(teacher) != here:
@@ -46,7 +46,7 @@ def strong_teacher(teacher: nn.Module, model: nn.Module, train: Split) -> Iterat
     with keeping_modes(teacher):
         teacher.eval()
         try:
-            yield teach
+            yield forward
         finally:
             teacher.to(home)
 

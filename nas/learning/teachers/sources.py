@@ -1,4 +1,4 @@
-"""The strong teacher of a run: a network of the user's own, or the run's network fine-tuned plainly first."""
+"""Where the strong teacher of a run comes from: a folder of the user's, or the plain fine-tuning of its network."""
 
 import copy
 from pathlib import Path
@@ -17,7 +17,7 @@ from nas.networks.pretrained import load_pretrained, same_labels
 _COMPARED_ROWS = 8
 
 
-def own_teacher(folder: Path, model: nn.Module, data: Data, config: TrainingConfig) -> nn.Module:
+def train_teacher(folder: Path, model: nn.Module, data: Data, config: TrainingConfig) -> nn.Module:
     """A copy of the network, fine-tuned plainly in a folder of its own, or read from there when that is done.
 
     Args:
@@ -35,7 +35,7 @@ def own_teacher(folder: Path, model: nn.Module, data: Data, config: TrainingConf
     return teacher
 
 
-def given_teacher(folder: Path, data: Data) -> nn.Module:
+def load_teacher(folder: Path, data: Data) -> nn.Module:
     """The user's own teacher, from a folder of `transformers`.
 
     UserError when it is no such folder, has no trained head, gives its outputs for other labels, or reads rows in

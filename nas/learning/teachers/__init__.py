@@ -1,0 +1,1 @@
+"""Fixed teachers of a training (knowledge distillation): where they come from, what they give, and how it is used."""
