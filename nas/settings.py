@@ -111,8 +111,6 @@ class TrainingSettings:
     """A block learns at the rate of the block above it times this (1: all alike)."""
     label_smoothing: float = 0.0
     """Part of a label's weight (0 to 1) that goes to all classes alike."""
-    average_last: float = 0.0
-    """Share of the last steps whose weights are averaged into those of the result, e.g. 0.25; 0: the last weights."""
     accumulate: int = 1
     """Parts in which a step's rows are computed one after the other, to save memory (batch norms see the parts)."""
     mixed_precision: Literal["no", "bf16"] = "no"

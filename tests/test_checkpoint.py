@@ -91,8 +91,6 @@ MODES["all"] = {name: value for mode in MODES.values() for name, value in mode.i
 MODES |= {
     "sgd": {"optimizer": Sgd(0.9, nesterov=True), "schedule": Cosine(), "clip_norm": math.inf},
     "sgd without momentum": {"optimizer": Sgd(0.0)},
-    "average": {"average_last": 0.8},
-    "average with sgd": {"average_last": 1.0, "optimizer": Sgd(0.9), "evaluate_every": 3},
 }
 VALUES = {2: 0.1, 3: 0.1, 4: 0.5, 6: 0.4, 8: 0.3}
 
@@ -164,7 +162,6 @@ def test_only_weights_and_json_are_written(tmp_path: Path) -> None:
         ("configuration", {"config": replace(CONFIG, learning_rate=2e-3)}),
         ("configuration", {"config": replace(CONFIG, optimizer=Sgd())}),
         ("configuration", {"config": replace(CONFIG, schedule=Cosine())}),
-        ("configuration", {"config": replace(CONFIG, average_last=0.5)}),
         ("model", {"seed": 1}),
     ],
 )
@@ -180,13 +177,12 @@ def test_refuses_the_checkpoint_of_other_data(tmp_path: Path) -> None:
         instatune(toy_task.supernet(), toy_task.split(51), CONFIG, checkpoint=tmp_path / "c")
 
 
-def test_checkpoints_of_runs_before_some_were_settings_hold() -> None:
+def test_checkpoints_of_runs_before_optimizers_were_settings_hold() -> None:
     settings = {field.name for field in fields(TrainingSettings)} | {"clip_norm", "seed"}
-    recorded = settings - {"checkpoint_every_s", "trackers", "average_last"}
+    recorded = settings - {"checkpoint_every_s", "trackers"}
     assert set(json.loads(TrainingConfig().identity())) == recorded
     told = json.loads(TrainingConfig(optimizer=Sgd(0.5)).identity())
     assert set(told) == recorded | {"optimizer"}
-    assert set(json.loads(TrainingConfig(average_last=0.5).identity())) == recorded | {"average_last"}
     assert told["optimizer"] == "Sgd(momentum=0.5, nesterov=False, decay_all=False)"
 
 

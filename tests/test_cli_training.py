@@ -102,11 +102,11 @@ def test_the_teacher_has_the_order_of_the_features_between_blocks(
 
 
 def test_a_run_of_the_version_before_goes_on(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
-    """Its record and its checkpoint know nothing of hidden states and of a mean of weights."""
+    """Its record and its checkpoint know nothing of hidden states."""
     run, flags = tmp_path / "run", ["--steps", 3, "--distillation", "high-cost", "--order", "none"]
     assert nas_command(*finetune(inputs, run, *flags)).status == 0
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    for name in ("hidden_weight", "teacher_gib", "average_last"):
+    for name in ("hidden_weight", "teacher_gib"):
         assert record["asked"].pop(name) is None
     (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
     again = nas_command(*finetune(inputs, run, *flags))
@@ -184,12 +184,10 @@ def test_flags_are_part_of_the_request(nas_command: Command, inputs: Path, tmp_p
     run = tmp_path / "run"
     flags = ["--steps", 3, "--drop-order", "importance", "--order", "none", "--width", "0.5,1.0", "--depth", "3,4"]
     flags += ["--layer-decay", "0.8", "--label-smoothing", "0.1", "--accumulate", 2, "--heads", "none"]
-    flags += ["--average-last", "0.5"]
     answer = nas_command(*finetune(inputs, run, *flags))
     assert answer.status == 0, answer.err
     asked = json.loads((run / "run.json").read_text(encoding="utf-8"))["asked"]
     assert (asked["layer_decay"], asked["accumulate"], asked["drop_order"]) == (0.8, 2, "importance")
-    assert asked["average_last"] == 0.5
     choices = {choice["name"] for choice in json.loads((run / "supernet" / "space.json").read_text())["choices"]}
     assert {"depth", "width", "ffn.0"} <= choices
     assert not any(name.startswith("heads") for name in choices)
@@ -202,8 +200,6 @@ def test_flags_are_part_of_the_request(nas_command: Command, inputs: Path, tmp_p
         (["--layer-decay", 0], "layer_decay must be above 0"),
         (["--label-smoothing", 1], "label_smoothing must be below 1"),
         (["--accumulate", 33], "accumulate must be at most batch_size"),
-        (["--average-last", 1.5], "average_last must be at most 1"),
-        (["--average-last", 0.5, "--patience", 2], "average_last must be 0 where patience is set"),
         (["--warmup-share", 2], "warmup_share must be at most 1"),
         (["--teacher", "somewhere"], "--teacher needs --distillation high-cost or hybrid"),
         (["--hidden-weight", 10], "hidden_weight needs a strong teacher"),

@@ -109,13 +109,6 @@ def batch_norms(sub_networks: bool = True) -> Found:
     return {name: buffer.clone() for name, buffer in supernet.model.named_buffers()}
 
 
-def averaged() -> Found:
-    """A network whose weights are the mean of those after the last steps."""
-    module = toy_task.bert(dropout=0.0)
-    fine_tune(module, toy_task.split(43), TrainingConfig(steps=8, batch_size=9, average_last=0.5, device="cpu"))
-    return toy_task.weights(module)
-
-
 def early_stop() -> Found:
     module, seen = toy_images.network(), []
     values = iter([0.3, 0.9, 0.2, 0.1, 0.0])
@@ -190,7 +183,6 @@ def cases(folder: Path) -> dict[str, Callable[[], Found]]:
         "pareto": pareto,
         "norms": batch_norms,
         "norms alone": lambda: batch_norms(sub_networks=False),
-        "averaged": averaged,
         "early stop": early_stop,
         "divergence": lambda: divergence(folder / "divergence"),
         "whole": lambda: resumed(folder / "whole", 0),
@@ -279,12 +271,6 @@ def test_sub_networks_leave_the_running_statistics_alone(folder: Path) -> None:
     assert any("running_mean" in name and tensor.abs().max() > 0 for name, tensor in main.items())
     assert toy_task.same(main, other)
     torch.testing.assert_close(main, found(folder, "norms alone")[0], rtol=1e-5, atol=1e-6)
-
-
-def test_both_end_with_the_same_mean_of_weights(folder: Path) -> None:
-    main, other = found(folder, "averaged")
-    assert toy_task.same(main, other)
-    torch.testing.assert_close(main, averaged(), rtol=1e-4, atol=1e-5)
 
 
 def test_both_stop_early_with_the_same_weights(folder: Path) -> None:

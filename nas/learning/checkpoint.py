@@ -34,15 +34,12 @@ class Progress:
         history: one record per step, from the first.
         evaluations: (step, value) of each evaluation so far; NaN where the value was not finite.
         best: copies of the trained tensors (`trained_tensors`) at the best evaluation; empty without early stopping.
-        mean: mean of the trained parameters (`trained_parameters`) over the steps that are averaged so far; empty
-            where none was.
         memory: state of the loss and the validation (`Resumable`) as JSON values, or None.
     """
 
     history: list[StepRecord] = field(default_factory=list)
     evaluations: list[tuple[int, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
-    mean: dict[str, Tensor] = field(default_factory=dict)
     memory: dict[str, Any] | None = None
 
 
@@ -77,9 +74,7 @@ def save_checkpoint(
     """
     from safetensors import SafetensorError
 
-    state = _state(module, optimizer)
-    state |= {f"best.{name}": tensor for name, tensor in progress.best.items()}
-    state |= {f"mean.{name}": tensor for name, tensor in progress.mean.items()}
+    state = _state(module, optimizer) | {f"best.{name}": tensor for name, tensor in progress.best.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     # JSON has no NaN, so an evaluation that was not finite is stored as null.
     meta = {
@@ -137,22 +132,17 @@ def load_checkpoint(
             states.setdefault(rest, {})[name] = tensor
         elif kind == "best":
             progress.best[name] = tensor
-        elif kind == "mean":
-            progress.mean[name] = tensor
         else:
             weights[key] = tensor
-    trained = trained_parameters(module)
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     # Check everything before the first tensor is copied, so that a refused checkpoint changes nothing.
     if (
         not _fits(weights, own)
         or (progress.best and not _fits(progress.best, own))
-        or (progress.mean and not _fits(progress.mean, trained))
         or not states.keys() <= parameters.keys()
     ):
         raise UserError(f"the checkpoint in {folder} does not fit the model; remove it to start anew")
     put_tensors(module, weights)
-    progress.mean = {name: tensor.to(trained[name].device) for name, tensor in progress.mean.items()}
     # Set by name instead of with `load_state_dict`, which identifies parameters by their position in the groups.
     for name, state in states.items():
         parameter = parameters[name]
@@ -179,12 +169,10 @@ def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The tensors that training may change, without copying them: trainable parameters and all buffers."""
-    return trained_parameters(module) | {f"buffer.{name}": buffer for name, buffer in module.named_buffers()}
-
-
-def trained_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters among `trained_tensors`; one that several layers share is there once."""
-    return {f"parameter.{name}": parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    tensors: dict[str, Tensor] = {
+        f"parameter.{name}": parameter for name, parameter in module.named_parameters() if parameter.requires_grad
+    }
+    return tensors | {f"buffer.{name}": buffer for name, buffer in module.named_buffers()}
 
 
 def _state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -26,15 +26,7 @@ from nas.networks.own_model import check_outputs
 from nas.networks.pretrained import example_inputs
 from nas.number_lists import number_list
 from nas.records import Scalar
-from nas.settings import (
-    Common,
-    DataSettings,
-    InstaTuneSettings,
-    ModelSettings,
-    SpaceSettings,
-    SupernetSettings,
-    TrainingSettings,
-)
+from nas.settings import Common, DataSettings, ModelSettings, SpaceSettings, SupernetSettings, TrainingSettings
 from search_spaces import Supernet, last_first, space, spread
 from search_spaces.families.drop_order import DropOrder
 from search_spaces.inputs import Inputs
@@ -195,15 +187,9 @@ def instatune_config(training: TrainingSettings, recipe: SupernetSettings, commo
     return InstaTuneConfig(**vars(training), **sampling, seed=common.seed, device=common.device)
 
 
-def outcome_settings(settings: TrainingSettings | InstaTuneSettings) -> dict[str, Scalar]:
+def outcome_settings(training: TrainingSettings) -> dict[str, Scalar]:
     """The settings that decide the outcome of a fine-tuning, for the record of a request."""
-    # A run that was begun before these were settings has no value of them, which reads as None.
-    as_before = InstaTuneConfig.once_constant
-    return {
-        name: None if value == as_before.get(name) else value
-        for name, value in vars(settings).items()
-        if name not in _WITHOUT_INFLUENCE
-    }
+    return {name: value for name, value in vars(training).items() if name not in _WITHOUT_INFLUENCE}
 
 
 def elastic_supernet(

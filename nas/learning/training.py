@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,11 +23,9 @@ from nas.data.rows import Rows, terms
 from nas.data.split import Split
 from nas.errors import UserError
 from nas.learning import processes
-from nas.learning.averaging import add_weights, check_mean, put_mean
 from nas.learning.checkpoint import Progress, StepRecord, load_checkpoint, model_fingerprint, save_checkpoint
 from nas.learning.early_stop import add_evaluation, restore_best, stopped
 from nas.learning.randomness import keeping_generator, seed_generator
-from nas.learning.resumable import Resumable, restore_state
 from nas.learning.training_config import TrainingConfig
 from nas.networks.modes import keeping_modes
 from nas.seeds import generator, torch_seed
@@ -37,6 +35,7 @@ __all__ = [
     "Batch",
     "History",
     "LossOf",
+    "Resumable",
     "Step",
     "TrainingConfig",
     "TrainingFailed",
@@ -52,6 +51,26 @@ LossOf = Callable[[Callable[..., Any], Batch, Tensor, int], Tensor]
 
 class TrainingFailed(RuntimeError):
     """The loss or its gradient is not finite. The message names the step; the weights are those before that step."""
+
+
+class Resumable(Protocol):
+    """An object whose state a loss or a validation changes between steps, and which is saved with the checkpoint."""
+
+    def state(self) -> dict[str, Any]:
+        """The current state as a new dictionary of JSON values."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Set the state to one that `state` returned."""
+
+
+def _restore(memory: Resumable, state: dict[str, Any]) -> None:
+    """Set the state to that of a checkpoint, whose JSON may be damaged although its tensors are whole."""
+    try:
+        memory.restore(state)
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the checkpoint is damaged ({str(error)[:200]}); remove it to start anew") from error
 
 
 @dataclass(frozen=True)
@@ -118,7 +137,7 @@ def fit(
         loss_of: calls the forward once and returns the loss; called once for each part of a step (`accumulate`).
         config: all settings.
         checkpoint: folder from which to resume and to which to write checkpoints; None: no checkpoints.
-        on_step: called in the main process after each new step; after the last one before weights are averaged.
+        on_step: called in the main process after each new step.
         validate: called in the main process with the number of the step, every `evaluate_every` steps and after the
             last one, while the module is in evaluation mode and gradients are off. It returns a value, higher is
             better, and must not change the module.
@@ -180,10 +199,8 @@ class _Run:
             # Loading may first put back a folder whose replacement was interrupted; only one process may do that.
             with accelerator.main_process_first():
                 self.progress = load_checkpoint(checkpoint, module, self.optimizer, self.identity)
-        if (done := len(self.progress.history)) < self.steps:
-            check_mean(self.progress, module, config.averaged_steps(done, self.steps))
         if memory and self.progress.memory is not None:
-            restore_state(memory, self.progress.memory)
+            _restore(memory, self.progress.memory)
         # Last, because it marks the module, and a refused checkpoint must leave the module unchanged.
         self.forward = accelerator.prepare_model(module, device_placement=False)
 
@@ -196,12 +213,9 @@ class _Run:
         for step, rows in self._batches():
             row = self._guarded(step, rows)
             progress.history.append(row)
-            add_weights(progress, self.module, config.averaged_steps(step, self.steps))
             self._track({"loss": row[0], "learning_rate": row[1]}, step)
             if on_step and main:
                 on_step(Step(step, self.steps, *row))
-            if step == self.steps:
-                put_mean(progress, self.module)
             # Evaluate before saving, so that a resumed run does not lose the evaluation of the step it resumes from.
             if validate and (step % every == 0 or step == self.steps):
                 self._evaluate(step, validate)

@@ -23,11 +23,10 @@ _LOWEST = {
     "weight_decay": 0,
     "warmup_share": 0,
     "label_smoothing": 0,
-    "average_last": 0,
     "checkpoint_every_s": 0,
 }
 _ABOVE_ZERO = ("learning_rate", "clip_norm", "layer_decay")
-_HIGHEST = {"warmup_share": 1, "layer_decay": 1, "average_last": 1}
+_HIGHEST = {"warmup_share": 1, "layer_decay": 1}
 _KINDS = {"optimizer": get_args(Optimizer), "schedule": get_args(Schedule)}
 _WITHOUT_INFLUENCE = ("checkpoint_every_s", "device", "trackers")
 """Settings that may change when a run is resumed."""
@@ -41,7 +40,7 @@ class TrainingConfig(TrainingSettings):
         UserError: a number is out of its range, or the optimizer or the schedule is not one of this package.
     """
 
-    once_constant: ClassVar[Mapping[str, Any]] = {"optimizer": AdamW(), "schedule": Linear(), "average_last": 0.0}
+    once_constant: ClassVar[Mapping[str, Any]] = {"optimizer": AdamW(), "schedule": Linear()}
     """What all runs had before these were settings; the identity of a run says them only where they are others."""
 
     clip_norm: float = 1.0
@@ -68,11 +67,6 @@ class TrainingConfig(TrainingSettings):
                 raise UserError(f"{name} must be at most {bound}, got {getattr(self, name)}")
         if self.label_smoothing >= 1:
             raise UserError(f"label_smoothing must be below 1, got {self.label_smoothing}")
-        if self.average_last and self.patience is not None:
-            raise UserError(
-                f"average_last must be 0 where patience is set, got {self.average_last}; a training with patience ends "
-                "with the weights of its best evaluation"
-            )
         if self.accumulate > self.batch_size:
             raise UserError(f"accumulate must be at most batch_size ({self.batch_size}), got {self.accumulate}")
         for name, kinds in _KINDS.items():
@@ -87,11 +81,6 @@ class TrainingConfig(TrainingSettings):
     def total_steps(self, rows: int) -> int:
         """Optimizer steps over this many training rows."""
         return self.steps or self.epochs * self.epoch_steps(rows)
-
-    def averaged_steps(self, step: int, steps: int) -> int:
-        """Number of steps up to `step` (0 .. steps) whose weights are averaged; below 1: none."""
-        last = max(1, round(self.average_last * steps)) if self.average_last else 0
-        return step - (steps - last)
 
     def device_of(self, process: torch.device) -> torch.device:
         """Where networks compute in a process whose own device is `process`."""

@@ -131,6 +131,8 @@ def estimate(request: FinetuneRequest) -> dict[str, Any]:
 def request_record(request: FinetuneRequest) -> dict[str, Scalar]:
     """What decides the outcome of a fine-tuning, by flag: a repeated command must say the same."""
     own, data, recipe = request.own, request.data, request.recipe
+    # A run that was begun before these were settings has no value of them, which reads as None.
+    as_before = InstaTuneConfig.once_constant
     return {
         "model": located(request.model),
         **asdict(own),
@@ -140,7 +142,7 @@ def request_record(request: FinetuneRequest) -> dict[str, Scalar]:
         "data": data_location(data, "the rows to fine-tune on"),
         **asdict(request.elastic),
         **outcome_settings(request.training),
-        **outcome_settings(recipe),
+        **{name: None if value == as_before.get(name) else value for name, value in asdict(recipe).items()},
         "teacher": None if recipe.teacher is None else located(str(recipe.teacher)),
         "seed": request.common.seed,
     }
