@@ -48,8 +48,8 @@ def read_card(text: str) -> Stated:
     parts = {part.partition("\n")[0]: part for part in text.split("\n## ")[1:]}
     own = [part for heading, part in parts.items() if heading.startswith("Load it as it was measured")]
     blocks = re.findall(r"^```python\n(.*?)^```", (own or [parts["Load it with PyTorch"]])[0], re.MULTILINE | re.DOTALL)
-    # PyTorch has two: the first defines `load`, the last one `run`, behind it.
-    lines = blocks[0] if own else blocks[0] + "\n\n" + blocks[-1]
+    # In PyTorch the first defines `load`, and a later one `run`, which calls it.
+    lines = blocks[0] if own else blocks[0] + "\n\n" + next(block for block in blocks if "def run(" in block)
     return Stated(lines, *(int(number.replace(",", "")) for number in (right, rows, size)))
 
 

@@ -36,7 +36,7 @@ import onnxruntime
 
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = <threads>
-session = onnxruntime.InferenceSession("<file>", options, providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession(f"{folder}/<file>", options, providers=["CPUExecutionProvider"])
 
 
 def run(inputs):  # arrays by name

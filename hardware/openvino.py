@@ -31,10 +31,10 @@ import openvino
 
 settings = {
     "INFERENCE_NUM_THREADS": <threads>,
-    "INFERENCE_PRECISION_HINT": "<floating>",  # left alone, OpenVINO computes in bfloat16 where the processor can
+    "INFERENCE_PRECISION_HINT": "<floating>",  # left alone, OpenVINO computes in 16 bits on many processors
     "PERFORMANCE_HINT": "LATENCY",
 }
-network = openvino.Core().compile_model("<file>", "CPU", settings)
+network = openvino.Core().compile_model(f"{folder}/<file>", "CPU", settings)
 
 
 def run(inputs):  # arrays by name

@@ -17,16 +17,16 @@ from search_spaces.inputs import Inputs
 
 RUN_LINES = """\
 torch.set_num_threads(<threads>)
-network = load(<arguments>).to(torch.<floating>)
+network = load(<arguments>).to("<device>", torch.<floating>)
 
 
 def run(inputs):  # arrays by name
-    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    tensors = {name: torch.from_numpy(value).to("<device>") for name, value in inputs.items()}
     for name, value in tensors.items():
         tensors[name] = value.to(torch.<floating>) if value.is_floating_point() else value
     with torch.inference_mode():
         output = network(**tensors)
-    return getattr(output, "logits", output).float().numpy()
+    return getattr(output, "logits", output).float().cpu().numpy()
 """
 """Python that loads it without this project, see `RuntimeKind.run_lines`."""
 

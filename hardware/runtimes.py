@@ -35,8 +35,8 @@ class RuntimeKind:
         make: a backend for a device ("cpu" or "cuda") that writes ONNX files by a writer, where it reads these.
         support: the precisions here; its library must be installed.
         run_lines: Python that loads a file and defines `run(inputs)`, from arrays by name to logits, without this
-            project. `<file>`, `<threads>` and `<floating>` (see `floating`) stand for those of a deployment; where it
-            runs modules, `load(<arguments>)` gives the network.
+            project. `<file>`, in a folder whose path is `folder`, `<threads>`, `<device>` and `<floating>` (see
+            `floating`) stand for those of a deployment; where it runs modules, `load(<arguments>)` gives the network.
         floating: its words for "float32" and "bfloat16" in these lines, where they are others.
         runs_modules: whether it runs the network itself, whose class has to be built first, and not a file of it.
         follows_module: whether it computes on the GPU where the super-network is on one. The others compute on the

@@ -60,6 +60,7 @@ def test_the_card_keeps_its_word(nas_command: Command, finished: Path, tmp_path:
     assert re.search(rf"^\| size_mib .*\({size:,} bytes\) \|$", card, re.MULTILINE)
     assert result["chosen"]["size_mib"] == size / 2**20
 
+    assert "0 `0`, 1 `1`" in card and card.count("truncation=True, max_length=64") >= 2
     block = re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)[0]
     command = [sys.executable, "-c", PROGRAM, str(run / "data" / "test.parquet"), block]
     done = subprocess.run(command, cwd=out, capture_output=True, text=True, timeout=300)

@@ -10,6 +10,7 @@ import pandas
 import pytest
 import torch
 from conftest import Command
+from safetensors.torch import save_file
 from test_bad_input import refused
 from test_kill import finish, stop
 from torch import nn
@@ -102,10 +103,17 @@ def test_the_settings_of_a_fine_tuned_network(nas_command: Command, folder: Path
     again = command(folder, run, "--rates", "0.2,0.4")
     path = next(run.glob("pruned/*/training.json"))
     path.write_text(json.dumps({"version": 1, "settings": "others"}), encoding="utf-8")
-    answer = nas_command(*again)
+    answer = nas_command(*again, "--json")
     assert answer.status == 0, answer.err
     assert answer.err.count("this network was fine-tuned with other settings before, and stays as it is") == 1
-    assert "Networks asked for" in answer.out and "{" not in answer.out, answer.out
+    # What went is at least what was asked for, and said where it is more.
+    found = {name: each["pruned_parameters"] for name, each in json.loads(answer.out)["networks"].items()}
+    assert set(found) == {"parameters -20 %", "parameters -40 %"}
+    more = {name: share for name, share in found.items() if share - int(name[-4:-2]) / 100 >= 0.005}
+    assert all(f"{name}: of the" in answer.err and f"{100 * more[name]:.1f} % fewer" in answer.err for name in more)
+    assert answer.err.count("% fewer parameters") == len(more) and min(found.values()) >= 0.2
+    shown = nas_command(*again)
+    assert shown.status == 0 and "Networks asked for" in shown.out and "{" not in shown.out, shown.out
     for content in (b"", b"null", b'"settings"', b'{"version": 1, "settings": "\xff"}', b'{"version": 1}'):
         path.write_bytes(content)
         refused(nas_command(*again), "training.json is damaged")
@@ -212,9 +220,22 @@ def test_wrong_flags(
     assert run.exists() == ("0.9999" in flags)
 
 
-def test_a_network_that_is_not_trained(nas_command: Command, folder: Path, tmp_path: Path) -> None:
-    args = ["prune", FACTORY, "--data", folder / "pictures.parquet", "--out", tmp_path / "run", *FEW]
-    refused(nas_command(*args), "a pruning needs a network that is trained for these classes")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_network_that_is_not_trained(nas_command: Command, folder: Path, tmp_path: Path, seed: int) -> None:
+    """Without weights; and with those of another number of classes, so that the head is made new."""
+    data = ["--data", folder / "pictures.parquet", "--out", tmp_path / "run", *FEW, "--seed", seed]
+    weights = load_tensors(folder / "pyramid.safetensors")
+    five = {
+        name: tensor.repeat(2, 1)[:5] if tensor.ndim == 2 else tensor.repeat(2)[:5]
+        for name, tensor in weights.items()
+        if name.startswith("head.")
+    }
+    save_file(weights | five, tmp_path / "five.safetensors")
+    for flags in ([], ["--weights", tmp_path / "five.safetensors"]):
+        answer = nas_command("prune", FACTORY, *data, *flags)
+        refused(answer, "a pruning needs a network that is trained for these classes")
+        assert "drawn at random" in answer.err
+        assert answer.err.count("is made new") == len(flags) // 2 and not (tmp_path / "run").exists()
 
 
 def test_texts_are_refused(nas_command: Command, inputs: Path, tmp_path: Path) -> None:

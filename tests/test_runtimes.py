@@ -49,4 +49,4 @@ def test_another_runtime_is_another_entry(monkeypatch: pytest.MonkeyPatch, tmp_p
     out = export(network, tmp_path / "out", inputs, card=Card(), deployment=deployment, calibration=CALIBRATION)
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "## Load it as it was measured: The Other, int8" in card
-    assert 'InferenceSession("its/files/model-int8.onnx"' in card
+    assert 'InferenceSession(f"{folder}/its/files/model-int8.onnx"' in card

@@ -4,20 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from hardware.deployment import Deployment
 from hardware.inputs import is_tokens, split
 from hardware.policy import Policy
 from hardware.registry import runtime_kind
 from nas.compared import HEADS
-from nas.exporting.loaders import deployment_loader, torch_loader
+from nas.data.tasks import Task
+from nas.exporting.loaders import FOLDER, deployment_loader, torch_loader
 from nas.exporting.markdown import as_it_is, code_span
 from nas.exporting.network_files import NetworkClass
+from nas.exporting.reading import Reading, outputs
 from nas.objectives import quantity
 from search_spaces.inputs import Inputs
-
-_TOKENIZER = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,9 @@ class Card:
         base_model: name of the pre-trained network; of a local folder only its last part is printed.
         origin: where the network comes from, with {model} for the name of the pre-trained one.
         data: what it was fine-tuned and measured on.
-        classes: names of the outputs, in their order.
+        classes: names of the outputs, in their order; empty: those of the network's configuration.
+        task: what it was fine-tuned for; None: not known.
+        max_tokens: texts were cut off there; None: at the longest that the tokenizer takes.
         figures: measured values by the name of the network (`chosen` is the exported one) and of the figure, e.g.
             `{"today": {"test_accuracy": 0.87}, "chosen": {...}}`; the last network is the exported one.
         conditions: machine, runtime, precision, threads, batch, tokens and whatever else the figures depend on.
@@ -43,6 +43,8 @@ class Card:
     origin: str = "It was cut out of `{model}`, fine-tuned as a super-network."
     data: str = ""
     classes: tuple[str, ...] = ()
+    task: Task | None = None
+    max_tokens: int | None = None
     figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     conditions: Mapping[str, object] = field(default_factory=dict)
     chosen_by: Mapping[str, float] = field(default_factory=dict)
@@ -54,20 +56,22 @@ def write_card(
     card: Card,
     source: NetworkClass,
     inputs: Inputs,
+    example: Reading,
     files: Sequence[str],
     deployed: tuple[Deployment, str, Policy | None] | None = None,
 ) -> str:
-    """The card as Markdown; its Python blocks run in the exported folder, each in a process of its own.
+    """The card as Markdown; the Python blocks of each section run one after the other in a process of their own.
 
     Args:
         card: what it says beyond the network.
         source: the class of the network.
         inputs: an example.
+        example: how rows become inputs.
         files: names in the folder.
         deployed: how the network was measured, the file of it that is loaded, and what its layers compute in where
             that differs; None where it was not measured.
     """
-    parts = [f"# {card.title}", _what(card, source)]
+    parts = [f"# {card.title}", _what(card, source), *_meaning(card, example)]
     if card.figures:
         parts += ["## Measured", _table(card), _measured_on(card)]
     parts += card.notes
@@ -75,15 +79,16 @@ def write_card(
         known = "; ".join(f"{name} {_number(name, value)}" for name, value in card.chosen_by.items())
         parts += [f"It was chosen by what the search knew of it: {known}."]
     if deployed is not None and not runtime_kind(deployed[0].runtime).runs_modules:
-        parts += [f"## Load it as it was measured: {_described(deployed[0])}", *_deployed_part(*deployed, source)]
+        parts += [
+            f"## Load it as it was measured: {_described(deployed[0])}",
+            *_deployed_part(*deployed, source, example),
+        ]
     if deployed is not None and deployed[2] is not None:
         parts += ["## Precision of its layers", *_precisions(deployed[2])]
-    parts += ["## Load it with PyTorch", *_torch_part(source, inputs, files)]
+    parts += ["## Load it with PyTorch", *_torch_part(source, example)]
     if deployed is not None and runtime_kind(deployed[0].runtime).runs_modules and source.loadable:
-        lines = deployment_loader(deployed[0], deployed[1], source)
-        after = "the first block" if source.is_transformers else "the first block and with your own `build`"
-        parts += [f"As it was measured ({_described(deployed[0])}), after {after}:", _block(lines)]
-    parts += ["## Load it with ONNX Runtime", _onnx_part(inputs, files)]
+        parts += _measured_module(deployed[0], deployed[1], source, example)
+    parts += ["## Load it with ONNX Runtime", *_onnx_part(inputs, example)]
     parts += ["## Files", *_files(files)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -95,9 +100,15 @@ def _what(card: Card, source: NetworkClass) -> str:
         lines.append(card.origin.replace("{model}", as_it_is(name)))
     if card.data:
         lines.append(f"Data: {as_it_is(card.data)}.")
-    if card.classes:
-        lines.append("Classes, in the order of the outputs: " + ", ".join(map(code_span, card.classes)) + ".")
     return "\n".join(lines)
+
+
+def _meaning(card: Card, example: Reading) -> list[str]:
+    """What goes in, and what each output is."""
+    names = ", ".join(f"{number} {code_span(name)}" for number, name in enumerate(card.classes))
+    of_outputs = [f"Outputs (`logits`), in their order: {names}." if names else "", outputs(card.task)]
+    said = [as_it_is(example.said), " ".join(part for part in of_outputs if part)]
+    return ["## Inputs and outputs", *said] if any(said) else []
 
 
 def _table(card: Card) -> str:
@@ -129,12 +140,28 @@ def _number(name: str, value: float) -> str:
 
 
 def _described(deployment: Deployment) -> str:
-    return f"{runtime_kind(deployment.runtime).title}, {deployment.precision}"
+    where = "" if deployment.device == "cpu" else ", on a GPU"
+    return f"{runtime_kind(deployment.runtime).title}, {deployment.precision}{where}"
 
 
-def _deployed_part(deployment: Deployment, file: str, policy: Policy | None, source: NetworkClass) -> list[str]:
+def _deployed_part(
+    deployment: Deployment, file: str, policy: Policy | None, source: NetworkClass, example: Reading
+) -> list[str]:
     lines = deployment_loader(deployment, file, source, policy)
-    return [f"Needs {runtime_kind(deployment.runtime).library} only.", _block(lines)]
+    return [_needs(runtime_kind(deployment.runtime).library, "numpy"), _block(lines), *_run(example)]
+
+
+def _measured_module(deployment: Deployment, file: str, source: NetworkClass, example: Reading) -> list[str]:
+    after = "the first block" if source.is_transformers else "the first block and with your own `build`"
+    said = f"As it was measured ({_described(deployment)}), after {after}:"
+    if deployment.device != "cpu":
+        said = f"The example computes on the processor. {said}"
+    return [said, _block(deployment_loader(deployment, file, source)), *_run(example)]
+
+
+def _run(example: Reading) -> list[str]:
+    needs = f", which needs {_together(example.needs)} too" if example.needs else ""
+    return [f"Then, as an example{needs}:", _block(f"{example.lines}logits = run(inputs)\n")]
 
 
 def _precisions(policy: Policy) -> list[str]:
@@ -152,75 +179,49 @@ def _measured_on(card: Card) -> str:
     return "Measured on: " + "; ".join(f"{name} {value}" for name, value in card.conditions.items()) + "."
 
 
-def _torch_part(source: NetworkClass, inputs: Inputs, files: Sequence[str]) -> list[str]:
+def _torch_part(source: NetworkClass, example: Reading) -> list[str]:
     if not source.is_transformers and not source.has_factory:
         return [
             f"The weights are in `model.safetensors`, under the names that `{source.name}` gives them; "
             "`config.json` holds the sizes of the layers. Building that class needs its own code."
         ]
-    needs = "torch and transformers" if source.is_transformers else "torch, safetensors and your own code"
     warning = (
         "Do not use `from_pretrained`: it expects layers of equal size, and with `ignore_mismatched_sizes` it would "
         "silently put random weights in their place."
     )
-    first = f"Needs {needs} only. {warning}" if source.is_transformers else f"Needs {needs} only."
-    blocks = [first, _block(torch_loader(source))]
-    return [*blocks, _block(_torch_example(inputs, files))] if source.is_transformers else blocks
+    if not source.is_transformers:
+        return [_needs("torch", "safetensors", "your own code"), _block(torch_loader(source))]
+    needs = _needs("torch", "transformers", *example.needs)
+    return [f"{needs} {warning}", _block(torch_loader(source)), "Then, as an example:", _block(_torch_example(example))]
 
 
-def _torch_example(inputs: Inputs, files: Sequence[str]) -> str:
-    if _TOKENIZER in files:
-        return (
-            "from transformers import AutoTokenizer\n\n"
-            f"model = load()\n{_tokenized('pt')}"
-            "with torch.no_grad():\n    logits = model(**inputs).logits\n"
-        )
-    args, kwargs = split(inputs)
-    tensors = {**{f"input_{i}": value for i, value in enumerate(args)}, **kwargs}
-    made = [f"{name} = {_made(value, 'torch')}" for name, value in tensors.items()]
-    given = ", ".join([f"input_{i}" for i in range(len(args))] + [f"{name}={name}" for name in kwargs])
-    return "\n".join(["model = load()", *made, "with torch.no_grad():", f"    logits = model({given}).logits"]) + "\n"
-
-
-def _tokenized(library: str) -> str:
-    """Lines that make `inputs` of two sentences; the exported tokenizer gives the inputs of the network alone."""
+def _torch_example(example: Reading) -> str:
     return (
-        'tokenizer = AutoTokenizer.from_pretrained(".")\n'
-        'texts = ["A sentence.", "Another one, somewhat longer."]\n'
-        f'inputs = tokenizer(texts, padding=True, return_tensors="{library}")\n'
+        f"{example.lines}model = load()\n"
+        "with torch.no_grad():\n"
+        "    logits = model(**{name: torch.from_numpy(value) for name, value in inputs.items()}).logits\n"
     )
 
 
-def _onnx_part(inputs: Inputs, files: Sequence[str]) -> str:
+def _onnx_part(inputs: Inputs, example: Reading) -> list[str]:
+    code = (
+        f"{FOLDER}import onnxruntime\n{example.lines}\n"
+        'session = onnxruntime.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])\n'
+        'logits = session.run(["logits"], inputs)[0]\n'
+    )
     args, kwargs = split(inputs)
-    if _TOKENIZER in files:
-        code = (
-            "import onnxruntime\nfrom transformers import AutoTokenizer\n\n"
-            'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
-            f"{_tokenized('np')}"
-            'logits = session.run(["logits"], dict(inputs))[0]\n'
-        )
-        needs = "Needs onnxruntime, and transformers for the numbers of the words, which come from its tokenizer."
-        return f"{needs} Batch and length are free.\n\n{_block(code)}"
-    lines = ["import numpy", "import onnxruntime", ""]
-    lines += ['session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])']
-    if kwargs:
-        lines += ["inputs = {"]
-        lines += [f'    "{name}": {_made(value, "numpy")},' for name, value in kwargs.items()]
-        lines += ["}"]
-    else:
-        made = ", ".join(_made(value, "numpy") for value in args)
-        lines += [f"inputs = dict(zip([each.name for each in session.get_inputs()], [{made}]))"]
-    lines += ['logits = session.run(["logits"], inputs)[0]']
-    free = (
-        "Batch and length are free." if any(is_tokens(v) for v in (*args, *kwargs.values())) else "The batch is free."
-    )
-    return f"Needs onnxruntime only. {free}\n\n{_block(chr(10).join(lines) + chr(10))}"
+    tokens = any(is_tokens(value) for value in (*args, *kwargs.values()))
+    free = "Batch and length are free." if tokens else "The batch is free."
+    return [f"{_needs('onnxruntime', *example.needs)} {free}", _block(code)]
 
 
-def _made(value: torch.Tensor, library: str) -> str:
-    shape = tuple(value.shape)
-    return f"{library}.ones({shape}, dtype={library}.{str(value.dtype).removeprefix('torch.')})"
+def _needs(*packages: str) -> str:
+    return f"Needs {_together(packages)} only."
+
+
+def _together(packages: Sequence[str]) -> str:
+    *others, last = dict.fromkeys(packages)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _block(code: str) -> str:

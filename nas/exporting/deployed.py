@@ -7,7 +7,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -155,6 +155,8 @@ def memory_mib(deployed: Deployed, inputs: Inputs, source: NetworkClass) -> floa
             f"memory_mib in {runtime.title} needs a network of transformers, which a fresh process can build; "
             f"choose --runtime {others} for a network of your own"
         )
+    # On the processor: the resident memory of a process that uses a GPU is that of its driver.
+    deployment = replace(deployment, device="cpu")
     first = torch_loader(source) + "\n\n" if runtime.runs_modules else ""
     program = (
         first

@@ -5,7 +5,7 @@ with its loaders) and the files of the preprocessor.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -35,6 +35,7 @@ from nas.exporting.network_files import (
     network_class,
     write_network,
 )
+from nas.exporting.reading import made_up, reading
 from nas.files import FULL_DISK, replacing_folder
 from search_spaces.inputs import Inputs
 
@@ -88,7 +89,7 @@ def export(
     with staged(target) as part:
         network.write(part, preprocessor)
         deployed = None if deployment is None else network.deploy(part, deployment, calibration, policy)
-        network.write_card(part, card or Card(), deployed)
+        network.write_card(part, card or Card(), deployed, preprocessor)
     return target
 
 
@@ -162,13 +163,20 @@ class NetworkExport:
             calibration=calibration,
         )
 
-    def write_card(self, folder: Path, card: Card, deployed: Deployed | None) -> None:
-        """Write README.md, which lists the files that are there; costs that the card lacks are added."""
+    def write_card(
+        self, folder: Path, card: Card, deployed: Deployed | None, preprocessor: Saves | None = None
+    ) -> None:
+        """Write README.md, which lists the files that are there; costs and classes that the card lacks are added.
+
+        The examples read rows by the preprocessor, or made-up arrays where it is not known.
+        """
+        card = _with_costs(_with_classes(card, self.network), self.network, self.inputs)
+        example = reading(preprocessor, card.max_tokens, card.task) or made_up(self.network, self.inputs)
         files = sorted([*(relative(each, folder) for each in folder.rglob("*") if each.is_file()), "README.md"])
         shown = None
         if deployed is not None:
             shown = (deployed.deployment, relative(deployed.path, folder), deployed.policy)
-        text = write_card(_with_costs(card, self.network, self.inputs), self.source, self.inputs, files, shown)
+        text = write_card(card, self.source, self.inputs, example, files, shown)
         (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -225,6 +233,13 @@ def _failures(target: Path) -> Iterator[None]:
         raise UserError(f"the export cannot be written to {target}: {error.strerror or error}") from error
     except ConversionError as error:
         raise ExportError(str(error)) from error
+
+
+def _with_classes(card: Card, network: nn.Module) -> Card:
+    names = getattr(getattr(network, "config", None), "id2label", None)
+    if card.classes or not isinstance(names, Mapping):
+        return card
+    return replace(card, classes=tuple(str(names[index]) for index in sorted(names)))
 
 
 def _with_costs(card: Card, network: nn.Module, inputs: Inputs) -> Card:

@@ -1,7 +1,8 @@
 """The Python lines that load an exported network without this project: for its card, and for fresh processes.
 
 Every block defines `run(inputs)`, from arrays by name to logits, in the lines of its runtime. Where that runs the
-module itself, `load` comes first: the network stays a module that can be trained.
+module itself, `load` comes first: the network stays a module that can be trained. What comes first of all names the
+exported folder, `.` until somebody writes another path there.
 """
 
 from pathlib import Path
@@ -27,13 +28,16 @@ _APPLY = """\
     return model.eval()
 """
 
+FOLDER = 'folder = "."  # the path of this folder\n\n'
+"""The first line of what reads its files."""
+
 _FROM_TRANSFORMERS = """\
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, NETWORK
 
 
-def load(folder="."):
+def load(folder=folder):
     config = AutoConfig.from_pretrained(folder)
     record = config.subnetwork
     with torch.device("meta"):
@@ -47,7 +51,7 @@ import torch
 from safetensors.torch import load_file
 
 
-def load(build, folder="."):  # build: your own function that makes the full network
+def load(build, folder=folder):  # build: your own function that makes the full network
     with open(f"{folder}/config.json", encoding="utf-8") as file:
         record = json.load(file)["subnetwork"]
     with torch.device("meta"):
@@ -56,9 +60,9 @@ def load(build, folder="."):  # build: your own function that makes the full net
 
 
 def torch_loader(source: NetworkClass) -> str:
-    """Python that defines `load(folder=".")`, or `load(build, folder=".")` for a class of the user's own."""
+    """Python that defines `load(folder)`, or `load(build, folder)` for a class of the user's own."""
     start = _FROM_TRANSFORMERS if source.is_transformers else _FROM_FACTORY
-    return start.replace("NETWORK", source.name) + _APPLY
+    return FOLDER + start.replace("NETWORK", source.name) + _APPLY
 
 
 def deployment_loader(deployment: Deployment, file: str, source: NetworkClass, policy: Policy | None = None) -> str:
@@ -76,9 +80,10 @@ def deployment_loader(deployment: Deployment, file: str, source: NetworkClass, p
         "<file>": file,
         "<threads>": str(deployment.threads),
         "<floating>": runtime.floating.get(floating, floating),
+        "<device>": deployment.device,
         "<arguments>": "" if source.is_transformers else "build",
     }
-    lines = runtime.run_lines
+    lines = runtime.run_lines if runtime.runs_modules else FOLDER + runtime.run_lines
     for name, value in values.items():
         lines = lines.replace(name, value)
     return lines

@@ -37,11 +37,19 @@ def is_own(model: str) -> bool:
 
 
 def load_network(
-    model: str, settings: ModelSettings, classes: Sequence[str], kind: InputKind, task: Task, seed: int
+    model: str,
+    settings: ModelSettings,
+    classes: Sequence[str],
+    kind: InputKind,
+    task: Task,
+    seed: int,
+    *,
+    say: Callable[[str], None] | None = say,
 ) -> tuple[nn.Module, Preprocessor]:
     """The network with a head for `classes`, attention in a form that can be cut, and what reads its rows.
 
-    UserError for a network or settings that do not fit; see `load_pretrained` and `own_model` in `nas.networks`.
+    UserError for a network or settings that do not fit; see `load_pretrained` and `own_model` in `nas.networks`. `say`
+    is called with a sentence where a head is made new or attention is turned into another form.
     """
     if not is_own(model):
         if settings != ModelSettings():
@@ -50,7 +58,7 @@ def load_network(
                 f"module:factory; {model} has its own"
             )
         module, preprocessor = load_pretrained(model, classes, kind, seed=seed, task=task, say=say)
-        return _plain(module), preprocessor
+        return _plain(module, say), preprocessor
     module = own_model(model, settings.weights, len(classes), seed=seed, say=say)
     preprocessor = own_preprocessor(
         module,
@@ -66,7 +74,7 @@ def load_network(
         example["input_ids"][0, 0] = max(preprocessor.tokenizer.get_vocab().values())
     remedy = "it must know every token of --tokenizer" if kind == "text" else "--image-size sets the size of images"
     check_outputs(module, example, len(classes), remedy)
-    return _plain(module), preprocessor
+    return _plain(module, say), preprocessor
 
 
 def bare_network(model: str, outputs: int) -> nn.Module:
@@ -87,9 +95,9 @@ def maker(model: str | None, outputs: int) -> Callable[[], nn.Module] | None:
     return partial(own_model, model, None, outputs) if in_plain_layers(made) is made else None
 
 
-def _plain(module: nn.Module) -> nn.Module:
+def _plain(module: nn.Module, say: Callable[[str], None] | None) -> nn.Module:
     plain = in_plain_layers(module)
-    if plain is not module:
+    if plain is not module and say is not None:
         say("Its nn.MultiheadAttention is turned into an equal form of plain layers, so that heads can be cut")
     return plain
 

@@ -12,6 +12,7 @@ from torch import nn
 from hardware.cost import cost
 from hardware.deployment import Deployment
 from nas.console import say
+from nas.data.tasks import Task
 from nas.errors import UserError
 from nas.exporting.card import Card
 from nas.exporting.comparison import Comparison, Contender, compare
@@ -189,13 +190,15 @@ def deliver(
         today = beside.pop("today")
         exported = Contender(deployed, cost(module, inputs))
         one_input = loaded.example(deployment.tokens or 1, deployment.batch)
-        comparison = compare(today, beside.pop("full", today), exported, loaded.split("test"), one_input, beside)
+        rows = loaded.split("test")
+        comparison = compare(today, beside.pop("full", today), exported, rows, one_input, beside)
         busy = comparison.waiting.warning("the latencies are too high; stop those programs and repeat the command")
         if busy is not None:
             say(busy)
         comparison = comparison.predicted(*_predicted(loaded, chosen, deployment))
         # 3. The card that states them.
-        network.write_card(part, _card(loaded, comparison, chosen, notes), deployed)
+        card = _card(loaded, comparison, chosen, notes, rows.task)
+        network.write_card(part, card, deployed, loaded.preprocessor)
     # What was chosen by a search is not refused for what one measurement more makes of it, but that is said.
     figures = comparison.chosen.named(comparison.metric)
     beyond = beyond_limits(chosen.bounds, figures, _of_other_devices(loaded, chosen, deployment))
@@ -257,7 +260,7 @@ def _predicted(loaded: LoadedRun, chosen: Chosen, deployment: Deployment) -> tup
     return None, None
 
 
-def _card(loaded: LoadedRun, comparison: Comparison, chosen: Chosen, notes: tuple[str, ...]) -> Card:
+def _card(loaded: LoadedRun, comparison: Comparison, chosen: Chosen, notes: tuple[str, ...], task: Task) -> Card:
     record = loaded.record
     model, data = (str(record.request.get(key)) for key in ("model", "data"))
     networks = comparison.networks()
@@ -270,6 +273,8 @@ def _card(loaded: LoadedRun, comparison: Comparison, chosen: Chosen, notes: tupl
         origin=loaded.meaning.origin,
         data=f"{Path(data).name}, {record.rows['train']:,} training, {comparison.test_rows:,} test rows",
         classes=tuple(record.classes),
+        task=task,
+        max_tokens=loaded.max_tokens,
         figures=figures,
         conditions=comparison.conditions,
         chosen_by=chosen.values,

@@ -27,7 +27,7 @@ from nas.profiling.subject import Subject
 from nas.runs.folder import RunFolder, RunRecord
 from nas.runs.products import PRODUCTS, Meaning
 from nas.searching.relative_latency import LatencySettings
-from nas.settings import SearchSettings
+from nas.settings import DataSettings, SearchSettings
 from search_spaces import Candidate, Supernet, has_batch_norms
 from search_spaces.inputs import Inputs, deciding_end
 
@@ -41,11 +41,16 @@ class LoadedRun:
     supernet: Supernet
     preprocessor: Preprocessor
 
+    @property
+    def max_tokens(self) -> int:
+        """Where the texts of the run are cut off, where the model takes as many."""
+        tokens = self.record.request.get("max_tokens")
+        return tokens if isinstance(tokens, int) else DataSettings.max_tokens
+
     def split(self, name: str) -> Split:
         """The rows of "train", "validation" or "test"; UserError when they are damaged or not those of the run."""
-        tokens = self.record.request.get("max_tokens")
-        length, path = tokens if isinstance(tokens, int) else 128, self.folder.data / f"{name}.parquet"
-        rows = Split.load(path, self.preprocessor, max_tokens=length)
+        path = self.folder.data / f"{name}.parquet"
+        rows = Split.load(path, self.preprocessor, max_tokens=self.max_tokens)
         wanted = {str(part): count for part, count in self.record.rows.items()}.get(name, 0)
         if len(rows) != wanted or rows.task.name != self.record.task.name:
             raise UserError(

@@ -7,7 +7,6 @@ command with other rates only joins and fine-tunes, and what it makes is measure
 import hashlib
 import shutil
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,16 +22,17 @@ from nas.data.split import Data, Preprocessor, Split
 from nas.data.tasks import CLASSIFICATION
 from nas.errors import UserError
 from nas.files import located, replace_folder
-from nas.learning.plain_training import naming_checkpoint, score
+from nas.learning.plain_training import naming_checkpoint
 from nas.learning.preparation import Prepared, data_location, prepare, prepare_again
 from nas.learning.progress import TrainingFigures
 from nas.memory import peak_memory_mib
-from nas.networks.loading import is_own
+from nas.networks.loading import is_own, load_network
 from nas.networks.pretrained import save_preprocessor
 from nas.pruning.candidates import WEIGHTS
 from nas.pruning.config import EmoPmsConfig, cnn_training
 from nas.pruning.emo_pms import Pruned, emo_pms, fine_tuned, parts_of
 from nas.pruning.impairment import Scheme
+from nas.pruning.trained import check_trained
 from nas.ray_address import check_answers
 from nas.records import Record, Scalar, read_record, same_request, write_record
 from nas.runs.checked_search import Proposing, checked_search
@@ -60,9 +60,10 @@ from search_spaces.pruning import Partition
 from search_spaces.weights import save_weights
 
 OBJECTIVES = "accuracy,latency_ms,macs,parameters"
-_LEAST_OVER_CHANCE = 1.2
 _SETTINGS = "training.json"
 _DETECTOR_RATE = 0.1
+_OFF = 0.005
+"""Share by which a rate must be exceeded so that it is said."""
 
 
 class TrainedBy(Record):
@@ -108,6 +109,8 @@ def prune_run(request: PruneRequest) -> dict[str, Any]:
         load = partial(load_run, folder, request.common.device, _own(request))
         latency_of = SchemeLatency(load, pruned, _latency_settings(request), folder.pruned)
         schemes = chosen_schemes(pruned, checked.wanted, request.settings.ranking, latency_of)
+        for wanted, scheme in schemes:
+            _say_rate(wanted, pruned.rate(scheme, request.settings.cost))
         made = [_made(folder, checked, pruned, wanted, scheme) for wanted, scheme in schemes]
         # 4. All of them measured, with those of earlier commands.
         full = pruned.parts.space.full()
@@ -183,7 +186,8 @@ def _checked(folder: RunFolder, request: PruneRequest) -> _Checked:
         )
     else:
         prepared = prepare(request.model, request.data, request.own, make, seed)
-        _check_trained(prepared, request.model)
+        model, again = prepared.supernet.model, _loaded_again(prepared, request)
+        check_trained(model, again, prepared.data, request.model)
     train = prepared.data.train
     if settings.detector_rows is not None:
         train = train.take(settings.detector_rows, generator(seed, "rows of detectors"))
@@ -235,17 +239,10 @@ def _check_data(data: Data) -> None:
         raise UserError(f"a pruning needs images with classes, the data holds {data.kind} rows of {data.task.metric}")
 
 
-def _check_trained(prepared: Prepared, model: str) -> None:
-    """UserError for a network that is hardly better than its most frequent class: nothing would guide a pruning."""
-    rows = prepared.data.validation
-    chance = Counter(rows.labels).most_common(1)[0][1] / len(rows)
-    found = score(prepared.supernet.model, rows)
-    if not found > min(_LEAST_OVER_CHANCE * chance, (1 + chance) / 2):
-        raise UserError(
-            f"a pruning needs a network that is trained for these classes: {model} has an accuracy of {found:.3f} "
-            f"on the validation rows, and the most frequent class is {chance:.3f} of them; train it first, or name its "
-            "trained --weights"
-        )
+def _loaded_again(prepared: Prepared, request: PruneRequest) -> nn.Module:
+    """The network once more, what is drawn at random in it drawn by another seed."""
+    data, seed = prepared.data, request.common.seed + 1
+    return load_network(request.model, request.own, data.classes, data.kind, data.task, seed, say=None)[0]
 
 
 def _record(request: PruneRequest) -> dict[str, Scalar]:
@@ -309,6 +306,15 @@ def _searched(folder: RunFolder, checked: _Checked, request: PruneRequest) -> Pr
             parts=checked.parts,
             workers=Workers(settings.workers, address=settings.ray_address),
             on_result=_Progress(bar),
+        )
+
+
+def _say_rate(wanted: Wanted, found: float) -> None:
+    """Say what goes where that is not what was asked for."""
+    if wanted.rate is not None and found - wanted.rate >= _OFF:
+        say(
+            f"{wanted.name}: of the networks that the searched forms give, the first at that rate or beyond has "
+            f"{100 * found:.1f} % fewer {wanted.quantity}; a larger --budget makes the steps smaller"
         )
 
 
