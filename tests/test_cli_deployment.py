@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +299,9 @@ def test_what_candidate_names(run: Path, begun: Callable[..., Chosen]) -> None:
     chosen, first = begun("--candidate", 1), front(run / "searches" / "default" / "front.csv")[0]
     assert all(first[name] == ("" if value is None else str(value)) for name, value in chosen.candidate.items())
     assert chosen.values["macs"] == float(first["macs"])
-    assert begun("--candidate", "chosen") == begun() == begun("--max-macs", 1e12)
+    assert begun("--candidate", "chosen") == begun()
+    limited = begun("--max-macs", 1e12)
+    assert limited.bounds == [("macs", 1.0, 1e12)] and replace(limited, bounds=[]) == begun()
     deployment = begun("--candidate", 1, "--runtime", "openvino").deployment
     assert (deployment.runtime, deployment.precision, deployment.tokens) == ("openvino", "float32", 128)
     shutil.rmtree(run / "searches")
