@@ -5,6 +5,7 @@ command is given beside its run. The commands that read it are run on it, each c
 of each file always, all of them under `make exhaustive`.
 """
 
+import itertools
 import json
 import random
 import shutil
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import damage
 import pytest
+from conftest import TellCases
 from damaged_commands import Cases, cases
 from test_cli_evolve import command as evolve
 from test_cli_prune import command as prune
@@ -23,7 +25,7 @@ from test_kill import finish, stop
 from tiny import write_model, write_reviews
 from toy_pyramid import FACTORY, write_inputs
 
-FEW = 3
+FEW, ONE_OF = 3, 8
 Damages = Callable[[bytes], Iterator[damage.Damage]]
 Snapshot = dict[str, tuple[int, int]]
 
@@ -281,27 +283,51 @@ def snapshot(folder: Path) -> Snapshot:
     return found
 
 
-def trouble(
-    forking: Cases, made: Made, file: File, tmp_path: Path, choose: Callable[[list[damage.Damage]], list[damage.Damage]]
-) -> tuple[int, list[str]]:
-    """How many cases of a file were run, and what went wrong in them."""
-    copy = tmp_path / "copy"
-    shutil.copytree(made.folder, copy)
-    path = min(copy.glob(file.path))
-    chosen, commands, bad = choose([*file.damages(path.read_bytes())]), made.commands(copy), []
-    for each in chosen:
-        for name in file.commands:
-            path.write_bytes(each.content)
-            before = snapshot(copy)
-            outcome = forking.outcome(commands[name])
-            unchanged = snapshot(copy) == before
-            wrong = outcome.trouble() or ("" if unchanged or outcome.status != 2 else "a refusal changed files")
-            if wrong:
-                bad.append(f"{file.path}, {each.name[:100]}, {name}: {wrong}")
-            if not unchanged:
-                shutil.rmtree(copy)
-                shutil.copytree(made.folder, copy)
-    return len(chosen) * len(file.commands), bad
+def restore(copy: Path, original: Path, before: Snapshot, after: Snapshot) -> None:
+    """Undo what was changed in a copy of a folder."""
+    for name in sorted(after.keys() - before.keys()):
+        path = copy / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for name in sorted(name for name, told in before.items() if after.get(name) != told):
+        source, path = original / name, copy / name
+        if source.is_dir():
+            path.mkdir(exist_ok=True)
+        else:
+            shutil.copy2(source, path)
+
+
+class Counted:
+    """Runs the commands that read one file on damages of it, counts these cases and keeps what went wrong.
+
+    Args:
+        forking: runs a command.
+        made: the folder that the file lies in; the commands work in a copy of it.
+        file: the file.
+        copy: where that copy is made.
+    """
+
+    def __init__(self, forking: Cases, made: Made, file: File, copy: Path) -> None:
+        shutil.copytree(made.folder, copy)
+        self.cases, self.bad = 0, list[str]()
+        self._forking, self._made, self._file, self._copy = forking, made, file, copy
+        self._path, self._commands = min(copy.glob(file.path)), made.commands(copy)
+        self.damages = [*file.damages(self._path.read_bytes())]
+
+    def run(self, which: damage.Damage, name: str) -> int:
+        """The exit status of a command on one damage."""
+        self._path.write_bytes(which.content)
+        before = snapshot(self._copy)
+        outcome = self._forking.outcome(self._commands[name])
+        after = snapshot(self._copy)
+        wrong = outcome.trouble() or ("a refusal changed files" if outcome.status == 2 and after != before else "")
+        if wrong:
+            self.bad.append(f"{self._file.path}, {which.name[:100]}, {name}: {wrong}")
+        restore(self._copy, self._made.folder, before, after)
+        self.cases += 1
+        return outcome.status
 
 
 def name_of(value: object) -> str:
@@ -325,11 +351,25 @@ def test_every_file_that_is_made_is_damaged_or_never_read(kind: str, request: py
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "file"), [*KINDS, *KINDS_SLOW], ids=name_of)
 def test_some_damage(forking: Cases, kind: str, file: File, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    rng = random.Random(file.path)
-    _, bad = trouble(
-        forking, request.getfixturevalue(kind), file, tmp_path, lambda all_of: rng.sample(all_of, min(FEW, len(all_of)))
-    )
-    assert not bad, "\n".join(bad)
+    counted = Counted(forking, request.getfixturevalue(kind), file, tmp_path / "copy")
+    for each in random.Random(file.path).sample(counted.damages, min(FEW, len(counted.damages))):
+        for name in file.commands:
+            counted.run(each, name)
+    assert not counted.bad, "\n".join(counted.bad)
+
+
+def every_damage(counted: Counted, commands: Sequence[str]) -> None:
+    """All cases of a file, but for those that repeat one.
+
+    The commands read a file by the same function. So what the first one refuses is told to the others in one of
+    `ONE_OF` cases only.
+    """
+    refused = itertools.count()
+    for each in counted.damages:
+        status = counted.run(each, commands[0])
+        if status != 2 or next(refused) % ONE_OF == 0:
+            for name in commands[1:]:
+                counted.run(each, name)
 
 
 @pytest.mark.exhaustive
@@ -340,11 +380,8 @@ def test_every_damage(
     file: File,
     tmp_path: Path,
     request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
-    capsys: pytest.CaptureFixture[str],
+    tell_cases: TellCases,
 ) -> None:
-    count, bad = trouble(forking, request.getfixturevalue(kind), file, tmp_path, lambda all_of: all_of)
-    record_property("cases", count)
-    with capsys.disabled():
-        print(f"\n{file.path}: {count:,} cases, {len(bad)} bad")
-    assert not bad, "\n".join(bad)
+    counted = Counted(forking, request.getfixturevalue(kind), file, tmp_path / "copy")
+    every_damage(counted, file.commands)
+    tell_cases(file.path, counted.cases, counted.bad)
