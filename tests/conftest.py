@@ -29,10 +29,14 @@ LONGEST = ("workers_ray", "workers", "kill", "readme", "cli_profile", "processes
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """One process runs all tests that share what takes long to make: a network of the laws, or a file's fixtures."""
+    """One process runs all tests that share what takes long to make: a network of the laws, or a file's fixtures.
+
+    The exhaustive tests of a file are divided by their kind, which takes far longer to test than to make.
+    """
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     network = parameters.get("name") if item.path.parent.name == "laws" else None
-    item.add_marker(pytest.mark.xdist_group(network or item.path.stem))
+    kind = f"{item.path.stem} {parameters.get('kind', '')}" if item.get_closest_marker("exhaustive") else None
+    item.add_marker(pytest.mark.xdist_group(network or kind or item.path.stem))
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,15 +1,15 @@
 """Damaged and hostile files: a sentence and exit status 2, or the work done; never a crash, and nothing changed.
 
-Every file of a finished run, and of those that were stopped, is damaged in every way of `damage`, and so is what a
+Every file of a finished run, and of those that were stopped, is damaged in the ways of `damage`, and so is what a
 command is given beside its run. The commands that read it are run on it, each case in a process of its own: a few cases
-of each file always, all of them under `make exhaustive`.
+of each file always, all of them under `make exhaustive`, which tells how many there were.
 """
 
-import itertools
 import json
 import random
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,11 +37,15 @@ class File(NamedTuple):
         path: a pattern; the first that fits is taken for all of them.
         damages: of its form.
         commands: the names in `Made.commands` of those that read it.
+        without: files that are not there then, because it is read only in their place.
+        remade: whether a damaged one is made anew, and not refused.
     """
 
     path: str
     damages: Damages
     commands: tuple[str, ...]
+    without: tuple[str, ...] = ()
+    remade: bool = False
 
 
 class Made(NamedTuple):
@@ -53,10 +57,9 @@ class Made(NamedTuple):
 
 TEXT = (
     File("run/run.json", damage.of_json, ("report", "search")),
-    File("run/.lock", damage.of_bytes, ("report", "search")),
-    File("run/data/data.json", damage.of_json, ("finetune",)),
-    File("run/data/train.parquet", damage.of_bytes, ("finetune",)),
-    File("run/data/validation.parquet", damage.of_bytes, ("finetune", "plan a search")),
+    File("run/.lock", damage.of_bytes, ("report", "search"), remade=True),
+    File("run/data/train.parquet", damage.of_bytes, ("refine",)),
+    File("run/data/validation.parquet", damage.of_bytes, ("refine", "plan a search")),
     File("run/data/test.parquet", damage.of_bytes, ("export",)),
     File("run/supernet/config.json", damage.of_json, ("plan a search",)),
     File("run/supernet/tokenizer.json", damage.of_json, ("plan a search",)),
@@ -75,6 +78,9 @@ TEXT = (
     File("run/further/*/further.json", damage.of_json, ("refine",)),
     File("run/further/*/weights/finetuned.json", damage.of_json, ("refine",)),
     File("run/further/*/weights/model.safetensors", damage.of_bytes, ("refine",)),
+    File("cut/data/data.json", damage.of_json, ("go on",)),
+    File("cut/data/train.parquet", damage.of_bytes, ("go on",)),
+    File("cut/data/validation.parquet", damage.of_bytes, ("go on",)),
     File("cut/checkpoint/state.json", damage.of_json, ("go on",)),
     File("cut/checkpoint/state.safetensors", damage.of_bytes, ("go on",)),
     File("laptop.json", damage.of_json, ("profile", "plan with a profile")),
@@ -85,26 +91,26 @@ TEXT = (
     File("model/config.json", damage.of_json, ("plan a finetuning", "plan a profile")),
     File("model/tokenizer.json", damage.of_json, ("plan a finetuning",)),
     File("model/tokenizer_config.json", damage.of_json, ("plan a finetuning",)),
-    File("model/vocab.txt", damage.of_bytes, ("plan a finetuning",)),
+    File("model/vocab.txt", damage.of_bytes, ("plan a finetuning",), without=("model/tokenizer.json",)),
     File("model/model.safetensors", damage.of_bytes, ("plan a finetuning",)),
     File("reviews.csv", damage.of_bytes, ("plan a finetuning",)),
 )
 
 PRUNED = (
     File("pruned/run.json", damage.of_json, ("report", "prune")),
-    File("pruned/data/data.json", damage.of_json, ("export", "prune")),
+    File("pruned/data/data.json", damage.of_json, ("prune",)),
     File("pruned/data/train.parquet", damage.of_bytes, ("prune",)),
     File("pruned/data/validation.parquet", damage.of_bytes, ("prune",)),
     File("pruned/data/test.parquet", damage.of_bytes, ("export",)),
     File("pruned/pruning/pruning.json", damage.of_json, ("prune",)),
     File("pruned/pruning/detectors/errors.json", damage.of_json, ("report", "prune")),
-    File("pruned/pruning/detectors/*.safetensors", damage.of_bytes, ("prune",)),
+    File("pruned/pruning/detectors/*.safetensors", damage.of_bytes, ("prune more",)),
     File("pruned/pruning/searches/*/study.journal", damage.of_lines, ("report", "prune")),
-    File("pruned/pruning/searches/*/kept/*/model.safetensors", damage.of_bytes, ("prune",)),
+    File("pruned/pruning/searches/*/kept/*/model.safetensors", damage.of_bytes, ("prune more",)),
     File("pruned/pruned/*/training.json", damage.of_json, ("prune",)),
-    File("pruned/pruned/*/model.safetensors", damage.of_bytes, ("export", "prune")),
+    File("pruned/pruned/*/model.safetensors", damage.of_bytes, ("export the second",)),
     File("pruned/pruned/latencies.json", damage.of_json, ("prune",)),
-    File("pruned/pruned/latency.json", damage.of_json, ("prune another limit",)),
+    File("pruned/pruned/latency.json", damage.of_json, ("prune",), without=("pruned/pruned/latencies.json",)),
     File("pruned/supernet/model.safetensors", damage.of_bytes, ("export", "prune")),
     File("pruned/supernet/preprocessor_config.json", damage.of_json, ("export", "prune")),
     File("pruned/supernet/space.json", damage.of_json, ("report", "prune")),
@@ -122,7 +128,7 @@ EVOLVED = (
     File("evolved/data/*.parquet", damage.of_bytes, ("evolve",)),
     File("evolved/evolution/bound.json", damage.of_json, ("evolve",)),
     File("evolved/evolution/first-step.json", damage.of_json, ("evolve",)),
-    File("evolved/evolution/ranking.json", damage.of_json, ("evolve",)),
+    File("evolved/evolution/ranking.json", damage.of_json, ("evolve",), remade=True),
     File("evolved/evolution/layers/*.json", damage.of_json, ("report", "export")),
 )
 TAUGHT = (
@@ -137,8 +143,16 @@ JOINT = (
     File("run/searches/joint/verified.json", damage.of_json, ("report joint",)),
 )
 # As those of `run`.
-ALIKE = ("cut/data/*", "cut/run.json", "taught/data/*", "taught/run.json", "taught/checkpoint/*", ".lock")
-NEVER_READ = ("run/searches/*/front.csv", "pruned/searches/*/front.csv", "trials/*", "tracking/*", "report*", "*.png")
+ALIKE = ("cut/data/test.parquet", "cut/run.json", "taught/data/*", "taught/run.json", "taught/checkpoint/*", ".lock")
+NEVER_READ = (
+    "run/data/data.json",
+    "run/searches/*/front.csv",
+    "pruned/searches/*/front.csv",
+    "trials/*",
+    "tracking/*",
+    "report*",
+    "*.png",
+)
 
 
 def text_commands(original: Path, copy: Path) -> dict[str, list[object]]:
@@ -223,8 +237,9 @@ def image_commands(original: Path, copy: Path) -> dict[str, list[object]]:
     return {
         "report": ["report", run],
         "prune": [*prune(original, run, "--rates", "0.2,0.4", "--max-latency-ms", 1000)],
-        "prune another limit": [*prune(original, run, "--max-latency-ms", 1e-6)],
+        "prune more": [*prune(original, run, "--rates", "0.2,0.4", "--max-latency-ms", 1000, "--budget", 8)],
         "export": ["export", run, "--model", FACTORY, "--out", copy / "out"],
+        "export the second": ["export", run, "--model", FACTORY, "--candidate", 2, "--out", copy / "out"],
         "plan a pruning": [*prune(copy, copy / "out", "--rates", "0.2"), "--dry-run"],
     }
 
@@ -311,6 +326,8 @@ class Counted:
 
     def __init__(self, forking: Cases, made: Made, file: File, copy: Path) -> None:
         shutil.copytree(made.folder, copy)
+        for name in file.without:
+            (copy / name).unlink()
         self.cases, self.bad = 0, list[str]()
         self._forking, self._made, self._file, self._copy = forking, made, file, copy
         self._path, self._commands = min(copy.glob(file.path)), made.commands(copy)
@@ -358,18 +375,22 @@ def test_some_damage(forking: Cases, kind: str, file: File, tmp_path: Path, requ
     assert not counted.bad, "\n".join(counted.bad)
 
 
-def every_damage(counted: Counted, commands: Sequence[str]) -> None:
+def every_damage(counted: Counted, file: File) -> None:
     """All cases of a file, but for those that repeat one.
 
     The commands read a file by the same function. So what the first one refuses is told to the others in one of
-    `ONE_OF` cases only.
+    `ONE_OF` cases only. A command that refuses no damage at all does not read the file, and then the cases say nothing.
     """
-    refused = itertools.count()
+    found: dict[str, Counter[int]] = {name: Counter() for name in file.commands}
+    first, *others = file.commands
     for each in counted.damages:
-        status = counted.run(each, commands[0])
-        if status != 2 or next(refused) % ONE_OF == 0:
-            for name in commands[1:]:
-                counted.run(each, name)
+        status = counted.run(each, first)
+        if status != 2 or found[first][2] % ONE_OF == 0:
+            for name in others:
+                found[name][counted.run(each, name)] += 1
+        found[first][status] += 1
+    if not file.remade:
+        counted.bad += [f"{name} refuses no damage" for name, statuses in found.items() if not statuses[2]]
 
 
 @pytest.mark.exhaustive
@@ -383,5 +404,5 @@ def test_every_damage(
     tell_cases: TellCases,
 ) -> None:
     counted = Counted(forking, request.getfixturevalue(kind), file, tmp_path / "copy")
-    every_damage(counted, file.commands)
+    every_damage(counted, file)
     tell_cases(file.path, counted.cases, counted.bad)

@@ -144,6 +144,15 @@ def test_the_largest_counts(tmp_path: Path) -> None:
         read_record(path, RequestRecord)
 
 
+def test_right_rows_of_a_study_that_has_no_accuracy(nas_command: Command, run: Path) -> None:
+    path = run / "searches" / "default" / "study.journal"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole.replace('"name":"accuracy"', '"name":"word"', 1), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != whole
+    answer = nas_command("report", run)
+    assert answer.status == 0, answer.err
+
+
 def test_what_was_measured_again(nas_command: Command, run: Path) -> None:
     path = run / "searches" / "default" / "verified.json"
     spoil(path, rows__0__measured={"latency_ms": 0.0})
