@@ -1,6 +1,7 @@
 """EMO-PMS on a small trained network: stages that go on, laws of what it makes, and its losses."""
 
 import copy
+import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -218,6 +219,15 @@ def test_damaged_stages(tmp_path: Path) -> None:
             pruned(tmp_path, replace(CONFIG, budget=CONFIG.budget + 2))
         assert sorted(tmp_path.rglob("*")) == before
         path.write_bytes(whole)
+    journal = tmp_path / "searches" / "0" / "study.journal"
+    whole, before = journal.read_bytes(), sorted(tmp_path.rglob("*"))
+    begun, identity, *trials = whole.splitlines(keepends=True)
+    of_others = {**json.loads(identity), "user_attr": {"supersieve": True}}
+    journal.write_bytes(b"".join([begun, json.dumps(of_others).encode() + b"\n", *trials]))
+    with pytest.raises(UserError, match="must be of version 1"):
+        pruned(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    journal.write_bytes(whole)
     shutil.copy(tmp_path / "searches" / "0" / "study.journal", tmp_path / "searches" / "1" / "study.journal")
     with pytest.raises(UserError, match="must be the search of this network's sub-network 1"):
         pruned(tmp_path)

@@ -144,6 +144,21 @@ def test_the_largest_counts(tmp_path: Path) -> None:
         read_record(path, RequestRecord)
 
 
+def test_a_vocabulary_without_the_unknown_token(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(inputs / "model", tmp_path / "model"))
+    (model / "tokenizer.json").unlink()
+    (model / "vocab.txt").write_text("word\n", encoding="utf-8")
+    command = ["finetune", model, "--data", inputs / "reviews.csv", "--out", tmp_path / "run", "--dry-run"]
+    refused(nas_command(*command), "must take these texts, it fails: WordPiece error: Missing [UNK] token")
+
+
+@pytest.mark.parametrize("order", [None, 0, "word", {"0": 1}])
+def test_a_space_whose_blocks_are_no_list(nas_command: Command, run: Path, order: object) -> None:
+    spoil(run / "supernet" / "space.json", choices__0__cuts__0__drop_order=order)
+    command = ["search", run, "--name", "new", "--objectives", "accuracy,macs", "--dry-run"]
+    refused(nas_command(*command), "drop_order of a cut must be a list")
+
+
 def test_right_rows_of_a_study_that_has_no_accuracy(nas_command: Command, run: Path) -> None:
     path = run / "searches" / "default" / "study.journal"
     whole = path.read_text(encoding="utf-8")

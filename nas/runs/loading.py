@@ -1,6 +1,7 @@
 """A run whose fine-tuning is done, loaded for the commands that come after it."""
 
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from nas.profiling.subject import Subject
 from nas.runs.folder import RunFolder, RunRecord
 from nas.runs.products import PRODUCTS, Meaning
 from nas.searching.relative_latency import LatencySettings
+from nas.sentences import quoted
 from nas.settings import SearchSettings
 from search_spaces import Candidate, Supernet, has_batch_norms
 from search_spaces.inputs import Inputs
@@ -138,4 +140,9 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
         check_tokenizer(preprocessor.tokenizer, str(folder.supernet), words if isinstance(words, int) else None)
     elif isinstance(preprocessor, ImagePreprocessor):
         preprocessor = with_configured_channels(preprocessor, supernet.model, str(folder.supernet))
+    elif preprocessor.name not in signature(supernet.model.forward).parameters:
+        raise UserError(
+            f"{folder.supernet / 'preprocessor_config.json'} must name the input of the network, which is not "
+            f"{quoted(preprocessor.name)}; put a copy in its place, or begin anew in another folder"
+        )
     return LoadedRun(folder, record, supernet, preprocessor)
