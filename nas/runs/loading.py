@@ -10,7 +10,7 @@ from hardware.deployment import Deployment
 from hardware.inputs import device_of
 from hardware.policy import PrecisionChoices
 from hardware.registry import device_for
-from nas.data.preprocessing import ImagePreprocessor, TextPreprocessor
+from nas.data.preprocessing import ImagePreprocessor, PlainImages, TextPreprocessor
 from nas.data.split import Preprocessor, Split
 from nas.errors import UserError
 from nas.learning.augmentation import augmented
@@ -140,7 +140,9 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
         check_tokenizer(preprocessor.tokenizer, str(folder.supernet), words if isinstance(words, int) else None)
     elif isinstance(preprocessor, ImagePreprocessor):
         preprocessor = with_configured_channels(preprocessor, supernet.model, str(folder.supernet))
-    elif preprocessor.name not in signature(supernet.model.forward).parameters:
+    elif (
+        isinstance(preprocessor, PlainImages) and preprocessor.name not in signature(supernet.model.forward).parameters
+    ):
         raise UserError(
             f"{folder.supernet / 'preprocessor_config.json'} must name the input of the network, which is not "
             f"{quoted(preprocessor.name)}; put a copy in its place, or begin anew in another folder"
