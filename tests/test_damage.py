@@ -134,7 +134,7 @@ EVOLVED = (
 TAUGHT = (
     File("taught/teacher/weights/finetuned.json", damage.of_json, ("be taught",)),
     File("taught/teacher/weights/model.safetensors", damage.of_bytes, ("be taught",)),
-    File("taught/teacher-outputs/outputs.json", damage.of_json, ("be taught",)),
+    File("taught/teacher-outputs/outputs.json", damage.of_json, ("be taught",), remade=True),
     File("taught/teacher-outputs/*.safetensors", damage.of_bytes, ("be taught",)),
 )
 JOINT = (
