@@ -219,6 +219,11 @@ def test_damaged_stages(tmp_path: Path) -> None:
             pruned(tmp_path, replace(CONFIG, budget=CONFIG.budget + 2))
         assert sorted(tmp_path.rglob("*")) == before
         path.write_bytes(whole)
+    kept = next(tmp_path.glob("searches/0/kept/*/model.safetensors"))
+    kept.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"cannot be read .*; remove .* anew"):
+        pruned(tmp_path)
+    (tmp_path / "elsewhere").rename(kept)
     journal = tmp_path / "searches" / "0" / "study.journal"
     whole, before = journal.read_bytes(), sorted(tmp_path.rglob("*"))
     begun, identity, *trials = whole.splitlines(keepends=True)

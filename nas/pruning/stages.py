@@ -33,7 +33,7 @@ from nas.pruning.config import EmoPmsConfig
 from nas.pruning.detectors import FeatureDetector, detector_loss, untrained
 from nas.pruning.impairment import Base, Form
 from nas.pruning.inheritance import importance_orders
-from nas.pruning.weights import form_weights, kept_path, read_weights
+from nas.pruning.weights import form_weights, read_weights
 from nas.records import Record, Scalar, Share, read_record, write_record
 from nas.searching.kept import KeepingFront, KeptFiles
 from nas.searching.measurement import Measurement, Objective
@@ -151,14 +151,13 @@ class Stages:
                 )
 
     def _check_weights(self, done: Mapping[str, Study]) -> None:
-        """UserError for weights that cannot be read, before anything is trained that would need them."""
+        """UserError for weights that cannot be read, before anything is trained or measured that would need them."""
         for path in sorted((self._folder / "detectors").glob("*.safetensors")):
             read_weights(path, _TRAIN_ANEW.format(path.parent))
         for each in self.subnetworks:
             files, study = self.files(each.name), done.get(each.name)
             for member in study.front() if study else ():
-                if kept_path(files, member.candidate).exists():
-                    form_weights(files, each, member.candidate)
+                form_weights(files, each, member.candidate)
 
     def _complete(self, done: Mapping[str, Study]) -> bool:
         """Whether all searches have spent their budget."""

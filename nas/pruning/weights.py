@@ -20,14 +20,9 @@ def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
         raise UserError(f"the weights in {path} cannot be read ({type(error).__name__}); {remedy}") from error
 
 
-def kept_path(files: KeptFiles, candidate: Candidate) -> Path:
-    """The file of the trained weights of a form; it is there only if they were kept."""
-    return files.of(candidate) / WEIGHTS
-
-
 def form_weights(files: KeptFiles, subnetwork: SubNetwork, candidate: Candidate) -> dict[str, Tensor]:
     """The trained weights of a form of a sub-network; UserError where they are missing or damaged."""
-    path = kept_path(files, candidate)
+    path = files.of(candidate) / WEIGHTS
     remedy = f"remove {files.folder.parent} to search that sub-network anew"
     tensors = read_weights(path, remedy)
     missing = _distinct(subnetwork.module) - tensors.keys()
