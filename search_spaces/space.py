@@ -440,5 +440,7 @@ def _cut_from_data(data: Mapping[str, Any]) -> Cut:
             value = _whole(f"{name} of a cut", value)
         if field.type is str and not isinstance(value, str):
             raise ValueError(f"{name} of a cut must be a word, got {value!r}")
+        if field.type not in (int, str) and not isinstance(value, list):
+            raise ValueError(f"{name} of a cut must be a list, got {str(value)[:100]!r}")
         values[name] = tuple(_whole(name, item) for item in value) if isinstance(value, list) else value
     return kind(**values)

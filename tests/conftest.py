@@ -1,13 +1,12 @@
 """What the tests of the commands share: a tiny model, its data, and a run that was fine-tuned and searched once."""
 
 import gc
-from collections.abc import Callable
-from functools import cache
-from importlib import import_module
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
+from forked import list_operators_once
 from tiny import write_model, write_reviews
 
 from nas.command.cli import main
@@ -22,6 +21,7 @@ class Answer(NamedTuple):
 
 
 Command = Callable[..., Answer]
+TellCases = Callable[[str, int, Sequence[str]], None]
 
 
 # What takes longest comes first, so that no process is left with it at the end; first of all what waits for others.
@@ -29,10 +29,14 @@ LONGEST = ("workers_ray", "workers", "kill", "readme", "cli_profile", "processes
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """One process runs all tests that share what takes long to make: a network of the laws, or a file's fixtures."""
+    """One process runs all tests that share what takes long to make: a network of the laws, or a file's fixtures.
+
+    The exhaustive tests of a file are divided by their kind, which takes far longer to test than to make.
+    """
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     network = parameters.get("name") if item.path.parent.name == "laws" else None
-    item.add_marker(pytest.mark.xdist_group(network or item.path.stem))
+    kind = f"{item.path.stem} {parameters.get('kind', '')}" if item.get_closest_marker("exhaustive") else None
+    item.add_marker(pytest.mark.xdist_group(network or kind or item.path.stem))
 
 
 @pytest.hookimpl(trylast=True)
@@ -56,18 +60,31 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(200_000, 20, 100)
 
 
-@cache
-def _known_operators() -> list[Any]:
-    operators: list[Any] = import_module("onnxscript._framework_apis.torch_2_11").get_torchlib_ops()
-    return operators
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many cases the tests ran that count them, by what they ran them on."""
+    reports = [each for kind in ("passed", "failed", "error") for each in terminalreporter.stats.get(kind, ())]
+    told = sorted({tuple(value) for each in reports for name, value in each.user_properties if name == "cases"})
+    for what, cases, bad in told:
+        terminalreporter.write_line(f"{what}: {cases:,} cases, {bad} bad")
+    if told:
+        cases, bad = sum(each[1] for each in told), sum(each[2] for each in told)
+        terminalreporter.write_line(f"all: {cases:,} cases, {bad} bad")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def operators_listed_once() -> None:
-    """The exporter to ONNX parses the source of every operator that it knows, in each export: here once."""
-    from torch.onnx._internal._lazy_import import onnxscript_apis
+    list_operators_once()
 
-    onnxscript_apis.get_torchlib_ops = _known_operators
+
+@pytest.fixture
+def tell_cases(record_property: Callable[[str, object], None]) -> TellCases:
+    """Have the summary say how many cases of something were run, and fail with what went wrong in them."""
+
+    def tell(what: str, cases: int, bad: Sequence[str]) -> None:
+        record_property("cases", (what, cases, len(bad)))
+        assert not bad, "\n".join(bad)
+
+    return tell
 
 
 @pytest.fixture

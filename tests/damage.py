@@ -1,7 +1,10 @@
 """Damage that a file may have: every field with every wrong value, text cut off, and records out of their order."""
 
 import json
+import random
+import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -43,18 +46,20 @@ Change = tuple[str, Callable[[], Any]]
 
 def of_json(content: bytes) -> Iterator[Damage]:
     """Damages of a file that holds one JSON value."""
-    for name, changed in _changes(json.loads(content)):
+    for name, changed in _changes(json.loads(content), random.Random(0)):
         yield Damage(name, partial(_dumped, changed))
     yield from of_bytes(content)
 
 
 def of_lines(content: bytes) -> Iterator[Damage]:
     """Damages of a file that holds a JSON value on every line."""
-    lines = content.splitlines(keepends=True)
+    lines, rng, met = content.splitlines(keepends=True), random.Random(0), set()
     for number in _told_apart([json.loads(line) for line in lines]):
         before, line, after = b"".join(lines[:number]), lines[number], b"".join(lines[number + 1 :])
-        for name, changed in _changes(json.loads(line)):
+        value = json.loads(line)
+        for name, changed in _changes(value, rng, _form(value) not in met):
             yield Damage(f"line {number} {name}", partial(_between, before, changed, after))
+        met.add(_form(value))
         for name, parts in (
             ("missing", (before, after)),
             ("twice", (before, line, line, after)),
@@ -91,54 +96,84 @@ def _between(before: bytes, changed: Callable[[], Any], after: bytes) -> bytes:
     return before + json.dumps(changed(), separators=(",", ":")).encode() + b"\n" + after
 
 
-def _changes(value: Any) -> Iterator[Change]:
-    """A JSON value with one part of it damaged."""
-    for name, wrong in VALUES.items():
-        if type(wrong) is not type(value) or wrong != value:
-            yield f"= {name}", partial(_given, wrong)
-    if isinstance(value, dict):
-        yield from _changes_of_object(value)
-    elif isinstance(value, list):
-        yield from _changes_of_list(value)
-    elif isinstance(value, str) and value[:1] in ("{", "["):
-        yield from _changes_inside(value)
+def _changes(value: Any, rng: random.Random, every: bool = True) -> Iterator[Change]:
+    """A JSON value with one part of it damaged.
+
+    Args:
+        value: the value.
+        rng: draws what a part is damaged by that is not damaged in every way.
+        every: whether the value is damaged in every way, else in one that is drawn. Of parts that are alike only the
+            first is damaged in every way, and what lies in it.
+    """
+    own = [*_of_itself(value)]
+    yield from own if every else [rng.choice(own)]
+    for name, part, put, first in _parts(value):
+        for within, changed in _changes(part, rng, every and first):
+            yield f"{name}.{within}", partial(_put, put, changed)
+
+
+def _put(put: Callable[[Any], Any], changed: Callable[[], Any]) -> Any:
+    return put(changed())
 
 
 def _given(value: Any) -> Any:
     return value
 
 
-def _changes_of_object(value: dict[str, Any]) -> Iterator[Change]:
-    for key in _parts(value):
-        yield f"{key} missing", lambda key=key: {other: each for other, each in value.items() if other != key}
-        for name, changed in _changes(value[key]):
-            yield f"{key}.{name}", lambda key=key, changed=changed: {**value, key: changed()}
-    yield "with a key of nobody", lambda: {**value, "nobody": 1}
+def _of_itself(value: Any) -> Iterator[Change]:
+    """Other values in its place, and its parts missing or out of their order."""
+    for name, wrong in VALUES.items():
+        if type(wrong) is not type(value) or wrong != value:
+            yield f"= {name}", partial(_given, wrong)
+    if isinstance(value, dict):
+        for key in _told_keys(value):
+            yield f"{key} missing", lambda key=key: {other: each for other, each in value.items() if other != key}
+        yield "with a key of nobody", lambda: {**value, "nobody": 1}
+    elif isinstance(value, list):
+        for index in _told_apart(value):
+            yield f"{index} missing", lambda index=index: [*value[:index], *value[index + 1 :]]
+        if len(value) > 1:
+            yield "reversed", lambda: value[::-1]
+            yield "the first again", lambda: [*value, value[0]]
+            yield "a thousand times", lambda: (value * 1000)[:20_000]
 
 
-def _changes_of_list(value: list[Any]) -> Iterator[Change]:
-    for index in _told_apart(value):
-        before, after = value[:index], value[index + 1 :]
-        yield f"{index} missing", partial(_given, [*before, *after])
-        for name, changed in _changes(value[index]):
-            yield f"{index}.{name}", lambda before=before, changed=changed, after=after: [*before, changed(), *after]
-    if len(value) > 1:
-        yield "reversed", lambda: value[::-1]
-        yield "the first again", lambda: [*value, value[0]]
-        yield "a thousand times", lambda: (value * 1000)[:20_000]
+class _Part(NamedTuple):
+    """A part of a JSON value: its name, what makes the whole of another part, and whether none before it is alike."""
+
+    name: str
+    value: Any
+    put: Callable[[Any], Any]
+    first: bool
 
 
-def _changes_inside(text: str) -> Iterator[Change]:
-    """Those of the JSON within a string."""
-    try:
-        inner = json.loads(text)
-    except ValueError:
-        return
-    for name, changed in _changes(inner):
-        yield f"inside {name}", lambda changed=changed: json.dumps(changed())
+def _parts(value: Any) -> Iterator[_Part]:
+    """The fields of an object, items of a list, and what a string holds as JSON.
+
+    A string holds what lies in a file of its own too, as a space, or what a library wrote: none of its parts is a first
+    one.
+    """
+    met: set[str] = set()
+    if isinstance(value, dict):
+        for key in _told_keys(value):
+            kind = f"{re.sub('[0-9]+', '#', key)} {_form(value[key])}"
+            yield _Part(key, value[key], lambda new, key=key: {**value, key: new}, kind not in met)
+            met.add(kind)
+    elif isinstance(value, list):
+        for index in _told_apart(value):
+            kind = _form(value[index])
+            yield _Part(str(index), value[index], partial(_with_item, value, index), kind not in met)
+            met.add(kind)
+    elif isinstance(value, str) and value[:1] in ("{", "["):
+        with suppress(ValueError):
+            yield _Part("inside", json.loads(value), json.dumps, False)
 
 
-def _parts(value: Mapping[str, Any]) -> list[str]:
+def _with_item(items: list[Any], index: int, new: Any) -> list[Any]:
+    return [*items[:index], new, *items[index + 1 :]]
+
+
+def _told_keys(value: Mapping[str, Any]) -> list[str]:
     """The keys of an object; of many that are alike, as those of a vocabulary, the first and the last."""
     kinds = {type(each) for each in value.values()}
     if len(value) > 30 and len(kinds) == 1 and kinds <= {int, str}:

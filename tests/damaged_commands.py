@@ -8,24 +8,36 @@ import gc
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NamedTuple
 
-from forked import LIBRARIES
+import PIL.Image
+from forked import LIBRARIES, known_operators, list_operators_once
 
 _OURS = (
     *("nas.command.cli", "nas.command.demo", "nas.runs.evolve", "nas.runs.profile_kit", "nas.runs.prune"),
-    *("nas.runs.readers", "nas.runs.refine"),
+    *("nas.runs.readers", "nas.runs.refine", "search_spaces.supernets.storage"),
 )
+_LATE = (
+    *("matplotlib.backends.backend_agg", "matplotlib.pyplot", "openvino", "pandas.io.formats.csvs", "PIL.features"),
+    *("plotly.graph_objects", "plotly.offline", "plotly.tools", "sympy.combinatorics", "sympy.tensor.tensor"),
+    *("torch._inductor.compiler_bisector", "torch._subclasses.schema_check_mode", "torch.profiler._cupti_monitor"),
+    *("torch.export._patches", "torch.onnx._internal.exporter._compat"),
+)
+"""Modules of libraries that the commands import while they work, beside those that most processes need."""
+_COMMANDS = ("evolve", "export", "finetune", "profile", "profile-result", "prune", "refine", "report", "search")
 MOST_MIB, MOST_S = 1024, 60
+_LONGEST_S = 10 * MOST_S
+"""A command is killed after so long by the clock, which counts the time that other programs take too."""
 _ROOM = 3 << 30
 """Virtual memory that a case may take beside what the process has: far more than what it may really use."""
 
@@ -36,7 +48,7 @@ class Outcome(NamedTuple):
     Args:
         status: its exit status; negative for a signal.
         said: what it wrote to standard error.
-        seconds: that it took.
+        seconds: of a processor that it took.
         mib: memory that it took beside what the process had.
     """
 
@@ -89,34 +101,40 @@ def _serve() -> None:
 
 
 def _import_all() -> None:
-    for name in (*LIBRARIES, "matplotlib.pyplot", "openvino", "plotly.graph_objects", *_OURS):
+    """What the commands import and keep, as the flags of each: a case then does nothing but its work."""
+    from nas.command.cli import main
+
+    for name in (*LIBRARIES, *_LATE, *_OURS):
         import_module(name)
+    list_operators_once()
+    known_operators()
+    PIL.Image.init()
+    with redirect_stderr(StringIO()):
+        for name in _COMMANDS:
+            main([name, "--flag-of-nobody"])
 
 
 def _case(command: list[str]) -> Outcome:
     with TemporaryFile() as said, TemporaryFile() as told:
-        began = time.monotonic()
         child = os.fork()
         if child == 0:
             _run(command, said.fileno(), told.fileno())
-        status = _waited_for(child)
-        seconds = time.monotonic() - began
+        status, seconds = _waited_for(child)
         said.seek(0)
         told.seek(0)
         words, mib = said.read(1 << 20).decode("utf-8", "replace"), told.read()
     return Outcome(status, words[-8000:], seconds, float(mib or 0))
 
 
-def _waited_for(child: int) -> int:
-    """The exit status of a child, which is killed where it takes too long."""
-    end = time.monotonic() + MOST_S
-    while True:
-        ended, how = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(how)
-        if time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(0.002)
+def _waited_for(child: int) -> tuple[int, float]:
+    """The exit status of a child and the seconds of a processor that it took; it is killed where it does not end."""
+    descriptor = os.pidfd_open(child)
+    ended, _, _ = select.select([descriptor], [], [], _LONGEST_S)
+    os.close(descriptor)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+    _, how, used = os.wait4(child, 0)
+    return os.waitstatus_to_exitcode(how), used.ru_utime + used.ru_stime
 
 
 def _run(command: list[str], said: int, told: int) -> None:

@@ -11,9 +11,11 @@ import sys
 import types
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LIBRARIES = (
     "accelerate",
@@ -57,6 +59,20 @@ LIBRARIES = (
 )
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(list(LIBRARIES))
+
+
+@cache
+def known_operators() -> list[Any]:
+    """The operators that the exporter to ONNX knows, whose sources take seconds to parse."""
+    operators: list[Any] = import_module("onnxscript._framework_apis.torch_2_11").get_torchlib_ops()
+    return operators
+
+
+def list_operators_once() -> None:
+    """The exporter parses them in each export; from now on, in the first one."""
+    from torch.onnx._internal._lazy_import import onnxscript_apis
+
+    onnxscript_apis.get_torchlib_ops = known_operators
 
 
 class Finished(NamedTuple):

@@ -97,6 +97,14 @@ def test_networks_that_were_not_fine_tuned_cannot_be_exported(nas_command: Comma
     refused(nas_command(*args, "smallest"), "a network of these channels must have been fine-tuned")
 
 
+def test_an_input_that_the_network_does_not_have(nas_command: Command, done: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(done, tmp_path / "run"))
+    path = run / "supernet" / "preprocessor_config.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"pixels"', '"words"'), encoding="utf-8")
+    command = ["export", run, "--model", FACTORY, "--out", tmp_path / "out"]
+    refused(nas_command(*command), "must name the input of the network, which is not 'words'")
+
+
 def test_the_settings_of_a_fine_tuned_network(nas_command: Command, folder: Path, done: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(done, run)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TellCases
 
 from nas.data.reading import Source, read_table
 from nas.data.table import Table
@@ -30,14 +31,14 @@ def rows() -> Rows:
     ]
 
 
-def damaged() -> Iterator[Rows]:
-    """The rows with each cell of one row missing, and of each value."""
+def damaged() -> Iterator[tuple[str, Rows]]:
+    """The rows with each cell of one row missing, and of each value; what is wrong comes first."""
     for name in ROW:
         without = rows()
         del without[2][name]
-        yield without
+        yield f"{name} missing", without
         for value in (*VALUES, *TEXTS):
-            yield [{**row, name: value} if number == 2 else row for number, row in enumerate(rows())]
+            yield f"{name} = {value!r}", [{**row, name: value} if at == 2 else row for at, row in enumerate(rows())]
 
 
 def of_columns(table: Rows) -> dict[str, list[Any]]:
@@ -76,62 +77,88 @@ FORMS: Mapping[str, Callable[[Rows], bytes]] = {
 }
 
 
-def answered(path: Path, **said: Any) -> None:
-    for task in TASKS.values():
+class Answers:
+    """Reads files and folders as rows of every task, counts these cases and keeps what went wrong."""
+
+    def __init__(self) -> None:
+        self.cases, self.bad = 0, list[str]()
+
+    def read(self, path: Path, what: object, **said: Any) -> None:
+        """Read `path`, which is `what`: it must give a table, or a refusal that can be shown."""
+        for task in TASKS.values():
+            self.cases += 1
+            wrong = self._trouble(Source(str(path), task=task, **said))
+            if wrong:
+                self.bad.append(f"{path.name}, {str(what)[:200]}, {task.metric}: {wrong}")
+
+    def _trouble(self, source: Source) -> str:
         try:
-            found = read_table(Source(str(path), task=task, **said))
+            found = read_table(source)
         except UserError as error:
             sentence = str(error)
-            assert "\x1b" not in sentence
-            assert "\n" not in sentence
-            assert len(sentence) <= LONGEST
-        else:
-            assert isinstance(found, Table)
+            shown = sentence.isprintable() and len(sentence) <= LONGEST
+            return "" if shown else f"said {sentence[:300]!r} of {len(sentence)} characters"
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"[:600]
+        return "" if isinstance(found, Table) else f"gave {type(found).__name__}"
+
+
+@pytest.fixture
+def answers(tell_cases: TellCases, request: pytest.FixtureRequest) -> Iterator[Answers]:
+    """What was read of one test, whose cases are told at its end."""
+    made = Answers()
+    yield made
+    tell_cases(request.node.name, made.cases, made.bad)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", FORMS)
-def test_damaged_cells(tmp_path: Path, name: str) -> None:
-    for number, table in enumerate(damaged()):
+def test_damaged_cells(tmp_path: Path, answers: Answers, name: str) -> None:
+    for number, (what, table) in enumerate(damaged()):
         try:
             content = FORMS[name](table)
         except Exception:  # what cannot be written in this form is none of its files
             continue
         path = tmp_path / name
         path.write_bytes(content)
-        answered(path, **NAMED[number % len(NAMED)])
+        answers.read(path, what, **NAMED[number % len(NAMED)])
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", FORMS)
-def test_damaged_bytes(tmp_path: Path, name: str) -> None:
+def test_damaged_bytes(tmp_path: Path, answers: Answers, name: str) -> None:
     whole, rng = FORMS[name](rows()), np.random.default_rng(0)
     path = tmp_path / name
     for length in np.linspace(0, len(whole), 12, dtype=int):
         path.write_bytes(whole[:length])
-        answered(path)
+        answers.read(path, f"cut off at {length}")
     for place, byte in itertools.product(rng.integers(0, len(whole), 8), (0, 10, 34, 44, 0xE9, 0xFF)):
         path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
-        answered(path)
+        answers.read(path, f"{byte} at {place}")
     squeezed = tmp_path / f"{name}.gz"
-    for content in (gzip.compress(whole), gzip.compress(whole)[:-9], whole, b""):
+    for what, content in (
+        ("compressed", gzip.compress(whole)),
+        ("compressed and cut off", gzip.compress(whole)[:-9]),
+        ("not compressed", whole),
+        ("empty", b""),
+    ):
         squeezed.write_bytes(content)
-        answered(squeezed)
+        answers.read(squeezed, what)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["a.csv", "a.json"])
-def test_every_separator_and_encoding(tmp_path: Path, name: str) -> None:
+def test_every_separator_and_encoding(tmp_path: Path, answers: Answers, name: str) -> None:
     encodings = ("utf-8", "utf-16", "utf-16-le", "utf-32", "cp1252", "utf-7", "idna", "unicode_escape", "undefined", "")
     whole = FORMS[name](rows()).decode()
     for written, told, separator in itertools.product(encodings[:5], encodings, (None, ",", "tab", '"', "ab")):
         path = tmp_path / name
         path.write_bytes(whole.encode(written))
-        answered(path, encoding=told, separator=separator)
+        answers.read(path, f"{written} read as {told} with {separator}", encoding=told, separator=separator)
 
 
 @pytest.mark.exhaustive
-def test_folders_of_anything(tmp_path: Path) -> None:
+def test_folders_of_anything(tmp_path: Path, answers: Answers) -> None:
     contents = (
         b"",
         b"text,label\na,1\nb,2\n",
@@ -158,4 +185,4 @@ def test_folders_of_anything(tmp_path: Path) -> None:
             path = folder / str(rng.choice(places)) / str(rng.choice(names))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(contents[rng.integers(len(contents))])
-        answered(folder)
+        answers.read(folder, sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))

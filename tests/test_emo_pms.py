@@ -1,9 +1,11 @@
 """EMO-PMS on a small trained network: stages that go on, laws of what it makes, and its losses."""
 
 import copy
+import json
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,11 +210,29 @@ def test_damaged_stages(tmp_path: Path) -> None:
             pruned(tmp_path)
     shutil.rmtree(errors.parent)
     same(pruned(tmp_path), result)
-    weights_file = next(tmp_path.glob("searches/0/kept/*/model.safetensors"))
-    weights_file.write_bytes(weights_file.read_bytes()[:-40])
-    again = pruned(tmp_path)
-    with pytest.raises(UserError, match="cannot be read"):
-        [again.network(scheme) for scheme in again.schemes()]
+    for name in ("searches/0/kept/*/model.safetensors", "detectors/*.safetensors"):
+        path = next(tmp_path.glob(name))
+        whole, before = path.read_bytes(), sorted(tmp_path.rglob("*"))
+        path.write_bytes(whole[:-40])
+        # Before more is trained: a larger budget goes on with the searches.
+        with pytest.raises(UserError, match=r"cannot be read .*; remove .* anew"):
+            pruned(tmp_path, replace(CONFIG, budget=CONFIG.budget + 2))
+        assert sorted(tmp_path.rglob("*")) == before
+        path.write_bytes(whole)
+    kept = next(tmp_path.glob("searches/0/kept/*/model.safetensors"))
+    kept.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"cannot be read .*; remove .* anew"):
+        pruned(tmp_path)
+    (tmp_path / "elsewhere").rename(kept)
+    journal = tmp_path / "searches" / "0" / "study.journal"
+    whole, before = journal.read_bytes(), sorted(tmp_path.rglob("*"))
+    begun, identity, *trials = whole.splitlines(keepends=True)
+    of_others = {**json.loads(identity), "user_attr": {"supersieve": True}}
+    journal.write_bytes(b"".join([begun, json.dumps(of_others).encode() + b"\n", *trials]))
+    with pytest.raises(UserError, match="must be of version 1"):
+        pruned(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    journal.write_bytes(whole)
     shutil.copy(tmp_path / "searches" / "0" / "study.journal", tmp_path / "searches" / "1" / "study.journal")
     with pytest.raises(UserError, match="must be the search of this network's sub-network 1"):
         pruned(tmp_path)

@@ -144,6 +144,30 @@ def test_the_largest_counts(tmp_path: Path) -> None:
         read_record(path, RequestRecord)
 
 
+def test_a_vocabulary_without_the_unknown_token(nas_command: Command, inputs: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(inputs / "model", tmp_path / "model"))
+    (model / "tokenizer.json").unlink()
+    (model / "vocab.txt").write_text("word\n", encoding="utf-8")
+    command = ["finetune", model, "--data", inputs / "reviews.csv", "--out", tmp_path / "run", "--dry-run"]
+    refused(nas_command(*command), "must take these texts, it fails: WordPiece error: Missing [UNK] token")
+
+
+@pytest.mark.parametrize("order", [None, 0, "word", {"0": 1}])
+def test_a_space_whose_blocks_are_no_list(nas_command: Command, run: Path, order: object) -> None:
+    spoil(run / "supernet" / "space.json", choices__0__cuts__0__drop_order=order)
+    command = ["search", run, "--name", "new", "--objectives", "accuracy,macs", "--dry-run"]
+    refused(nas_command(*command), "drop_order of a cut must be a list")
+
+
+def test_right_rows_of_a_study_that_has_no_accuracy(nas_command: Command, run: Path) -> None:
+    path = run / "searches" / "default" / "study.journal"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole.replace('"name":"accuracy"', '"name":"word"', 1), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != whole
+    answer = nas_command("report", run)
+    assert answer.status == 0, answer.err
+
+
 def test_what_was_measured_again(nas_command: Command, run: Path) -> None:
     path = run / "searches" / "default" / "verified.json"
     spoil(path, rows__0__measured={"latency_ms": 0.0})

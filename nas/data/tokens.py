@@ -108,8 +108,8 @@ class TextPreprocessor:
             max_tokens: longest row in tokens, special tokens included; the limit of the model applies too.
 
         Raises:
-            UserError: the rows are lists of words and the tokenizer cannot map tokens to words, or a text has the token
-                by which the network decides not once.
+            UserError: the tokenizer fails, the rows are lists of words and it cannot map tokens to words, or a text has
+                the token by which the network decides not once.
         """
         limit = min(max_tokens, int(self.tokenizer.model_max_length))
         of_words = bool(rows) and isinstance(rows[0], tuple)
@@ -134,7 +134,13 @@ class TextPreprocessor:
             return {}
         given = [list(row) if isinstance(row, tuple) else row for row in rows]
         split = isinstance(rows[0], tuple)
-        return self.tokenizer(given, is_split_into_words=split, truncation=True, max_length=limit, padding=False)
+        try:
+            return self.tokenizer(given, is_split_into_words=split, truncation=True, max_length=limit, padding=False)
+        except Exception as error:  # tokenizers raises Exception itself, as for a vocabulary without an unknown token
+            raise UserError(
+                f"the tokenizer in {self.tokenizer.name_or_path} must take these texts, it fails: {str(error)[:200]}; "
+                "take another copy of its files"
+            ) from error
 
     def _check_ends(self, rows: Sequence[RawRow], ids: Sequence[Sequence[int]]) -> None:
         """UserError for a text that has the token by which the network decides not once."""

@@ -16,12 +16,12 @@ from nas.data.tasks import CLASSIFICATION
 from nas.errors import UserError
 from nas.learning.teachers.frozen import frozen_teacher
 from nas.learning.training import History, Step, TrainingConfig, fit
-from nas.pruning.candidates import WEIGHTS
 from nas.pruning.config import EmoPmsConfig
 from nas.pruning.fine_tuning import distilled_loss
 from nas.pruning.impairment import Base, Form, Rule, Scheme, best_combination, schemes
 from nas.pruning.joining import candidate_of, joined
 from nas.pruning.stages import Stages
+from nas.pruning.weights import form_weights
 from nas.searching.kept import KeptFiles
 from nas.searching.measurement import Measurement
 from nas.searching.study import Study
@@ -29,7 +29,6 @@ from nas.workers import Workers, mapped
 from search_spaces import Candidate, Supernet, exact_costs
 from search_spaces.pruning import Partition, partition
 from search_spaces.supernets.costs import CostFunction
-from search_spaces.weights import load_tensors
 
 
 class OutOfReach(UserError):
@@ -141,17 +140,8 @@ class Pruned:
         return joined(self.parts.model, self.parts.space, scheme, self._weights)
 
     def _weights(self, form: Form) -> dict[str, Tensor]:
-        path = self.files[form.subnetwork].of(form.candidate) / WEIGHTS
-        again = f"remove {self.files[form.subnetwork].folder.parent} to search that sub-network anew"
-        try:
-            tensors = load_tensors(path)
-        except Exception as error:  # safetensors raises several kinds for damaged files
-            raise UserError(f"the weights in {path} cannot be read ({type(error).__name__}); {again}") from error
         part = next(each for each in self.parts.subnetworks if each.name == form.subnetwork)
-        missing = _distinct(part.module) - tensors.keys()
-        if missing:
-            raise UserError(f"{path} must have all weights of its sub-network, it has no {min(missing)}; {again}")
-        return tensors
+        return form_weights(self.files[form.subnetwork], part, form.candidate)
 
 
 def emo_pms(
@@ -235,14 +225,6 @@ def fine_tuned(
     with frozen_teacher(original, network, train) as teacher:
         loss_of = distilled_loss(train.task, teacher)
         return fit(network, train, loss_of, config, checkpoint=checkpoint, on_step=on_step)
-
-
-def _distinct(module: nn.Module) -> set[str]:
-    """Names of the tensors of a module; of tied ones only the first."""
-    first: dict[int, str] = {}
-    for name, tensor in module.state_dict().items():
-        first.setdefault(tensor.data_ptr() or id(tensor), name)
-    return set(first.values())
 
 
 def _check_rows(train: Split, validation: Split) -> None:

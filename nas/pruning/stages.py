@@ -33,6 +33,7 @@ from nas.pruning.config import EmoPmsConfig
 from nas.pruning.detectors import FeatureDetector, detector_loss, untrained
 from nas.pruning.impairment import Base, Form
 from nas.pruning.inheritance import importance_orders
+from nas.pruning.weights import form_weights, read_weights
 from nas.records import Record, Scalar, Share, read_record, write_record
 from nas.searching.kept import KeepingFront, KeptFiles
 from nas.searching.measurement import Measurement, Objective
@@ -44,11 +45,12 @@ from nas.workers import Map
 from search_spaces import Space, Supernet, exact_costs
 from search_spaces.pruning import Partition, SubNetwork
 from search_spaces.supernets.costs import CostFunction
-from search_spaces.weights import load_tensors, save_weights
+from search_spaces.weights import save_weights
 
 ERROR = "error"
 """The objective of every sub-network beside its cost: the share of validation rows wrong through its detector."""
 OnResult = Callable[[str, Measurement, int], None]
+_TRAIN_ANEW = "remove {} to train the detectors anew"
 
 
 class MadeOf(Record):
@@ -120,6 +122,7 @@ class Stages:
         """The searches of all sub-networks, side by side where `run` has several processes; by name."""
         done = searches_of(self._folder)
         self._check_spaces(done)
+        self._check_weights(done)
         if self._complete(done):
             self._remove_features()
             return {each.name: done[each.name] for each in self.subnetworks}
@@ -147,6 +150,15 @@ class Stages:
                     "other channels; put a copy in its place, or remove it"
                 )
 
+    def _check_weights(self, done: Mapping[str, Study]) -> None:
+        """UserError for weights that cannot be read, before anything is trained or measured that would need them."""
+        for path in sorted((self._folder / "detectors").glob("*.safetensors")):
+            read_weights(path, _TRAIN_ANEW.format(path.parent))
+        for each in self.subnetworks:
+            files, study = self.files(each.name), done.get(each.name)
+            for member in study.front() if study else ():
+                form_weights(files, each, member.candidate)
+
     def _complete(self, done: Mapping[str, Study]) -> bool:
         """Whether all searches have spent their budget."""
         return all(
@@ -172,7 +184,8 @@ class Stages:
         found = [self._untrained(number, rows) for number in range(len(self.subnetworks))]
         for number, detector in enumerate(found):
             if isinstance(detector, FeatureDetector):
-                detector.load_state_dict(load_tensors(folder / f"{number}.safetensors"))
+                path = folder / f"{number}.safetensors"
+                detector.load_state_dict(read_weights(path, _TRAIN_ANEW.format(folder)))
             for parameter in detector.parameters():
                 parameter.requires_grad_(False)
             detector.eval()
@@ -189,7 +202,7 @@ class Stages:
         if missing:
             raise UserError(
                 f"{self._folder / 'detectors'} must have an error for each sub-network, it has none for {missing[0]}; "
-                "remove that folder to train the detectors anew"
+                + _TRAIN_ANEW.format("that folder")
             )
         return {each.name: Base(self._full_cost(each), errors[each.name]) for each in self.subnetworks}
 

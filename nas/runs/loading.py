@@ -1,6 +1,7 @@
 """A run whose fine-tuning is done, loaded for the commands that come after it."""
 
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from hardware.deployment import Deployment
 from hardware.inputs import device_of
 from hardware.policy import PrecisionChoices
 from hardware.registry import device_for
-from nas.data.pixels import ImagePreprocessor
+from nas.data.pixels import ImagePreprocessor, PlainImages
 from nas.data.split import Preprocessor, Split
 from nas.data.tokens import TextPreprocessor
 from nas.errors import UserError
@@ -27,6 +28,7 @@ from nas.profiling.subject import Subject
 from nas.runs.folder import RunFolder, RunRecord
 from nas.runs.products import PRODUCTS, Meaning
 from nas.searching.relative_latency import LatencySettings
+from nas.sentences import quoted
 from nas.settings import DataSettings, SearchSettings
 from search_spaces import Candidate, Supernet, has_batch_norms
 from search_spaces.inputs import Inputs, deciding_end
@@ -145,4 +147,11 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
         preprocessor = preprocessor.ended(deciding_end(getattr(supernet.model, "config", None)))
     elif isinstance(preprocessor, ImagePreprocessor):
         preprocessor = with_configured_channels(preprocessor, supernet.model, str(folder.supernet))
+    elif (
+        isinstance(preprocessor, PlainImages) and preprocessor.name not in signature(supernet.model.forward).parameters
+    ):
+        raise UserError(
+            f"{folder.supernet / 'preprocessor_config.json'} must name the input of the network, which is not "
+            f"{quoted(preprocessor.name)}; put a copy in its place, or begin anew in another folder"
+        )
     return LoadedRun(folder, record, supernet, preprocessor)

@@ -102,12 +102,14 @@ def estimates(
 
     Args:
         measurements: as the search has them.
-        objectives: of the search.
+        objectives: of the search; without accuracy nothing is estimated.
         hits: of some candidates.
         searched_rows: that the search measured accuracies on; None: it measured networks in another precision, and
             only candidates whose hits are known are estimated.
         costs: the best values that are known of the costs; None: those of the search.
     """
+    if all(o.name != ACCURACY for o in objectives):
+        return {}
     rows = max((each.rows for each in hits.values()), default=0)
     measured = [m for m in measurements if m.state == "measured"]
     members = [m for m in measured if m.candidate in hits and hits[m.candidate].rows == rows]

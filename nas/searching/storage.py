@@ -119,14 +119,20 @@ def read_identity(storage: Storage) -> Mapping[str, Any] | None:
     if is_url(storage):
         url, name = parts(str(storage))
         with _connected(storage, url) as database:
-            return _identity(_study_in(storage, database, name))
+            return _identity(storage, _study_in(storage, database, name))
     path = Path(storage)
-    return _identity(_in_journal(path, _whole_length(path))) if path.is_file() else None
+    return _identity(path, _in_journal(path, _whole_length(path))) if path.is_file() else None
 
 
-def _identity(stored: optuna.Study | None) -> Mapping[str, Any] | None:
+def _identity(storage: Storage, stored: optuna.Study | None) -> Mapping[str, Any] | None:
+    """What decides a stored study; None where it is not written yet. UserError for a study of another program."""
     found = None if stored is None else stored.user_attrs.get(NAME)
-    return found if isinstance(found, dict) else None
+    # A kill between the creation of the study and the writing of its identity leaves an empty study, which is fine.
+    if stored is None or (found is None and not stored.get_trials(deepcopy=False)):
+        return None
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise UserError(f"the study at {shown(storage)} must be of version {VERSION}; name another file")
+    return found
 
 
 def copy_to_journal(storage: Storage, path: Path) -> None:
@@ -322,14 +328,11 @@ def _content(
 
 def _refuse_another_search(storage: Storage, stored: optuna.Study, identity: Mapping[str, Any]) -> None:
     """Raise UserError if the stored study has another identity."""
-    found = stored.user_attrs.get(NAME)
-    # A kill between the creation of the study and the writing of its identity leaves an empty study, which is fine.
-    if found is None and not stored.get_trials(deepcopy=False):
+    found = _identity(storage, stored)
+    if found is None:
         return
     # Through JSON, because the stored identity went through it too (tuples became lists).
     expected = json.loads(json.dumps(identity))
-    if not isinstance(found, dict) or found.get("version") != VERSION:
-        raise UserError(f"the study at {shown(storage)} must be of version {VERSION}; name another file")
     for key, value in expected.items():
         if found.get(key) != value:
             both = "" if key == "space" else f" ({found.get(key)}, here {value})"
