@@ -156,8 +156,7 @@ class PruneSettings:
     """Pruning by EMO-PMS: the sub-networks of the network are searched each by itself, then whole networks follow."""
 
     rates: str | None = None
-    """Shares of the whole network's --cost to prune at least, a network each: the first along the ranking that is at a
-    share or beyond, e.g. 0.3,0.5,0.7; None: these three, where no limit is given."""
+    """Shares to prune at least of the cost of the whole network, a network each, e.g. 0.3,0.5,0.7; None: these three."""
     cost: Literal["parameters", "macs"] = "parameters"
     """What is pruned and what the rates are of."""
     budget: int = 180
