@@ -1,5 +1,6 @@
 """Numbers separated by commas, as flags take them, e.g. `--rates 0.3,0.5`."""
 
+import math
 import re
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ _DECIMAL_COMMA = re.compile(r"(?:^|,)\s*0,(\d+)")
 
 
 def number_list(flag: str, text: str, wanted: str, good: Callable[[Numbers], bool]) -> Numbers:
-    """The numbers of a list, those without a decimal point as whole ones.
+    """The numbers of a list, finite ones, those without a decimal point or an exponent as whole ones.
 
     Args:
         flag: that the list was given to.
@@ -24,11 +25,18 @@ def number_list(flag: str, text: str, wanted: str, good: Callable[[Numbers], boo
         UserError: something in the list is no number, or the flag does not take these.
     """
     try:
-        numbers = tuple(float(part) if "." in part else int(part) for part in text.split(","))
+        numbers = tuple(_number(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if numbers and good(numbers):
+    if numbers and all(abs(number) < math.inf for number in numbers) and good(numbers):
         return numbers
     comma = _DECIMAL_COMMA.search(text)
     hint = "" if comma is None else f"; a comma separates numbers, so write 0.{comma[1]} with a point"
     raise UserError(f"--{flag} must be {wanted}, got {quoted(text)}{hint}")
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)

@@ -156,7 +156,7 @@ class PruneSettings:
     """Pruning by EMO-PMS: the sub-networks of the network are searched each by itself, then whole networks follow."""
 
     rates: str | None = None
-    """Shares to prune at least of the cost of the whole network, a network each, e.g. 0.3,0.5,0.7; None: these three."""
+    """Shares of the cost of the whole network to prune at least, a network each, e.g. 0.3,0.5,0.7; None: these."""
     cost: Literal["parameters", "macs"] = "parameters"
     """What is pruned and what the rates are of."""
     budget: int = 180

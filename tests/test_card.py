@@ -26,8 +26,11 @@ from nas.exporting.card import Card
 from nas.exporting.folder import export
 from nas.exporting.loaders import FOLDER, deployment_loader
 from nas.exporting.network_files import NetworkClass
-from nas.exporting.reading import made_up, outputs, reading
+from nas.exporting.outputs import outputs
+from nas.exporting.rows_to_inputs import made_up, reading
 from nas.networks.pretrained import example_inputs, load_pretrained
+from search_spaces.inputs import default_inputs
+from tests import zoo
 from tests.tiny import write_model
 
 LONG = " ".join(["good film"] * 60)
@@ -187,6 +190,23 @@ def test_unknown_rows_are_arrays_by_the_names_of_the_file(network: nn.Module, in
     shapes = [tuple(each.shape) for each in (*args, *kwargs.values())]
     assert [(name, value.shape) for name, value in values["inputs"].items()] == list(zip(names, shapes, strict=True))
     assert reading(object()) is None
+
+
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_made_up_texts_end_where_the_network_decides(name: str) -> None:
+    network, values = zoo.CASES[name].build(), dict[str, Any]()
+    exec(made_up(network, default_inputs(network)).lines, values)
+    assert values["inputs"]["input_ids"].shape == values["inputs"]["attention_mask"].shape
+    assert ((values["inputs"]["input_ids"] == network.config.eos_token_id).sum(1) == 1).all()
+    network(**{name: torch.from_numpy(value) for name, value in values["inputs"].items()})
+
+
+def test_the_packages_of_lines_are_those_that_they_import(texts: tuple[nn.Module, TextPreprocessor, Path]) -> None:
+    found = [reading(each) for each in (texts[1], vit()[1], MODEST)] + [made_up(Two(), (torch.zeros(2, 3),) * 2)]
+    for each in found:
+        assert each is not None
+        imported = re.findall(r"^(?:from|import) (\w+)", each.lines, re.MULTILINE)
+        assert {name.replace("PIL", "Pillow") for name in imported} == set(each.needs)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,7 @@ def test_a_search_for_int8(nas_command: Command, inputs: Path, tmp_path: Path, m
     assert list(found["deployment"]) == [*CONDITIONS, "tokens"]
     assert (found["deployment"]["runtime"], found["deployment"]["precision"]) == ("onnxruntime", "int8")
     assert found["full"]["accuracy"] == 1.0, "the search scores float32"
+    assert found["full"]["measured_accuracy"] < 1.0, "the full network is measured as INT8 too"
     members = front(run / "searches" / "default" / "front.csv")
     measured = [float(each["measured_accuracy"]) for each in members]
     assert measured == [each["measured_accuracy"] for each in found["front"]]

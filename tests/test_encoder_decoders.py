@@ -14,13 +14,15 @@ from torch import nn
 from hardware.backend import ConversionError
 from hardware.onnx import _reason, other_size
 from hardware.onnxruntime import OnnxRuntimeBackend
+from nas.data.tasks import CLASSIFICATION
 from nas.data.tokens import TextPreprocessor
 from nas.errors import UserError
 from nas.exporting.folder import check_exportable
 from nas.learning.preparation import supernet_of
+from nas.networks.loading import load_network
 from nas.networks.pretrained import example_inputs, load_preprocessor, save_preprocessor
 from nas.networks.untrained import made_inputs
-from nas.settings import SpaceSettings
+from nas.settings import ModelSettings, SpaceSettings
 from search_spaces import Supernet, space
 from search_spaces.inputs import default_inputs, end_texts
 from search_spaces.selecting import LastSelected
@@ -87,8 +89,8 @@ def test_the_end_of_texts_typed_in_a_text_is_no_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (["bad", "good film [SEP] it"], r"text 2 of a split, 'good film \[SEP\] it', has it 2 times; take it out"),
-        (["bad"], r"once as its end: text 1 of a split, 'bad', has it 0 times"),
+        (["bad", "good film [SEP] it"], r"the text 'good film \[SEP\] it' has it 2 times; take it out"),
+        (["bad"], r"once as its end: the text 'bad' has it 0 times"),
     ],
 )
 def test_a_text_whose_end_is_not_clear_is_named(rows: list[str], said: str) -> None:
@@ -99,6 +101,48 @@ def test_a_text_whose_end_is_not_clear_is_named(rows: list[str], said: str) -> N
         assert preprocessor.ended(None).prepare(rows, 32).lengths.tolist() == [1]
     with pytest.raises(UserError, match=said):
         preprocessor.prepare(rows, 32)
+
+
+_OWN = """
+from pathlib import Path
+
+from transformers import AutoTokenizer, BartForSequenceClassification
+
+FOLDER = Path(__file__).parent / "model"
+
+
+def make():
+    return BartForSequenceClassification.from_pretrained(FOLDER)
+
+
+def ending_with_the_last_token():
+    network = make()
+    network.config.eos_token_id = len(AutoTokenizer.from_pretrained(FOLDER)) - 1
+    return network
+"""
+
+
+def test_a_network_of_ones_own_reads_texts_as_a_folder_of_it_does(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "model"
+    _write_encoder_decoder("bart", AutoTokenizer.from_pretrained(inputs / "model"), folder)
+    (tmp_path / "own_bart.py").write_text(_OWN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    rows, found = ["good film [SEP] it was", "bad"], []
+    for model, settings in (
+        (str(folder), ModelSettings()),
+        ("own_bart:make", ModelSettings(tokenizer=str(folder))),
+    ):
+        module, preprocessor = load_network(model, settings, ("bad", "fair", "good"), "text", CLASSIFICATION, 0)
+        found.append(preprocessor.prepare(rows, 32).batch([0, 1]))
+        assert (found[-1]["input_ids"] == module.config.eos_token_id).sum(1).tolist() == [1, 1]
+    assert torch.equal(found[0]["input_ids"], found[1]["input_ids"])
+    # The token of the end may be the one by which the vocabulary is tried.
+    last = "own_bart:ending_with_the_last_token"
+    load_network(last, ModelSettings(tokenizer=str(folder)), ("bad", "fair", "good"), "text", CLASSIFICATION, 0)
 
 
 @pytest.mark.slow

@@ -12,9 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nas.data.pixels import PlainImages
+from nas.data.tasks import CLASSIFICATION
 from nas.errors import UserError
+from nas.networks.loading import load_network
 from nas.networks.own_model import check_outputs, own_model, own_preprocessor
 from nas.networks.pretrained import example_inputs, load_preprocessor, save_preprocessor
+from nas.settings import ModelSettings
 from tests import toy_task
 
 CODE = """
@@ -231,3 +234,18 @@ def test_outputs_are_checked_once(networks: str) -> None:
         check_outputs(module, inputs, 2)
     with pytest.raises(UserError, match=r"must take pixels \(2, 3, 16, 16\), but it raised RuntimeError"):
         check_outputs(module, {"pixels": torch.zeros(2, 3, 16, 16)}, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (ModelSettings(mean="7.5,0.5,0.5"), "--mean must be three numbers from 0 to 1, or one for grey"),
+        (ModelSettings(mean="-0.5"), "--mean must be three numbers from 0 to 1, or one for grey"),
+        (ModelSettings(mean="0.5,0.5"), "--mean must be three numbers from 0 to 1, or one for grey"),
+        (ModelSettings(std="0.5,0,0.5"), "--std must be three numbers above 0, or one for grey"),
+        (ModelSettings(std="1" * 400), "--std must be three numbers above 0, or one for grey"),
+    ],
+)
+def test_means_and_deviations_out_of_range(networks: str, settings: ModelSettings, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load_network(f"{networks}:Net", settings, ("a", "b"), "image", CLASSIFICATION, 0)

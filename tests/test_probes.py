@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from nas.data.accuracy import accuracy, predict
+from nas.learning.early_stop import best_step
 from nas.learning.instatune import InstaTuneConfig, InstaTuneHistory, instatune
-from nas.learning.probes import Probe, Probes, last_probe, probed_candidates
+from nas.learning.probes import Probe, Probes, probed_candidates
 from nas.networks.recalibration import SubNetworks
 from tests import toy_task
 from tests.toy_blocks import its_own_rows, two_stacks
@@ -67,10 +68,20 @@ def test_the_score_gives_the_largest_half_of_the_say() -> None:
 
 def test_the_probe_of_the_weights_that_are_kept() -> None:
     found = ((2, math.nan), (4, 0.7), (6, 0.9), (8, 0.9), (9, 0.8))
-    probes = [Probe(step, score, score, (score,) * 3) for step, score in found]
-    assert last_probe(probes, None).step == 9
-    assert last_probe(probes, 2).step == 6, "the first of the best, whose weights early stop keeps"
-    assert last_probe(probes[:1], 2).step == 2
+    probes = tuple(Probe(step, score, score, (score,) * 3) for step, score in found)
+    assert InstaTuneHistory((), found, None, probes).final_probe.step == 9
+    assert InstaTuneHistory((), found, best_step(found), probes).final_probe.step == 6, "the first of the best"
+    assert InstaTuneHistory((), found[:1], best_step(found[:1]), probes[:1]).final_probe.step == 2
+
+
+def test_the_final_probe_is_of_the_weights_that_the_training_ends_with() -> None:
+    supernet, rows = toy_task.supernet(), toy_task.split(40, seed=1)
+    config = InstaTuneConfig(steps=8, batch_size=10, learning_rate=0.05, evaluate_every=1, patience=2)
+    history = instatune(supernet, toy_task.split(40), config, validation=rows)
+    assert history.restored is not None and history.restored < history.steps[-1].step
+    again = Probes(supernet.eval(), toy_task.split(40), rows, config.seed)
+    again(history.restored)
+    assert again.found == (history.final_probe,)
 
 
 def test_the_sub_networks_of_the_scores_are_named_by_the_seed() -> None:

@@ -76,6 +76,14 @@ def test_lists_that_are_none(text: str) -> None:
     assert number_list("ffn", "4,5,0.5", "sizes", lambda sizes: True) == (4, 5, 0.5)
 
 
+def test_numbers_may_have_an_exponent_and_are_finite() -> None:
+    found = number_list("rates", "5e-1,1e2,3", "rates", lambda rates: True)
+    assert found == (0.5, 100.0, 3) and [type(number) for number in found] == [float, float, int]
+    for text in ("1.0e999", "-inf", "0.5,nan", "1" * 400 + ".0"):
+        with pytest.raises(UserError, match="--rates must be rates"):
+            number_list("rates", text, "rates", lambda rates: True)
+
+
 def test_limits_are_offered_in_the_direction_that_means_something() -> None:
     objectives = [Objective("accuracy", "maximize"), Objective("macs")]
     with pytest.raises(UserError, match=r"one of min_accuracy, max_macs, got 'max_mac' .did you mean max_macs"):
@@ -188,3 +196,6 @@ def test_what_follows_the_last_step_is_said_before_it(capsys: pytest.CaptureFixt
         said = capsys.readouterr().err
         assert said.startswith("Fine-tuning: 2/2, loss 1.000") and "; now sub-networks are scored" in said
     assert capsys.readouterr().err == "", "a line is printed once"
+    with Bar("Fine-tuning", 1) as bar:
+        TrainingFigures(bar)(Step(1, 1, 1.0, 0.1, 0.0))
+    assert ";" not in capsys.readouterr().err

@@ -109,7 +109,7 @@ class TextPreprocessor:
 
         Raises:
             UserError: the tokenizer fails, the rows are lists of words and it cannot map tokens to words, or a text has
-                the token by which the network decides not once.
+                the token by which the network decides other than once.
         """
         limit = min(max_tokens, int(self.tokenizer.model_max_length))
         of_words = bool(rows) and isinstance(rows[0], tuple)
@@ -143,16 +143,17 @@ class TextPreprocessor:
             ) from error
 
     def _check_ends(self, rows: Sequence[RawRow], ids: Sequence[Sequence[int]]) -> None:
-        """UserError for a text that has the token by which the network decides not once."""
+        """UserError for a text that has the token by which the network decides other than once."""
         if self.end is None:
             return
-        for number, (row, tokens) in enumerate(zip(rows, ids, strict=True), 1):
+        for row, tokens in zip(rows, ids, strict=True):
             if (count := tokens.count(self.end)) != 1:
                 token = quoted(self.tokenizer.convert_ids_to_tokens(self.end))
+                # Rows are shuffled before, so a number would not lead to the text.
                 raise UserError(
-                    f"the network decides by the token {token}, which every text must have once as its end: text "
-                    f"{number} of a split, {quoted(row)}, has it {count} times; take it out of the text, or take the "
-                    "tokenizer that the network was trained with"
+                    f"the network decides by the token {token}, which every text must have once as its end: the text "
+                    f"{quoted(row)} has it {count} times; take it out of the text, or take the tokenizer that the "
+                    "network was trained with"
                 )
 
     def _only_token(self) -> int:

@@ -13,7 +13,8 @@ from nas.data.tasks import Task
 from nas.exporting.loaders import FOLDER, deployment_loader, torch_loader
 from nas.exporting.markdown import as_it_is, code_span
 from nas.exporting.network_files import NetworkClass
-from nas.exporting.reading import Reading, outputs
+from nas.exporting.outputs import outputs
+from nas.exporting.rows_to_inputs import Reading
 from nas.objectives import quantity
 from search_spaces.inputs import Inputs
 
@@ -148,7 +149,8 @@ def _deployed_part(
     deployment: Deployment, file: str, policy: Policy | None, source: NetworkClass, example: Reading
 ) -> list[str]:
     lines = deployment_loader(deployment, file, source, policy)
-    return [_needs(runtime_kind(deployment.runtime).library, "numpy"), _block(lines), *_run(example)]
+    needed = (runtime_kind(deployment.runtime).library, "numpy")
+    return [_needs(*needed), _block(lines), *_run(example, needed)]
 
 
 def _measured_module(deployment: Deployment, file: str, source: NetworkClass, example: Reading) -> list[str]:
@@ -159,8 +161,10 @@ def _measured_module(deployment: Deployment, file: str, source: NetworkClass, ex
     return [said, _block(deployment_loader(deployment, file, source)), *_run(example)]
 
 
-def _run(example: Reading) -> list[str]:
-    needs = f", which needs {_together(example.needs)} too" if example.needs else ""
+def _run(example: Reading, named: Sequence[str] = ()) -> list[str]:
+    """The example, with the packages that it needs beside those named before it."""
+    others = [package for package in example.needs if package not in named]
+    needs = f", which needs {_together(others)} too" if others else ""
     return [f"Then, as an example{needs}:", _block(f"{example.lines}logits = run(inputs)\n")]
 
 

@@ -35,7 +35,7 @@ from nas.exporting.network_files import (
     network_class,
     write_network,
 )
-from nas.exporting.reading import made_up, reading
+from nas.exporting.rows_to_inputs import made_up, reading
 from nas.files import FULL_DISK, replacing_folder
 from search_spaces.inputs import Inputs
 

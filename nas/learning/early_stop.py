@@ -17,10 +17,15 @@ def stopped(evaluations: Sequence[tuple[int, float]], patience: int | None) -> b
     """
     if patience is None:
         return False
-    best, waited = -float("inf"), 0
-    for _, value in evaluations:
-        best, waited = (value, 0) if value > best else (best, waited + 1)
+    best = best_step(evaluations)
+    waited = sum(best is None or step > best for step, _ in evaluations)
     return waited >= patience
+
+
+def best_step(evaluations: Sequence[tuple[int, float]]) -> int | None:
+    """The step of the best evaluation, of equal ones the first; None where no value is a number."""
+    numbers = [(step, value) for step, value in evaluations if not math.isnan(value)]
+    return max(numbers, key=lambda evaluation: evaluation[1])[0] if numbers else None
 
 
 def add_evaluation(progress: Progress, module: nn.Module, step: int, value: float, *, keep: bool) -> None:
@@ -33,11 +38,16 @@ def add_evaluation(progress: Progress, module: nn.Module, step: int, value: floa
         value: the validation value; higher is better.
         keep: whether to copy the module's trained tensors if the value is the best one so far.
     """
-    if keep and not math.isnan(value) and not any(other >= value for _, other in progress.evaluations):
-        progress.best = {name: tensor.detach().clone() for name, tensor in trained_tensors(module).items()}
     progress.evaluations.append((step, value))
+    if keep and best_step(progress.evaluations) == step:
+        progress.best = {name: tensor.detach().clone() for name, tensor in trained_tensors(module).items()}
 
 
-def restore_best(progress: Progress, module: nn.Module) -> None:
-    """Load the trained tensors of the best evaluation into the module; without such tensors, leave it unchanged."""
+def restore_best(progress: Progress, module: nn.Module) -> int | None:
+    """Load the trained tensors of the best evaluation into the module; without such tensors, leave it unchanged.
+
+    Returns:
+        The step of that evaluation, or None.
+    """
     put_tensors(module, progress.best)
+    return best_step(progress.evaluations)

@@ -120,6 +120,11 @@ class InstaTuneHistory(History):
 
     probes: tuple[Probe, ...] = ()
 
+    @property
+    def final_probe(self) -> Probe:
+        """The probe of the weights that the super-network has at the end; IndexError without validation rows."""
+        return next((probe for probe in self.probes if probe.step == self.restored), self.probes[-1])
+
 
 def instatune(
     supernet: Supernet,
@@ -207,7 +212,8 @@ def instatune(
             memory=_LossState(supernet, sampling, probes, teacher) if checkpoint else None,
             tracking=tracking,
         )
-    return InstaTuneHistory(history.steps, history.evaluations, probes.found if probes else ())
+    found = probes.found if probes else ()
+    return InstaTuneHistory(history.steps, history.evaluations, history.restored, found)
 
 
 def equation_one(

@@ -1,7 +1,7 @@
 """Scores of the full, the smallest and some fixed random sub-networks on validation rows during the fine-tuning."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +49,6 @@ def probed_candidates(space: Space, seed: int) -> list[Candidate]:
     """The sub-networks whose scores a `Probe` holds, in the order of `Probe.scores`."""
     rng = generator(seed, "probes")
     return [space.full(), space.smallest(), *(space.sample(rng) for _ in range(_RANDOM))]
-
-
-def last_probe(probes: Sequence[Probe], patience: int | None) -> Probe:
-    """The probe of the weights that a fine-tuning ended with: the last one, or with `patience` the best one."""
-    scored = [probe for probe in probes if not math.isnan(probe.score)]
-    if patience is None or not scored:
-        return probes[-1]
-    return max(scored, key=lambda probe: probe.score)
 
 
 class Probes:

@@ -11,7 +11,7 @@ class TrainingFigures:
 
     Args:
         bar: that shows them.
-        then: what follows the last step before the bar ends, which is shown with it.
+        then: what follows the last step before the bar ends, which is shown with it; empty: nothing.
     """
 
     def __init__(self, bar: Bar, then: str = "") -> None:
@@ -22,5 +22,5 @@ class TrainingFigures:
         """One more step is done."""
         before = step.loss if self._loss is None else self._loss
         self._loss = _SMOOTHING * before + (1 - _SMOOTHING) * step.loss
-        then = f"; {self._then}" if step.step == step.steps else ""
+        then = f"; {self._then}" if self._then and step.step == step.steps else ""
         self._bar.update(step.step, f"loss {self._loss:.3f}, learning rate {step.learning_rate:.1e}{then}")

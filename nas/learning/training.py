@@ -99,10 +99,13 @@ class History:
     Attributes:
         steps: all steps.
         evaluations: (step, value) of each call of `validate`; NaN where the value was not finite.
+        restored: the step whose weights the module has at the end, where `patience` is set and an evaluation gave a
+            number; None: it has those of the last step.
     """
 
     steps: tuple[Step, ...]
     evaluations: tuple[tuple[int, float], ...] = ()
+    restored: int | None = None
 
 
 def fit(
@@ -167,7 +170,8 @@ def fit(
             run.release()
     steps = run.steps
     rows = enumerate(run.progress.history, 1)
-    return History(tuple(Step(number, steps, *row) for number, row in rows), tuple(run.progress.evaluations))
+    taken = tuple(Step(number, steps, *row) for number, row in rows)
+    return History(taken, tuple(run.progress.evaluations), run.restored)
 
 
 class _Run:
@@ -195,6 +199,7 @@ class _Run:
         # Running statistics of batch norms and their counters: the buffers that a forward pass may change.
         self.statistics = [b for b in module.buffers() if b.is_floating_point() or b.ndim == 0]
         self.progress = Progress()
+        self.restored: int | None = None
         if checkpoint:
             # Loading may first put back a folder whose replacement was interrupted; only one process may do that.
             with accelerator.main_process_first():
@@ -226,7 +231,7 @@ class _Run:
             if last:
                 break
         if config.patience is not None:
-            restore_best(progress, self.module)
+            self.restored = restore_best(progress, self.module)
         processes.share(self.accelerator, self.statistics)
         self.accelerator.wait_for_everyone()
 

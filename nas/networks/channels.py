@@ -3,15 +3,10 @@
 import torch
 from torch import nn
 
-from nas.data.pixels import MODES, ImagePreprocessor
+from nas.data.pixels import MODES
 from nas.errors import UserError
 from nas.networks.own_code import RAISED
 from search_spaces.inputs import image_config
-
-
-def with_configured_channels(preprocessor: ImagePreprocessor, module: nn.Module, name: str) -> ImagePreprocessor:
-    """The preprocessor of a network, for as many channels as `configured_channels` says; errors as there."""
-    return ImagePreprocessor.of(preprocessor.processor, configured_channels(module, name))
 
 
 def configured_channels(module: nn.Module, name: str) -> int:

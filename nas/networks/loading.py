@@ -4,7 +4,8 @@ A network of the user's own is named as `module:factory` every time: a run folde
 """
 
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from nas.networks.plain_layers import in_plain_layers
 from nas.networks.pretrained import example_inputs, load_pretrained
 from nas.number_lists import number_list
 from nas.settings import ModelSettings
+from search_spaces.inputs import end_texts
 
 EXAMPLE_TOKENS = 8
 
@@ -72,6 +74,8 @@ def load_network(
     example = example_inputs(module, kind, preprocessor, tokens=EXAMPLE_TOKENS)
     if isinstance(preprocessor, TextPreprocessor):
         example["input_ids"][0, 0] = max(preprocessor.tokenizer.get_vocab().values())
+        # Which may be that of the end.
+        example["input_ids"] = end_texts(example["input_ids"], getattr(module, "config", None))
     remedy = "it must know every token of --tokenizer" if kind == "text" else "--image-size sets the size of images"
     check_outputs(module, example, len(classes), remedy)
     return _plain(module, say), preprocessor
@@ -115,5 +119,14 @@ def image_size(text: str | None) -> int | tuple[int, int] | None:
 def _channels(name: str, text: str | None) -> Channels | None:
     if text is None:
         return None
-    wanted = "three numbers in 0..1, or one for grey images, e.g. 0.49,0.48,0.45"
-    return tuple(map(float, number_list(name, text, wanted, lambda values: len(values) in MODES)))
+    described, good = _PIXEL_NUMBERS[name]
+    wanted = f"three numbers {described}, or one for grey images, e.g. 0.49,0.48,0.45"
+    numbers = number_list(name, text, wanted, lambda values: len(values) in MODES and all(map(good, values)))
+    return tuple(map(float, numbers))
+
+
+_PIXEL_NUMBERS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
+    "mean": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "std": ("above 0", lambda value: 0 < value <= sys.float_info.max),
+}
+"""What each number of a flag has to be, of pixels scaled to 0..1."""

@@ -20,6 +20,7 @@ from nas.errors import UserError
 from nas.networks.channels import probed_channels
 from nas.networks.described import check_weights
 from nas.networks.own_code import RAISED, current_folder
+from nas.networks.preprocessing import configured
 from nas.networks.pretrained import load_preprocessor
 from nas.seeds import torch_seed
 
@@ -183,7 +184,8 @@ def own_preprocessor(
         task: the kind of labels.
 
     Raises:
-        UserError: the image size or the tokenizer is missing, or the forward does not take these inputs.
+        UserError: the image size or the tokenizer is missing, the tokenizer has more tokens than the network's
+            configuration says, or the forward does not take these inputs.
     """
     if kind == "text":
         if tokenizer is None:
@@ -195,7 +197,7 @@ def own_preprocessor(
             raise UserError(
                 f"the forward of a network for texts must take input_ids and attention_mask, it has no {absent}"
             )
-        return load_preprocessor(tokenizer, kind, task)
+        return configured(load_preprocessor(tokenizer, kind, task), module, str(tokenizer))
     name = pixels_name(module)
     size = getattr(module, "image_size", None) if image_size is None else image_size
     if size is None:

@@ -22,13 +22,13 @@ from nas.data.tokens import TextPreprocessor
 from nas.errors import UserError
 from nas.files import expanded
 from nas.networks.adapters import TRAINED_HEADS, refuse_adapter_folder, refuse_adapters
-from nas.networks.channels import with_configured_channels
 from nas.networks.described import check_image_processor, check_tokenizer, check_weights
 from nas.networks.heads import order_head
+from nas.networks.preprocessing import configured
 from nas.quiet import quiet
 from nas.seeds import torch_seed
 from nas.sentences import listed
-from search_spaces.inputs import deciding_end, end_texts
+from search_spaces.inputs import end_texts
 from search_spaces.supernets.described import check_numbers, check_size
 
 _NUMBER = re.compile(r"\.\d+\.")
@@ -113,11 +113,8 @@ def load_pretrained(
     preprocessor = load_preprocessor(name, kind, task)
     if isinstance(preprocessor, TextPreprocessor):
         _agree(module, preprocessor.tokenizer, name)
-        preprocessor = preprocessor.ended(deciding_end(module.config))
-    elif isinstance(preprocessor, ImagePreprocessor):
-        preprocessor = with_configured_channels(preprocessor, module, name)
     module.eval()
-    return module, preprocessor
+    return module, configured(preprocessor, module, name)
 
 
 def _configuration(name: str) -> Any:
@@ -152,10 +149,10 @@ def _forget_former_task(config: Any) -> None:
 
 
 def _agree(module: Any, tokenizer: Any, name: str) -> None:
-    """Make a text network and its tokenizer agree on the longest text, the padding token and the vocabulary.
+    """Make a text network and its tokenizer agree on the longest text and the padding token.
 
     Raises:
-        UserError: the tokenizer has more tokens than the network, or no padding token can be found.
+        UserError: no padding token can be found.
     """
     most = most_tokens(module)
     if most is not None:
@@ -164,8 +161,6 @@ def _agree(module: Any, tokenizer: Any, name: str) -> None:
         tokenizer.model_max_length = min(most, int(tokenizer.model_max_length))
     config = module.config.get_text_config()
     tokens = len(tokenizer)
-    words = getattr(config, "vocab_size", tokens)
-    check_tokenizer(tokenizer, name, words if isinstance(words, int) else None)
     # A classifier generates no text, so keys and values need not be cached for a next token.
     config.use_cache = False
     known = config.pad_token_id if isinstance(config.pad_token_id, int) else -1

@@ -32,7 +32,7 @@ from nas.learning.preparation import (
     prepare_again,
     training_config,
 )
-from nas.learning.probes import Probe, last_probe, probed_candidates
+from nas.learning.probes import Probe, probed_candidates
 from nas.learning.processes import check_trackers
 from nas.learning.progress import TrainingFigures
 from nas.learning.teachers.distillation import planned_bytes
@@ -115,8 +115,8 @@ def estimate(request: FinetuneRequest) -> dict[str, Any]:
     teacher = second.model if checked.needs_teacher else checked.teacher
     found: dict[str, Any] = {"sub_networks": str(supernet.space.size()), "rows": len(train)}
     if teacher is not None:
-        kept = planned_bytes(supernet.model, teacher, train, config.distillation_plan(len(train)), checked.distance)
-        found["teacher_outputs_mib"] = kept / 2**20
+        cached = planned_bytes(supernet.model, teacher, train, config.distillation_plan(len(train)), checked.distance)
+        found["teacher_outputs_mib"] = cached / 2**20
     seconds: list[float] = []
     instatune(supernet, train, few, teacher=teacher, on_step=noting_seconds(seconds))
     found |= estimate_of(seconds, steps)
@@ -188,9 +188,9 @@ def _checked(request: FinetuneRequest, config: InstaTuneConfig, begun: RunFolder
     if config.hidden_weight is not None:
         # A teacher of the run is a copy of the network, so the network stands for it.
         supernet = prepared.supernet
-        teaching = supernet.model if teacher is None else teacher
-        distance = hidden_distance(supernet.model, teaching, prepared.data.train, config.seed)
-        between_blocks(teaching, supernet.space)
+        strong = supernet.model if teacher is None else teacher
+        distance = hidden_distance(supernet.model, strong, prepared.data.train, config.seed)
+        between_blocks(strong, supernet.space)
     return _Checked(prepared, config, teacher, distance)
 
 
@@ -223,7 +223,7 @@ def _finetuned(prepared: Prepared, history: InstaTuneHistory, config: InstaTuneC
     last = ended(history, said_score(supernet.model, rows), rows)
     found = {
         "probes": [_probe_record(probe) for probe in history.probes],
-        "probed": _probed(prepared, last_probe(history.probes, config.patience), config.seed),
+        "probed": _probed(prepared, history.final_probe, config.seed),
         "probed_rows": len(_probed_rows(prepared, config)),
     }
     return last.model_copy(update=found)

@@ -5,7 +5,7 @@ run.json                 the request, versions, fingerprints of model and data (
 data/                    the training, validation and test rows
 checkpoint/              the fine-tuning under way; gone when it is done
 teacher/                 the strong teacher, where one was fine-tuned for this run: checkpoint/, weights/
-teacher-outputs/         what the strong teacher says about the training rows, while the fine-tuning is under way
+teacher-outputs/         what the strong teacher gives for the training rows, while the fine-tuning is under way
 tracking/                what trackers write
 supernet/                the fine-tuned super-network, its tokenizer or image processor; there when fine-tuning is done.
                          Of a pruning: the original, with the channels that may be pruned
@@ -171,7 +171,7 @@ class RunFolder:
 
     @property
     def teacher_outputs(self) -> Path:
-        """What the strong teacher says about the training rows, while a fine-tuning is under way."""
+        """What the strong teacher gives for the training rows, while a fine-tuning is under way."""
         return self._inside("teacher-outputs")
 
     @property

@@ -1,7 +1,6 @@
 """A run whose fine-tuning is done, loaded for the commands that come after it."""
 
 from dataclasses import dataclass, replace
-from inspect import signature
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,16 +9,14 @@ from hardware.deployment import Deployment
 from hardware.inputs import device_of
 from hardware.policy import PrecisionChoices
 from hardware.registry import device_for
-from nas.data.pixels import ImagePreprocessor, PlainImages
 from nas.data.split import Preprocessor, Split
-from nas.data.tokens import TextPreprocessor
 from nas.errors import UserError
 from nas.learning.augmentation import augmented
-from nas.networks.channels import with_configured_channels
-from nas.networks.described import check_tokenizer, check_weights
+from nas.networks.described import check_weights
 from nas.networks.loading import bare_network, device_name
 from nas.networks.networks import Networks
 from nas.networks.policies import joined_space
+from nas.networks.preprocessing import configured
 from nas.networks.pretrained import example_inputs, load_preprocessor
 from nas.networks.quantized import QuantizedNetworks, calibration_rows
 from nas.networks.recalibration import SubNetworks
@@ -28,10 +25,9 @@ from nas.profiling.subject import Subject
 from nas.runs.folder import RunFolder, RunRecord
 from nas.runs.products import PRODUCTS, Meaning
 from nas.searching.relative_latency import LatencySettings
-from nas.sentences import quoted
 from nas.settings import DataSettings, SearchSettings
 from search_spaces import Candidate, Supernet, has_batch_norms
-from search_spaces.inputs import Inputs, deciding_end
+from search_spaces.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -141,17 +137,4 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
     supernet.eval()
     supernet.to(device_name(device))
     preprocessor = load_preprocessor(folder.supernet, record.kind, record.task)
-    if isinstance(preprocessor, TextPreprocessor):
-        words = getattr(getattr(supernet.model, "config", None), "vocab_size", None)
-        check_tokenizer(preprocessor.tokenizer, str(folder.supernet), words if isinstance(words, int) else None)
-        preprocessor = preprocessor.ended(deciding_end(getattr(supernet.model, "config", None)))
-    elif isinstance(preprocessor, ImagePreprocessor):
-        preprocessor = with_configured_channels(preprocessor, supernet.model, str(folder.supernet))
-    elif (
-        isinstance(preprocessor, PlainImages) and preprocessor.name not in signature(supernet.model.forward).parameters
-    ):
-        raise UserError(
-            f"{folder.supernet / 'preprocessor_config.json'} must name the input of the network, which is not "
-            f"{quoted(preprocessor.name)}; put a copy in its place, or begin anew in another folder"
-        )
-    return LoadedRun(folder, record, supernet, preprocessor)
+    return LoadedRun(folder, record, supernet, configured(preprocessor, supernet.model, str(folder.supernet)))

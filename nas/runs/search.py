@@ -261,7 +261,7 @@ def _summary(study: Study, verified: Sequence[Verified]) -> dict[str, Any]:
         "failed": sum(m.state == "failed" for m in study.measurements),
         "known": sum(m.known for m in study.measurements),
         "every_sub_network": len(study.measurements) >= study.space.size(),
-        "full": None if full is None else dict(full.values),
+        "full": None if full is None else {**full.values, **measured_again(full, verified)},
         "front": [{**m.values, **measured_again(m, verified)} for m in study.front()],
     }
 

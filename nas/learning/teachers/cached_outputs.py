@@ -184,8 +184,6 @@ class _File:
     """
 
     def __init__(self, path: Path, lengths: IntArray) -> None:
-        from safetensors import SafetensorError
-
         try:
             self._tensors = load_tensors(path)
         except (OSError, SafetensorError) as error:

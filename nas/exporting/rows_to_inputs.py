@@ -1,4 +1,4 @@
-"""How rows become inputs, and what outputs say, without this project: sentences and Python lines for a card."""
+"""How rows become inputs without this project: sentences and Python lines for a card."""
 
 import inspect
 from collections.abc import Mapping
@@ -7,13 +7,14 @@ from functools import singledispatch
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from hardware.inputs import split
 from nas.data.pixels import MODES, ImagePreprocessor, PlainImages
-from nas.data.tasks import Classification, Regression, Task, TokenClassification
+from nas.data.tasks import Task, TokenClassification
 from nas.data.tokens import TextPreprocessor
-from search_spaces.inputs import Inputs
+from search_spaces.inputs import Inputs, deciding_end, end_texts
 
 # Tokenizers that know no longest text name a number beyond all memory.
 _NO_LIMIT = 2**20
@@ -28,7 +29,7 @@ class Reading:
 
     Args:
         lines: Python that makes `inputs`, arrays by name, where `folder` is the path of the exported folder.
-        needs: packages beside numpy that the lines import.
+        needs: packages that the lines import.
         said: the same as a sentence for people; empty where the lines make up arrays.
     """
 
@@ -38,11 +39,15 @@ class Reading:
 
 
 def made_up(network: nn.Module, inputs: Inputs) -> Reading:
-    """Arrays of ones in the shapes of an example, by the names that the network's forward has for them."""
+    """Arrays in the shapes of an example, by the names that the network's forward has for them.
+
+    They are of ones, but texts end with the token of the end where the network decides by it.
+    """
     args, kwargs = split(inputs)
     named = {**dict(zip(_positions(network, len(args)), args, strict=True)), **kwargs}
-    arrays = [f"    {_quoted(name)}: {_ones(value)}," for name, value in named.items()]
-    return Reading("\n".join(["import numpy", "", "inputs = {", *arrays, "}"]) + "\n")
+    config = getattr(network, "config", None)
+    arrays = [f"    {_quoted(name)}: {_array(name, value, config)}," for name, value in named.items()]
+    return Reading("\n".join(["import numpy", "", "inputs = {", *arrays, "}"]) + "\n", ("numpy",))
 
 
 def _positions(network: nn.Module, count: int) -> list[str]:
@@ -53,8 +58,13 @@ def _positions(network: nn.Module, count: int) -> list[str]:
     return named + [f"{rest}_{number}" for number in range(count - len(named))]
 
 
-def _ones(value: Tensor) -> str:
-    return f"numpy.ones({tuple(value.shape)}, dtype=numpy.{str(value.dtype).removeprefix('torch.')})"
+def _array(name: str, value: Tensor, config: Any) -> str:
+    kind = f"numpy.{str(value.dtype).removeprefix('torch.')}"
+    if name != "input_ids" or deciding_end(config) is None:
+        return f"numpy.ones({tuple(value.shape)}, dtype={kind})"
+    rows, tokens = value.shape
+    other, end = end_texts(torch.ones(1, 2, dtype=torch.int64), config)[0].tolist()
+    return f"numpy.array([[{other}] * {tokens - 1} + [{end}]] * {rows}, dtype={kind})"
 
 
 @singledispatch
@@ -161,24 +171,3 @@ def _numbers(values: Any) -> str:
 def _quoted(name: str) -> str:
     # The name may come from a file of anybody.
     return f'"{name}"' if name.isidentifier() else repr(name)
-
-
-@singledispatch
-def outputs(task: Task | None) -> str:
-    """A sentence on how an output is read; empty where the task is not known."""
-    return ""
-
-
-@outputs.register
-def _(task: Classification) -> str:
-    return "A row is of the class of its largest logit."
-
-
-@outputs.register
-def _(task: TokenClassification) -> str:
-    return "There are logits for every token; a word has the tag of the largest one at its first token."
-
-
-@outputs.register
-def _(task: Regression) -> str:
-    return f"The number that is predicted is the output times {task.std:.9g} plus {task.mean:.9g}."
