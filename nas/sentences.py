@@ -62,7 +62,12 @@ def did_you_mean(given: str, known: Iterable[object]) -> str:
     wanted = given[:_LONGEST_NAME].casefold()
     begun = [name for name in names if name.startswith(wanted)] if len(wanted) >= _LEAST_BEGINNING else []
     near = sorted(begun, key=len) or difflib.get_close_matches(wanted, names, n=1)
-    return f" (did you mean {_start(names[near[0]], 60)}?)" if near else ""
+    return may_mean(names[near[0]]) if near else ""
+
+
+def may_mean(known: object, longest: int = 60) -> str:
+    """` (did you mean X?)`, X cut off."""
+    return f" (did you mean {_start(str(known), longest)}?)"
 
 
 def _start(text: str, longest: int) -> str:

@@ -172,7 +172,7 @@ def test_what_other_commands_say_of_it(nas_command: Command, done: Path, tmp_pat
     (tmp_path / "full").mkdir()
     for name, text in (("mine.txt", "mine"), ("layer.json", '{"layer": "of paint"}')):
         (tmp_path / "full" / name).write_text(text)
-        refused(nas_command("export", done, "--out", tmp_path / "full"), "an export needs a new folder or an empty one")
+        refused(nas_command("export", done, "--out", tmp_path / "full"), "full is something else; name another folder")
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
     refused(nas_command("report", done, "--name", "other"), "an evolution of layers has no --name")
     refused(nas_command("export", done, "--out", tmp_path / "a", "--runtime", "openvino"), "has no --name, --runtime")

@@ -108,10 +108,15 @@ def test_the_figures_that_do_not_meet_a_limit() -> None:
     ]
     accuracy, latency = beyond_limits(bounds, figures, {"latency_ms_phone"})
     assert (accuracy.flag, accuracy.limit, accuracy.measured) == ("min_accuracy", 0.9, 0.88)
-    assert accuracy.said == (
-        "The exported network does not meet --min-accuracy 0.9: accuracy on the test rows is 0.88 as this export "
-        "measures it"
+    assert (
+        accuracy.said(busy=True)
+        == accuracy.said()
+        == (
+            "The exported network does not meet --min-accuracy 0.9: accuracy on the test rows is 0.88 as this export "
+            "measures it"
+        )
     )
     assert (latency.flag, latency.limit, latency.measured) == ("max_latency_ms", 7.0, 8.02)
-    assert "--max-latency-ms 7: latency is 8.02 ms as this export measures it; a stricter limit" in latency.said
+    assert "--max-latency-ms 7: latency is 8.02 ms as this export measures it; a stricter limit" in latency.said()
+    assert latency.said(busy=True).endswith("latency is 8.02 ms as this export measures it")
     assert beyond_limits(bounds[-3:], figures) == []

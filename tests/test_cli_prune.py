@@ -78,6 +78,7 @@ def test_the_original_is_compared_with_and_never_chosen(nas_command: Command, do
     said = "Without a limit the most accurate of the pruned networks is chosen, never the original"
     answer = nas_command("report", run, "--json")
     assert answer.status == 0 and answer.err.count(said) == 1, answer.err
+    assert "such as --max-macs, or `nas export --candidate`, takes another one" in answer.err
     found = json.loads(answer.out)
     table = pandas.read_csv(found["table"])
     pruned = table[~table["role"].str.contains("full")]

@@ -461,9 +461,14 @@ def test_labels_that_are_not_those_of_the_task(tmp_path: Path, write, task, mess
         (lambda path: csv(path, header="words,label"), {}, "has no text or image column that I know"),
         (lambda path: csv(path, labels=[1] * 90), {}, "at least two classes, all are '1'"),
         (
+            lambda path: csv(path, map("text {}".format, range(10_001)), range(10_001)),
+            {},
+            r"at most 10000 classes, got 10001; numbers to predict need --task regression",
+        ),
+        (
             lambda path: csv(path, labels=[0.5, *LABELS[1:]]),
             {},
-            r"label of row 1 of .*a\.csv must hold one class .* got '0.5'",
+            r"label of row 1 of .*a\.csv must hold one class .* got '0.5'; numbers to predict need --task regression",
         ),
         (
             lambda path: csv(path, labels=["", *map("c{}".format, LABELS[1:])]),

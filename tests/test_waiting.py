@@ -98,7 +98,7 @@ def latencies_of_a_search(
             return machine.network(0.02, 2 * waits)
 
     runners: Any = Runners()
-    latency = RelativeLatency(runners, LatencySettings(), None)
+    latency = RelativeLatency(runners, LatencySettings(), None, "measure them anew")
     return [latency(Candidate({"depth": depth})) for depth in range(5)], latency
 
 
@@ -109,7 +109,10 @@ def test_a_search_says_it_once_and_measures_the_same(
     assert capsys.readouterr().err == "" and idle == pytest.approx([10.0] * 5)
     busy, _ = latencies_of_a_search(Machine(), 0.01, monkeypatch)
     said = capsys.readouterr().err
-    assert said.count(BUSY) == 1 and "2.0 times" in said and said.count("\n") == 1
+    assert (
+        said.count(BUSY) == 1 and "2.0 times" in said and said.endswith("stop those programs and measure them anew\n")
+    )
+    assert said.count("\n") == 1
     assert busy == pytest.approx([20.0] * 5), "what is measured is what the clock says"
     latencies_of_a_search(Machine(), 0.01, monkeypatch, device="cuda")
     assert capsys.readouterr().err == "", "a GPU computes without CPU time"

@@ -1,6 +1,7 @@
 """Wrong words of a command line: the sentence names the flag, what came, what it takes, and what may be meant."""
 
 import fcntl
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,16 +11,20 @@ from conftest import Command
 from nas.command.cli import _COMMANDS
 from nas.command.flags import flags_of
 from nas.console import Bar
-from nas.errors import UserError
+from nas.errors import NoFeasible, UserError
 from nas.learning.progress import TrainingFigures
 from nas.learning.training import Step
 from nas.number_lists import number_list
-from nas.runs.folder import AtWork, RunFolder
+from nas.runs.folder import AtWork, RunFolder, Unfinished, no_search
+from nas.runs.loaded_search import study_at
+from nas.runs.makers import MAKERS, Product
 from nas.searching.measurement import Objective
 from nas.searching.selection import select
+from nas.sentences import did_you_mean, may_mean
 
 REPORT = ("report", "run")
 SEARCH = ("search", "run")
+FINETUNE = ("finetune", "m", "--out", "r")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,14 @@ SEARCH = ("search", "run")
         (["export", "run"], "nas export needs --out: the folder to write"),
         ([*SEARCH, "--objectives"], "--objectives needs a value: most important first"),
         ([*SEARCH, "--objectives", "--json"], "--objectives needs a value"),
-        ([*SEARCH, "--json=1"], "1; see nas search --help"),
+        ([*SEARCH, "--json=1"], "--json takes no value, got '1'; see nas search --help"),
+        ([*SEARCH, "--quantize=true"], "--quantize takes no value, got 'true'"),
+        ([*SEARCH, "--json", "true"], "besides its flags, got 'true' too; --json takes no value"),
+        (["search", "--json", "True", "run"], "got 'True' too; --json takes no value"),
+        (["search", "--json", "run", "run2"], "got 'run2' too; the items of a list are separated by commas"),
+        ([*FINETUNE, "--trackers", "a", "b"], "got 'b' too; give --trackers once for each"),
+        (["finetune", "--trackers=a", "b", "m", "--out", "r"], "got 'm' too; give --trackers once for each"),
+        ([*FINETUNE, "--depth", "4,", "5"], "got '5' too; the items of a list are separated by commas without spaces"),
     ],
 )
 def test_wrong_words(nas_command: Command, words: list[str], sentence: str) -> None:
@@ -144,6 +156,25 @@ def test_data_that_is_not_named(nas_command: Command, tmp_path: Path, command: s
     assert "None" not in answer.err and not (tmp_path / "run").exists()
 
 
+def test_a_search_that_is_not_there(tmp_path: Path) -> None:
+    assert no_search("run", "defalt", ["default", "b"]) == (
+        "run has no search named 'defalt' (did you mean default?) (searches: default, b)"
+    )
+    (tmp_path / "run.json").touch()
+    with pytest.raises(UserError, match=r"has no search named 'default' \(searches: none yet\); name the folder"):
+        study_at(str(tmp_path), besides=tmp_path / "searches" / "default")
+    for name in ("defaults", "b"):
+        (tmp_path / "searches" / name).mkdir(parents=True)
+        (tmp_path / "searches" / name / "search.json").touch()
+    with pytest.raises(UserError, match=r"'default' \(did you mean defaults\?\) \(searches: b, defaults\); name"):
+        study_at(str(tmp_path), besides=tmp_path / "searches" / "default")
+
+
+def test_what_may_be_meant_is_cut_off() -> None:
+    assert may_mean("a" * 99) == f" (did you mean {'a' * 60}...?)" == did_you_mean("a" * 98, ["a" * 99])
+    assert may_mean("run\n\x1b[31m", 9) == " (did you mean run?)"
+
+
 def cut_off(folder: Path, work: str) -> None:
     """What a command leaves whose process dies."""
     folder.mkdir(exist_ok=True)
@@ -181,10 +212,47 @@ def test_who_reads_needs_no_lock(capsys: pytest.CaptureFixture[str], tmp_path: P
         with pytest.raises(AtWork, match="another command is at work"), folder.locked():
             pass
         with folder.shared():
-            assert "this is of what it has kept so far" in capsys.readouterr().err
+            pass
+        assert "this is of what it has kept so far" in capsys.readouterr().err
+        with pytest.raises(NoFeasible), folder.shared():
+            raise NoFeasible("nothing fits")
+        assert "this is of what it has kept so far" in capsys.readouterr().err
+        wait = r"^it is not there; another command is at work in .*, wait for it to end$"
+        with pytest.raises(AtWork, match=wait), folder.shared():
+            raise Unfinished("it is not there", "repeat the command")
+        with pytest.raises(UserError, match=r"^it is damaged$"), folder.shared():
+            raise UserError("it is damaged")
+        assert capsys.readouterr().err == "", "nothing is promised of what is refused"
     with folder.shared(), pytest.raises(AtWork), folder.locked():
         pass
+    with pytest.raises(UserError, match=r"^it is not there; repeat the command$"), folder.shared():
+        raise Unfinished("it is not there", "repeat the command")
     assert capsys.readouterr().err == ""
+
+
+def test_who_reads_leaves_the_trace_of_what_was_cut_off(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cut_off(tmp_path, "search a")
+    for _ in range(2):
+        with RunFolder(tmp_path).shared():
+            assert "did not end by itself; what it had done is kept\n" in capsys.readouterr().err
+    with RunFolder(tmp_path).locked("search a", "mine:of"):
+        assert "If mine:of ends its process, --workers 2" in capsys.readouterr().err
+    with RunFolder(tmp_path).shared():
+        assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("product", MAKERS)
+def test_a_report_of_what_is_not_there_yet(nas_command: Command, tmp_path: Path, product: Product) -> None:
+    record = {"version": 1, "product": product, "asked": {}, "versions": {}, "kind": "image", "classes": ["a"]}
+    fingerprints = {"model_fingerprint": "1", "data_fingerprint": "2", "rows": {"train": 1}}
+    (tmp_path / "run.json").write_text(json.dumps({**record, **fingerprints}), encoding="utf-8")
+    answer = nas_command("report", tmp_path)
+    assert answer.status == 2 and f"; repeat the {MAKERS[product].command} command to go on" in answer.err
+    with (tmp_path / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        answer = nas_command("report", tmp_path)
+    assert answer.status == 2 and answer.err.count("\n") == 1, answer.err
+    assert f"; another command is at work in {tmp_path}, wait for it to end" in answer.err
 
 
 def test_what_follows_the_last_step_is_said_before_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from nas.sentences import did_you_mean, one_of, quoted
 
+_TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
+
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
@@ -38,6 +40,28 @@ class Flag:
     def written(self) -> str:
         """Its name in a sentence."""
         return self.word or f"--{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Alone:
+    """A word that stands alone on a command line, and the flag that was named last before it."""
+
+    word: str
+    behind: Flag | None
+
+    @property
+    def is_truth(self) -> bool:
+        """Whether it was meant as the value of a flag that takes none."""
+        return self.behind is not None and self.behind.kind is bool and self.word.casefold() in _TRUTHS
+
+    @property
+    def advice(self) -> str:
+        """What to write instead, where there are too many such words."""
+        if self.behind is not None and self.is_truth:
+            return f"{self.behind.written} takes no value"
+        if self.behind is not None and get_origin(self.behind.kind) is tuple:
+            return f"give {self.behind.written} once for each"
+        return "the items of a list are separated by commas without spaces"
 
 
 def flags_of(request: type[Any]) -> Iterator[Flag]:
@@ -82,17 +106,21 @@ def mistake(command: str, request: type[Any], args: Sequence[str], configured: C
         configured: names of the fields whose values a configuration file has.
     """
     flags = {flag.name: flag for flag in flags_of(request)}
-    words, alone, given = iter(args), list[str](), set(configured)
+    words, alone, given = iter(args), list[_Alone](), set(configured)
+    last: Flag | None = None
     for word in words:
         if not word.startswith("-") or _reads(float, word):
-            alone.append(word)
+            alone.append(_Alone(word, last))
             continue
         name, equals, value = word.partition("=")
         flag = flags.get(name.removeprefix("--").replace("_", "-")) if name.startswith("--") else None
         if flag is None or flag.word is not None:
             return _no_flag(command, name, flags)
         given.add(flag.field)
+        last = flag
         if flag.kind is bool:
+            if equals:
+                return f"{flag.written} takes no value, got {quoted(value)}"
             continue
         text = value if equals else next(words, None)
         if text is None or (not equals and text.startswith("--")):
@@ -111,15 +139,14 @@ def _no_flag(command: str, name: str, flags: dict[str, Flag]) -> str:
     return f"{command} has no flag {quoted(name)}{did_you_mean(name, known)}"
 
 
-def _count(command: str, flags: Sequence[Flag], alone: Sequence[str], given: Collection[str]) -> str | None:
+def _count(command: str, flags: Sequence[Flag], alone: Sequence[_Alone], given: Collection[str]) -> str | None:
     """What is wrong with the number of words that stand alone, or with flags that are left out."""
     places = [flag for flag in flags if flag.word is not None]
     if len(alone) > len(places):
         takes = " and ".join(flag.written for flag in places) or "no word"
-        return (
-            f"{command} takes {takes} besides its flags, got {quoted(alone[len(places)])} too; the items of a list are "
-            "separated by commas without spaces"
-        )
+        # A flag without a value may stand before all places, so that its value is taken for one of them.
+        wrong = next((each for each in alone if each.is_truth), alone[len(places)])
+        return f"{command} takes {takes} besides its flags, got {quoted(wrong.word)} too; {wrong.advice}"
     left_out = [flag for flag in places[len(alone) :] if flag.field not in given]
     left_out += [flag for flag in flags if flag.word is None and flag.required and flag.field not in given]
     return f"{command} needs {left_out[0].written}: {left_out[0].about}" if left_out else None
@@ -143,6 +170,6 @@ def _docstrings(request: type[Any]) -> dict[str, str]:
         assert isinstance(tree, ast.ClassDef)
         for field, text in zip(tree.body, tree.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-                said = str(ast.literal_eval(text.value)).partition("; None")[0].removesuffix(".")
+                said = " ".join(str(ast.literal_eval(text.value)).split()).partition("; None")[0].removesuffix(".")
                 found[field.target.id] = said[:1].lower() + said[1:]
     return found

@@ -83,7 +83,7 @@ def raw_classes(part: Part, label: str) -> list[Any]:
         if not isinstance(value, int | str) or (numerals and not float(value).is_integer()):
             raise UserError(
                 f"{part.cell(row, label)} must hold one class (a whole number or a word), got {quoted(value)}; numbers "
-                "to predict are the task regression, lists of tags token-classification"
+                "to predict need --task regression, lists of tags --task token-classification"
             )
     return values
 
@@ -256,7 +256,7 @@ def _ordered(values_of: Iterable[Any], labels: RawLabels) -> list[Any]:
     if len(values) > _MAX_CLASSES:
         raise UserError(
             f"the labels in {location} must have at most {_MAX_CLASSES} classes, got {len(values)}; numbers to predict "
-            "are the task regression"
+            "need --task regression"
         )
     # Classes without any row are left out: nothing could be learned about them.
     if labels.names is not None:

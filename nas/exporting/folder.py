@@ -5,7 +5,7 @@ with its loaders) and the files of the preprocessor.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -205,9 +205,9 @@ def check_exportable(
         raise ExportError(str(error)) from error
 
 
-def check_target(target: Path) -> None:
-    """UserError where `target` is neither new, nor empty, nor an earlier export."""
-    if not target.exists() or holds_network(target):
+def check_target(target: Path, is_ours: Callable[[Path], bool] = holds_network) -> None:
+    """UserError where `target` is neither new, nor empty, nor an earlier export, which `is_ours` recognises."""
+    if not target.exists() or is_ours(target):
         return
     if not target.is_dir() or any(target.iterdir()):
         raise UserError(

@@ -22,14 +22,18 @@ class Beyond:
     measured: float
     on: str = ""
 
-    @property
-    def said(self) -> str:
-        """A sentence without its full stop."""
+    def said(self, *, busy: bool = False) -> str:
+        """A sentence without its full stop.
+
+        Args:
+            busy: whether other programs disturbed the latencies, which then say nothing of the limit.
+        """
         known = quantity(self.flag.partition("_")[2])
         unit = f" {known.unit}" if known.unit and known.scale == 1 else ""
         wanted = f"--{self.flag.replace('_', '-')} {self.limit:g}"
         # Whoever takes another network for what the test rows say of this one has chosen by them.
-        advice = "" if self.on else "; a stricter limit leaves room for that"
+        none = self.on or (busy and known.name == LATENCY)
+        advice = "" if none else "; a stricter limit leaves room for that"
         return (
             f"The exported network does not meet {wanted}: {known.label}{self.on} is {self.measured:.6g}{unit} as "
             f"this export measures it{advice}"

@@ -30,7 +30,7 @@ from nas.searching.measurement import Objective
 from nas.searching.nsga2 import nsga2
 from nas.searching.objectives import named_objectives, objective_names
 from nas.searching.random_search import random_search
-from nas.searching.relative_latency import LatencySettings
+from nas.searching.relative_latency import ANOTHER_SEARCH, LatencySettings
 from nas.searching.storage_address import Storage, is_url, resolved, shown
 from nas.searching.supernet_search import Algorithm
 from nas.seeds import generator
@@ -54,12 +54,14 @@ class Proposing:
         algorithm: proposes them.
         title: of the progress bar; None: how many sub-networks there are.
         goes_on: whether more could be proposed: then the search may be given up, and its end is said.
+        anew: what to do for exact latencies where other programs kept the machine busy.
     """
 
     name: str
     algorithm: Algorithm
     title: str | None = None
     goes_on: bool = True
+    anew: str = f"{ANOTHER_SEARCH} with --name"
 
 
 @dataclass(frozen=True)

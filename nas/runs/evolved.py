@@ -1,6 +1,5 @@
 """The layers of a run, reported and exported: `nas report` and `nas export` of an evolution."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +7,20 @@ from nas.console import say
 from nas.errors import UserError
 from nas.evolving.domain import LayerDomain
 from nas.evolving.evonorm import RankedLayer, read_layer, write_layer
-from nas.exporting.folder import in_place_of
+from nas.exporting.folder import check_target, in_place_of
 from nas.files import replacing_folder
 from nas.reporting.layers import layers_page
 from nas.reporting.page import write_page
-from nas.runs.folder import JOURNAL, RunFolder
+from nas.runs.folder import JOURNAL, RunFolder, Unfinished
 from nas.runs.layer_network import write_with_layer
+from nas.runs.makers import MAKERS
 from nas.runs.requests import ExportRequest, ReportRequest
 from nas.searching.study import Study, load_study
 from nas.settings import ModelSettings, SearchSettings
 from search_spaces.graphs import LayerGraph
 
 _LAYER = "layer.json"
+_GO_ON = MAKERS["evolved-layers"].go_on
 
 
 def layer_files(folder: RunFolder) -> Path:
@@ -28,10 +29,10 @@ def layer_files(folder: RunFolder) -> Path:
 
 
 def evolution_of(folder: RunFolder) -> Study[LayerGraph]:
-    """The study of an evolution; UserError where there is none yet, or it is damaged."""
+    """The study of an evolution; Unfinished where there is none yet, UserError where it is damaged."""
     journal = folder.evolution / JOURNAL
     if not journal.is_file():
-        raise UserError(f"the evolution in {folder.path} has hardly begun; repeat the `nas evolve` command to go on")
+        raise Unfinished(f"the evolution in {folder.path} has hardly begun", _GO_ON)
     return load_study(journal, LayerDomain.from_identity)
 
 
@@ -83,11 +84,11 @@ def export_layers(request: ExportRequest) -> dict[str, Any]:
             f"the evolution in {folder.path} has accepted no layer; repeat `nas evolve` with a larger --budget"
         )
     if not rows:
-        raise UserError(f"the evolution in {folder.path} is not finished; repeat the `nas evolve` command to go on")
+        raise Unfinished(f"the evolution in {folder.path} is not finished", _GO_ON)
     spec = request.candidate or "1"
     if not spec.isdecimal() or not 1 <= int(spec) <= len(rows):
         raise UserError(f"--candidate must be the number of a layer from 1 to {len(rows)}, got {spec!r}")
-    _check_target(out)
+    check_target(out, _holds_layer)
     row = rows[int(spec) - 1]
     say(f"Exporting to {out}{in_place_of(out / _LAYER)}")
     with replacing_folder(out) as part:
@@ -96,13 +97,13 @@ def export_layers(request: ExportRequest) -> dict[str, Any]:
     return {"layer": row.formula, **row.accuracies, **network, "export": str(out)}
 
 
-def _check_target(out: Path) -> None:
-    """UserError where `out` is neither new, nor empty, nor an earlier export of a layer that nas wrote."""
-    with suppress(UserError):
-        read_layer(out / _LAYER)
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"an export needs a new folder or an empty one, and {out} is something else; name another")
+def _holds_layer(folder: Path) -> bool:
+    """Whether `export_layers` wrote into a folder."""
+    try:
+        read_layer(folder / _LAYER)
+    except UserError:
+        return False
+    return True
 
 
 def _nothing_of_a_search(name: str, *others: str | None) -> None:

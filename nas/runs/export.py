@@ -203,7 +203,7 @@ def deliver(
     figures = comparison.chosen.named(comparison.metric)
     beyond = beyond_limits(chosen.bounds, figures, _of_other_devices(loaded, chosen, deployment))
     for each in beyond:
-        say(each.said)
+        say(each.said(busy=busy is not None))
     return {
         **comparison.to_json(),
         **({"serving_fp32": comparison.full.named(comparison.metric)} if deployment.by_layer else {}),

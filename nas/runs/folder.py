@@ -30,10 +30,10 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal, Self
+from typing import BinaryIO, Literal, Self
 
 import pydantic
 from torch import nn
@@ -41,32 +41,35 @@ from torch import nn
 from nas.console import say
 from nas.data.split import Data
 from nas.data.tasks import CLASSIFICATION, TASKS, Task
-from nas.errors import UserError
+from nas.errors import NoFeasible, UserError
 from nas.files import recover_folder, replace_folder
 from nas.learning.checkpoint import model_fingerprint
 from nas.learning.finetuned import Finetuned
 from nas.records import Record, Request, Scalar, Whole, read_record, recorded_versions, write_record
-from nas.sentences import did_you_mean, quoted
+from nas.runs.makers import MAKERS, Product
+from nas.sentences import did_you_mean, may_mean, one_of, quoted
 
 JOURNAL = "study.journal"
 
 _LOCK, _LONGEST_LOCK = ".lock", 200
-_MADE_BY = {"super-network": "`nas finetune`", "pruned-networks": "`nas prune`", "evolved-layers": "`nas evolve`"}
-_ALL_MAKERS = " or ".join(_MADE_BY.values())
-_NEXT = {
-    "super-network": "`nas search {path}` makes one",
-    "pruned-networks": "repeat the `nas prune` command to go on with the pruning",
-    "evolved-layers": "an evolution of layers has no searches",
-}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-Product = Literal["super-network", "pruned-networks", "evolved-layers"]
-"""What a run holds; `nas.runs.products` says what follows from it."""
 
 
 class AtWork(UserError):
     """Another command holds the run folder."""
+
+
+class Unfinished(UserError):
+    """Something that a command makes is not there yet.
+
+    Args:
+        what: a sentence without its full stop.
+        remedy: what to do where no command is at work on it.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what = what
 
 
 class RunRecord(Record):
@@ -86,7 +89,7 @@ class RunRecord(Record):
     def _known_task(self) -> Self:
         name = self.request.get("task", CLASSIFICATION.name)
         if name not in TASKS:
-            raise ValueError(f"its task must be one of {', '.join(TASKS)}, got {str(name)[:40]}")
+            raise ValueError(f"its task must be {one_of(TASKS, name)}")
         return self
 
     @property
@@ -128,6 +131,18 @@ def record_of(product: Product, request: dict[str, Scalar], model: nn.Module, da
         classes=list(data.classes),
         rows={"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
     )
+
+
+def no_search(where: str, name: str, known: Sequence[str]) -> str:
+    """A sentence on a search that is not there, without its full stop.
+
+    Args:
+        where: the run, as its user names it.
+        name: of the search.
+        known: names of those that are there.
+    """
+    searches = ", ".join(known) or "none yet"
+    return f"{where} has no search named {quoted(name)}{did_you_mean(name, known)} (searches: {searches})"
 
 
 class RunFolder:
@@ -216,19 +231,18 @@ class RunFolder:
         record = read_record(self.run_json, RunRecord)
         if product is not None and record.product != product:
             raise UserError(
-                f"{self.path} must hold a run of {_MADE_BY[product]}, it is one of {_MADE_BY[record.product]}"
+                f"{self.path} must hold a run of {MAKERS[product].command}, it is one of "
+                f"{MAKERS[record.product].command}"
             )
         return record
 
     def read_search(self, name: str) -> RequestRecord:
-        """The record of a search; UserError where there is none, or it is damaged or of another version."""
+        """The record of a search; Unfinished where there is none, UserError where it is damaged or too new."""
         path = self.search(name) / "search.json"
         if not path.is_file():
-            known, remedy = self.searches(), _NEXT[self.read().product].format(path=self.path)
-            meant = did_you_mean(name, known)
-            raise UserError(
-                f"{self.path} has no search named {quoted(name)}{meant} (searches: {', '.join(known) or 'none yet'}); "
-                f"{remedy}"
+            raise Unfinished(
+                no_search(str(self.path), name, self.searches()),
+                MAKERS[self.read().product].no_search.format(folder=self.path),
             )
         return read_record(path, RequestRecord)
 
@@ -263,42 +277,68 @@ class RunFolder:
             UserError: the folder is none, holds something else than a run, or a link.
             OSError: it cannot be written.
         """
-        self.check()
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = self.path / _LOCK
-        with lock.open("ab+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise AtWork(f"another command is at work in {self.path}; wait for it to end") from None
-            self._recover()
-            file.seek(0)
-            self._say_cut_off(file.read(_LONGEST_LOCK).decode("utf-8", "replace"), work, own)
+        with self._held(work, own) as lock:
             # What stands in the lock was at work: it is taken out however a command ends, unless its process dies.
-            file.truncate(0)
-            file.write(f"{os.getpid()} {work}\n".encode())
-            file.flush()
+            lock.truncate(0)
+            lock.write(f"{os.getpid()} {work}\n".encode())
+            lock.flush()
             try:
                 yield
             finally:
-                file.truncate(0)
+                lock.truncate(0)
                 # What was refused before it began leaves no trace.
                 if {item.name for item in self.path.iterdir()} == {_LOCK}:
-                    lock.unlink()
+                    (self.path / _LOCK).unlink()
                     self.path.rmdir()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
         """As `locked`, but where another command holds the folder, what it has kept so far may be read beside it.
 
-        Every file that commands keep is replaced as a whole, and a journal is read up to its last whole line.
+        Every file that commands keep is replaced as a whole, and a journal is read up to its last whole line. What
+        stands in the lock stays there: a command that goes on with what was cut off reads it.
+
+        Raises:
+            AtWork: what is to be read is `Unfinished`, and another command is at work.
+            UserError, OSError: as for `locked`.
         """
         with ExitStack() as stack:
             try:
-                stack.enter_context(self.locked())
+                stack.enter_context(self._held())
             except AtWork:
-                say(f"Another command is at work in {self.path}: this is of what it has kept so far")
+                stack.enter_context(self._beside_another())
             yield
+
+    @contextmanager
+    def _held(self, work: str = "", own: str | None = None) -> Iterator[BinaryIO]:
+        """The file of the lock, which no other command holds; arguments and errors as for `locked`."""
+        self.check()
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / _LOCK).open("ab+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AtWork(f"another command is at work in {self.path}; wait for it to end") from None
+            self._recover()
+            lock.seek(0)
+            self._say_cut_off(lock.read(_LONGEST_LOCK).decode("utf-8", "replace"), work, own)
+            yield lock
+
+    @contextmanager
+    def _beside_another(self) -> Iterator[None]:
+        """Say what a report beside another command is of, and that what is not there yet is to be waited for."""
+        try:
+            yield
+        except Unfinished as error:
+            raise AtWork(f"{error.what}; another command is at work in {self.path}, wait for it to end") from error
+        except NoFeasible:
+            # What was measured is reported then too.
+            self._say_so_far()
+            raise
+        self._say_so_far()
+
+    def _say_so_far(self) -> None:
+        say(f"Another command is at work in {self.path}: this is of what it has kept so far")
 
     def _recover(self) -> None:
         """Restore what a kill left half replaced, and remove what it left half written."""
@@ -327,10 +367,11 @@ class RunFolder:
         what = "is a file" if self.path.is_file() else "holds no run.json" if self.path.is_dir() else "is not there"
         around = [*list(self.path.parents)[:2], *(sorted(self.path.glob("*/")) if self.path.is_dir() else ())]
         run = next((each for each in around if (each / "run.json").is_file()), None)
-        meant = "" if run is None else f" (did you mean {run}?)"
-        return (
-            f"{self.path} is not a run folder, it {what}{meant}; name the folder that {_ALL_MAKERS} wrote to its --out"
+        meant, makers = (
+            "" if run is None else may_mean(run, 200),
+            " or ".join(maker.command for maker in MAKERS.values()),
         )
+        return f"{self.path} is not a run folder, it {what}{meant}; name the folder that {makers} wrote to its --out"
 
     def _is_ours(self) -> bool:
         """Whether the folder holds only what a run that was cut off at its beginning can have left."""

@@ -20,7 +20,7 @@ from nas.profiling.verification import Verified
 from nas.profiling.verified_record import read_verified
 from nas.records import Scalar
 from nas.reporting.reasons import reason
-from nas.runs.folder import JOURNAL, RunFolder
+from nas.runs.folder import JOURNAL, RunFolder, no_search
 from nas.runs.precisions import QUANTIZE, recorded_precisions
 from nas.runs.products import PRODUCTS
 from nas.searching.measurement import Measurement
@@ -252,6 +252,5 @@ def study_at(name: str, besides: Path) -> Storage:
     names = [each for each in folder.searches() if folder.search(each).resolve() != besides.resolve()]
     chosen = names[0] if len(names) == 1 else SearchSettings.name
     if chosen not in names:
-        known = ", ".join(names) or "none yet"
-        raise UserError(f"{name} has no search named {chosen} (searches: {known}); name the folder of a search")
+        raise UserError(f"{no_search(name, chosen, names)}; name the folder of a search")
     return folder.search(chosen) / JOURNAL

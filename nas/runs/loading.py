@@ -23,7 +23,7 @@ from nas.networks.recalibration import SubNetworks
 from nas.profiling.sizes import with_multiples
 from nas.profiling.subject import Subject
 from nas.runs.folder import RunFolder, RunRecord
-from nas.runs.products import PRODUCTS, Meaning
+from nas.runs.products import PRODUCTS, Meaning, check_finished
 from nas.searching.relative_latency import LatencySettings
 from nas.settings import DataSettings, SearchSettings
 from search_spaces import Candidate, Supernet, has_batch_norms
@@ -124,8 +124,7 @@ def load_run(folder: RunFolder, device: str, model: str | None = None) -> Loaded
     record = folder.read()
     if record.product not in PRODUCTS:
         raise UserError(f"{folder.path} must hold networks, it holds {record.product}")
-    if not folder.supernet.exists():
-        raise UserError(PRODUCTS[record.product].unfinished.format(folder=folder.path))
+    check_finished(folder, record.product)
     if model is None and not (folder.supernet / "config.json").is_file():
         raise UserError(f"{folder.path} is of a network of your own: name it again, --model module:factory")
     module = None if model is None else bare_network(model, len(record.classes))

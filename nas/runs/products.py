@@ -13,7 +13,8 @@ from nas.pruning.networks import PrunedNetworks
 from nas.pruning.stages import base_errors, searches_of
 from nas.reporting.page import Section
 from nas.reporting.sub_networks import sub_network_sections
-from nas.runs.folder import Product, RunFolder
+from nas.runs.folder import RunFolder, Unfinished
+from nas.runs.makers import MAKERS, Product
 from nas.searching.kept import KeptFiles
 from search_spaces import Supernet
 
@@ -27,7 +28,7 @@ class Meaning:
 
     Args:
         networks: from the folder, its super-network and what reads the rows for batch norms.
-        unfinished: what is said where the networks are not there yet.
+        unfinished: what is said where the networks are not there yet, with {folder} for the path of the run.
         title: of the card of one of them, before the name of the model.
         origin: the card's sentence on where one comes from, with {model} for the name of the model.
         plural: what they are called in titles.
@@ -58,7 +59,7 @@ def _pruned(folder: RunFolder, supernet: Supernet, calibration: Calibration) -> 
 PRODUCTS: Mapping[Product, Meaning] = {
     "super-network": Meaning(
         _sub_networks,
-        "the fine-tuning in {folder} is not finished; repeat the `nas finetune` command to go on",
+        "the fine-tuning in {folder} is not finished",
         "A sub-network of",
         "It was cut out of `{model}`, fine-tuned as a super-network.",
         "Sub-networks",
@@ -67,13 +68,19 @@ PRODUCTS: Mapping[Product, Meaning] = {
     ),
     "pruned-networks": Meaning(
         _pruned,
-        "the pruning in {folder} has hardly begun; repeat the `nas prune` command to go on",
+        "the pruning in {folder} has hardly begun",
         "A pruned",
         "It is `{model}` with fewer channels, found by EMO-PMS and fine-tuned with the original as its teacher.",
         "Pruned networks",
         "Pruning",
         lambda folder: sub_network_sections(searches_of(folder.pruning), base_errors(folder.pruning)),
         "Without a limit the most accurate of the pruned networks is chosen, never the original: a limit such as "
-        "--max-macs, or --candidate, takes another one",
+        "--max-macs, or `nas export --candidate`, takes another one",
     ),
 }
+
+
+def check_finished(folder: RunFolder, product: Product) -> None:
+    """Unfinished where the networks of a run of that product are not there yet."""
+    if not folder.supernet.exists():
+        raise Unfinished(PRODUCTS[product].unfinished.format(folder=folder.path), MAKERS[product].go_on)

@@ -39,7 +39,7 @@ from nas.runs.checked_search import Proposing, checked_search
 from nas.runs.folder import JOURNAL, RunFolder, record_of, write_run
 from nas.runs.loaded_search import usable
 from nas.runs.loading import load_run
-from nas.runs.pruned_latency import SchemeLatency
+from nas.runs.pruned_latency import ANOTHER_PRUNING, SchemeLatency
 from nas.runs.requests import PruneRequest, SearchRequest
 from nas.runs.schemes import Wanted, chosen_schemes, wanted_of
 from nas.runs.search import searched
@@ -372,7 +372,7 @@ def _search_request(folder: RunFolder, request: PruneRequest, budget: int) -> Se
 
 
 def _listing(candidates: tuple[Candidate, ...]) -> Proposing:
-    return Proposing("listed", Listed(candidates), "Measuring the networks", goes_on=False)
+    return Proposing("listed", Listed(candidates), "Measuring the networks", goes_on=False, anew=ANOTHER_PRUNING)
 
 
 def _latency_settings(request: PruneRequest) -> LatencySettings:

@@ -18,6 +18,9 @@ from nas.runs.loading import LoadedRun
 from nas.searching.relative_latency import LatencySettings, RelativeLatency
 from nas.searching.runners import Runners
 
+ANOTHER_PRUNING = "begin another pruning with --out"
+"""What gives exact latencies after a pruning on a busy machine, because what is measured stays as it is."""
+
 
 class Latencies(Record):
     """`latencies.json`: milliseconds by the channels of the network, as JSON, and how they were measured."""
@@ -74,4 +77,4 @@ class SchemeLatency:
         row = loaded.example(1, batch=1)
         deployment = self._settings.deployment(row, device_of(loaded.supernet))
         runners = Runners(loaded.supernet, loaded.networks(), row, deployment)
-        return RelativeLatency(runners, self._settings, self._folder / "latency.json")
+        return RelativeLatency(runners, self._settings, self._folder / "latency.json", ANOTHER_PRUNING)

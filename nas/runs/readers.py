@@ -9,7 +9,8 @@ from nas.console import print_comparison, print_object
 from nas.reporting.endings import print_report
 from nas.runs.evolved import export_layers, report_layers
 from nas.runs.export import export_run
-from nas.runs.folder import Product, RunFolder
+from nas.runs.folder import RunFolder
+from nas.runs.makers import Product
 from nas.runs.report import report_run
 from nas.runs.requests import ExportRequest, ReportRequest
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hardware.profile import BY_LAYER
 from nas.console import say
-from nas.errors import NoFeasible, UserError
+from nas.errors import NoFeasible
 from nas.profiling.agreement import agreement_record
 from nas.records import Scalar
 from nas.reporting.chosen import Exported
@@ -21,7 +21,7 @@ from nas.runs.exported import read_exported
 from nas.runs.folder import RunFolder, RunRecord
 from nas.runs.loaded_search import LoadedSearch, conditions_of, load_search
 from nas.runs.precisions import QUANTIZE
-from nas.runs.products import PRODUCTS
+from nas.runs.products import PRODUCTS, check_finished
 from nas.runs.requests import ReportRequest
 from nas.searching.measurement import Measurement
 from nas.settings import SearchSettings
@@ -40,8 +40,7 @@ def report_run(request: ReportRequest) -> dict[str, Any]:
     run, folder = request.run, RunFolder(request.run)
     record = folder.read()
     with folder.shared():
-        if not folder.supernet.exists():
-            raise UserError(PRODUCTS[record.product].unfinished.format(folder=folder.path))
+        check_finished(folder, record.product)
         training = _training(folder, record)
         only_training = not folder.searches() and request.name == SearchSettings.name and not request.limits.given()
         if training.probes and only_training:

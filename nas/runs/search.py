@@ -196,6 +196,7 @@ def _run(
         seed=made.request.common.seed,
         algorithm=algorithm,
         networks=made.networks,
+        anew=made.proposing.anew,
         storage=storage,
         example_inputs=loaded.example(made.latency.tokens),
         latency=made.latency,

@@ -33,6 +33,9 @@ from search_spaces import Candidate
 from search_spaces.arrays import FloatArray
 from search_spaces.inputs import Inputs
 
+ANOTHER_SEARCH = "begin another search"
+"""What gives exact latencies after a search on a busy machine, because what is measured stays as it is."""
+
 _ENOUGH_CALLS = 60
 """So many calls tell whether other programs disturb them; fewer may have met one hiccup of the machine."""
 
@@ -116,13 +119,16 @@ class RelativeLatency:
         runners: the networks in their deployment.
         settings: how they are timed.
         path: file of the full network's latency; None keeps it in memory only.
+        anew: what to do for exact latencies once the machine is idle, as the end of a sentence.
 
     Raises:
         UserError: the file is damaged, or was measured under other conditions.
     """
 
-    def __init__(self, runners: Runners, settings: LatencySettings, path: Path | None) -> None:
-        self._runners, self._settings, self._path = runners, settings, path
+    def __init__(
+        self, runners: Runners, settings: LatencySettings, path: Path | None, anew: str = ANOTHER_SEARCH
+    ) -> None:
+        self._runners, self._settings, self._path, self._anew = runners, settings, path, anew
         self._conditions = _conditions(runners.deployment, settings)
         self._full = None if path is None else _read_full_latency(path, self._conditions)
         # What a GPU computes takes no CPU time, which then tells nothing.
@@ -159,7 +165,7 @@ class RelativeLatency:
         if self._waiting is None or self._waiting.calls < _ENOUGH_CALLS:
             return
         warning = self._waiting.warning(
-            "latencies in this search are too high and less exact; stop those programs and begin another search"
+            f"the latencies are too high and less exact; stop those programs and {self._anew}"
         )
         if warning is not None:
             say(warning)

@@ -29,7 +29,7 @@ from nas.objectives import ACCURACY, FORMULAS, LATENCY, MEASURED, NAMES, SCORES,
 from nas.searching.linas import linas
 from nas.searching.measurement import Evaluate, Exact, MeasureValue, Objective, Staged
 from nas.searching.objectives import objective
-from nas.searching.relative_latency import LatencySettings, RelativeLatency, reference_path
+from nas.searching.relative_latency import ANOTHER_SEARCH, LatencySettings, RelativeLatency, reference_path
 from nas.searching.rescoring import Scorer, rescored
 from nas.searching.runners import Runners
 from nas.searching.storage_address import Storage, is_url
@@ -71,6 +71,7 @@ def search(
     example_inputs: Inputs | None = None,
     latency: LatencySettings | None = None,
     latency_file: Path | None = None,
+    anew: str = ANOTHER_SEARCH,
     calibration: Split | None = None,
     batch_size: int = 64,
     threads: int | None = None,
@@ -102,6 +103,7 @@ def search(
             the float32 network.
         latency_file: file of the full network's latency, which latencies of candidates are relative to; None puts it
             next to the journal. It is required for a study in a database.
+        anew: what to do for exact latencies, which is said where other programs keep the machine busy.
         calibration: training rows to recompute the batch norms of sub-networks; only needed if there are batch norms
             and no `networks`.
         batch_size: batch size when accuracy is measured.
@@ -141,7 +143,7 @@ def search(
     if measured:
         path = _latency_file(latency_file, running.get("storage")) if LATENCY in measured else None
         example = _needed(row, quantity(measured[0]).label)
-        here = _measured_here(measured, supernet, networks, example, settings, path)
+        here = _measured_here(measured, supernet, networks, example, settings, path, anew)
     # What is sent to workers must be picklable, which loaded runtimes are not; those stay in `here`.
     anywhere = _WorkerEvaluation(setup, tuple(each for each in named if each.name not in here))
     if warm_start is not None:
@@ -172,6 +174,7 @@ def _measured_here(
     row: Inputs,
     settings: LatencySettings,
     path: Path | None,
+    anew: str,
 ) -> dict[str, MeasureValue]:
     """Functions that measure in this process, by the name of the objective; raises UserError if this machine cannot."""
     deployment = settings.deployment(row, device_of(supernet))
@@ -181,7 +184,7 @@ def _measured_here(
         raise UserError(str(error)) from error
     runners = Runners(supernet, networks, row, deployment)
     factories: dict[str, Callable[[], MeasureValue]] = {
-        LATENCY: lambda: RelativeLatency(runners, settings, path),
+        LATENCY: lambda: RelativeLatency(runners, settings, path, anew),
         "energy_mj": runners.energy_mj,
         "memory_mib": lambda: runners.memory_mib,
     }
