@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from nas.console import print_comparison
 from nas.data.tasks import Regression
 from nas.exporting.comparison import Comparison, Figures, r2_difference
+from nas.reporting.endings import print_comparison
 
 
 def numbers(rows: int = 200) -> tuple[Regression, np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ import tyro
 from nas.command.config_file import defaults_from, read_config
 from nas.command.flags import mistake
 from nas.command.home import home
-from nas.console import print_comparison, print_object
+from nas.console import print_object
 from nas.errors import NoFeasible, UserError
 from nas.runs.requests import (
     EvolveRequest,
@@ -233,12 +233,13 @@ def _evolve(request: EvolveRequest, out: TextIO) -> None:
 
 
 def _refine(request: RefineRequest, out: TextIO) -> None:
+    from nas.reporting import endings
     from nas.runs import refine
 
     if request.dry_run:
         _print(refine.estimate(request), request.common, out)
     else:
-        _print(refine.refine_run(request), request.common, out, show=print_comparison)
+        _print(refine.refine_run(request), request.common, out, show=endings.print_comparison)
 
 
 def _profile(request: ProfileRequest, out: TextIO) -> None:

@@ -13,9 +13,10 @@ from typing import Any, TextIO
 
 from hardware.registry import runtime
 from nas.command.demo_files import SENTENCES, WEIGHTS, cache_folder, fetch, unpack_model, unpack_sentences
-from nas.console import print_comparison, say
+from nas.console import say
 from nas.memory import peak_memory_mib
 from nas.records import Milliseconds, Record, read_record, write_record
+from nas.reporting.endings import print_comparison
 from nas.runs.export import export_run
 from nas.runs.finetune import finetune_run
 from nas.runs.precisions import check_by_layer

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from nas.console import print_comparison, print_object
-from nas.reporting.endings import print_report
+from nas.console import print_object
+from nas.reporting.endings import print_comparison, print_report
 from nas.runs.evolved import export_layers, report_layers
 from nas.runs.export import export_run
 from nas.runs.folder import Product, RunFolder
