@@ -15,6 +15,7 @@ from conftest import Answer, Command
 from nas.console import print_object
 from nas.reporting.endings import (
     candidate_in_words,
+    print_comparison,
     print_finetuned,
     print_profile,
     print_pruned,
@@ -98,6 +99,21 @@ def test_what_a_profile_says() -> None:
     assert "differs by 1.2 %" in text
     unknown = printed(print_profile, {**PROFILE, "held_out": dict.fromkeys(judged)})
     assert readable(unknown) and "no number" in unknown
+
+
+def test_an_export_is_worded_as_all_other_figures_are() -> None:
+    today = {"test_accuracy": 0.9, "latency_ms": 1.42, "macs": 2.7e6, "parameters": 30_338, "size_mib": 0.12}
+    today["predicted_latency_ms"] = None
+    full = {**today, "latency_ms": 1.2, "predicted_latency_ms": 1.25}
+    chosen = {"test_accuracy": 0.892, "latency_ms": 0.8717, "macs": 6.15e5, "parameters": 9_000, "size_mib": 0.04}
+    chosen["predicted_latency_ms"] = 0.85
+    result = {"today": today, "full": full, "chosen": chosen, "accuracy_difference_points": -0.8}
+    result |= {"accuracy_difference_interval": [-1.6, 0.04], "deployment": {"threads": 1}, "export": "subnet"}
+    text = printed(print_comparison, {**result, "what_the_data_can_tell": "Little."})
+    assert readable(text.replace("[−1.6, ±0]", "")), text
+    for cell in ("−0.8 points [−1.6, ±0]", "0.87 ms", "1.63 times as fast", "0.61 M", "2.70 M", "−77 %", "89.2 %"):
+        assert cell in text, cell
+    assert "1.47 times as fast" in text, "as predicted in the deployment"
 
 
 def test_what_a_pruning_says() -> None:

@@ -69,21 +69,30 @@ def test_limits_that_may_be_met() -> None:
         ("accuracy", 0.8312, "83.1 %", "accuracy (%)"),
         ("r2", 0.51234, "0.512", "R squared"),
         ("latency_ms", 12.345, "12.3 ms", "latency (ms)"),
-        ("latency_ms", 0.01234, "0.012 ms", "latency (ms)"),
-        ("parameters", 30_338, "0.030 M", "parameters (M)"),
+        ("latency_ms", 0.01234, "0.0123 ms", "latency (ms)"),
+        ("parameters", 30_338, "0.0303 M", "parameters (M)"),
         ("memory_mib", 0.0, "0 MiB", "memory (MiB)"),
-        ("latency_ms_phone", 1234.5, "1,234.5 ms", "latency on phone (ms)"),
-        ("macs", 2_622_528, "2.6 M", "multiply-accumulates (M)"),
+        ("latency_ms_phone", 1234.5, "1,234 ms", "latency on phone (ms)"),
+        ("macs", 2_622_528, "2.62 M", "multiply-accumulates (M)"),
         ("parameters", 22_713_728, "22.7 M", "parameters (M)"),
         ("size_mib", 86.6, "86.6 MiB", "size (MiB)"),
         ("energy_mj", 41.27, "41.3 mJ", "energy (mJ)"),
         ("memory_mib", 512.4, "512 MiB", "memory (MiB)"),
+        ("size_mib", 0.0, "0.0 MiB", "size (MiB)"),
+        ("macs", 2e19, "2e+13 M", "multiply-accumulates (M)"),
         ("own_module:size", 0.5, "0.5000", "own module:size"),
     ],
 )
 def test_values_for_people(name: str, value: float, text: str, axis: str) -> None:
     assert quantity(name).shown(value) == text and quantity(name).axis == axis
     assert is_latency(name) == name.startswith("latency_ms")
+
+
+def test_values_that_are_shown_together_have_equal_decimals() -> None:
+    latency = quantity("latency_ms")
+    decimals = latency.decimals_of([0.8717, 3.2, 41.27])
+    assert [latency.shown(value, decimals) for value in (0.8717, 41.27)] == ["0.87 ms", "41.27 ms"]
+    assert latency.decimals_of([]) == latency.decimals and latency.decimals_of([1e-30]) == 8
 
 
 def test_names_that_are_none() -> None:

@@ -1,18 +1,18 @@
 """What commands print for people at their end: sentences and tables of what `--json` gives as one object."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from nas.compared import HEADS
 from nas.console import print_table
-from nas.objectives import is_latency, quantity
+from nas.objectives import quantity
 from nas.reporting.words import Figures, precision_of, shortened
-from nas.sentences import listed, printable
+from nas.sentences import listed, points, printable
 from search_spaces.quantization import is_precision
 
 _MOST_ROWS, _LONGEST = 20, 400
-_AGAIN = "measured_"
+_AGAIN, _NO_NUMBER = "measured_", "no number"
 _BLOCK = re.compile(r"\.\d+$")
 
 Result = Mapping[str, Any]
@@ -25,7 +25,7 @@ def print_finetuned(result: Result, out: TextIO) -> None:
     classes = f"; {len(result['classes'])} classes: {listed(result['classes'])}" if result["classes"] else ""
     _line(out, f"Rows: {', '.join(f'{count:,} {name}' for name, count in rows.items())}{classes}")
     _line(out, f"Trained for {result['steps']:,} steps in {_duration(result['seconds'])}, loss {result['loss']:.3f}")
-    shown = "no number" if score is None else quantity(metric).shown(score)
+    shown = _NO_NUMBER if score is None else quantity(metric).shown(score)
     label = quantity(metric).label
     _line(out, f"Full network: {label} {shown} on the {rows.get('validation', 0):,} validation rows")
     probed = result["probed"]
@@ -41,7 +41,7 @@ def _print_probed(title: str, metric: str, probed: Result, out: TextIO) -> None:
     rows = {}
     for name, each in probed.items():
         score = each[metric]
-        cells = ["no number" if score is None else quantity(metric).shown(score)]
+        cells = [_NO_NUMBER if score is None else quantity(metric).shown(score)]
         for cost, figures in costs.items():
             change = "" if name == "full" else f" ({figures.change(each[cost], full[cost])})"
             cells.append(figures(each[cost]) + change)
@@ -124,35 +124,42 @@ _COMPARED = ("latency_ms", "macs", "parameters", "size_mib")
 
 def print_comparison(result: Result, out: TextIO) -> None:
     """Print the result of an export of a network: the full network, today and in the deployment, and the chosen one."""
-    metric = "accuracy" if "test_accuracy" in result["chosen"] else "r2"
     # If the deployment is eager PyTorch, the two columns of the full network are equal, and one is enough.
     names = [n for n in HEADS if n in result and (n != "full" or result["full"] != result["today"])]
-    networks = [result[name] for name in names]
-    today, chosen = result["today"], result["chosen"]
-    score = quantity(metric)
-    difference, (low, high) = result[f"{metric}_difference_points"], result[f"{metric}_difference_interval"]
-    rows = {
-        f"test {score.label}": [
-            *("no number" if (value := n[f"test_{metric}"]) is None else score.shown(value) for n in networks),
-            "no number" if None in (difference, low, high) else f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}]",
-        ]
-    }
+    networks, today, chosen = [result[name] for name in names], result["today"], result["chosen"]
+    rows = _score_row(result, networks)
     for name in _COMPARED:
-        change = f"{100 * (chosen[name] / today[name] - 1):+.0f} %"
-        if is_latency(name):
-            change = f"{today[name] / chosen[name]:.2f}x faster"
-        rows[quantity(name).label] = [*(quantity(name).shown(network[name]) for network in networks), change]
-    if chosen.get("predicted_latency_ms") is not None:
-        shown = [
-            "" if value is None else quantity("latency_ms").shown(value)
-            for value in (network.get("predicted_latency_ms") for network in networks)
-        ]
-        change = f"{result['full']['predicted_latency_ms'] / chosen['predicted_latency_ms']:.2f}x faster"
-        rows["latency predicted"] = [*shown, change]
+        rows[quantity(name).label] = _cost_row(name, [each[name] for each in networks], chosen[name], today[name])
+    predicted = "predicted_latency_ms"
+    if chosen.get(predicted) is not None:
+        values = [each.get(predicted) for each in networks]
+        rows["latency predicted"] = _cost_row("latency_ms", values, chosen[predicted], result["full"][predicted])
     print_table("Full and chosen network", [*(HEADS[name] for name in names), "difference"], rows, out)
     how = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["deployment"].items())
     print(f"{result['what_the_data_can_tell']}\nMeasured interleaved in one process: {how}.", file=out)
     print(f"Exported to {result['export']}; its README.md says how to load it.", file=out)
+
+
+def _score_row(result: Result, networks: Sequence[Result]) -> dict[str, list[str]]:
+    """The scores on test rows, and the difference of the chosen one from the full network today."""
+    metric = "accuracy" if "test_accuracy" in result["chosen"] else "r2"
+    values = [each[f"test_{metric}"] for each in networks]
+    figures = Figures(metric, [value for value in values if value is not None])
+    difference, (low, high) = result[f"{metric}_difference_points"], result[f"{metric}_difference_interval"]
+    known = None not in (difference, low, high)
+    change = f"{points(difference)} points [{points(low)}, {points(high)}]" if known else _NO_NUMBER
+    return {f"test {quantity(metric).label}": [*(_cell(figures, value, _NO_NUMBER) for value in values), change]}
+
+
+def _cost_row(name: str, values: Sequence[float | None], chosen: float | None, full: float | None) -> list[str]:
+    """A cost of all networks, empty where it is unknown, and the change of the chosen one."""
+    figures = Figures(name, [value for value in values if value is not None])
+    change = _NO_NUMBER if chosen is None or full is None else figures.change(chosen, full)
+    return [*(_cell(figures, value, "") for value in values), change]
+
+
+def _cell(figures: Figures, value: float | None, none: str) -> str:
+    return none if value is None else figures(value)
 
 
 def print_pruned(result: Result, out: TextIO) -> None:
@@ -199,7 +206,7 @@ def _judgement(judged: Result) -> str:
     parts = [] if error is None else [f"off by {error:.1f} % in the mean"]
     parts += [] if tau is None else [f"rank correlation (Kendall tau) {tau:.2f}"]
     parts += [] if inside is None else [f"{100 * inside:.0f} % of them inside their 90 % intervals"]
-    return ", ".join(parts) or "no number"
+    return ", ".join(parts) or _NO_NUMBER
 
 
 def candidate_in_words(candidate: Result) -> str:
