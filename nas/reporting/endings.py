@@ -1,6 +1,5 @@
 """What commands print for people at their end: sentences and tables of what `--json` gives as one object."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
@@ -9,13 +8,13 @@ from nas.console import print_table
 from nas.objectives import quantity
 from nas.reporting.words import Figures, precision_of, shortened
 from nas.sentences import listed, points, printable
-from search_spaces.quantization import is_precision
 
 _MOST_ROWS, _LONGEST = 20, 400
 _AGAIN, _NO_NUMBER = "measured_", "no number"
-_BLOCK = re.compile(r"\.\d+$")
 
 Result = Mapping[str, Any]
+SUB_NETWORK, PRUNED_NETWORK = "sub-network", "pruned network"
+"""What the networks of a search are called."""
 
 
 def print_finetuned(result: Result, out: TextIO) -> None:
@@ -49,13 +48,13 @@ def _print_probed(title: str, metric: str, probed: Result, out: TextIO) -> None:
     print_table(title, [quantity(metric).label, *(quantity(name).label for name in costs)], rows, out)
 
 
-def print_search(result: Result, out: TextIO) -> None:
-    """Print the result of `nas search`: the front as a table, and what its figures hold for."""
-    counts = [f"{result['measured']:,} sub-networks measured"]
+def print_search(result: Result, out: TextIO, *, noun: str = SUB_NETWORK) -> None:
+    """Print the result of `nas search`: the front as a table, and what its figures hold for; `noun` is of a network."""
+    counts = [f"{_counted(result['measured'], noun)} measured"]
     counts += ["all that there are"] if result["every_sub_network"] else []
     counts += [f"{result[name]:,} {said}" for name, said in _COUNTED.items() if result[name]]
     _line(out, f"Search {result['search']} of {result['run']}: {', '.join(counts)}")
-    _print_front(result, out)
+    _print_front(result, out, noun)
     _print_conditions(result["deployment"], out)
     _line(out, f"Table: {result['table']}")
 
@@ -63,7 +62,7 @@ def print_search(result: Result, out: TextIO) -> None:
 _COUNTED = {"failed": "failed", "known": "known from before"}
 
 
-def _print_front(result: Result, out: TextIO) -> None:
+def _print_front(result: Result, out: TextIO, noun: str) -> None:
     front, full = result["front"], result["full"]
     members: dict[str, Result] = {str(number): values for number, values in enumerate(front[:_MOST_ROWS], 1)}
     if full is not None:
@@ -77,7 +76,7 @@ def _print_front(result: Result, out: TextIO) -> None:
         member: [figures[name](values[name]) if name in values else "" for name in names]
         for member, values in members.items()
     }
-    print_table(f"The front: {_counted(len(front), 'sub-network')}", [_head(name) for name in names], rows, out)
+    print_table(f"The front: {_counted(len(front), noun)}", [_head(name) for name in names], rows, out)
     if len(front) > _MOST_ROWS:
         _line(out, f"{len(front) - _MOST_ROWS:,} more are in the table")
 
@@ -87,10 +86,10 @@ def _head(name: str) -> str:
     return f"{label}, measured again" if name.startswith(_AGAIN) else label
 
 
-def print_report(result: Result, out: TextIO) -> None:
-    """Print the result of `nas report`: what was chosen, and where the page and the pictures are."""
+def print_report(result: Result, out: TextIO, *, noun: str = SUB_NETWORK) -> None:
+    """Print the result of `nas report`: what was chosen, and where the page and the pictures are; `noun` as above."""
     if "search" in result:
-        front = f"{result['measured']:,} sub-networks measured, {result['front']:,} on the front"
+        front = f"{_counted(result['measured'], noun)} measured, {result['front']:,} on the front"
         _line(out, f"Search {result['search']} of {result['run']}: {front}")
         _print_chosen(result["chosen"], out)
         _print_conditions(result["deployment"], out)
@@ -107,16 +106,19 @@ _FILES = {
 }
 
 
+_IN_WORDS = ("sizes", "precisions")
+
+
 def _print_chosen(chosen: Result | None, out: TextIO) -> None:
     if chosen is None:
         _line(out, "Chosen: none")
         return
-    values = {name: value for name, value in chosen.items() if name not in ("candidate", "precisions")}
+    values = {name: value for name, value in chosen.items() if name not in ("candidate", *_IN_WORDS)}
     said = [f"{_head(name)} {_shown(name, value)}" for name, value in values.items()]
     _line(out, f"Chosen: {'; '.join(said)}")
-    _line(out, f"Its sizes: {candidate_in_words(chosen['candidate'])}")
-    if "precisions" in chosen:
-        _line(out, f"Its precisions: {chosen['precisions']}")
+    for name in _IN_WORDS:
+        if name in chosen:
+            _line(out, f"Its {name}: {shortened(chosen[name], _LONGEST)}")
 
 
 _COMPARED = ("latency_ms", "macs", "parameters", "size_mib")
@@ -174,13 +176,13 @@ def print_pruned(result: Result, out: TextIO) -> None:
         for name, each in result["sub_networks"].items()
     }
     heads = ["forms trained", "on the front", "failed", "error of the original"]
-    print_table("Sub-networks of the network", heads, stages, out)
+    print_table("Stages of the network", heads, stages, out)
     removed = {
         name: [f"{100 * each['pruned_parameters']:.1f} %", f"{100 * each['pruned_macs']:.1f} %"]
         for name, each in result["networks"].items()
     }
     print_table("Networks asked for", ["parameters removed", "multiply-accumulates removed"], removed, out)
-    print_search(result, out)
+    print_search(result, out, noun=PRUNED_NETWORK)
 
 
 def print_profile(result: Result, out: TextIO) -> None:
@@ -207,18 +209,6 @@ def _judgement(judged: Result) -> str:
     parts += [] if tau is None else [f"rank correlation (Kendall tau) {tau:.2f}"]
     parts += [] if inside is None else [f"{100 * inside:.0f} % of them inside their 90 % intervals"]
     return ", ".join(parts) or _NO_NUMBER
-
-
-def candidate_in_words(candidate: Result) -> str:
-    """The sizes of a sub-network in one line, the blocks of a kind together: `depth 3, heads 2 4 4`.
-
-    What is not there, because its block is dropped, and precisions of layers are left out.
-    """
-    grouped: dict[str, list[str]] = {}
-    for name, option in candidate.items():
-        if option is not None and not is_precision(name):
-            grouped.setdefault(_BLOCK.sub("", name), []).append(str(option))
-    return shortened(", ".join(f"{name} {' '.join(options)}" for name, options in grouped.items()), _LONGEST)
 
 
 def _print_conditions(conditions: Result, out: TextIO) -> None:

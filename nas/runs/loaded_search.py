@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from hardware.deployment import Deployment
+from hardware.machine import in_words
 from hardware.policy import PrecisionChoices
 from hardware.profile import BY_LAYER, DeviceProfile
 from hardware.profile import Precision as AnyPrecision
@@ -16,10 +17,10 @@ from nas.errors import UserError
 from nas.objectives import LATENCY, SCORES
 from nas.profiling.choice import choose
 from nas.profiling.profiles import kept_profiles
+from nas.profiling.reasons import reason
 from nas.profiling.verification import Verified
 from nas.profiling.verified_record import read_verified
 from nas.records import Scalar
-from nas.reporting.reasons import reason
 from nas.runs.folder import JOURNAL, RunFolder
 from nas.runs.precisions import QUANTIZE, recorded_precisions
 from nas.runs.products import PRODUCTS
@@ -182,8 +183,8 @@ def conditions_of(deployment: Deployment, profiles: Mapping[str, DeviceProfile])
         except PackageNotFoundError:
             # The run may come from another machine.
             return deployment.conditions_on("another machine", "not installed here")
-    machine = f"{profile.machine.processor}, {profile.machine.cores} cores"
-    return deployment.conditions_on(machine, profile.runtime_version)
+    machine = profile.machine
+    return deployment.conditions_on(in_words(machine.processor, machine.cores), profile.runtime_version)
 
 
 def redeployed(deployment: Deployment, runtime: Runtime | None, precision: Precision | None) -> Deployment:

@@ -15,6 +15,7 @@ from nas.reporting.page import write_page
 from nas.reporting.pictures import draw_front, draw_training
 from nas.reporting.precisions import Precisions, precisions_in_words
 from nas.reporting.search_page import Reported, Training, search_page
+from nas.reporting.strips import Strips
 from nas.reporting.table import Marks, measured_again, write_front
 from nas.reporting.words import precision_of
 from nas.runs.exported import read_exported
@@ -187,5 +188,7 @@ def _computing(runtime: str, precision: str) -> str:
 
 def _described(measurement: Measurement, search: LoadedSearch) -> dict[str, Any]:
     again, precisions = measured_again(measurement, search.verified), Precisions.of(search.study.space)
-    said = {} if precisions is None else {"precisions": precisions.said(measurement.candidate)}
+    said = {"sizes": "; ".join(Strips.of(search.study.space).said(measurement.candidate))}
+    if precisions is not None:
+        said["precisions"] = precisions.said(measurement.candidate)
     return {**measurement.values, **again, **said, "candidate": dict(measurement.candidate)}
