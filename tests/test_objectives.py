@@ -20,7 +20,7 @@ def test_every_quantity_has_its_limit_and_no_other_limit_is_there() -> None:
     assert {field.name for field in fields(Limits)} == {each.limit_name for each in TABLE}
     for each in TABLE:
         value = 1.0 if each.source == "score" else 3.0
-        assert Limits(**{each.limit_name: value}).given() == {each.limit_name: value}
+        assert Limits(**{each.limit_name: value}).checked() == {each.limit_name: value}
         assert each.limit_name == ("max_" if each.direction == "minimize" else "min_") + each.name
         assert objective(each.name).direction == each.direction
 
@@ -54,12 +54,12 @@ def test_the_guide_and_the_help_name_every_one(nas_command: Command) -> None:
 )
 def test_limits_that_no_score_can_meet(flag: str, value: float, sentence: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
-        Limits(**{flag: value}).given()
+        Limits(**{flag: value}).checked()
 
 
 def test_limits_that_may_be_met() -> None:
     for limits in (Limits(min_accuracy=0.0), Limits(min_accuracy=1.0), Limits(min_r2=-5.0), Limits(max_latency_ms=1e9)):
-        assert len(limits.given()) == 1
+        assert len(limits.checked()) == 1
     check_limits({"max_error": 95.0, "min_latency_ms_phone": 3.0})
 
 
