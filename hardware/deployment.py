@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hardware.backend import PRECISIONS, Backend, Runner, Writer
-from hardware.machine import processor, usable_cores
+from hardware.machine import in_words, processor, usable_cores
 from hardware.onnx import convert
 from hardware.policy import Policy
 from hardware.profile import BY_LAYER, Device, DeviceProfile, Precision
@@ -90,7 +90,7 @@ class Deployment:
     def conditions(self) -> dict[str, str | int]:
         """The conditions that figures of this deployment depend on, for JSON and cards; `tokens` only for text."""
         name = torch.cuda.get_device_name() if self.device == "cuda" else processor()[0]
-        return self.conditions_on(f"{name}, {usable_cores()} cores", self.version())
+        return self.conditions_on(in_words(name, usable_cores()), self.version())
 
     def conditions_on(self, machine: str, runtime_version: str) -> dict[str, str | int]:
         """Like `conditions`, for figures measured on another machine or with another version of the runtime."""

@@ -54,6 +54,11 @@ def processor(cpuinfo: Path = _CPUINFO) -> tuple[str, tuple[str, ...]]:
     return found, tuple(feature for feature in CPU_FEATURES if feature in known)
 
 
+def in_words(processor: str, cores: int) -> str:
+    """A machine in a few words: its processor and the number of cores that may be used."""
+    return f"{processor}, {cores} {'core' if cores == 1 else 'cores'}"
+
+
 def usable_cores() -> int:
     """Number of cores that this process may run on, which containers may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,8 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from nas.compared import HEADS
-from nas.objectives import is_latency, quantity
 from nas.sentences import one_line, printable
 
 PLAIN_EVERY_S = 30.0
@@ -133,39 +131,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return ", ".join(_plain(item) for item in value) if isinstance(value, (list, tuple)) else printable(str(value))
-
-
-_ROWS = ("latency_ms", "macs", "parameters", "size_mib")
-
-
-def print_comparison(result: Mapping[str, Any], out: TextIO) -> None:
-    """Print the result of an export of a network: the full network, today and in the deployment, and the chosen one."""
-    metric = "accuracy" if "test_accuracy" in result["chosen"] else "r2"
-    # If the deployment is eager PyTorch, the two columns of the full network are equal, and one is enough.
-    names = [n for n in HEADS if n in result and (n != "full" or result["full"] != result["today"])]
-    networks = [result[name] for name in names]
-    today, chosen = result["today"], result["chosen"]
-    score = quantity(metric)
-    difference, (low, high) = result[f"{metric}_difference_points"], result[f"{metric}_difference_interval"]
-    rows = {
-        f"test {score.label}": [
-            *("no number" if (value := n[f"test_{metric}"]) is None else score.shown(value) for n in networks),
-            "no number" if None in (difference, low, high) else f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}]",
-        ]
-    }
-    for name in _ROWS:
-        change = f"{100 * (chosen[name] / today[name] - 1):+.0f} %"
-        if is_latency(name):
-            change = f"{today[name] / chosen[name]:.2f}x faster"
-        rows[quantity(name).label] = [*(quantity(name).shown(network[name]) for network in networks), change]
-    if chosen.get("predicted_latency_ms") is not None:
-        shown = [
-            "" if value is None else quantity("latency_ms").shown(value)
-            for value in (network.get("predicted_latency_ms") for network in networks)
-        ]
-        change = f"{result['full']['predicted_latency_ms'] / chosen['predicted_latency_ms']:.2f}x faster"
-        rows["latency predicted"] = [*shown, change]
-    print_table("Full and chosen network", [*(HEADS[name] for name in names), "difference"], rows, out)
-    how = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["deployment"].items())
-    print(f"{result['what_the_data_can_tell']}\nMeasured interleaved in one process: {how}.", file=out)
-    print(f"Exported to {result['export']}; its README.md says how to load it.", file=out)

@@ -1,7 +1,8 @@
 """The table of quantities that a search can optimise, from which limits, tables, plots and help are derived."""
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,7 @@ class Quantity:
         label: name for people, without the unit.
         unit: unit of displayed values; empty if there is none.
         scale: a displayed value is the raw value times this.
-        decimals: number of decimals of displayed values.
+        decimals: number of decimals of displayed values, unless they are small or large, see `decimals_of`.
         source: "score" (of the task, on validation rows), "formula" (computed from sizes) or "measured" (by running
             the network).
     """
@@ -45,13 +46,26 @@ class Quantity:
         """Label and unit, for the axis of a plot or the head of a column."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
-    def shown(self, value: float) -> str:
-        """Format a raw value for people, with its unit."""
-        size, decimals = abs(value * self.scale), self.decimals
-        if self.unit not in ("", "%") and 0 < size < 1:
-            # Two digits that count: a small network would have 0.0 M parameters.
-            decimals = max(decimals, min(8, 1 - math.floor(math.log10(size))))
-        text = f"{value * self.scale:,.{decimals}f}"
+    def decimals_of(self, values: Iterable[float]) -> int:
+        """Number of decimals of raw values that are shown together: as many as the middle one of them needs.
+
+        Below ten of its unit it has three digits that count, since a small network would have 0.0 M parameters; from a
+        thousand on it has no decimals.
+        """
+        shown = [abs(value * self.scale) for value in values]
+        middle = statistics.median(shown) if shown else 0.0
+        if self.unit not in ("", "%") and 0 < middle < 10:
+            return min(8, 2 - math.floor(math.log10(middle)))
+        return 0 if middle >= 1000 else self.decimals
+
+    def number(self, value: float, decimals: int) -> str:
+        """Format a raw value for people, without its unit."""
+        shown = value * self.scale
+        return f"{shown:,.{decimals}f}" if abs(shown) < 1e12 else f"{shown:.4g}"
+
+    def shown(self, value: float, decimals: int | None = None) -> str:
+        """Format a raw value for people, with its unit; None: as many decimals as it needs by itself."""
+        text = self.number(value, self.decimals_of([value]) if decimals is None else decimals)
         return f"{text} {self.unit}" if self.unit else text
 
 

@@ -70,6 +70,18 @@ def may_mean(known: object, longest: int = 60) -> str:
     return f" (did you mean {_start(str(known), longest)}?)"
 
 
+def signed(number: str) -> str:
+    """A formatted number with its sign in front: a minus that is as wide as the plus, and `±0` for one that is zero."""
+    if not number.strip("-0.,"):
+        return "±0"
+    return number.replace("-", "−") if number.startswith("-") else f"+{number}"
+
+
+def points(value: float) -> str:
+    """A difference of two scores in points, which are hundredths, with its sign."""
+    return signed(f"{value:.1f}")
+
+
 def _start(text: str, longest: int) -> str:
     # Data may hold a text of any length, of which this many characters are enough to decide what is shown.
     line = one_line(text[: 4 * longest], 5 * longest)

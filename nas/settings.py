@@ -382,7 +382,7 @@ class Limits:
     max_memory_mib: float | None = None
     """At most this resident memory in MiB of a process that loads the network and runs one input."""
 
-    def given(self) -> dict[str, float]:
+    def checked(self) -> dict[str, float]:
         """The limits that were set, by name; UserError for one that no value of its quantity can meet."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         check_limits(given)

@@ -8,8 +8,8 @@ import pytest
 
 from nas.errors import NoFeasible, UserError
 from nas.profiling.choice import choosable, choose
+from nas.profiling.reasons import reason
 from nas.profiling.verification import Verified
-from nas.reporting.reasons import reason
 from nas.searching.estimation import Hits
 from nas.searching.measurement import Measurement, Objective
 from nas.searching.rescoring import estimates

@@ -20,6 +20,7 @@ from test_cli_tasks import OWN, write_images
 from tiny import write_model
 
 import hardware.onnx
+from hardware.machine import in_words
 from hardware.profile import DeviceProfile, write_profile
 from nas.data.accuracy import predict
 from nas.data.split import Split
@@ -362,7 +363,7 @@ def test_the_profile_whose_deployment_is_written(nas_command: Command, run: Path
     second = profile("phone", machine=there, runtime="openvino", precision="int8", runtime_version="1.0")
     search = ("search", run, "--name", "two", "--budget", 4, "--profile", first, "--profile", second, "--json")
     found = answered(nas_command(*search))["deployment"]
-    assert (found["machine"], found["runtime"], found["tokens"]) == (f"a phone, {there.cores} cores", "pytorch", 16)
+    assert (found["machine"], found["runtime"], found["tokens"]) == (in_words("a phone", there.cores), "pytorch", 16)
     for flags, runtime, precision in (
         ((), "pytorch", "float32"),
         (("--profile", "server"), "pytorch", "float32"),

@@ -13,7 +13,8 @@ import pytest
 from conftest import Command
 
 from hardware.latency import Latency
-from nas.runs.beyond_limits import beyond_limits
+from nas.runs.export import not_met
+from nas.searching.beyond_limits import beyond_limits
 
 # The card's own first block defines `load`; rows are read in batches of five, each as long as its longest text.
 PROGRAM = """
@@ -109,14 +110,14 @@ def test_the_figures_that_do_not_meet_a_limit() -> None:
     accuracy, latency = beyond_limits(bounds, figures, {"latency_ms_phone"})
     assert (accuracy.flag, accuracy.limit, accuracy.measured) == ("min_accuracy", 0.9, 0.88)
     assert (
-        accuracy.said(busy=True)
-        == accuracy.said()
+        not_met(accuracy, busy=True)
+        == not_met(accuracy)
         == (
             "The exported network does not meet --min-accuracy 0.9: accuracy on the test rows is 0.88 as this export "
             "measures it"
         )
     )
     assert (latency.flag, latency.limit, latency.measured) == ("max_latency_ms", 7.0, 8.02)
-    assert "--max-latency-ms 7: latency is 8.02 ms as this export measures it; a stricter limit" in latency.said()
-    assert latency.said(busy=True).endswith("latency is 8.02 ms as this export measures it")
+    assert "--max-latency-ms 7: latency is 8.02 ms as this export measures it; a stricter limit" in not_met(latency)
+    assert not_met(latency, busy=True).endswith("latency is 8.02 ms as this export measures it")
     assert beyond_limits(bounds[-3:], figures) == []

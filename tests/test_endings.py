@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,7 +15,8 @@ from conftest import Answer, Command
 
 from nas.console import print_object
 from nas.reporting.endings import (
-    candidate_in_words,
+    PRUNED_NETWORK,
+    print_comparison,
     print_finetuned,
     print_profile,
     print_pruned,
@@ -76,15 +78,16 @@ def test_of_a_long_front_the_first_are_shown() -> None:
 
 
 def test_a_chosen_sub_network_in_words() -> None:
-    candidate = {"depth": 2, "heads.0": 3, "heads.1": np.int64(4), "heads.2": None, "channels.stem": 8, "ffn.0": 21}
-    assert candidate_in_words(candidate) == "depth 2, heads 3 4, channels.stem 8, ffn 21"
-    assert candidate_in_words({"depth": 2, "precision.encoder.layer.0": "int8"}) == "depth 2"
-    assert len(candidate_in_words({f"channels.{'x' * 50}{number}": number for number in range(99)})) <= 400
-    chosen = {**VALUES, "measured_latency_ms": 8.0123, "precisions": "all in int8", "candidate": candidate}
+    chosen = {**VALUES, "measured_latency_ms": 8.0123, "precisions": "all in int8", "candidate": {"depth": 2}}
+    chosen["sizes"] = "depth 2; heads 3 4 ·"
     report = {**SEARCH, "front": 3, "chosen": chosen, "report": "report.html", "picture": "pareto.png"}
     text = printed(print_report, report)
     assert readable(text) and "accuracy 85.1 %" in text and "latency, measured again 8.01 ms" in text
-    assert "heads 3 4" in text and "all in int8" in text and "in a browser: report.html" in text
+    assert "Its sizes: depth 2; heads 3 4 ·" in text and "Its precisions: all in int8" in text
+    assert "60 sub-networks measured, 3 on the front" in text and "in a browser: report.html" in text
+    many = printed(print_report, {**report, "chosen": {**chosen, "sizes": "heads " + "4 " * 999}})
+    assert max(map(len, many.splitlines())) < 450
+    assert "1 pruned network measured" in printed(partial(print_report, noun=PRUNED_NETWORK), {**report, "measured": 1})
     assert "Chosen: none" in printed(print_report, {**report, "chosen": None})
     assert printed(print_report, {"run": "run", "training": "training.png"}).count("\n") == 1
 
@@ -100,11 +103,28 @@ def test_what_a_profile_says() -> None:
     assert readable(unknown) and "no number" in unknown
 
 
+def test_an_export_is_worded_as_all_other_figures_are() -> None:
+    today = {"test_accuracy": 0.9, "latency_ms": 1.42, "macs": 2.7e6, "parameters": 30_338, "size_mib": 0.12}
+    today["predicted_latency_ms"] = None
+    full = {**today, "latency_ms": 1.2, "predicted_latency_ms": 1.25}
+    chosen = {"test_accuracy": 0.892, "latency_ms": 0.8717, "macs": 6.15e5, "parameters": 9_000, "size_mib": 0.04}
+    chosen["predicted_latency_ms"] = 0.85
+    result = {"today": today, "full": full, "chosen": chosen, "accuracy_difference_points": -0.8}
+    result |= {"accuracy_difference_interval": [-1.6, 0.04], "deployment": {"threads": 1}, "export": "subnet"}
+    text = printed(print_comparison, {**result, "what_the_data_can_tell": "Little."})
+    assert readable(text.replace("[−1.6, ±0]", "")), text
+    for cell in ("−0.8 points [−1.6, ±0]", "0.87 ms", "1.63 times as fast", "0.61 M", "2.70 M", "−77 %", "89.2 %"):
+        assert cell in text, cell
+    assert "1.47 times as fast" in text, "as predicted in the deployment"
+
+
 def test_what_a_pruning_says() -> None:
     stage = {"forms": 30, "front": 7, "base_error": np.float64(0.123456789), "failed": 1}
     network = {"pruned_parameters": 0.503456789, "pruned_macs": 0.41234567}
     text = printed(print_pruned, {**SEARCH, "sub_networks": {"0": stage}, "networks": {"parameters -50 %": network}})
     assert readable(text) and "12.3 %" in text and "50.3 %" in text and "41.2 %" in text
+    assert "Stages of the network" in text and "60 pruned networks measured" in text
+    assert "The front: 1 pruned network " in text and "sub-network" not in text.lower()
 
 
 def test_what_a_fine_tuning_bought() -> None:

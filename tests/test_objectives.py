@@ -20,7 +20,7 @@ def test_every_quantity_has_its_limit_and_no_other_limit_is_there() -> None:
     assert {field.name for field in fields(Limits)} == {each.limit_name for each in TABLE}
     for each in TABLE:
         value = 1.0 if each.source == "score" else 3.0
-        assert Limits(**{each.limit_name: value}).given() == {each.limit_name: value}
+        assert Limits(**{each.limit_name: value}).checked() == {each.limit_name: value}
         assert each.limit_name == ("max_" if each.direction == "minimize" else "min_") + each.name
         assert objective(each.name).direction == each.direction
 
@@ -54,12 +54,12 @@ def test_the_guide_and_the_help_name_every_one(nas_command: Command) -> None:
 )
 def test_limits_that_no_score_can_meet(flag: str, value: float, sentence: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
-        Limits(**{flag: value}).given()
+        Limits(**{flag: value}).checked()
 
 
 def test_limits_that_may_be_met() -> None:
     for limits in (Limits(min_accuracy=0.0), Limits(min_accuracy=1.0), Limits(min_r2=-5.0), Limits(max_latency_ms=1e9)):
-        assert len(limits.given()) == 1
+        assert len(limits.checked()) == 1
     check_limits({"max_error": 95.0, "min_latency_ms_phone": 3.0})
 
 
@@ -69,21 +69,30 @@ def test_limits_that_may_be_met() -> None:
         ("accuracy", 0.8312, "83.1 %", "accuracy (%)"),
         ("r2", 0.51234, "0.512", "R squared"),
         ("latency_ms", 12.345, "12.3 ms", "latency (ms)"),
-        ("latency_ms", 0.01234, "0.012 ms", "latency (ms)"),
-        ("parameters", 30_338, "0.030 M", "parameters (M)"),
+        ("latency_ms", 0.01234, "0.0123 ms", "latency (ms)"),
+        ("parameters", 30_338, "0.0303 M", "parameters (M)"),
         ("memory_mib", 0.0, "0 MiB", "memory (MiB)"),
-        ("latency_ms_phone", 1234.5, "1,234.5 ms", "latency on phone (ms)"),
-        ("macs", 2_622_528, "2.6 M", "multiply-accumulates (M)"),
+        ("latency_ms_phone", 1234.5, "1,234 ms", "latency on phone (ms)"),
+        ("macs", 2_622_528, "2.62 M", "multiply-accumulates (M)"),
         ("parameters", 22_713_728, "22.7 M", "parameters (M)"),
         ("size_mib", 86.6, "86.6 MiB", "size (MiB)"),
         ("energy_mj", 41.27, "41.3 mJ", "energy (mJ)"),
         ("memory_mib", 512.4, "512 MiB", "memory (MiB)"),
+        ("size_mib", 0.0, "0.0 MiB", "size (MiB)"),
+        ("macs", 2e19, "2e+13 M", "multiply-accumulates (M)"),
         ("own_module:size", 0.5, "0.5000", "own module:size"),
     ],
 )
 def test_values_for_people(name: str, value: float, text: str, axis: str) -> None:
     assert quantity(name).shown(value) == text and quantity(name).axis == axis
     assert is_latency(name) == name.startswith("latency_ms")
+
+
+def test_values_that_are_shown_together_have_equal_decimals() -> None:
+    latency = quantity("latency_ms")
+    decimals = latency.decimals_of([0.8717, 3.2, 41.27])
+    assert [latency.shown(value, decimals) for value in (0.8717, 41.27)] == ["0.87 ms", "41.27 ms"]
+    assert latency.decimals_of([]) == latency.decimals and latency.decimals_of([1e-30]) == 8
 
 
 def test_names_that_are_none() -> None:

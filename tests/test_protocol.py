@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hardware.counters import energy_meter, peak_memory_mib
-from hardware.machine import CPU_FEATURES, processor, this_machine
+from hardware.machine import CPU_FEATURES, in_words, processor, this_machine
 from hardware.profile import MeasurementProtocol, Timing
 from hardware.protocol import UnstableError, _half_width, _rank, measure_beside, require_stable
 from nas.profiling import on_device
@@ -221,6 +221,10 @@ def test_no_energy_where_it_cannot_be_read(tmp_path: Path) -> None:
     assert energy_meter(tmp_path) is None
     (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
     assert energy_meter(tmp_path) is None
+
+
+def test_a_machine_in_words() -> None:
+    assert [in_words("a processor", cores) for cores in (1, 2)] == ["a processor, 1 core", "a processor, 2 cores"]
 
 
 def test_this_machine(tmp_path: Path) -> None:

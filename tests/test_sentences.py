@@ -9,7 +9,7 @@ from nas.command import cli, doctor
 from nas.console import Bar, print_object, print_table, say
 from nas.errors import NotTaken, UserError
 from nas.exporting.markdown import as_it_is, code_span
-from nas.sentences import LONGEST, did_you_mean, listed, one_line, one_of, printable, quoted
+from nas.sentences import LONGEST, did_you_mean, listed, one_line, one_of, points, printable, quoted, signed
 
 HOSTILE = "a\x1b[31mred\x1b]0;title\x07\x00\nb\t\x9bc\u202ed\ud800e"
 CLEAN = "ared\\x00 b \\x9bc\\u202ed\\ud800e"
@@ -38,6 +38,11 @@ def test_foreign_values_are_cut_off() -> None:
     assert quoted({"a": "\x07" * 99}, 20) == quoted("{'a': '" + "\\x07" * 99, 20).strip("'")
     assert listed(range(3)) == "0, 1, 2"
     assert listed(["x" * 99, *map(str, range(20))], most=2, longest=5) == "xxxxx..., 0, ..."
+
+
+def test_signs_of_differences() -> None:
+    assert [signed(each) for each in ("1,234.5", "-77", "0", "-0.00")] == ["+1,234.5", "−77", "±0", "±0"]
+    assert [points(each) for each in (0.25, -0.76, -0.04)] == ["+0.2", "−0.8", "±0"]
 
 
 def test_what_may_be_meant() -> None:

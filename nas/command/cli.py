@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import tyro
 
 from nas.command.config_file import defaults_from, read_config
 from nas.command.flags import mistake
 from nas.command.home import home
-from nas.console import print_comparison, print_object
+from nas.console import print_object
 from nas.errors import NoFeasible, UserError
 from nas.runs.requests import (
     EvolveRequest,
@@ -42,6 +42,8 @@ from nas.sentences import did_you_mean, one_line, quoted
 from nas.settings import Common
 
 _CANNOT_WRITE = (errno.ENOENT, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
+Show = Callable[[Mapping[str, Any], TextIO], None]
+R = TypeVar("R", FinetuneRequest, PruneRequest, EvolveRequest, RefineRequest, ProfileRequest, SearchRequest)
 DONE, FAILED, WRONG_INPUT, NOTHING_FEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -206,49 +208,52 @@ def _one_process() -> None:
         )
 
 
+def _estimate_or_run(
+    request: R,
+    out: TextIO,
+    estimate: Callable[[R], Mapping[str, Any]],
+    run: Callable[[R], Mapping[str, Any]],
+    show: Show,
+) -> None:
+    """Print what a long command would take (`--dry-run`), or run it and show its result."""
+    if request.dry_run:
+        _print(estimate(request), request.common, out)
+    else:
+        _print(run(request), request.common, out, show=show)
+
+
 def _finetune(request: FinetuneRequest, out: TextIO) -> None:
     from nas.reporting import endings
     from nas.runs import finetune
 
-    if request.dry_run:
-        _print(finetune.estimate(request), request.common, out)
-    else:
-        _print(finetune.finetune_run(request), request.common, out, show=endings.print_finetuned)
+    _estimate_or_run(request, out, finetune.estimate, finetune.finetune_run, endings.print_finetuned)
 
 
 def _prune(request: PruneRequest, out: TextIO) -> None:
     from nas.reporting import endings
     from nas.runs import prune
 
-    if request.dry_run:
-        _print(prune.estimate(request), request.common, out)
-    else:
-        _print(prune.prune_run(request), request.common, out, show=endings.print_pruned)
+    _estimate_or_run(request, out, prune.estimate, prune.prune_run, endings.print_pruned)
 
 
 def _evolve(request: EvolveRequest, out: TextIO) -> None:
     from nas.runs import evolve
 
-    _print(evolve.estimate(request) if request.dry_run else evolve.evolve_run(request), request.common, out)
+    _estimate_or_run(request, out, evolve.estimate, evolve.evolve_run, print_object)
 
 
 def _refine(request: RefineRequest, out: TextIO) -> None:
+    from nas.reporting import endings
     from nas.runs import refine
 
-    if request.dry_run:
-        _print(refine.estimate(request), request.common, out)
-    else:
-        _print(refine.refine_run(request), request.common, out, show=print_comparison)
+    _estimate_or_run(request, out, refine.estimate, refine.refine_run, endings.print_comparison)
 
 
 def _profile(request: ProfileRequest, out: TextIO) -> None:
     from nas.reporting import endings
     from nas.runs import profile
 
-    if request.dry_run:
-        _print(profile.estimate(request), request.common, out)
-    else:
-        _print(profile.profile_device(request), request.common, out, show=endings.print_profile)
+    _estimate_or_run(request, out, profile.estimate, profile.profile_device, endings.print_profile)
 
 
 def _profile_kit(request: ProfileKitRequest, out: TextIO) -> None:
@@ -268,10 +273,7 @@ def _search(request: SearchRequest, out: TextIO) -> None:
     from nas.reporting import endings
     from nas.runs import search
 
-    if request.dry_run:
-        _print(search.estimate(request), request.common, out)
-    else:
-        _print(search.search_run(request), request.common, out, show=endings.print_search)
+    _estimate_or_run(request, out, search.estimate, search.search_run, endings.print_search)
 
 
 def _report(request: ReportRequest, out: TextIO) -> None:
@@ -310,7 +312,7 @@ def _print(
     result: Mapping[str, Any],
     common: Common,
     out: TextIO,
-    show: Callable[[Mapping[str, Any], TextIO], None] = print_object,
+    show: Show = print_object,
 ) -> None:
     if common.json:
         out.write(json.dumps(result, allow_nan=False) + "\n")

@@ -13,9 +13,10 @@ from typing import Any, TextIO
 
 from hardware.registry import runtime
 from nas.command.demo_files import SENTENCES, WEIGHTS, cache_folder, fetch, unpack_model, unpack_sentences
-from nas.console import print_comparison, say
+from nas.console import say
 from nas.memory import peak_memory_mib
 from nas.records import Milliseconds, Record, read_record, write_record
+from nas.reporting.endings import print_comparison
 from nas.runs.export import export_run
 from nas.runs.finetune import finetune_run
 from nas.runs.precisions import check_by_layer
@@ -23,6 +24,7 @@ from nas.runs.profile import profile_beside_eager, profile_device
 from nas.runs.report import report_run
 from nas.runs.requests import ExportRequest, FinetuneRequest, ProfileRequest, ReportRequest, SearchRequest
 from nas.runs.search import search_run
+from nas.sentences import points
 from nas.settings import (
     Common,
     DataSettings,
@@ -137,10 +139,11 @@ def plan(out: Path, cache: Path | None) -> dict[str, Any]:
 
 def show(result: Mapping[str, Any], out: TextIO) -> None:
     """Print the result of the demo."""
-    points, (low, high) = result["accuracy_difference_points"], result["accuracy_difference_interval"]
+    low, high = result["accuracy_difference_interval"]
     print(
-        f"{result['speed_up_over_today']:.1f} times as fast as the network today, at {points:+.1f} points of accuracy "
-        f"(95 % interval {low:+.1f} to {high:+.1f}).",
+        f"{result['speed_up_over_today']:.1f} times as fast as the network today, at "
+        f"{points(result['accuracy_difference_points'])} points of accuracy "
+        f"(95 % interval {points(low)} to {points(high)}).",
         file=out,
     )
     print_comparison(result, out)

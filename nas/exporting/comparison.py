@@ -22,6 +22,7 @@ from nas.data.split import Split
 from nas.data.tasks import Labels, Regression
 from nas.exporting.deployed import Deployed
 from nas.seeds import generator
+from nas.sentences import points
 from search_spaces.inputs import Inputs
 
 REPEATS, WARMUP = 30, 5
@@ -119,7 +120,7 @@ class Comparison:
             verdict = f"the chosen network is {'better' if low > 0 else 'worse'} than the full one"
         else:
             verdict = "the data does not tell the two networks apart"
-        difference = f"{self.difference.points:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
+        difference = f"{points(self.difference.points)} points, 95 % interval {points(low)} to {points(high)}"
         if self.metric != "accuracy":
             return (
                 f"On the same {self.judged:,} test {self.unit} the difference in R squared is {difference} "

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from hardware.backend import Runner
 from hardware.deployment import Deployment
-from hardware.machine import this_machine
+from hardware.machine import in_words, this_machine
 from hardware.profile import DeviceProfile
 from nas.console import say
 from nas.errors import UserError
@@ -63,7 +63,7 @@ def elsewhere(profile: DeviceProfile, subject: Subject) -> str | None:
         return f"it is of a network on {profile.device}, this one is on {device}; search with {remedy}"
     if any(getattr(here, name) != getattr(there, name) for name in ("processor", "cores", "features", "accelerator")):
         with_gpu = f" and {there.accelerator}" if there.accelerator else ""
-        return f"its machine is another one, {there.processor} with {there.cores} cores{with_gpu}"
+        return f"its machine is another one, {in_words(there.processor, there.cores)}{with_gpu}"
     return None
 
 

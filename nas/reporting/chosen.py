@@ -11,6 +11,7 @@ from nas.reporting.page import Block, Card, Cards, Note
 from nas.reporting.precisions import Options, Precisions
 from nas.reporting.words import Figures, condition
 from nas.searching.estimation import Estimate
+from nas.sentences import points
 
 
 @dataclass(frozen=True)
@@ -144,13 +145,9 @@ def _all_int8(value: Value, words: Figures) -> str:
 
 
 def _difference(exported: Exported) -> str:
-    return "" if exported.points is None else _signed(exported.points, " points")
+    return "" if exported.points is None else f"{points(exported.points)} points"
 
 
 def _interval(exported: Exported) -> str:
     low, high = exported.interval
-    return "" if low is None or high is None else f"; 95 % interval {_signed(low)} to {_signed(high)}"
-
-
-def _signed(value: float, unit: str = "") -> str:
-    return f"{value:+.1f}{unit}".replace("-", "−")
+    return "" if low is None or high is None else f"; 95 % interval {points(low)} to {points(high)}"

@@ -175,4 +175,4 @@ def _axis(name: str) -> str:
 def _figure(name: str, value: float) -> str:
     """A value in a legend: short, with its unit, or with its name where it has none."""
     known = quantity(name)
-    return f"{value * known.scale:.3g} {known.unit or known.label}"
+    return known.shown(value) if known.unit else f"{known.shown(value)} {known.label}"

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hardware.machine import in_words
 from hardware.profile import DeviceProfile
 from nas.learning.finetuned import ProbeRecord
 from nas.objectives import is_latency, quantity
@@ -235,7 +236,7 @@ def _profile(profile: DeviceProfile) -> tuple[tuple[str, str], ...]:
     stable = sum(row.timing.stable for row in profile.rows)
     floor, precision = profile.noise_floor, precision_of(profile.precision)
     given = {
-        "machine": f"{machine.processor}, {machine.cores} cores, {machine.system}",
+        "machine": f"{in_words(machine.processor, machine.cores)}, {machine.system}",
         "accelerator": machine.accelerator,
         "governor": machine.governor,
         "runtime": f"{profile.runtime} {profile.runtime_version}, {precision} on {profile.device}",

@@ -90,7 +90,7 @@ class CheckedSearch:
 
 def checked_search(folder: RunFolder, request: SearchRequest, proposing: Proposing | None = None) -> CheckedSearch:
     """Everything that can be refused before anything is measured or written; arguments as for `search.searched`."""
-    settings, limits = request.settings, request.limits.given()
+    settings, limits = request.settings, request.limits.checked()
     profiles = read_profiles(settings.profile)
     record = folder.read()
     names = objective_names(settings.objectives, limits, record.task.metric, tuple(profiles))

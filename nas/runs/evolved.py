@@ -42,7 +42,7 @@ def report_layers(request: ReportRequest) -> dict[str, Any]:
     Raises:
         UserError: the evolution has hardly begun, a limit is given, or a file is damaged.
     """
-    if request.limits.given():
+    if request.limits.checked():
         raise UserError("an evolution of layers has no limits; leave them out")
     _nothing_of_a_search(request.name)
     folder = RunFolder(request.run)
@@ -75,7 +75,7 @@ def export_layers(request: ExportRequest) -> dict[str, Any]:
         raise UserError(
             "--weights, --image-size, --mean, --std and --tokenizer describe a network: name it with --model"
         )
-    if request.limits.given():
+    if request.limits.checked():
         raise UserError("an evolution of layers has no limits; leave them out, and name a layer with --candidate")
     _nothing_of_a_search(request.name, request.runtime, request.precision, request.profile)
     rows = _ranked(folder)

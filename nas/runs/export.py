@@ -20,14 +20,15 @@ from nas.exporting.folder import NetworkExport, check_target, in_place_of, stage
 from nas.files import read_json
 from nas.networks.loading import maker
 from nas.networks.policies import joined_space, policy_of
+from nas.objectives import LATENCY, quantity
 from nas.profiling.device_latency import elsewhere
 from nas.profiling.profiles import Profiles, predictions
-from nas.runs.beyond_limits import beyond_limits
 from nas.runs.exported import keep_exported
 from nas.runs.folder import RunFolder
 from nas.runs.loaded_search import LoadedSearch, load_search, redeployed
 from nas.runs.loading import LoadedRun, load_run
 from nas.runs.requests import ExportRequest
+from nas.searching.beyond_limits import Beyond, beyond_limits
 from nas.searching.selection import Bound
 from nas.sentences import did_you_mean
 from nas.settings import ModelSettings, SearchSettings
@@ -65,7 +66,7 @@ def export_run(request: ExportRequest) -> dict[str, Any]:
         NoFeasible: nothing meets the limits.
         ExportError: what was written computes something else; nothing is left.
     """
-    folder, out, limits = RunFolder(request.run), request.out, request.limits.given()
+    folder, out, limits = RunFolder(request.run), request.out, request.limits.checked()
     folder.read()
     if request.own != ModelSettings():
         raise UserError(
@@ -110,7 +111,7 @@ def named_candidate(loaded: LoadedRun, spec: str, name: str, limits: Mapping[str
     folder, space = loaded.folder, loaded.supernet.space
     if spec == "chosen":
         search = load_search(folder, name)
-        best, bounds = search.best(limits), search.bounds(limits)
+        best, bounds = search.best(limits).measurement, search.bounds(limits)
         return Chosen(best.candidate, search.deployment, best.values, search.profiles, search.calibration_rows, bounds)
     if limits:
         raise UserError("limits choose among the candidates of a search: give them without --candidate, or with chosen")
@@ -154,6 +155,25 @@ def _in_file(loaded: LoadedRun, space: Space, path: Path) -> Candidate:
         return space.candidate(values)
     except ValueError as error:
         raise UserError(f"--candidate: {path} must fit the sub-networks of {loaded.folder.path}: {error}") from error
+
+
+def not_met(beyond: Beyond, *, busy: bool = False) -> str:
+    """The sentence on a limit that the exported network does not meet, without its full stop.
+
+    Args:
+        beyond: the limit.
+        busy: whether other programs disturbed the latencies, which then say nothing of the limit.
+    """
+    known = quantity(beyond.flag.partition("_")[2])
+    on = " on the test rows" if known.source == "score" else ""
+    unit = f" {known.unit}" if known.unit and known.scale == 1 else ""
+    wanted = f"--{beyond.flag.replace('_', '-')} {beyond.limit:g}"
+    # Whoever takes another network for what the test rows say of this one has chosen by them.
+    advice = "" if on or (busy and known.name == LATENCY) else "; a stricter limit leaves room for that"
+    return (
+        f"The exported network does not meet {wanted}: {known.label}{on} is {beyond.measured:.6g}{unit} as this export "
+        f"measures it{advice}"
+    )
 
 
 def deliver(
@@ -203,7 +223,7 @@ def deliver(
     figures = comparison.chosen.named(comparison.metric)
     beyond = beyond_limits(chosen.bounds, figures, _of_other_devices(loaded, chosen, deployment))
     for each in beyond:
-        say(each.said(busy=busy is not None))
+        say(not_met(each, busy=busy is not None))
     return {
         **comparison.to_json(),
         **({"serving_fp32": comparison.full.named(comparison.metric)} if deployment.by_layer else {}),

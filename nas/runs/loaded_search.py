@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from hardware.deployment import Deployment
+from hardware.machine import in_words
 from hardware.policy import PrecisionChoices
 from hardware.profile import BY_LAYER, DeviceProfile
 from hardware.profile import Precision as AnyPrecision
@@ -16,10 +17,10 @@ from nas.errors import UserError
 from nas.objectives import LATENCY, SCORES
 from nas.profiling.choice import choose
 from nas.profiling.profiles import kept_profiles
+from nas.profiling.reasons import reason
 from nas.profiling.verification import Verified
 from nas.profiling.verified_record import read_verified
 from nas.records import Scalar
-from nas.reporting.reasons import reason
 from nas.runs.folder import JOURNAL, RunFolder, no_search
 from nas.runs.precisions import QUANTIZE, recorded_precisions
 from nas.runs.products import PRODUCTS
@@ -39,6 +40,14 @@ CALIBRATION_ROWS = "calibration_rows"
 
 
 @dataclass(frozen=True)
+class Best:
+    """The best within limits, and why it is: a sentence each without its full stop, where that is not plain."""
+
+    measurement: Measurement
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LoadedSearch:
     """What a search found, and what it was for.
 
@@ -51,7 +60,8 @@ class LoadedSearch:
         profiles: the device profiles, by the name of the objective.
         deployment: what the chosen network will run in; its device is the processor unless a profile says otherwise.
         precisions: what layers may compute in, where precision goes by layer.
-        compared_only: what is said of the full network where it is never chosen; None: it may be.
+        chooses_full: whether the full network may be chosen.
+        unlimited: what is said of a choice without limits; empty where there is nothing to say.
     """
 
     folder: Path
@@ -62,14 +72,15 @@ class LoadedSearch:
     profiles: Mapping[str, DeviceProfile]
     deployment: Deployment
     precisions: PrecisionChoices | None = None
-    compared_only: str | None = None
+    chooses_full: bool = True
+    unlimited: str = ""
 
     @property
     def calibration_rows(self) -> int:
         """How many training rows its quantized files are calibrated on."""
         return _whole(self.request.get(CALIBRATION_ROWS), SearchSettings.calibration_rows)
 
-    def best(self, limits: Mapping[str, float]) -> Measurement:
+    def best(self, limits: Mapping[str, float]) -> Best:
         """The best within the limits, see `nas.profiling.choice.choose`.
 
         Says why it is the best where that is not plain, and what of the front was not measured.
@@ -78,23 +89,20 @@ class LoadedSearch:
         of_files = set() if self.deployment.is_eager_float32 else names & {*SCORES, "size_mib"}
         _say_unmeasured(self.study, self.verified, self.profiles, of_files)
         best = choose(self.study, self.verified, limits, self._never)
-        for why in self.reasons(limits, best.candidate):
-            say(why)
-        return best
+        why = reason(self.study, self.verified, limits, best.candidate, self._never)
+        reasons = tuple(filter(None, ("" if self.bounds(limits) else self.unlimited, why)))
+        for each in reasons:
+            say(each)
+        return Best(best, reasons)
 
     def bounds(self, limits: Mapping[str, float]) -> list[Bound]:
         """All that a choice within these limits is bounded by, those of the search's own objectives too."""
         objectives = self.study.objectives
         return bounds_of(objectives, on_every_device(limits, [objective.name for objective in objectives]))
 
-    def reasons(self, limits: Mapping[str, float], chosen: Candidate) -> tuple[str, ...]:
-        """Why that is the best within the limits, a sentence each without its full stop, where that is not plain."""
-        which = "" if self.bounds(limits) else self.compared_only or ""
-        return tuple(filter(None, (which, reason(self.study, self.verified, limits, chosen, self._never))))
-
     @property
     def _never(self) -> Candidate | None:
-        return None if self.compared_only is None else self.study.space.full()
+        return None if self.chooses_full else self.study.space.full()
 
     def with_deployment(self, profile: str | None, runtime: Runtime | None, precision: Precision | None) -> Deployment:
         """The deployment of the search, or another one that the user names.
@@ -127,6 +135,7 @@ def load_search(folder: RunFolder, name: str) -> LoadedSearch:
     study, profiles = load_study(path / JOURNAL), kept_profiles(path, request.get("profile"))
     _check_of_run(study, folder, path)
     run = folder.read()
+    meaning = PRODUCTS[run.product]
     return LoadedSearch(
         folder=path,
         name=name,
@@ -136,7 +145,8 @@ def load_search(folder: RunFolder, name: str) -> LoadedSearch:
         profiles=profiles,
         deployment=search_deployment(request, profiles, text=run.kind == "text"),
         precisions=recorded_precisions(request),
-        compared_only=PRODUCTS[run.product].compared_only,
+        chooses_full=meaning.chooses_full,
+        unlimited=meaning.unlimited,
     )
 
 
@@ -182,8 +192,8 @@ def conditions_of(deployment: Deployment, profiles: Mapping[str, DeviceProfile])
         except PackageNotFoundError:
             # The run may come from another machine.
             return deployment.conditions_on("another machine", "not installed here")
-    machine = f"{profile.machine.processor}, {profile.machine.cores} cores"
-    return deployment.conditions_on(machine, profile.runtime_version)
+    machine = profile.machine
+    return deployment.conditions_on(in_words(machine.processor, machine.cores), profile.runtime_version)
 
 
 def redeployed(deployment: Deployment, runtime: Runtime | None, precision: Precision | None) -> Deployment:

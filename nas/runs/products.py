@@ -34,8 +34,8 @@ class Meaning:
         plural: what they are called in titles.
         begun_by: what the request in run.json is of, as a heading.
         sections: of the report, on how the networks were found.
-        compared_only: where the full network is no result, and so never chosen: what is said of that where a choice has
-            no limits; None: it is one of the networks.
+        chooses_full: whether the full network is one of them, and so may be chosen; else they are compared with it.
+        unlimited: what is said of a choice without limits; empty where there is nothing to say.
     """
 
     networks: Callable[[RunFolder, Supernet, Calibration], Networks]
@@ -45,7 +45,8 @@ class Meaning:
     plural: str
     begun_by: str
     sections: Callable[[RunFolder], tuple[Section, ...]]
-    compared_only: str | None = None
+    chooses_full: bool = True
+    unlimited: str = ""
 
 
 def _sub_networks(folder: RunFolder, supernet: Supernet, calibration: Calibration) -> Networks:
@@ -58,24 +59,25 @@ def _pruned(folder: RunFolder, supernet: Supernet, calibration: Calibration) -> 
 
 PRODUCTS: Mapping[Product, Meaning] = {
     "super-network": Meaning(
-        _sub_networks,
-        "the fine-tuning in {folder} is not finished",
-        "A sub-network of",
-        "It was cut out of `{model}`, fine-tuned as a super-network.",
-        "Sub-networks",
-        "Fine-tuning",
-        lambda folder: (),
+        networks=_sub_networks,
+        unfinished="the fine-tuning in {folder} is not finished",
+        title="A sub-network of",
+        origin="It was cut out of `{model}`, fine-tuned as a super-network.",
+        plural="Sub-networks",
+        begun_by="Fine-tuning",
+        sections=lambda folder: (),
     ),
     "pruned-networks": Meaning(
-        _pruned,
-        "the pruning in {folder} has hardly begun",
-        "A pruned",
-        "It is `{model}` with fewer channels, found by EMO-PMS and fine-tuned with the original as its teacher.",
-        "Pruned networks",
-        "Pruning",
-        lambda folder: sub_network_sections(searches_of(folder.pruning), base_errors(folder.pruning)),
-        "Without a limit the most accurate of the pruned networks is chosen, never the original: a limit such as "
-        "--max-macs, or `nas export --candidate`, takes another one",
+        networks=_pruned,
+        unfinished="the pruning in {folder} has hardly begun",
+        title="A pruned",
+        origin="It is `{model}` with fewer channels, found by EMO-PMS and fine-tuned with the original as its teacher.",
+        plural="Pruned networks",
+        begun_by="Pruning",
+        sections=lambda folder: sub_network_sections(searches_of(folder.pruning), base_errors(folder.pruning)),
+        chooses_full=False,
+        unlimited="Without a limit the most accurate of the pruned networks is chosen, never the original: a limit "
+        "such as --max-macs, or `nas export --candidate`, takes another one",
     ),
 }
 

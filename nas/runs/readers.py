@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from nas.console import print_comparison, print_object
-from nas.reporting.endings import print_report
+from nas.console import print_object
+from nas.reporting.endings import PRUNED_NETWORK, print_comparison, print_report
 from nas.runs.evolved import export_layers, report_layers
 from nas.runs.export import export_run
 from nas.runs.folder import RunFolder
@@ -36,7 +37,7 @@ class Reader:
 
 READERS: Mapping[Product, Reader] = {
     "super-network": Reader(report_run, print_report, export_run, print_comparison),
-    "pruned-networks": Reader(report_run, print_report, export_run, print_comparison),
+    "pruned-networks": Reader(report_run, partial(print_report, noun=PRUNED_NETWORK), export_run, print_comparison),
     "evolved-layers": Reader(report_layers, print_object, export_layers, print_object),
 }
 

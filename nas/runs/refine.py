@@ -93,7 +93,7 @@ def estimate(request: RefineRequest) -> dict[str, Any]:
 
 def _checked(folder: RunFolder, request: RefineRequest) -> _Checked:
     """Everything that can be refused before anything is trained or written."""
-    limits = request.limits.given()
+    limits = request.limits.checked()
     check_target(request.out)
     config = training_config(request.training, request.common)
     check_trackers(config.trackers, folder.further(request.out))

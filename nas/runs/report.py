@@ -15,6 +15,7 @@ from nas.reporting.page import write_page
 from nas.reporting.pictures import draw_front, draw_training
 from nas.reporting.precisions import Precisions, precisions_in_words
 from nas.reporting.search_page import Reported, Training, search_page
+from nas.reporting.strips import Strips
 from nas.reporting.table import Marks, measured_again, write_front
 from nas.reporting.words import precision_of
 from nas.runs.exported import read_exported
@@ -37,17 +38,17 @@ def report_run(request: ReportRequest) -> dict[str, Any]:
         UserError: the fine-tuning is not finished, no such search, or a limit on something that it did not measure.
         NoFeasible: nothing meets the limits; report.html shows what was measured.
     """
-    run, folder = request.run, RunFolder(request.run)
+    run, folder, limits = request.run, RunFolder(request.run), request.limits.checked()
     record = folder.read()
     with folder.shared():
         check_finished(folder, record.product)
         training = _training(folder, record)
-        only_training = not folder.searches() and request.name == SearchSettings.name and not request.limits.given()
+        only_training = not folder.searches() and request.name == SearchSettings.name and not limits
         if training.probes and only_training:
             return {"run": str(run), **_draw_training(folder, record, training)}
         # What is refused, because a file of the search is damaged, changes nothing.
         try:
-            found = _report_search(request, record, training)
+            found = _report_search(request, limits, record, training)
         except NoFeasible:
             _draw_training(folder, record, training)
             raise
@@ -79,26 +80,27 @@ def _training(folder: RunFolder, record: RunRecord) -> Training:
     return Training(finetuned.probes, finetuned.metric, steps, finetuned.steps)
 
 
-def _report_search(request: ReportRequest, record: RunRecord, training: Training) -> dict[str, Any]:
+def _report_search(
+    request: ReportRequest, limits: Mapping[str, float], record: RunRecord, training: Training
+) -> dict[str, Any]:
     folder = RunFolder(request.run)
     search = load_search(folder, request.name)
     study, verified, path = search.study, search.verified, search.folder
     full, page = study.find(study.space.full()), path / "report.html"
-    reported = _reported(request, record, search, training)
+    reported = _reported(request, limits, record, search, training)
     try:
-        best = search.best(request.limits.given())
+        best = search.best(limits)
     except NoFeasible as error:
         # The page shows what was measured, and why none of it is chosen.
         write_page(search_page(replace(reported, marks=Marks(full, None), nothing_fits=str(error))), page)
         say(f"{page} shows what was measured")
         raise
-    marks = Marks(full, study.find(best.candidate))
+    marks = Marks(full, study.find(best.measurement.candidate))
     write_front(study, marks, path / "front.csv", verified)
     model = Path(str(record.request.get("model"))).name
     title = f"{PRODUCTS[record.product].plural} of {model}, {study.measured_here} measured"
     draw_front(study, marks, path / "pareto.png", title=title, latency_of=_latency_of(search))
-    reasons = search.reasons(request.limits.given(), best.candidate)
-    write_page(search_page(replace(reported, marks=marks, reasons=reasons)), page)
+    write_page(search_page(replace(reported, marks=marks, reasons=best.reasons)), page)
     return {
         "run": str(folder.path),
         "search": request.name,
@@ -113,11 +115,12 @@ def _report_search(request: ReportRequest, record: RunRecord, training: Training
     }
 
 
-def _reported(request: ReportRequest, record: RunRecord, search: LoadedSearch, training: Training) -> Reported:
+def _reported(
+    request: ReportRequest, limits: Mapping[str, float], record: RunRecord, search: LoadedSearch, training: Training
+) -> Reported:
     """What the page says, but for the marks."""
     model = str(record.request.get("model"))
     own = not (RunFolder(request.run).supernet / "config.json").is_file()
-    limits = request.limits.given().items()
     return Reported(
         run=str(request.run),
         name=request.name,
@@ -138,7 +141,7 @@ def _reported(request: ReportRequest, record: RunRecord, search: LoadedSearch, t
         training=training,
         exported=_exported(search.folder),
         own_model=model if own else None,
-        limits=tuple(part for name, value in limits for part in (f"--{name.replace('_', '-')}", repr(value))),
+        limits=tuple(part for name, value in limits.items() for part in (f"--{name.replace('_', '-')}", repr(value))),
     )
 
 
@@ -186,5 +189,7 @@ def _computing(runtime: str, precision: str) -> str:
 
 def _described(measurement: Measurement, search: LoadedSearch) -> dict[str, Any]:
     again, precisions = measured_again(measurement, search.verified), Precisions.of(search.study.space)
-    said = {} if precisions is None else {"precisions": precisions.said(measurement.candidate)}
+    said = {"sizes": "; ".join(Strips.of(search.study.space).said(measurement.candidate))}
+    if precisions is not None:
+        said["precisions"] = precisions.said(measurement.candidate)
     return {**measurement.values, **again, **said, "candidate": dict(measurement.candidate)}

@@ -34,7 +34,7 @@ class Wanted:
 
 def wanted_of(request: PruneRequest) -> tuple[Wanted, ...]:
     """The networks that a request asks for; UserError for a rate outside of 0..1, or a limit on something else."""
-    limits, settings = request.limits.given(), request.settings
+    limits, settings = request.limits.checked(), request.settings
     other = [name for name in limits if name not in _LIMITS]
     if other:
         known = ", ".join(f"--{name.replace('_', '-')}" for name in _LIMITS)
