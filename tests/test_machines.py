@@ -273,10 +273,10 @@ def test_a_process_that_dies_is_told_of(nas_command: Command, run: Path, tmp_pat
     done = subprocess.run([*COMMAND, *args], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 7
     lock = (run / ".lock").read_bytes()
-    answer = nas_command("report", run)
-    assert answer.status == 0 and "did not end by itself" in answer.err and "--workers" not in answer.err
-    assert "did not end by itself" not in nas_command("report", run).err, "it is said once"
-    (run / ".lock").write_bytes(lock)
+    for _ in range(2):
+        answer = nas_command("report", run)
+        assert answer.status == 0 and "did not end by itself" in answer.err and "--workers" not in answer.err
+        assert (run / ".lock").read_bytes() == lock, "a report leaves the trace to the next search"
     done = subprocess.run([*COMMAND, *args], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert "If exits:of ends its process, --workers 2 keeps that from ending the command" in done.stderr
 

@@ -11,13 +11,20 @@ from search_spaces import Candidate
 from search_spaces.pruning import SubNetwork
 from search_spaces.weights import load_tensors
 
+_LARGEST = 1e6
+"""Weights of trained networks are far below this; larger ones and those that are no numbers let no training go on."""
+
 
 def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
-    """The tensors of a file by name; UserError, which ends in the remedy, where it cannot be read."""
+    """The tensors of a file by name; UserError, which ends in the remedy, where no trained network has such weights."""
     try:
-        return load_tensors(path)
+        tensors = load_tensors(path)
     except Exception as error:  # safetensors raises several kinds for damaged files
         raise UserError(f"the weights in {path} cannot be read ({type(error).__name__}); {remedy}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool((tensor.abs() < _LARGEST).all()):
+            raise UserError(f"{path} must hold weights of usual size, {name} has one beyond {_LARGEST:g}; {remedy}")
+    return tensors
 
 
 def form_weights(files: KeptFiles, subnetwork: SubNetwork, candidate: Candidate) -> dict[str, Tensor]:
