@@ -6,7 +6,7 @@ Progress goes to standard error: as bars in a terminal, otherwise as a plain lin
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -15,6 +15,8 @@ from rich.table import Table
 
 from nas.sentences import one_line, printable
 
+Show = Callable[[Mapping[str, Any], TextIO], None]
+"""Prints the result of a command for people."""
 PLAIN_EVERY_S = 30.0
 # Number of last updates from which the remaining time is estimated.
 _RECENT = 20

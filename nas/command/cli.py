@@ -24,7 +24,7 @@ import tyro
 from nas.command.config_file import defaults_from, read_config
 from nas.command.flags import mistake
 from nas.command.home import home
-from nas.console import print_object
+from nas.console import Show, print_object
 from nas.errors import NoFeasible, UserError
 from nas.runs.requests import (
     EvolveRequest,
@@ -42,7 +42,6 @@ from nas.sentences import did_you_mean, one_line, quoted
 from nas.settings import Common
 
 _CANNOT_WRITE = (errno.ENOENT, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
-Show = Callable[[Mapping[str, Any], TextIO], None]
 R = TypeVar("R", FinetuneRequest, PruneRequest, EvolveRequest, RefineRequest, ProfileRequest, SearchRequest)
 DONE, FAILED, WRONG_INPUT, NOTHING_FEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 

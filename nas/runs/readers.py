@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from nas.console import print_object
+from nas.console import Show, print_object
 from nas.reporting.endings import PRUNED_NETWORK, print_comparison, print_report
 from nas.runs.evolved import export_layers, report_layers
 from nas.runs.export import export_run
@@ -14,8 +14,6 @@ from nas.runs.folder import RunFolder
 from nas.runs.makers import Product
 from nas.runs.report import report_run
 from nas.runs.requests import ExportRequest, ReportRequest
-
-Show = Callable[[Mapping[str, Any], TextIO], None]
 
 
 @dataclass(frozen=True)
