@@ -365,12 +365,10 @@ class RunFolder:
     def _no_run(self) -> str:
         """The sentence on a path that is no run folder; it names a run right above or below the path."""
         what = "is a file" if self.path.is_file() else "holds no run.json" if self.path.is_dir() else "is not there"
-        around = [*list(self.path.parents)[:2], *(sorted(self.path.glob("*/")) if self.path.is_dir() else ())]
+        around = [*self.path.parents[:2], *(sorted(self.path.glob("*/")) if self.path.is_dir() else ())]
         run = next((each for each in around if (each / "run.json").is_file()), None)
-        meant, makers = (
-            "" if run is None else may_mean(run, 200),
-            " or ".join(maker.command for maker in MAKERS.values()),
-        )
+        meant = "" if run is None else may_mean(run, 200)
+        makers = " or ".join(maker.command for maker in MAKERS.values())
         return f"{self.path} is not a run folder, it {what}{meant}; name the folder that {makers} wrote to its --out"
 
     def _is_ours(self) -> bool:
